@@ -1,0 +1,3 @@
+"""Calibration of quantised graphs."""
+
+__all__: list[str] = []

@@ -1,0 +1,85 @@
+"""Lossless compact storage of a graph's weights: half precision or int8 with a cast to float32."""
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+MIN_STORED_SIZE = 1024
+INT8_MAX = 127
+FloatArray = npt.NDArray[np.float32]
+
+
+def store_compactly(model: ModelProto) -> None:
+    """Replace float32 initialisers, in place, by smaller ones wherever that changes no value.
+
+    A tensor whose values all are int8 multiples of one half-precision scale per row or column becomes
+    Cast(int8) x Cast(scale); one whose values all are half-precision numbers becomes Cast(fp16). Runtimes
+    fold these casts when they load the graph, so it computes in float32 at full speed. Tensors for which
+    neither holds stay float32: :func:`samus_edge.calibration.weight_rounding.round_weights` makes it hold.
+
+    Args:
+        model: a model whose initialisers are in the graph, not in external files.
+    """
+    nodes: list[NodeProto] = []
+    stored: list[TensorProto] = []
+    for initializer in model.graph.initializer:
+        compact = _compact(initializer)
+        if compact is None:
+            stored.append(initializer)
+            continue
+        new_nodes, new_tensors = compact
+        nodes += new_nodes
+        stored += new_tensors
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(stored)
+    rest = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes, *rest])
+
+
+def _compact(initializer: TensorProto) -> tuple[list[NodeProto], list[TensorProto]] | None:
+    if initializer.data_type != TensorProto.FLOAT:
+        return None
+    values = numpy_helper.to_array(initializer)
+    if values.size < MIN_STORED_SIZE:
+        return None
+    name = initializer.name
+    for axis in (0, 1) if values.ndim == 2 else ():
+        grid = _int8_grid(values, axis)
+        if grid is not None:
+            steps, scale = grid
+            return (
+                [
+                    _cast(f"{name}.int8", f"{name}.steps"),
+                    _cast(f"{name}.scale_fp16", f"{name}.scale"),
+                    helper.make_node(
+                        "Mul", [f"{name}.steps", f"{name}.scale"], [name], name=f"{name}/dequantise"
+                    ),
+                ],
+                [
+                    numpy_helper.from_array(steps, f"{name}.int8"),
+                    numpy_helper.from_array(scale, f"{name}.scale_fp16"),
+                ],
+            )
+    half = values.astype(np.float16)
+    if np.array_equal(half.astype(np.float32), values):
+        return [_cast(f"{name}.fp16", name)], [numpy_helper.from_array(half, f"{name}.fp16")]
+    return None
+
+
+def _cast(source: str, target: str) -> NodeProto:
+    return helper.make_node("Cast", [source], [target], name=f"{target}/cast", to=TensorProto.FLOAT)
+
+
+def _int8_grid(
+    values: FloatArray, out_axis: int
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float16]] | None:
+    """Steps and scale with ``steps * scale == values`` exactly, or None."""
+    largest = np.abs(values).max(axis=1 - out_axis, keepdims=True)
+    scale = (largest / np.float32(INT8_MAX)).astype(np.float16)
+    scale[scale == 0] = 1
+    wide = scale.astype(np.float32)
+    steps = np.rint(values / wide)
+    if np.abs(steps).max() > INT8_MAX or not np.array_equal(steps * wide, values):
+        return None
+    return steps.astype(np.int8), scale

@@ -1,0 +1,3 @@
+"""From weights to a verified ONNX bundle."""
+
+__all__: list[str] = []

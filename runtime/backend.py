@@ -1,0 +1,95 @@
+"""What the runtime asks of an inference engine."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from samus_edge.runtime.graph_record import GraphRecord, TensorSpec
+
+__all__ = ["Backend", "FloatTensor", "GraphSession", "Tensor", "check_feeds"]
+
+# A graph takes arrays of several dtypes, and their ranks are checked at run time.
+Tensor: TypeAlias = npt.NDArray[Any]
+FloatTensor: TypeAlias = npt.NDArray[np.float32]
+
+
+class GraphSession(Protocol):
+    """One graph, ready to run. `run` may be called from several threads at once."""
+
+    def run(self, feeds: Mapping[str, Tensor]) -> dict[str, FloatTensor]:
+        """Run the graph.
+
+        Args:
+            feeds: one array for each input of the graph, by name, of the recorded dtype and shape.
+
+        Returns:
+            One float32 array for each output of the graph, by name, owned by the caller.
+
+        Raises:
+            ValueError: if the feeds do not fit the graph.
+            BackendError: if the engine fails.
+        """
+        ...
+
+
+class Backend(Protocol):
+    """An inference engine on one device.
+
+    Attributes:
+        name: as the user selects it, for example "onnxruntime".
+        device: what computes, in the engine's own words, for example "CPUExecutionProvider".
+        version: of the engine.
+        threads: how many threads compute one graph.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def threads(self) -> int: ...
+
+    def open_graph(self, name: str, graph: bytes, record: GraphRecord) -> GraphSession:
+        """Make a graph ready to run.
+
+        Args:
+            name: of the graph, for messages.
+            graph: the ONNX file's bytes.
+            record: what the manifest says about it.
+
+        Raises:
+            BundleError: if the graph is not ONNX, or differs from its record.
+            BackendError: if the engine cannot run the graph.
+        """
+        ...
+
+
+def check_feeds(name: str, inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Tensor]) -> None:
+    """Compare what is fed to a graph with what it takes: names, then dtype and shape of each.
+
+    Args:
+        name: of the graph, for the message.
+        inputs: what the graph takes.
+        feeds: what is about to be fed.
+
+    Raises:
+        ValueError: listing everything that does not fit, with what was got and what was expected.
+    """
+    expected = {spec.name: spec for spec in inputs}
+    problems = [f"missing {spec}" for spec in inputs if spec.name not in feeds]
+    for feed_name, feed in feeds.items():
+        spec = expected.get(feed_name)
+        got = f"{feed_name} {feed.dtype.name} {feed.shape}"
+        if spec is None:
+            problems.append(f"unexpected {got}")
+        elif not spec.accepts(feed.dtype.name, feed.shape):
+            problems.append(f"got {got}, expected {spec}")
+    if problems:
+        raise ValueError(f"wrong inputs for graph {name!r}: {'; '.join(problems)}")

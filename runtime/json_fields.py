@@ -1,0 +1,116 @@
+"""Typed fields out of one JSON object, with every problem noted instead of only the first."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias, TypeVar
+
+JsonValue: TypeAlias = (
+    "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
+)
+
+_T = TypeVar("_T")
+_MISSING: Final = object()
+_SHOWN_CHARACTERS = 60
+
+
+class JsonFields:
+    """Reads the fields of one JSON object and remembers which were read.
+
+    A missing or mistyped field adds one line to `problems` and yields a neutral value, so that a
+    reader can go through the whole document and then raise a single error that lists everything.
+
+    Args:
+        value: the parsed JSON value, expected to be an object.
+        where: how messages name this object, for example "graphs.image_encoder"; "" at the root.
+        problems: the list that messages are appended to, shared by all objects of a document.
+    """
+
+    def __init__(self, value: object, where: str, problems: list[str]) -> None:
+        self._where = where
+        self._problems = problems
+        self._read: set[str] = set()
+        self._object: dict[str, JsonValue] = {}
+        if isinstance(value, dict):
+            self._object = value
+        elif value is _MISSING:
+            problems.append(f"{where} is missing")
+        else:
+            problems.append(f"{where or 'the document'} must be an object, got {_show(value)}")
+
+    def text(self, name: str) -> str:
+        """A string that is not empty."""
+        value = self._take(name)
+        if isinstance(value, str) and value:
+            return value
+        return self._mistyped(name, "a non-empty string", value, "")
+
+    def integer(self, name: str) -> int:
+        """An integer of at least 1."""
+        value = self._take(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+            return value
+        return self._mistyped(name, "a positive integer", value, 1)
+
+    def number(self, name: str) -> float:
+        """A finite number."""
+        value = self._take(name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+        return self._mistyped(name, "a finite number", value, 0.0)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of strings."""
+        value = self._take(name)
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        return self._mistyped(name, "a list of strings", value, ())
+
+    def text_mapping(self, name: str) -> dict[str, str]:
+        """An object whose values are strings."""
+        value = self._take(name)
+        if isinstance(value, dict) and all(isinstance(item, str) for item in value.values()):
+            return dict(value)
+        return self._mistyped(name, "an object of strings", value, {})
+
+    def mapping(self, name: str) -> dict[str, JsonValue]:
+        """An object of anything."""
+        value = self._take(name)
+        if isinstance(value, dict):
+            return dict(value)
+        return self._mistyped(name, "an object", value, {})
+
+    def items(self, name: str) -> list[JsonValue]:
+        """A list of anything."""
+        value = self._take(name)
+        if isinstance(value, list):
+            return list(value)
+        return self._mistyped(name, "a list", value, [])
+
+    def value(self, name: str) -> object:
+        """Whatever is there, to be read by another `JsonFields`; a missing one is noted there."""
+        return self._take(name)
+
+    def unknown(self) -> dict[str, JsonValue]:
+        """The fields that nothing has read: those of a later format version."""
+        return {name: value for name, value in self._object.items() if name not in self._read}
+
+    def path_of(self, name: str) -> str:
+        """How messages name one of this object's fields."""
+        return f"{self._where}.{name}" if self._where else name
+
+    def _take(self, name: str) -> object:
+        self._read.add(name)
+        return self._object.get(name, _MISSING)
+
+    def _mistyped(self, name: str, expected: str, value: object, neutral: _T) -> _T:
+        if value is _MISSING:
+            self._problems.append(f"{self.path_of(name)} is missing")
+        else:
+            self._problems.append(f"{self.path_of(name)} must be {expected}, got {_show(value)}")
+        return neutral
+
+
+def _show(value: object) -> str:
+    """The value as an error message shows it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."

@@ -1,0 +1,148 @@
+"""Inference on ONNX Runtime's CPU execution provider."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from samus_edge.errors import BackendError, BundleError
+from samus_edge.runtime.backend import FloatTensor, Tensor, check_feeds
+from samus_edge.runtime.graph_record import GraphRecord, TensorSpec
+
+__all__ = ["OnnxRuntimeBackend", "OnnxRuntimeSession", "default_threads"]
+
+_CPU_PROVIDER = "CPUExecutionProvider"
+_LOG_ERRORS_ONLY = 3
+# The graphs are small: beyond this, threads cost more to synchronise than they compute.
+_MAX_DEFAULT_THREADS = 8
+_DTYPES = {
+    "tensor(uint8)": "uint8",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+}
+# ONNX Runtime's exceptions have no common base class but Exception.
+_UNREADABLE = (ort_errors.InvalidProtobuf, ort_errors.InvalidGraph, ort_errors.NoModel)
+_FAILED = (
+    ort_errors.Fail,
+    ort_errors.EPFail,
+    ort_errors.EngineError,
+    ort_errors.InvalidArgument,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+
+
+def default_threads() -> int:
+    """The CPU cores that this process may run on, at most 8."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS or Windows
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return min(cores, _MAX_DEFAULT_THREADS)
+
+
+class OnnxRuntimeSession:
+    """One graph in ONNX Runtime; safe to run from several threads at once."""
+
+    def __init__(self, name: str, session: ort.InferenceSession, record: GraphRecord) -> None:
+        self._name = name
+        self._session = session
+        self._inputs = record.inputs
+        self._output_names = [spec.name for spec in record.outputs]
+
+    def run(self, feeds: Mapping[str, Tensor]) -> dict[str, FloatTensor]:
+        """Run the graph; see `GraphSession.run`."""
+        check_feeds(self._name, self._inputs, feeds)
+        try:
+            outputs: list[FloatTensor] = self._session.run(self._output_names, dict(feeds))
+        except _FAILED as err:
+            raise BackendError(
+                f"ONNX Runtime {ort.__version__} failed on graph {self._name!r}: {err}"
+            ) from err
+        return dict(zip(self._output_names, outputs, strict=True))
+
+
+class OnnxRuntimeBackend:
+    """ONNX Runtime on the CPU: one thread pool per graph, the same result on every run.
+
+    Args:
+        threads: threads that compute one graph; None for `default_threads`.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = default_threads() if threads is None else threads
+
+    @property
+    def name(self) -> str:
+        """ "onnxruntime"."""
+        return "onnxruntime"
+
+    @property
+    def device(self) -> str:
+        """The execution provider."""
+        return _CPU_PROVIDER
+
+    @property
+    def version(self) -> str:
+        """Of ONNX Runtime."""
+        return str(ort.__version__)
+
+    @property
+    def threads(self) -> int:
+        """Threads that compute one graph."""
+        return self._threads
+
+    def open_graph(self, name: str, graph: bytes, record: GraphRecord) -> OnnxRuntimeSession:
+        """Make a graph ready to run; see `Backend.open_graph`."""
+        try:
+            session = ort.InferenceSession(
+                graph,
+                sess_options=self._session_options(),
+                providers=[_CPU_PROVIDER],
+                enable_fallback=0,  # its fallback prints to stdout
+            )
+        except _UNREADABLE as err:
+            raise BundleError(
+                f"{record.file} is not a valid ONNX graph ({err}). Export the bundle again."
+            ) from err
+        except _FAILED as err:
+            raise BackendError(
+                f"ONNX Runtime {ort.__version__} cannot run {record.file}: {err}"
+            ) from err
+        _check_tensors(record.file, "input", record.inputs, session.get_inputs())
+        _check_tensors(record.file, "output", record.outputs, session.get_outputs())
+        return OnnxRuntimeSession(name, session, record)
+
+    def _session_options(self) -> ort.SessionOptions:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.use_deterministic_compute = True
+        options.log_severity_level = _LOG_ERRORS_ONLY
+        return options
+
+
+def _check_tensors(
+    file: str, kind: str, recorded: tuple[TensorSpec, ...], actual: list[Any]
+) -> None:
+    """Compare a graph's real inputs or outputs (onnxruntime.NodeArg) with the manifest's."""
+    specs = {spec.name: spec for spec in recorded}
+    found = {arg.name: (_DTYPES.get(arg.type, arg.type), tuple(arg.shape)) for arg in actual}
+    problems = [f"it has no {kind} {spec}" for spec in recorded if spec.name not in found]
+    for name, (dtype, shape) in found.items():
+        spec = specs.get(name)
+        got = f"{name} {dtype} ({', '.join(map(str, shape))})"
+        if spec is None:
+            problems.append(f"its {kind} {got} is not recorded")
+        elif not spec.accepts(dtype, shape):
+            problems.append(f"its {kind} is {got}, recorded as {spec}")
+    if problems:
+        raise BundleError(
+            f"{file} does not match the manifest: {'; '.join(problems)}. Export the bundle again."
+        )

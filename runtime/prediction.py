@@ -1,0 +1,42 @@
+"""What the runtime gives back."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Embedding", "Prediction"]
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """An encoded image, to be prompted any number of times.
+
+    Attributes:
+        image_embeddings: (1, C, h, w), float32: the image encoder's output.
+        original_hw: (H, W) of the image, pixels.
+        encoder_sha256: of the image encoder graph that made it; another bundle's decoder refuses it.
+    """
+
+    image_embeddings: npt.NDArray[np.float32]
+    original_hw: tuple[int, int]
+    encoder_sha256: str
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Masks for N prompts, M each: M is 1, or 3 with `multimask_output=True`.
+
+    Attributes:
+        masks: (N, M, H, W), bool, size of the original image.
+        low_res_logits: (N, M, h, w), float32, before the threshold; a slice `[:, i : i + 1]` of it
+            is a `mask_input`.
+        iou_predictions: (N, M), float32: the model's estimate of each mask's IoU; not clipped, may
+            leave [0, 1].
+        original_hw: (H, W) of the image, pixels.
+    """
+
+    masks: npt.NDArray[np.bool_]
+    low_res_logits: npt.NDArray[np.float32]
+    iou_predictions: npt.NDArray[np.float32]
+    original_hw: tuple[int, int]

@@ -1,0 +1,307 @@
+"""The runtime's one entry: from an image and prompts to masks, without torch."""
+
+import os
+from types import TracebackType
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+from samus_edge.errors import BackendError
+from samus_edge.runtime.backend import Backend, GraphSession
+from samus_edge.runtime.backend_selection import select_backend
+from samus_edge.runtime.bundle import Bundle
+from samus_edge.runtime.graph_contract import (
+    IMAGE_ENCODER,
+    MASK_DECODER,
+    MASKS_PER_PROMPT,
+    check_image_encoder,
+    check_mask_decoder,
+    mask_input_hw,
+)
+from samus_edge.runtime.grey_frame import grey_frame
+from samus_edge.runtime.mask_upsampling import masks_from_logits
+from samus_edge.runtime.precision import check_precision, require_precision
+from samus_edge.runtime.prediction import Embedding, Prediction
+from samus_edge.runtime.prompts import DecoderPrompts, Prompts, check_prompts, decoder_prompts
+
+__all__ = ["Segmenter"]
+
+_SINGLE_MASK = slice(0, 1)
+_MULTIMASK = slice(1, MASKS_PER_PROMPT)
+
+
+@final
+class Segmenter:
+    """Segments images by box and point prompts. Made by `Segmenter.load`.
+
+    One segmenter may be used from several threads at once, and gives the same masks as from one. It
+    is a context manager; after `close` it refuses to work.
+
+    Example:
+        >>> import numpy as np
+        >>> from samus_edge.runtime import Segmenter
+        >>> image = np.zeros((300, 400), np.uint8)
+        >>> with Segmenter.load() as segmenter:
+        ...     prediction = segmenter.segment(image, boxes=[[100, 50, 300, 250]])
+        >>> prediction.masks.shape
+        (1, 1, 300, 400)
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+        """Prepare both graphs of an opened bundle on a backend.
+
+        Args:
+            bundle: as `Bundle.open` gives it.
+            backend: as `select_backend` gives it.
+
+        Raises:
+            BundleError: if the bundle has not the graphs that the runtime needs.
+            BackendError: if the backend cannot run them.
+        """
+        encoder, decoder = bundle.graph_record(IMAGE_ENCODER), bundle.graph_record(MASK_DECODER)
+        check_image_encoder(encoder)
+        check_mask_decoder(decoder)
+        self._bundle = bundle
+        self._backend = backend
+        self._encoder_sha256 = encoder.sha256
+        self._mask_input_hw = mask_input_hw(decoder)
+        self._sessions: tuple[GraphSession, GraphSession] | None = (
+            backend.open_graph(IMAGE_ENCODER, bundle.read_graph(IMAGE_ENCODER), encoder),
+            backend.open_graph(MASK_DECODER, bundle.read_graph(MASK_DECODER), decoder),
+        )
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | os.PathLike[str] | None = None,
+        *,
+        backend: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
+    ) -> "Segmenter":
+        """Open a bundle and make it ready to segment.
+
+        Args:
+            bundle: folder of a bundle; None for the one that is installed with samus-edge.
+            backend: "auto", "onnxruntime" (CPU) or "tensorrt"; see `select_backend`.
+            precision: of the image encoder: "auto" takes what the bundle has; "fp32", "fp16" or
+                "int8" is an error where the bundle has another.
+            threads: CPU threads that compute one graph; None for all cores, at most 8.
+
+        Raises:
+            ValueError: if backend, precision or threads is not one of those.
+            BundleError: if the bundle is missing, damaged, changed or of a newer format, or has not
+                the precision.
+            BackendError: if the backend is not available, or cannot run the graphs.
+        """
+        check_precision(precision)
+        selected = select_backend(backend, threads)
+        opened = Bundle.open(bundle)
+        require_precision(opened, precision)
+        return cls(opened, selected)
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that computes."""
+        return self._bundle
+
+    @property
+    def backend(self) -> Backend:
+        """The engine that computes."""
+        return self._backend
+
+    @property
+    def precision(self) -> str:
+        """Of the image encoder, for example "fp32"."""
+        return self._bundle.graph_record(IMAGE_ENCODER).precision
+
+    def segment(
+        self,
+        image: npt.NDArray[np.uint8],
+        *,
+        boxes: npt.ArrayLike | None = None,
+        point_coords: npt.ArrayLike | None = None,
+        point_labels: npt.ArrayLike | None = None,
+        mask_input: npt.ArrayLike | None = None,
+        multimask_output: bool = False,
+    ) -> Prediction:
+        """Encode an image and predict its masks; `encode` once and `predict` often to prompt again.
+
+        Args:
+            image: (H, W) grey or (H, W, 3) RGB, uint8.
+            boxes: as in `predict`, like all that follow.
+            point_coords: see `predict`.
+            point_labels: see `predict`.
+            mask_input: see `predict`.
+            multimask_output: see `predict`.
+
+        Returns:
+            N x M masks of the image's size.
+
+        Raises:
+            TypeError, ValueError, BackendError: as `encode` and `predict`.
+        """
+        frame = grey_frame(image)
+        prompts = self._check_prompts(
+            _original_hw(frame), boxes, point_coords, point_labels, mask_input
+        )
+        return self._decode(self.encode(frame), prompts, multimask_output)
+
+    def encode(self, image: npt.NDArray[np.uint8]) -> Embedding:
+        """Run the image encoder, which is most of the work, once for an image.
+
+        Args:
+            image: (H, W) grey or (H, W, 3) RGB, uint8.
+
+        Raises:
+            TypeError: if the image is not a uint8 array.
+            ValueError: if its shape is another, or not the one that the bundle was frozen to.
+            RuntimeError: if the segmenter is closed.
+            BackendError: if the backend fails.
+        """
+        frame = grey_frame(image)
+        encoder, _ = self._open_sessions()
+        outputs = encoder.run({"image": frame[None]})
+        return Embedding(
+            image_embeddings=outputs["image_embeddings"],
+            original_hw=_original_hw(frame),
+            encoder_sha256=self._encoder_sha256,
+        )
+
+    def predict(
+        self,
+        embedding: Embedding,
+        *,
+        boxes: npt.ArrayLike | None = None,
+        point_coords: npt.ArrayLike | None = None,
+        point_labels: npt.ArrayLike | None = None,
+        mask_input: npt.ArrayLike | None = None,
+        multimask_output: bool = False,
+    ) -> Prediction:
+        """Predict masks for N prompts on an encoded image.
+
+        Coordinates are pixels of the original image, (x, y), with pixel centres at integers. A prompt
+        is a box, points, or both; each gives its masks independently of the other prompts.
+
+        Args:
+            embedding: from this segmenter's `encode`.
+            boxes: (N, 4), XYXY, x1 < x2 and y1 < y2; what sticks out of the image is cut off.
+            point_coords: (N, P, 2); or (P, 2), one prompt with P points. With boxes, row i goes with
+                box i.
+            point_labels: (N, P) or (P,): 1 foreground, 0 background, -1 padding; None for all 1.
+            mask_input: (N, 1, h, w), logits of an earlier prediction, to be refined.
+            multimask_output: False for one mask per prompt; True for three alternatives, the better
+                choice for a single point that may mean several things.
+
+        Returns:
+            N x M masks of the image's size; M is 1 or 3.
+
+        Raises:
+            TypeError: if a prompt is not numbers, or the embedding not an Embedding.
+            ValueError: if there is no prompt, one is malformed or outside the image, or the embedding
+                is of another bundle.
+            RuntimeError: if the segmenter is closed.
+            BackendError: if the backend fails, or gives values that are not finite.
+        """
+        if not isinstance(embedding, Embedding):
+            raise TypeError(
+                f"embedding must be an Embedding, got {type(embedding).__name__}. "
+                "Make one with encode(image), or call segment(image, ...)."
+            )
+        if embedding.encoder_sha256 != self._encoder_sha256:
+            raise ValueError(
+                f"the embedding was made by the image encoder {embedding.encoder_sha256[:12]}, and "
+                f"this segmenter has {self._encoder_sha256[:12]}. Encode the image with this segmenter."
+            )
+        prompts = self._check_prompts(
+            embedding.original_hw, boxes, point_coords, point_labels, mask_input
+        )
+        return self._decode(embedding, prompts, multimask_output)
+
+    def close(self) -> None:
+        """Release the graphs; calls under way end normally. Closing twice is fine."""
+        self._sessions = None
+
+    def __enter__(self) -> "Segmenter":
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _check_prompts(
+        self,
+        original_hw: tuple[int, int],
+        boxes: npt.ArrayLike | None,
+        point_coords: npt.ArrayLike | None,
+        point_labels: npt.ArrayLike | None,
+        mask_input: npt.ArrayLike | None,
+    ) -> Prompts:
+        return check_prompts(
+            original_hw,
+            boxes=boxes,
+            point_coords=point_coords,
+            point_labels=point_labels,
+            mask_input=mask_input,
+            mask_input_hw=self._mask_input_hw,
+        )
+
+    def _decode(self, embedding: Embedding, prompts: Prompts, multimask_output: bool) -> Prediction:
+        kept = _MULTIMASK if multimask_output else _SINGLE_MASK
+        masks_per_prompt = kept.stop - kept.start
+        logits = np.empty((len(prompts), masks_per_prompt, *self._mask_input_hw), np.float32)
+        ious = np.empty((len(prompts), masks_per_prompt), np.float32)
+        for group in decoder_prompts(prompts, self._bundle.manifest.prompts.size):
+            outputs = self._run_decoder(embedding, group, prompts.mask_input)
+            logits[group.rows] = outputs["low_res_masks"][:, kept]
+            ious[group.rows] = outputs["iou_predictions"][:, kept]
+        if not (np.isfinite(logits).all() and np.isfinite(ious).all()):
+            raise BackendError(
+                f"{self._backend.name} {self._backend.version} gave NaN or infinite logits. "
+                "Try another backend or precision."
+            )
+        threshold = self._bundle.manifest.mask_threshold
+        return Prediction(
+            masks=masks_from_logits(logits, embedding.original_hw, threshold),
+            low_res_logits=logits,
+            iou_predictions=ious,
+            original_hw=embedding.original_hw,
+        )
+
+    def _run_decoder(
+        self,
+        embedding: Embedding,
+        group: DecoderPrompts,
+        mask_input: npt.NDArray[np.float32] | None,
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        _, decoder = self._open_sessions()
+        count = len(group.rows)
+        if mask_input is None:
+            masks = np.zeros((count, 1, *self._mask_input_hw), np.float32)
+        else:
+            masks = mask_input[group.rows]
+        has_mask = np.full((count, 1), mask_input is not None, np.float32)
+        feeds: dict[str, npt.NDArray[Any]] = {
+            "image_embeddings": embedding.image_embeddings,
+            "point_coords": group.point_coords,
+            "point_labels": group.point_labels,
+            "mask_input": masks,
+            "has_mask_input": has_mask,
+        }
+        return decoder.run(feeds)
+
+    def _open_sessions(self) -> tuple[GraphSession, GraphSession]:
+        sessions = self._sessions
+        if sessions is None:
+            raise RuntimeError("this Segmenter is closed. Load another with Segmenter.load().")
+        return sessions
+
+
+def _original_hw(frame: npt.NDArray[np.uint8]) -> tuple[int, int]:
+    height, width = frame.shape
+    return height, width

@@ -1,0 +1,3 @@
+"""The `samus-edge` command line."""
+
+__all__: list[str] = []

@@ -1,0 +1,108 @@
+"""`samus-edge infer`: segment one image file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samus_edge.cli.option_values import parse_box, parse_point, parse_threads
+
+__all__ = ["command"]
+
+
+def command(
+    image: Annotated[
+        Path,
+        typer.Option("--image", metavar="FILE", help="PNG, JPEG, BMP or TIFF, 8 or 16 bits."),
+    ],
+    box: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--box",
+            metavar="X1,Y1,X2,Y2",
+            help="Box around an object, pixels of the image, two opposite corners; repeatable, one "
+            "mask for each. What sticks out of the image is cut off.",
+        ),
+    ] = None,
+    point: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--point",
+            metavar="X,Y[,LABEL]",
+            help="Point, pixels of the image; label 1 (default) on the object, 0 on background; "
+            "repeatable. Without --box all points are one prompt; with one box they refine it; with "
+            "several, each box that contains them.",
+        ),
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--bundle", metavar="DIR", help="Bundle to use instead of the default one."),
+    ] = None,
+    backend: Annotated[
+        str,
+        typer.Option("--backend", metavar="NAME", help="auto, onnxruntime (CPU) or tensorrt."),
+    ] = "auto",
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision",
+            metavar="NAME",
+            help="auto, fp32, fp16 or int8, of the image encoder; auto takes what the bundle has.",
+        ),
+    ] = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE.png",
+            help="Write the mask at the image's size: 0 and 255; with several boxes 1 for the first "
+            "mask, 2 for the second and so on, the later one where they overlap.",
+        ),
+    ] = None,
+    overlay: Annotated[
+        Path | None,
+        typer.Option(
+            "--overlay",
+            metavar="FILE.png",
+            help="Write a picture (PNG or JPEG) with contours, prompts and a legend.",
+        ),
+    ] = None,
+    threads: Annotated[
+        str | None,
+        typer.Option("--threads", metavar="N", help="CPU threads; all cores, at most 8, without."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document instead of text.")
+    ] = False,
+) -> None:
+    """Segment one image by boxes and points.
+
+    Coordinates are pixels, x to the right, y down, (0, 0) the centre of the upper left pixel. Files
+    are written only when everything has succeeded. Exit codes: 0 done; 1 the job failed (image,
+    bundle, backend or output); 2 an argument is wrong.
+    """
+    boxes = tuple(parse_box(text) for text in box or ())
+    points = tuple(parse_point(text) for text in point or ())
+
+    # Here, so that --help and a mistyped option answer at once.
+    from samus_edge.runtime.file_segmentation import FileSegmentation, segment_file
+
+    report = segment_file(
+        FileSegmentation(
+            image=image,
+            boxes=boxes,
+            points=points,
+            bundle=bundle,
+            backend=backend,
+            precision=precision,
+            threads=None if threads is None else parse_threads(threads),
+            mask_file=out,
+            overlay_file=overlay,
+        )
+    )
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
+    else:
+        typer.echo("\n".join(report.lines()))

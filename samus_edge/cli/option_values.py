@@ -1,0 +1,60 @@
+"""From the text of `--box`, `--point` and `--threads` to numbers."""
+
+__all__ = ["parse_box", "parse_point", "parse_threads"]
+
+
+def parse_box(text: str) -> tuple[float, float, float, float]:
+    """Parse "x1,y1,x2,y2".
+
+    Raises:
+        ValueError: if it is not four numbers.
+    """
+    numbers = _parse_numbers("--box", text, "4 numbers x1,y1,x2,y2, as in --box 10,20,200,220")
+    if len(numbers) != 4:
+        raise ValueError(
+            f"--box {text!r} has {len(numbers)} numbers, expected 4: x1,y1,x2,y2, two opposite corners "
+            "in pixels, as in --box 10,20,200,220."
+        )
+    x1, y1, x2, y2 = numbers
+    return x1, y1, x2, y2
+
+
+def parse_point(text: str) -> tuple[float, float, int]:
+    """Parse "x,y" or "x,y,label".
+
+    Returns:
+        x, y and the label: 1 foreground (where it was left out), 0 background.
+
+    Raises:
+        ValueError: if it is not two or three numbers, or the label is neither 1 nor 0.
+    """
+    expected = "x,y or x,y,label, as in --point 105,120 or --point 20,30,0"
+    numbers = _parse_numbers("--point", text, expected)
+    if len(numbers) not in (2, 3):
+        raise ValueError(f"--point {text!r} has {len(numbers)} numbers, expected {expected}.")
+    label = numbers[2] if len(numbers) == 3 else 1
+    if label not in (0, 1):
+        raise ValueError(
+            f"--point {text!r} has the label {label:g}, expected 1 (foreground) or 0 (background)."
+        )
+    return numbers[0], numbers[1], int(label)
+
+
+def parse_threads(text: str) -> int:
+    """Parse a number of threads; Typer's own message would not show the value.
+
+    Raises:
+        ValueError: if it is not an integer.
+    """
+    try:
+        return int(text)
+    except ValueError as err:
+        raise ValueError(f"--threads {text!r} is not an integer, as in --threads 2.") from err
+
+
+def _parse_numbers(option: str, text: str, expected: str) -> list[float]:
+    parts = text.split(",") if text.strip() else []
+    try:
+        return [float(part) for part in parts]
+    except ValueError as err:
+        raise ValueError(f"{option} {text!r} is not numbers, expected {expected}.") from err

@@ -1,0 +1,3 @@
+"""Datasets, augmentation and prompts."""
+
+__all__: list[str] = []

@@ -1,0 +1,82 @@
+"""Prompts as users give them, simulated from a mask during training. Model frame, pixel centres at integers."""
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Mask = npt.NDArray[np.bool_]
+Points = npt.NDArray[np.float32]
+
+LABEL_BACKGROUND, LABEL_FOREGROUND, LABEL_BOX_FIRST, LABEL_BOX_SECOND, LABEL_PADDING = 0, 1, 2, 3, -1
+
+
+def simulate_box(mask: Mask, rng: np.random.Generator) -> Points:
+    """A box around the lesion as drawn by hand: tight, jittered or loose.
+
+    Args:
+        mask: (S, S), bool, not empty.
+        rng: source of randomness.
+
+    Returns:
+        (2, 2), float32: top left and bottom right (x, y) in pixels, inside the frame.
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    box = np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float64)
+    sides = np.tile([box[2] - box[0] + 1, box[3] - box[1] + 1], 2)
+    kind = rng.random()
+    if kind < 0.75:  # each edge on its own
+        jitter = 0.05 if kind < 0.45 else 0.12
+        box += rng.uniform(-jitter, jitter, size=4) * sides
+    else:  # too loose, as most annotators draw
+        box += np.array([-1, -1, 1, 1]) * rng.uniform(0.0, 0.2, size=4) * sides
+    box = np.clip(box, 0, mask.shape[0] - 1)
+    return box.reshape(2, 2).astype(np.float32)
+
+
+def simulate_click(mask: Mask, rng: np.random.Generator) -> Points:
+    """A click on the lesion: near its middle half of the time, anywhere inside otherwise.
+
+    Args:
+        mask: (S, S), bool, not empty.
+        rng: source of randomness.
+
+    Returns:
+        (1, 2), float32, (x, y) in pixels, on the mask.
+    """
+    if rng.random() < 0.5:
+        rows, columns = np.nonzero(mask)
+        centre = np.array([columns.mean(), rows.mean()])
+        spread = 0.08 * np.array([np.ptp(columns) + 1, np.ptp(rows) + 1])
+        x, y = np.rint(centre + rng.standard_normal(2) * spread).astype(int)
+        if 0 <= x < mask.shape[1] and 0 <= y < mask.shape[0] and mask[y, x]:
+            return np.array([[x, y]], dtype=np.float32)
+    return _random_pixel(mask, rng)
+
+
+def simulate_correction(mask: Mask, predicted: Mask, rng: np.random.Generator) -> tuple[Points, int]:
+    """A corrective click in the largest wrong region of a prediction, or inside where nothing is wrong.
+
+    Args:
+        mask: (S, S), bool, the truth.
+        predicted: (S, S), bool.
+        rng: source of randomness.
+
+    Returns:
+        (1, 2) click and its label: 1 where lesion was missed, 0 where too much was marked.
+    """
+    wrong = mask ^ predicted
+    count, regions, stats, _ = cv2.connectedComponentsWithStats(wrong.astype(np.uint8), connectivity=4)
+    if count < 2:
+        return _random_pixel(mask, rng), LABEL_FOREGROUND
+    largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
+    distance = cv2.distanceTransform((regions == largest).astype(np.uint8), cv2.DIST_L2, 3)
+    # users click well inside the region: anywhere at least half as deep as its deepest pixel
+    click = _random_pixel(distance >= 0.5 * distance.max(), rng)
+    x, y = click[0].astype(int)
+    return click, int(mask[y, x])
+
+
+def _random_pixel(mask: Mask, rng: np.random.Generator) -> Points:
+    rows, columns = np.nonzero(mask)
+    index = rng.integers(len(rows))
+    return np.array([[columns[index], rows[index]]], dtype=np.float32)

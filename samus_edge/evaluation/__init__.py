@@ -1,0 +1,3 @@
+"""Metrics and the evaluation loop."""
+
+__all__: list[str] = []

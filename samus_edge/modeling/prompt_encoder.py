@@ -1,0 +1,102 @@
+"""SAM's prompt encoder, without in-place indexing, so that it exports as it is."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from samus_edge.modeling.layer_norm_2d import LayerNorm2d
+
+LABEL_PADDING = -1
+NUM_POINT_LABELS = 4  # background, foreground, first and second corner of a box
+
+
+class PositionEmbeddingRandom(nn.Module):
+    """Positional encoding with random spatial frequencies.
+
+    Args:
+        num_pos_feats: frequencies; the encoding has twice as many features.
+
+    Source: Segment Anything; same buffer name.
+    """
+
+    positional_encoding_gaussian_matrix: Tensor
+
+    def __init__(self, num_pos_feats: int) -> None:
+        super().__init__()
+        self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, num_pos_feats))
+
+    def forward(self, coords: Tensor) -> Tensor:
+        """Encode (..., 2) coordinates (x, y) in [0, 1]; (..., 2 * num_pos_feats) out."""
+        phase = 2 * math.pi * ((2 * coords - 1) @ self.positional_encoding_gaussian_matrix)
+        return torch.cat((torch.sin(phase), torch.cos(phase)), dim=-1)
+
+
+class PromptEncoder(nn.Module):
+    """Points, boxes and masks to sparse and dense prompt embeddings.
+
+    Args:
+        embed_dim: C of the embeddings.
+        embedding_size: side of the image embeddings, h = w.
+        image_size: side of the model input, pixels.
+        mask_in_chans: hidden channels of the mask embedding.
+
+    Source: Segment Anything (arXiv 2304.02643), appendix A; same parameter names. We differ: a box is two
+    points labelled 2 and 3, and labels select embeddings by arithmetic, not by indexed assignment.
+    """
+
+    def __init__(
+        self, *, embed_dim: int = 256, embedding_size: int = 32, image_size: int = 256, mask_in_chans: int = 16
+    ) -> None:
+        super().__init__()
+        self.embedding_size = embedding_size
+        self.image_size = image_size
+        self.pe_layer = PositionEmbeddingRandom(embed_dim // 2)
+        self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(NUM_POINT_LABELS))
+        self.not_a_point_embed = nn.Embedding(1, embed_dim)
+        self.mask_downscaling = nn.Sequential(
+            nn.Conv2d(1, mask_in_chans // 4, kernel_size=2, stride=2),
+            LayerNorm2d(mask_in_chans // 4),
+            nn.GELU(),
+            nn.Conv2d(mask_in_chans // 4, mask_in_chans, kernel_size=2, stride=2),
+            LayerNorm2d(mask_in_chans),
+            nn.GELU(),
+            nn.Conv2d(mask_in_chans, embed_dim, kernel_size=1),
+        )
+        self.no_mask_embed = nn.Embedding(1, embed_dim)
+
+    def dense_pe(self) -> Tensor:
+        """Positional encoding of the image embeddings: (1, h*w, C), float32, row by row."""
+        side = self.embedding_size
+        centres = (torch.arange(side, device=self.no_mask_embed.weight.device) + 0.5) / side
+        y, x = torch.meshgrid(centres, centres, indexing="ij")
+        encoding: Tensor = self.pe_layer(torch.stack((x, y), dim=-1).reshape(1, -1, 2))
+        return encoding
+
+    def forward(
+        self, point_coords: Tensor, point_labels: Tensor, mask_input: Tensor, has_mask_input: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Embed prompts.
+
+        Args:
+            point_coords: (N, P, 2), float32, (x, y) in pixels of the ``image_size`` model frame, pixel centres
+                at integers.
+            point_labels: (N, P), float32 or int; 1 foreground, 0 background, 2 and 3 the first (top left) and
+                second (bottom right) corner of a box, -1 padding. SAM pads a prompt without a box by one point.
+            mask_input: (N, 1, 4h, 4w), float32, logits of an earlier prediction.
+            has_mask_input: (N, 1), float32, 1 where ``mask_input`` counts, 0 where it does not.
+
+        Returns:
+            Sparse embeddings (N, P, C) and dense embeddings (N, C, h, w), float32.
+        """
+        encoded = self.pe_layer((point_coords + 0.5) / self.image_size)  # (N, P, C)
+        labels = point_labels.unsqueeze(-1)  # (N, P, 1)
+        is_padding = (labels == LABEL_PADDING).to(encoded.dtype)
+        sparse = encoded * (1.0 - is_padding) + is_padding * self.not_a_point_embed.weight
+        for label, embedding in enumerate(self.point_embeddings):
+            sparse = sparse + (labels == label).to(encoded.dtype) * embedding.weight
+
+        has_mask = has_mask_input[:, :, None, None]  # (N, 1, 1, 1)
+        no_mask = self.no_mask_embed.weight[:, :, None, None]  # (1, C, 1, 1)
+        dense = has_mask * self.mask_downscaling(mask_input) + (1.0 - has_mask) * no_mask
+        return sparse, dense

@@ -1,0 +1,123 @@
+"""The edge image encoder: a TinyViT branch and a slim CNN branch that sees the high-frequency image."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from samus_edge.modeling.adapter import Adapter
+from samus_edge.modeling.cnn_branch import CnnBranch
+from samus_edge.modeling.conv_norm import ConvNorm
+from samus_edge.modeling.cross_branch_attention import CrossBranchAttention
+from samus_edge.modeling.layer_norm_2d import LayerNorm2d
+from samus_edge.modeling.tiny_vit import MBConv, PatchMerging, TinyViTBlock
+
+STAGE_DIMS = (64, 128, 160, 320)
+CNN_CHANNELS = (32, 64, 128)
+CROSS_BRANCH_DIM = 128
+CROSS_BRANCH_HEADS = 4
+
+
+class TinyImageEncoder(nn.Module):
+    """256x256 grey image and high-frequency image to 256x32x32 embeddings.
+
+    The TinyViT branch runs at 64x64 (convolutional stage), 32x32 (windows of 8) and 16x16 (global attention,
+    then windows of 8). Global blocks carry SAMUS's adapters; three blocks attend to the CNN branch. The
+    16x16 output is upsampled to 32x32 and summed with the 64x64 and 32x32 stages and the CNN features, whose
+    projections start at zero, before the neck's last convolution.
+
+    Args:
+        embed_dim: channels of the embeddings; SAM's decoder takes 256.
+        hf: whether the CNN branch sees the high-frequency image.
+        gate: whether the CNN branch ends in a multi-scale attention gate.
+    """
+
+    def __init__(self, *, embed_dim: int = 256, hf: bool = True, gate: bool = True) -> None:
+        super().__init__()
+        dim0, dim1, dim2, dim3 = STAGE_DIMS
+        self.cnn_branch = CnnBranch(channels=CNN_CHANNELS, hf=hf, gate=gate)
+        self.patch_embed = nn.Sequential(
+            ConvNorm(1, dim0 // 2, 3, stride=2), nn.GELU(), ConvNorm(dim0 // 2, dim0, 3, stride=2)
+        )
+        self.input_adapter = Adapter(dim0)
+        self.stage0 = nn.Sequential(MBConv(dim0), MBConv(dim0))
+        self.merge0 = PatchMerging(dim0, dim1, stride=2)
+        self.stage1 = nn.ModuleList(TinyViTBlock(dim1, num_heads=4, window_size=8) for _ in range(2))
+        self.merge1 = PatchMerging(dim1, dim2, stride=2)
+        self.stage2 = nn.ModuleList(
+            TinyViTBlock(
+                dim2,
+                num_heads=5,
+                window_size=16,
+                adapter=True,
+                cross_branch=_cross_branch(dim2) if index in (2, 5) else None,
+            )
+            for index in range(6)
+        )
+        self.merge2 = PatchMerging(dim2, dim3, stride=1)
+        self.stage3 = nn.ModuleList(
+            TinyViTBlock(
+                dim3,
+                num_heads=10,
+                window_size=8,
+                cross_branch=_cross_branch(dim3) if index == 1 else None,
+            )
+            for index in range(2)
+        )
+        self.neck_in = nn.Sequential(
+            nn.Conv2d(dim3, embed_dim, kernel_size=1, bias=False), LayerNorm2d(embed_dim)
+        )
+        self.skip0 = _zero_conv(dim0, embed_dim, stride=2)
+        self.skip1 = _zero_conv(dim1, embed_dim, stride=1)
+        self.skip_cnn = _zero_conv(CNN_CHANNELS[-1], embed_dim, stride=1)
+        self.neck_out = nn.Sequential(
+            nn.Conv2d(embed_dim, embed_dim, kernel_size=3, padding=1, bias=False),
+            LayerNorm2d(embed_dim),
+        )
+
+    def forward(self, image: Tensor, high_frequency: Tensor) -> Tensor:
+        """Encode.
+
+        Args:
+            image: (B, 1, 256, 256), float32, grey in [0, 1].
+            high_frequency: (B, 1, 256, 256), float32, in [0, 1].
+
+        Returns:
+            image_embeddings, (B, 256, 32, 32), float32.
+        """
+        cnn = self.cnn_branch(image, high_frequency)  # (B, 128, 32, 32)
+        cnn_tokens = F.avg_pool2d(cnn, 2).flatten(2).transpose(1, 2)  # (B, 256, 128)
+
+        x = self.patch_embed(image)  # (B, 64, 64, 64)
+        x = x + self.input_adapter(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        stage0 = self.stage0(x)  # (B, 64, 64, 64)
+        stage1 = self.merge0(stage0)  # (B, 128, 32, 32)
+        for block in self.stage1:
+            stage1 = block(stage1, cnn_tokens)
+        x = self.merge1(stage1)  # (B, 160, 16, 16)
+        for block in self.stage2:
+            x = block(x, cnn_tokens)
+        x = self.merge2(x)  # (B, 320, 16, 16)
+        for block in self.stage3:
+            x = block(x, cnn_tokens)
+
+        x = self.neck_in(x)  # (B, 256, 16, 16)
+        x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)  # (B, 256, 32, 32)
+        x = x + self.skip0(stage0) + self.skip1(stage1) + self.skip_cnn(cnn)
+        out: Tensor = self.neck_out(x)
+        return out
+
+
+def _cross_branch(vit_dim: int) -> CrossBranchAttention:
+    return CrossBranchAttention(
+        vit_dim=vit_dim, cnn_dim=CNN_CHANNELS[-1], inner_dim=CROSS_BRANCH_DIM, num_heads=CROSS_BRANCH_HEADS
+    )
+
+
+def _zero_conv(in_channels: int, out_channels: int, *, stride: int) -> nn.Conv2d:
+    """A convolution (kernel = stride) that starts at zero, so that a fresh skip changes nothing."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size=stride, stride=stride)
+    with torch.no_grad():
+        conv.weight.zero_()
+        assert conv.bias is not None
+        conv.bias.zero_()
+    return conv

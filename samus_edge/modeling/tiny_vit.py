@@ -1,0 +1,187 @@
+"""TinyViT blocks at 256x256, without window padding.
+
+Source: TinyViT (arXiv 2207.10666) in the variant of MobileSAM and LiteMedSAM. We differ: windows of 8, 16
+and 8 tokens, which divide the 32x32 and 16x16 grids (the originals, 7, 14 and 7, compute on padding), a
+relative position bias kept as a (heads, window, window) table of absolute offsets, and places for SAMUS's
+adapters and cross-branch attention.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from samus_edge.modeling.adapter import Adapter
+from samus_edge.modeling.conv_norm import ConvNorm
+from samus_edge.modeling.cross_branch_attention import CrossBranchAttention
+from samus_edge.modeling.scaled_attention import scaled_attention
+
+ADAPTER_SCALE = 0.5  # SAMUS adds half of the adapter to the block's MLP
+
+
+class MBConv(nn.Module):
+    """Inverted residual block: expand, depthwise 3x3, project.
+
+    Args:
+        dim: channels in and out.
+        expand_ratio: hidden channels per input channel.
+    """
+
+    def __init__(self, dim: int, expand_ratio: int = 4) -> None:
+        super().__init__()
+        hidden = dim * expand_ratio
+        self.expand = ConvNorm(dim, hidden)
+        self.depthwise = ConvNorm(hidden, hidden, 3, groups=hidden)
+        self.project = ConvNorm(hidden, dim)
+        self.act = nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        residual = self.act(self.depthwise(self.act(self.expand(x))))
+        out: Tensor = self.act(x + self.project(residual))
+        return out
+
+
+class PatchMerging(nn.Module):
+    """Change of width and, at stride 2, of resolution between two stages.
+
+    Args:
+        dim: channels in.
+        out_dim: channels out.
+        stride: 2 halves the resolution, 1 keeps it.
+    """
+
+    def __init__(self, dim: int, out_dim: int, *, stride: int) -> None:
+        super().__init__()
+        self.expand = ConvNorm(dim, out_dim)
+        self.depthwise = ConvNorm(out_dim, out_dim, 3, stride=stride, groups=out_dim)
+        self.project = ConvNorm(out_dim, out_dim)
+        self.act = nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C_out, H / stride, W / stride)."""
+        out: Tensor = self.project(self.act(self.depthwise(self.act(self.expand(x)))))
+        return out
+
+
+class WindowAttention(nn.Module):
+    """Self-attention inside square windows, with a learned bias per offset.
+
+    Args:
+        dim: C.
+        num_heads: heads; divides ``dim``.
+        window_size: side of the window, tokens.
+    """
+
+    offsets: Tensor
+
+    def __init__(self, dim: int, *, num_heads: int, window_size: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.bias_table = nn.Parameter(torch.zeros(num_heads, window_size, window_size))
+        position = torch.arange(window_size)
+        offsets = (position[:, None] - position[None, :]).abs().flatten()  # (w * w,)
+        self.register_buffer("offsets", offsets, persistent=False)
+
+    def position_bias(self) -> Tensor:
+        """The bias of every pair of tokens: (heads, w*w, w*w), from the table of |dy|, |dx|."""
+        side, heads = self.window_size, self.num_heads
+        rows = self.bias_table.index_select(1, self.offsets)  # (heads, y1 y2, dx)
+        pairs = rows.index_select(2, self.offsets).view(heads, side, side, side, side)
+        return pairs.transpose(2, 3).reshape(heads, side * side, side * side)  # y1 x1, y2 x2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend within windows of (B * windows, w*w, C) tokens; same shape out."""
+        batch, length, dim = x.shape
+        # TinyViT stores queries, keys and values head by head: (heads, 3, d)
+        qkv = self.qkv(x).view(batch, length, self.num_heads, 3, dim // self.num_heads)
+        query, key, value = qkv.permute(3, 0, 2, 1, 4).unbind(0)  # (B, heads, L, d) each
+        attended = scaled_attention(query, key, value, self.position_bias())
+        out: Tensor = self.proj(attended.transpose(1, 2).reshape(batch, length, dim))
+        return out
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU; hidden dimension 4 C."""
+
+    def __init__(self, dim: int, ratio: int = 4) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, ratio * dim)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(ratio * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., C) to (..., C)."""
+        out: Tensor = self.fc2(self.act(self.fc1(x)))
+        return out
+
+
+class TinyViTBlock(nn.Module):
+    """Window attention, depthwise 3x3 convolution, MLP; optionally SAMUS's cross-branch attention and adapter.
+
+    Args:
+        dim: C.
+        num_heads: attention heads.
+        window_size: side of the attention window, tokens; divides the grid.
+        adapter: whether half of an adapter is added to the MLP.
+        cross_branch: attention to the CNN branch, added to the normalised tokens before self-attention.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int,
+        window_size: int,
+        adapter: bool = False,
+        cross_branch: CrossBranchAttention | None = None,
+    ) -> None:
+        super().__init__()
+        self.window_size = window_size
+        self.norm1 = nn.LayerNorm(dim)
+        self.cross_branch = cross_branch
+        self.attn = WindowAttention(dim, num_heads=num_heads, window_size=window_size)
+        self.local_conv = ConvNorm(dim, dim, 3, groups=dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim)
+        self.adapter = Adapter(dim) if adapter else None
+
+    def forward(self, x: Tensor, cnn_tokens: Tensor) -> Tensor:
+        """Run the block.
+
+        Args:
+            x: (B, C, H, W), float32; H and W multiples of the window.
+            cnn_tokens: (B, L, cnn_dim), float32; only looked at with cross-branch attention.
+
+        Returns:
+            (B, C, H, W), float32.
+        """
+        batch, dim, height, width = x.shape
+        tokens = x.flatten(2).transpose(1, 2)  # (B, HW, C)
+        normalised = self.norm1(tokens)
+        if self.cross_branch is not None:
+            normalised = normalised + self.cross_branch(normalised, cnn_tokens)
+        tokens = tokens + self._attend(normalised, height, width)
+        x = tokens.transpose(1, 2).reshape(batch, dim, height, width)
+        x = self.local_conv(x)
+        tokens = x.flatten(2).transpose(1, 2)  # (B, HW, C)
+        normalised = self.norm2(tokens)
+        residual = self.mlp(normalised)
+        if self.adapter is not None:
+            residual = residual + ADAPTER_SCALE * self.adapter(normalised)
+        tokens = tokens + residual
+        return tokens.transpose(1, 2).reshape(batch, dim, height, width)
+
+    def _attend(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        """Window self-attention of (B, HW, C) tokens; one window needs no rearranging."""
+        side = self.window_size
+        if (height, width) == (side, side):
+            out: Tensor = self.attn(tokens)
+            return out
+        batch, length, dim = tokens.shape
+        grid = (batch, height // side, side, width // side, side, dim)
+        windows = tokens.view(grid).transpose(2, 3).reshape(-1, side * side, dim)
+        attended = self.attn(windows)
+        grid = (batch, height // side, width // side, side, side, dim)
+        return attended.view(grid).transpose(2, 3).reshape(batch, length, dim)

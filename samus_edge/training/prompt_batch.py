@@ -1,0 +1,83 @@
+"""Batches of prompts with equally many points, as the runtime gives them to the decoder.
+
+The decoder attends to padding as to any other point, so prompts of different length are not padded to one
+length here: a training that pads would teach a decoder for prompts that the runtime never sends.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samus_edge.data.prompts import simulate_correction
+from samus_edge.data.training_samples import TrainingSample
+from samus_edge.training.losses import upscale
+
+MASK_INPUT_SIZE = 128
+BOX_LABELS = (2.0, 3.0)
+FOREGROUND, PADDING = 1.0, -1.0
+
+
+class PromptBatch(NamedTuple):
+    """Arguments of the prompt encoder.
+
+    Attributes:
+        point_coords: (N, P, 2), float32, model frame.
+        point_labels: (N, P), float32.
+        mask_input: (N, 1, 128, 128), float32, logits.
+        has_mask_input: (N, 1), float32.
+    """
+
+    point_coords: Tensor
+    point_labels: Tensor
+    mask_input: Tensor
+    has_mask_input: Tensor
+
+
+def box_prompts(batch: TrainingSample, *, with_click: bool) -> PromptBatch:
+    """A box for each image; with a click inside it, too, if asked."""
+    coords = torch.cat((batch.box, batch.click), dim=1) if with_click else batch.box
+    labels = (*BOX_LABELS, FOREGROUND) if with_click else BOX_LABELS
+    return _without_mask(coords, labels)
+
+
+def click_prompts(batch: TrainingSample) -> PromptBatch:
+    """A click for each image, and the padding point that SAM adds to prompts without a box."""
+    coords = torch.cat((batch.click, torch.zeros_like(batch.click)), dim=1)
+    return _without_mask(coords, (FOREGROUND, PADDING))
+
+
+def corrected_prompts(
+    prompts: PromptBatch, mask_logits: Tensor, mask_targets: Tensor, rng: np.random.Generator
+) -> PromptBatch:
+    """The same prompts with the previous mask and one corrective click each.
+
+    Args:
+        prompts: the prompts that gave the masks.
+        mask_logits: (N, 1, 128, 128), float32, their masks.
+        mask_targets: (N, 1, 256, 256), float32, values in {0, 1}.
+        rng: source of randomness.
+    """
+    previous = mask_logits.detach()
+    predicted = (upscale(previous) > 0)[:, 0].numpy()
+    truth = (mask_targets > 0.5)[:, 0].numpy()
+    corrections = [simulate_correction(t, p, rng) for t, p in zip(truth, predicted, strict=True)]
+    clicks = torch.from_numpy(np.stack([click for click, _ in corrections]))  # (N, 1, 2)
+    labels = torch.tensor([[float(label)] for _, label in corrections])  # (N, 1)
+    return PromptBatch(
+        point_coords=torch.cat((clicks, prompts.point_coords), dim=1),
+        point_labels=torch.cat((labels, prompts.point_labels), dim=1),
+        mask_input=previous,
+        has_mask_input=torch.ones(len(labels), 1),
+    )
+
+
+def _without_mask(coords: Tensor, labels: tuple[float, ...]) -> PromptBatch:
+    count = len(coords)
+    return PromptBatch(
+        point_coords=coords,
+        point_labels=torch.tensor(labels).expand(count, -1),
+        mask_input=torch.zeros(count, 1, MASK_INPUT_SIZE, MASK_INPUT_SIZE),
+        has_mask_input=torch.zeros(count, 1),
+    )

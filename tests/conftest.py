@@ -1,0 +1,154 @@
+"""Fixtures that tests of several packages share."""
+
+import importlib
+import importlib.machinery
+import importlib.util
+import json
+import os
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+FRAMES_DIR = Path(__file__).parent / "assets" / "frames"
+
+
+@dataclass(frozen=True)
+class AssetFrame:
+    """A small real ultrasound frame of `tests/assets/frames`."""
+
+    name: str
+    """File name; ends in width x height."""
+    image: npt.NDArray[np.uint8]
+    """(H, W), uint8."""
+    box: npt.NDArray[np.float32]
+    """(4,), float32: the lesion, XYXY in pixels of the frame."""
+
+
+@pytest.fixture(scope="session")
+def asset_frames() -> list[AssetFrame]:
+    """Twenty real frames of different sizes and shapes, largest first."""
+    frames = []
+    for record in json.loads((FRAMES_DIR / "frames.json").read_text(encoding="utf-8")):
+        image = cv2.imread(str(FRAMES_DIR / record["file"]), cv2.IMREAD_GRAYSCALE)
+        assert image is not None, record["file"]
+        box = np.array(record["box"], dtype=np.float32)
+        frames.append(AssetFrame(record["file"], image.astype(np.uint8), box))
+    return frames
+
+
+@pytest.fixture(scope="session")
+def segment_anything_modeling() -> Iterator[types.ModuleType]:
+    """Meta's `segment_anything.modeling` (PromptEncoder, MaskDecoder, TwoWayTransformer, ...).
+
+    `segment_anything/__init__.py` imports the predictor and with it torchvision, whose published
+    wheels refuse to load beside a CPU build of torch. `modeling` needs torch alone, so it is
+    imported under a parent package whose `__init__.py` has not run.
+    """
+    spec = importlib.util.find_spec("segment_anything")
+    if spec is None or spec.submodule_search_locations is None:
+        pytest.skip("segment-anything is not installed: pip install --no-deps segment-anything")
+    pytest.importorskip("torch", reason="torch is not installed: pip install 'samus-edge[train]'")
+    parent = importlib.util.module_from_spec(
+        importlib.machinery.ModuleSpec("segment_anything", loader=None, is_package=True)
+    )
+    parent.__path__ = list(spec.submodule_search_locations)
+    sys.modules["segment_anything"] = parent
+    try:
+        yield importlib.import_module("segment_anything.modeling")
+    finally:
+        for name in [name for name in sys.modules if name.split(".")[0] == "segment_anything"]:
+            del sys.modules[name]
+
+
+@pytest.fixture
+def fake_busi(tmp_path: Path) -> Path:
+    """A folder in BUSI's layout with its oddities; every lesion is a rectangle.
+
+    | case | image (W x H) | lesions, rows and columns |
+    | --- | --- | --- |
+    | benign (1) | 80x60 grey | 10:30, 20:60 |
+    | benign (2) | 80x60 grey | 10:30, 20:60 and 40:50, 5:25 in an RGBA mask |
+    | benign (10) | 81x61 grey | 10:30, 20:60 |
+    | malignant (1) | 50x70 colour, a red calliper | 20:60, 10:40 |
+    | malignant (2) | 64x64 grey | 8:24, 8:24 and an empty second mask |
+    | normal (1) | 80x60 grey | an empty RGB mask |
+    """
+    root = tmp_path / "Dataset_BUSI_with_GT"
+    rng = np.random.default_rng(0)
+
+    def image(hw: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        return rng.integers(1, 255, hw, dtype=np.uint8)
+
+    def mask(hw: tuple[int, int], rows: slice, columns: slice) -> npt.NDArray[np.uint8]:
+        drawn = np.zeros(hw, dtype=np.uint8)
+        drawn[rows, columns] = 255
+        return drawn
+
+    colour = cv2.cvtColor(image((70, 50)), cv2.COLOR_GRAY2BGR)
+    colour[5, 5] = (0, 0, 255)  # BGR
+    rgba = cv2.cvtColor(mask((60, 80), slice(40, 50), slice(5, 25)), cv2.COLOR_GRAY2BGRA)
+    lesion = mask((60, 80), slice(10, 30), slice(20, 60))
+    files = {
+        "benign/benign (1).png": image((60, 80)),
+        "benign/benign (1)_mask.png": lesion,
+        "benign/benign (2).png": image((60, 80)),
+        "benign/benign (2)_mask.png": lesion,
+        "benign/benign (2)_mask_1.png": rgba,
+        "benign/benign (10).png": image((61, 81)),
+        "benign/benign (10)_mask.png": mask((61, 81), slice(10, 30), slice(20, 60)),
+        "malignant/malignant (1).png": colour,
+        "malignant/malignant (1)_mask.png": mask((70, 50), slice(20, 60), slice(10, 40)),
+        "malignant/malignant (2).png": image((64, 64)),
+        "malignant/malignant (2)_mask.png": mask((64, 64), slice(8, 24), slice(8, 24)),
+        "malignant/malignant (2)_mask_1.png": np.zeros((64, 64), dtype=np.uint8),
+        "normal/normal (1).png": image((60, 80)),
+        "normal/normal (1)_mask.png": np.zeros((60, 80, 3), dtype=np.uint8),
+    }
+    for name, pixels in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(path), pixels)
+    return root
+
+
+@pytest.fixture
+def fake_split(fake_busi: Path) -> Path:
+    """A split file for `fake_busi`: lesion images 2 for training, 1 for validation, 2 to test."""
+    split = {
+        "train": ["benign/benign (1)", "benign/benign (10)", "normal/normal (1)"],
+        "val": ["malignant/malignant (2)"],
+        "test": ["benign/benign (2)", "malignant/malignant (1)"],
+        "groups": {"benign/benign (1)": 0, "benign/benign (10)": 0, "benign/benign (2)": 1},
+    }
+    path = fake_busi.parent / "split.json"
+    path.write_text(json.dumps(split), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def busi_root() -> Path:
+    """The real `Dataset_BUSI_with_GT`, from SAMUS_EDGE_BUSI; skips without it."""
+    default = Path(__file__).parents[2] / "shared" / "data" / "Dataset_BUSI_with_GT"
+    root = Path(os.environ.get("SAMUS_EDGE_BUSI", default))
+    if not root.is_dir():
+        pytest.skip(
+            f"needs BUSI, which is not in {root}: "
+            "set SAMUS_EDGE_BUSI to the folder Dataset_BUSI_with_GT"
+        )
+    return root
+
+
+@pytest.fixture(scope="session")
+def busi_split(busi_root: Path) -> Path:
+    """The split file beside the real dataset; skips without it."""
+    path = busi_root.resolve().parent / "busi_split_v1.json"
+    if not path.is_file():
+        pytest.skip(f"needs the split of BUSI: {path} does not exist")
+    return path

@@ -1,0 +1,139 @@
+"""Evaluation of a predictor that fills boxes, on lesions that are rectangles."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from samus_edge.data.busi import list_cases, read_image
+from samus_edge.errors import DataError
+from samus_edge.evaluation.evaluate import evaluate
+from samus_edge.evaluation.prompt_protocol import (
+    CENTRE_POINT,
+    JITTERED_BOX,
+    BoxProtocol,
+    case_generator,
+)
+
+EXACT_BOX = BoxProtocol(0.0)
+
+
+def test_every_lesion_is_scored_for_every_prompt(fake_busi: Path, box_filler: Any) -> None:
+    report = evaluate(box_filler, list_cases(fake_busi))
+    # Five lesion images; one has two lesions; the empty and the normal mask contribute none.
+    assert Counter(score.prompt for score in report.scores) == {"box_5%": 6, "centre_point": 6}
+    assert [(s.key, s.instance) for s in report.scores if s.prompt == "box_5%"] == [
+        ("benign/benign (1)", 0),
+        ("benign/benign (2)", 0),
+        ("benign/benign (2)", 1),
+        ("benign/benign (10)", 0),
+        ("malignant/malignant (1)", 0),
+        ("malignant/malignant (2)", 0),
+    ]
+
+
+def test_filling_the_exact_box_is_perfect(fake_busi: Path, box_filler: Any) -> None:
+    report = evaluate(box_filler, list_cases(fake_busi), protocols=[EXACT_BOX])
+    for score in report.scores:
+        assert score.dice == score.iou == 1.0
+        assert score.hd == score.hd_manhattan == score.hd95 == score.hd_rows == 0.0
+        assert score.iou_prediction == 0.75
+    assert all(summary.dice_interval == (1.0, 1.0) for summary in report.summaries)
+
+
+def test_finding_nothing_is_scored_as_the_worst(fake_busi: Path, box_filler: Any) -> None:
+    cases = list_cases(fake_busi, ["benign/benign (1)"])
+    (score,) = evaluate(box_filler, cases, protocols=[CENTRE_POINT]).scores
+    assert score.dice == score.iou == 0.0
+    assert score.hd == score.hd95 == pytest.approx(255 * 2**0.5)
+    assert score.hd_manhattan == 510
+    assert score.prompt_coords == "39.50 19.50"  # rows 10:30, columns 20:60
+    assert score.hd_rows == 128  # 40 of 80 columns, at 256
+
+
+def test_distances_are_measured_at_256(fake_busi: Path, box_filler: Any) -> None:
+    cases = list_cases(fake_busi, ["benign/benign (1)"])
+    (score,) = evaluate(box_filler, cases, protocols=[BoxProtocol(0.2)]).scores
+    # The lesion is rows 10:30, columns 20:60 of 60 x 80 pixels. In the direction in which two
+    # rectangles differ most, a corner is farthest; every edge lands within a pixel of its place.
+    x1, y1, x2, y2 = np.rint(box_filler.boxes[0][0])
+    left, right = (x1 - 20) * 256 / 80, (59 - x2) * 256 / 80
+    top, bottom = (y1 - 10) * 256 / 60, (29 - y2) * 256 / 60
+    expected = max(
+        np.hypot(max(sign * left, sign * right, 0), max(sign * top, sign * bottom, 0))
+        for sign in (1, -1)
+    )
+    assert expected > 10
+    assert score.hd == pytest.approx(expected, abs=2**0.5)
+
+
+def test_dice_is_measured_at_the_size_of_the_image(fake_busi: Path, box_filler: Any) -> None:
+    cases = list_cases(fake_busi, ["benign/benign (1)"])
+    (score,) = evaluate(box_filler, cases, protocols=[BoxProtocol(0.2)]).scores
+    x1, y1, x2, y2 = np.rint(box_filler.boxes[0][0])
+    filled = (x2 - x1 + 1) * (y2 - y1 + 1)
+    shared = (min(x2, 59) - max(x1, 20) + 1) * (min(y2, 29) - max(y1, 10) + 1)
+    assert score.dice == pytest.approx(2 * shared / (filled + 40 * 20))
+    assert score.iou == pytest.approx(shared / (filled + 40 * 20 - shared))
+    assert (score.height, score.width) == (60, 80)
+
+
+def test_an_image_is_encoded_once_and_its_lesions_are_prompted_together(
+    fake_busi: Path, box_filler: Any
+) -> None:
+    cases = list_cases(fake_busi, ["benign/benign (2)", "normal/normal (1)"])
+    evaluate(box_filler, cases)
+    assert len(box_filler.encoded) == 1  # nothing to segment in the normal image
+    np.testing.assert_array_equal(box_filler.encoded[0], read_image(cases[0]))
+    assert [boxes.shape for boxes in box_filler.boxes] == [(2, 4)]
+    assert [points.shape for points in box_filler.points] == [(2, 1, 2)]
+
+
+def test_prompts_do_not_depend_on_the_other_cases_or_protocols(
+    fake_busi: Path, box_filler: Any
+) -> None:
+    cases = list_cases(fake_busi)
+    alone = evaluate(box_filler, cases[1:2], protocols=[JITTERED_BOX]).scores
+    together = evaluate(box_filler, cases[::-1], protocols=[EXACT_BOX, JITTERED_BOX]).scores
+    key = cases[1].key
+    assert list(alone) == [s for s in together if s.key == key and s.prompt == "box_5%"]
+    rng = case_generator(key, 1, 0)
+    offsets = rng.uniform(-1.0, 1.0, size=4) * 0.05 * [20, 10, 20, 10]
+    expected = np.array([5, 40, 24, 49]) + offsets
+    assert alone[1].prompt_coords == " ".join(f"{value:.2f}" for value in expected)
+
+
+def test_another_seed_gives_other_boxes(fake_busi: Path, box_filler: Any) -> None:
+    cases = list_cases(fake_busi)
+    coords = [
+        [score.prompt_coords for score in evaluate(box_filler, cases, seed=seed).scores]
+        for seed in (0, 0, 1)
+    ]
+    assert coords[0] == coords[1]
+    assert coords[0] != coords[2]
+
+
+def test_near_duplicates_share_a_group(fake_busi: Path, box_filler: Any) -> None:
+    groups = {"benign/benign (1)": 0, "benign/benign (10)": 0}
+    report = evaluate(box_filler, list_cases(fake_busi), protocols=[EXACT_BOX], groups=groups)
+    of_key = {score.key: score.group for score in report.scores}
+    assert of_key["benign/benign (1)"] == of_key["benign/benign (10)"]
+    assert len(set(of_key.values())) == 4
+
+
+def test_progress_is_reported_for_every_case(fake_busi: Path, box_filler: Any) -> None:
+    seen: list[str] = []
+    cases = list_cases(fake_busi)
+    evaluate(box_filler, cases, on_case=lambda case: seen.append(case.key))
+    assert seen == [case.key for case in cases]
+
+
+def test_raises_when_it_cannot_evaluate(fake_busi: Path, box_filler: Any) -> None:
+    with pytest.raises(DataError, match="None of the 1 cases has a lesion"):
+        evaluate(box_filler, list_cases(fake_busi, ["normal/normal (1)"]))
+    with pytest.raises(ValueError, match="at least one kind of prompt"):
+        evaluate(box_filler, list_cases(fake_busi), protocols=[])
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+        evaluate(box_filler, list_cases(fake_busi), seed=-1)

@@ -1,0 +1,210 @@
+"""Metrics against hand-computed shapes and brute force over all pairs of pixels."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from samus_edge.evaluation.metrics import (
+    dice,
+    hausdorff_distance,
+    hausdorff_distance_95,
+    iou,
+    resize_mask,
+    row_hausdorff_distance,
+)
+
+Mask = npt.NDArray[np.bool_]
+Metric = Callable[[Mask, Mask], float]
+
+FLOAT32_DISTANCE = 1e-4
+"""Pixels. OpenCV computes distances up to a few hundred pixels in float32."""
+
+PAIRS = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
+    lambda hw: st.tuples(hnp.arrays(np.bool_, hw), hnp.arrays(np.bool_, hw))
+)
+
+
+def manhattan(prediction: Mask, target: Mask) -> float:
+    return hausdorff_distance(prediction, target, metric="manhattan")
+
+
+def rectangle(image_hw: tuple[int, int], x1: int, y1: int, x2: int, y2: int) -> Mask:
+    """A mask of one rectangle, x2 and y2 excluded."""
+    mask = np.zeros(image_hw, dtype=np.bool_)
+    mask[y1:y2, x1:x2] = True
+    return mask
+
+
+def directed_distances(of: Mask, to: Mask, order: int) -> npt.NDArray[np.float64]:
+    """Distance of every pixel of one mask to the nearest of another, over all pairs."""
+    differences = np.argwhere(of)[:, None, :] - np.argwhere(to)[None, :, :]
+    distances: npt.NDArray[np.float64] = np.linalg.norm(differences.astype(float), order, axis=2)
+    nearest: npt.NDArray[np.float64] = distances.min(axis=1)
+    return nearest
+
+
+def outline(mask: Mask) -> Mask:
+    """Mask pixels with a 4-neighbour that is not in the mask, pixel by pixel."""
+    height, width = mask.shape
+    found = np.zeros_like(mask)
+    for y, x in np.argwhere(mask):
+        for j, i in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+            if not (0 <= j < height and 0 <= i < width and mask[j, i]):
+                found[y, x] = True
+    return found
+
+
+def test_overlap_of_two_rectangles() -> None:
+    # 4x3 = 12 and 3x4 = 12 pixels, sharing 2x3 = 6.
+    a, b = rectangle((8, 9), 1, 1, 5, 4), rectangle((8, 9), 3, 1, 6, 5)
+    assert dice(a, b) == pytest.approx(2 * 6 / 24)
+    assert iou(a, b) == pytest.approx(6 / 18)
+
+
+def test_distances_of_two_pixels() -> None:
+    a, b = rectangle((10, 10), 1, 2, 2, 3), rectangle((10, 10), 4, 6, 5, 7)  # 3 right, 4 down
+    assert hausdorff_distance(a, b) == pytest.approx(5, abs=FLOAT32_DISTANCE)
+    assert manhattan(a, b) == pytest.approx(7, abs=FLOAT32_DISTANCE)
+    assert hausdorff_distance_95(a, b) == pytest.approx(5, abs=FLOAT32_DISTANCE)
+
+
+def test_the_farthest_pixel_counts_in_either_direction() -> None:
+    # b is inside a; the corner of a is 3 columns and 4 rows from the nearest corner of b.
+    a, b = rectangle((20, 20), 2, 2, 15, 15), rectangle((20, 20), 5, 6, 15, 15)
+    assert hausdorff_distance(a, b) == pytest.approx(5, abs=FLOAT32_DISTANCE)
+    assert hausdorff_distance(b, a) == pytest.approx(5, abs=FLOAT32_DISTANCE)
+    assert manhattan(a, b) == pytest.approx(7, abs=FLOAT32_DISTANCE)
+
+
+def test_hd95_forgives_a_small_outlier() -> None:
+    # 400 outline pixels agree, and one lone pixel is 50 columns away.
+    target = rectangle((150, 200), 10, 10, 111, 111)
+    prediction = target.copy()
+    prediction[60, 160] = True
+    assert hausdorff_distance(prediction, target) == pytest.approx(50, abs=FLOAT32_DISTANCE)
+    assert hausdorff_distance_95(prediction, target) == 0
+
+
+def test_row_distance_compares_rows_wherever_they_are() -> None:
+    a = rectangle((6, 10), 2, 0, 6, 2)  # rows of 4 pixels
+    assert row_hausdorff_distance(a, rectangle((6, 10), 2, 4, 6, 6)) == 0  # moved down: not seen
+    assert row_hausdorff_distance(a, rectangle((6, 10), 3, 0, 7, 2)) == 2  # one off, one on
+    assert row_hausdorff_distance(a, rectangle((6, 10), 2, 0, 9, 2)) == 3  # three longer
+    # Without an empty row to resemble, the longest row counts.
+    assert row_hausdorff_distance(a, np.zeros((6, 10), dtype=np.bool_)) == 4
+
+
+@pytest.mark.parametrize(
+    ("metric", "both_empty", "one_empty"),
+    [
+        (dice, 1.0, 0.0),
+        (iou, 1.0, 0.0),
+        (hausdorff_distance, 0.0, 5.0),  # the diagonal of 4 x 5 pixels: 3 rows and 4 columns
+        (manhattan, 0.0, 7.0),
+        (hausdorff_distance_95, 0.0, 5.0),
+        (row_hausdorff_distance, 0.0, 2.0),
+    ],
+)
+def test_empty_masks_have_defined_values(
+    metric: Metric, both_empty: float, one_empty: float
+) -> None:
+    empty, lesion = np.zeros((4, 5), dtype=np.bool_), rectangle((4, 5), 1, 1, 3, 2)
+    assert metric(empty, empty) == both_empty
+    assert metric(lesion, empty) == one_empty
+    assert metric(empty, lesion) == one_empty
+
+
+@given(PAIRS)
+@settings(deadline=None, derandomize=True, max_examples=300)
+def test_distances_agree_with_brute_force(masks: tuple[Mask, Mask]) -> None:
+    a, b = masks
+    if not (a.any() and b.any()):
+        return
+    for order, metric in ((2, hausdorff_distance), (1, manhattan)):
+        expected = max(directed_distances(a, b, order).max(), directed_distances(b, a, order).max())
+        assert metric(a, b) == pytest.approx(expected, abs=FLOAT32_DISTANCE)
+    edge_a, edge_b = outline(a), outline(b)
+    expected_95 = max(
+        np.percentile(directed_distances(edge_a, edge_b, 2), 95),
+        np.percentile(directed_distances(edge_b, edge_a, 2), 95),
+    )
+    assert hausdorff_distance_95(a, b) == pytest.approx(expected_95, abs=FLOAT32_DISTANCE)
+
+
+def test_distances_agree_with_brute_force_on_large_blobs() -> None:
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:256, :256]
+    for _ in range(5):
+        (ay, ax, by, bx), (ra, rb) = rng.uniform(60, 200, 4), rng.uniform(8, 40, 2)
+        a = (y - ay) ** 2 + (x - ax) ** 2 < ra**2
+        b = (y - by) ** 2 + 2 * (x - bx) ** 2 < rb**2
+        # The outlines decide for masks without holes, and keep the pairs few.
+        euclidean = max(
+            directed_distances(outline(a), b, 2).max(), directed_distances(outline(b), a, 2).max()
+        )
+        assert hausdorff_distance(a, b) == pytest.approx(euclidean, abs=FLOAT32_DISTANCE)
+        city_block = max(
+            directed_distances(outline(a), b, 1).max(), directed_distances(outline(b), a, 1).max()
+        )
+        assert manhattan(a, b) == pytest.approx(city_block, abs=FLOAT32_DISTANCE)
+
+
+@given(PAIRS)
+@settings(deadline=None, derandomize=True)
+def test_row_distance_agrees_with_brute_force(masks: tuple[Mask, Mask]) -> None:
+    a, b = masks
+    differing = (a[:, None, :] != b[None, :, :]).sum(axis=2)  # (H, H)
+    expected = max(differing.min(axis=1).max(), differing.min(axis=0).max())
+    assert row_hausdorff_distance(a, b) == expected
+
+
+@given(PAIRS)
+@settings(deadline=None, derandomize=True)
+def test_metrics_are_symmetric_and_perfect_for_equal_masks(masks: tuple[Mask, Mask]) -> None:
+    a, b = masks
+    distances: tuple[Metric, ...] = (
+        hausdorff_distance,
+        manhattan,
+        hausdorff_distance_95,
+        row_hausdorff_distance,
+    )
+    for metric in (dice, iou, *distances):
+        assert metric(a, b) == pytest.approx(metric(b, a))
+    assert dice(a, a) == iou(a, a) == 1.0
+    for metric in distances:
+        assert metric(a, a) == 0.0
+
+
+def test_resizing_takes_the_nearest_pixel() -> None:
+    mask = np.array([[True, False, False, True]])
+    # Output pixel i looks at (i + 0.5) * 4 / 2 - 0.5 = 0.5 and 2.5, halves rounding up.
+    np.testing.assert_array_equal(resize_mask(mask, (1, 2)), [[False, True]])
+    np.testing.assert_array_equal(
+        resize_mask(mask, (2, 8)), np.repeat(np.repeat(mask, 2, axis=0), 2, axis=1)
+    )
+
+
+@pytest.mark.parametrize(
+    "metric", [dice, iou, hausdorff_distance, hausdorff_distance_95, row_hausdorff_distance]
+)
+def test_metrics_raise_for_what_is_not_two_masks_of_one_size(metric: Metric) -> None:
+    mask = np.ones((4, 5), dtype=np.bool_)
+    with pytest.raises(ValueError, match=r"got shapes \(4, 5\) and \(5, 4\)"):
+        metric(mask, mask.T)
+    with pytest.raises(ValueError, match=r"got shapes \(1, 4, 5\)"):
+        metric(mask[None], mask[None])
+    with pytest.raises(TypeError, match=r"target must be a bool array .* got dtype uint8"):
+        metric(mask, mask.astype(np.uint8))
+    with pytest.raises(TypeError, match=r"prediction must be a bool array .* got list"):
+        metric([[True]], mask)  # type: ignore[arg-type]  # on purpose
+
+
+def test_an_unknown_metric_raises_and_is_named() -> None:
+    mask = np.ones((4, 5), dtype=np.bool_)
+    with pytest.raises(ValueError, match="'euclidean' or 'manhattan', got 'chebyshev'"):
+        hausdorff_distance(mask, mask, metric="chebyshev")  # type: ignore[arg-type]  # on purpose

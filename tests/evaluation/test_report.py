@@ -1,0 +1,115 @@
+"""Summaries against the same numbers computed by hand; the files that a report writes."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from samus_edge.errors import OutputFileError
+from samus_edge.evaluation.report import EvaluationReport, InstanceScore, summarise
+
+
+def score(
+    dice: float,
+    key: str = "benign/benign (1)",
+    prompt: str = "box_5%",
+    group: str = "",
+    hd: float = 0,
+) -> InstanceScore:
+    return InstanceScore(
+        key=key,
+        class_name=key.split("/")[0],
+        instance=0,
+        group=group or key,
+        prompt=prompt,
+        prompt_coords="1.00 2.00 3.00 4.00",
+        height=60,
+        width=80,
+        dice=dice,
+        iou=dice / (2 - dice),
+        hd=hd,
+        hd_manhattan=hd,
+        hd95=hd,
+        hd_rows=hd,
+        iou_prediction=0.5,
+    )
+
+
+SCORES = [
+    score(0.9, "benign/benign (1)", hd=4),
+    score(0.6, "benign/benign (2)", hd=10),
+    score(0.3, "malignant/malignant (1)", hd=40),
+    score(0.5, "benign/benign (1)", prompt="centre_point"),
+]
+
+
+def test_each_prompt_is_summarised_over_all_classes_and_by_class() -> None:
+    summaries = summarise(SCORES, seed=0)
+    assert [(s.prompt, s.class_name, s.lesions) for s in summaries] == [
+        ("box_5%", "all", 3),
+        ("box_5%", "benign", 2),
+        ("box_5%", "malignant", 1),
+        ("centre_point", "all", 1),
+        ("centre_point", "benign", 1),
+    ]
+    every = summaries[0]
+    assert every.dice.mean == pytest.approx(0.6)
+    assert every.dice.median == pytest.approx(0.6)
+    assert every.dice.worst == 0.3
+    assert every.dice_worst_key == "malignant/malignant (1)"
+    assert (every.hd.mean, every.hd.median, every.hd.worst) == (18, 10, 40)
+    assert summaries[1].dice.mean == pytest.approx(0.75)
+
+
+def test_the_interval_is_that_of_the_mean() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(0.8, 0.1, 400).clip(0, 1)
+    scores = [score(float(v), f"benign/benign ({i})") for i, v in enumerate(values)]
+    low, high = summarise(scores, seed=0)[0].dice_interval
+    # The normal approximation: mean +- 1.96 standard errors, here 0.0098.
+    error = 1.96 * values.std() / len(values) ** 0.5
+    assert low == pytest.approx(values.mean() - error, abs=0.1 * error)
+    assert high == pytest.approx(values.mean() + error, abs=0.1 * error)
+
+
+def test_near_duplicates_widen_the_interval() -> None:
+    values = np.random.default_rng(0).normal(0.8, 0.1, 50).clip(0, 1)
+    independent = [score(float(v), f"benign/benign ({i})") for i, v in enumerate(values)]
+    copied = [
+        score(float(v), f"benign/benign ({i}{copy})", group=f"group {i}")
+        for i, v in enumerate(values)
+        for copy in "abcd"
+    ]
+    # Four copies of each image tell no more than one.
+    assert summarise(copied, seed=0)[0].dice_interval == pytest.approx(
+        summarise(independent, seed=0)[0].dice_interval, abs=0.005
+    )
+
+
+def test_the_interval_is_the_same_for_the_same_seed() -> None:
+    assert summarise(SCORES, seed=1) == summarise(SCORES, seed=1)
+    scores = [score(v / 100, f"benign/benign ({v})") for v in range(100)]
+    assert summarise(scores, seed=1)[0].dice_interval != summarise(scores, seed=2)[0].dice_interval
+
+
+def test_files_hold_summaries_and_scores(tmp_path: Path) -> None:
+    report = EvaluationReport(tuple(SCORES), summarise(SCORES, 7), 7, {"data": "BUSI"})
+    report.write(tmp_path / "report.json", tmp_path / "rows.csv")
+    document = json.loads((tmp_path / "report.json").read_text())
+    assert document["format"] == "samus-edge-evaluation"
+    assert (document["data"], document["seed"]) == ("BUSI", 7)
+    assert document["summaries"][0]["dice"]["worst"] == 0.3
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["key"] for row in rows] == [score.key for score in SCORES]
+    assert float(rows[1]["dice"]) == 0.6
+    assert rows[1]["prompt_coords"] == "1.00 2.00 3.00 4.00"
+
+
+def test_a_folder_that_does_not_exist_raises_and_leaves_nothing(tmp_path: Path) -> None:
+    report = EvaluationReport(tuple(SCORES), summarise(SCORES, 0), 0)
+    with pytest.raises(OutputFileError, match=r"rows\.csv"):
+        report.write(tmp_path / "report.json", tmp_path / "nowhere" / "rows.csv")
+    assert list(tmp_path.iterdir()) == []

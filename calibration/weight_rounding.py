@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-MIN_ROUNDED_SIZE = 1024
+MIN_ROUNDED_SIZE = 256
 """Tensors with fewer elements keep float32: they take no room and vectors are sensitive."""
 
 INT8_MAX = 127
@@ -40,8 +40,8 @@ def round_weights(model: nn.Module, *, int8: Iterable[str] = ()) -> None:
 def round_to_int8_grid(matrix: Tensor) -> Tensor:
     """Round a matrix to ``scale[row] * q``, q an integer in -127..127.
 
-    Scales are themselves half-precision numbers, so ``scale * q`` is exact in float32 and both can be read
-    back from the product.
+    Scales are themselves half-precision numbers, so ``scale * q`` is exact in float32 and both can
+    be read back from the product.
 
     Args:
         matrix: (out, in), float32.

@@ -12,10 +12,11 @@ FloatArray = npt.NDArray[np.float32]
 def store_compactly(model: ModelProto) -> None:
     """Replace float32 initialisers, in place, by smaller ones wherever that changes no value.
 
-    A tensor whose values all are int8 multiples of one half-precision scale per row or column becomes
-    Cast(int8) x Cast(scale); one whose values all are half-precision numbers becomes Cast(fp16). Runtimes
-    fold these casts when they load the graph, so it computes in float32 at full speed. Tensors for which
-    neither holds stay float32: :func:`samus_edge.calibration.weight_rounding.round_weights` makes it hold.
+    A tensor whose values all are int8 multiples of one half-precision scale per row or column
+    becomes Cast(int8) x Cast(scale); one whose values all are half-precision numbers becomes
+    Cast(fp16). Runtimes fold these casts when they load the graph, so it computes in float32 at
+    full speed. Tensors for which neither holds stay float32:
+    :func:`samus_edge.calibration.weight_rounding.round_weights` makes it hold.
 
     Args:
         model: a model whose initialisers are in the graph, not in external files.

@@ -54,9 +54,10 @@ preprocessing (uint8[batch, height, width] image)
 def preprocessing_graph(*, image_size: int, opset: int, ir_version: int) -> ModelProto:
     """Build the graph from raw frames to the encoder's two inputs.
 
-    Takes `image`, (B, H, W), uint8, any size; gives `grey` and `high_frequency`, (B, 1, S, S), float32 in
-    [0, 1]. Every frame is scaled by its own minima and maxima. No shape is computed at run time: the odd
-    row or column that PyWavelets pads is always appended, and an even frame's convolution leaves it out.
+    Takes `image`, (B, H, W), uint8, any size; gives `grey` and `high_frequency`, (B, 1, S, S),
+    float32 in [0, 1]. Every frame is scaled by its own minima and maxima. No shape is computed at
+    run time: the odd row or column that PyWavelets pads is always appended, and an even frame's
+    convolution leaves it out.
 
     Args:
         image_size: S, side of the model input, pixels.

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import onnx
 import torch
 from onnx import ModelProto, version_converter
 from torch import Tensor, nn
@@ -58,7 +57,7 @@ def encoder_core_graph(model: SamusHF, *, opset: int) -> ModelProto:
 
 
 def mask_decoder_graph(model: SamusHF, *, opset: int) -> ModelProto:
-    """The prompt encoder and mask decoder of DESIGN's bundle contract: N prompts of P points per call."""
+    """The prompt encoder and mask decoder: N prompts of P points per call."""
     embedding_side = model.prompt_encoder.embedding_size
     count, points = 3, 4
     example = (
@@ -113,7 +112,18 @@ def _export(
     model: ModelProto = program.model_proto
     if model.opset_import[0].version != opset:
         model = version_converter.convert_version(model, opset)
+    _strip_traces(model)
     return model
+
+
+def _strip_traces(model: ModelProto) -> None:
+    """Remove the exporter's stack traces: megabytes, and paths of the exporting machine."""
+    graph = model.graph
+    for item in (model, graph, *graph.node, *graph.value_info, *graph.initializer):
+        del item.metadata_props[:]
+        item.ClearField("doc_string")
+    for value in (*graph.input, *graph.output):
+        del value.metadata_props[:]
 
 
 @contextlib.contextmanager
@@ -128,8 +138,3 @@ def _quiet() -> Any:
             yield
     finally:
         logger.setLevel(level)
-
-
-def check(model: ModelProto) -> None:
-    """Run ONNX's full checker, shape inference included."""
-    onnx.checker.check_model(model, full_check=True)

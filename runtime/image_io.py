@@ -157,6 +157,10 @@ def _grey(image: npt.NDArray[Any], has_alpha: bool) -> GreyFrame:
     if image.dtype not in (np.uint8, np.uint16):
         raise ImageFileError(f"has {image.dtype.name} pixels; convert it to 8 or 16 bits unsigned")
     if image.ndim == 2:
+        if has_alpha:  # OpenCV has dropped it
+            raise ImageFileError(
+                "is a grey TIFF with transparency, which is not supported; save it as PNG"
+            )
         return _to_8_bits(image)
     colour = _to_8_bits(image[..., :3])  # (H, W, 3)
     if has_alpha and image.shape[2] == 4:

@@ -1,5 +1,6 @@
 """Text for overlays: a legend below a picture, and numbers on it."""
 
+import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -24,7 +25,9 @@ _MAX_LINES = 16
 
 def text_height_px(size_wh: tuple[int, int]) -> int:
     """Height of a capital letter for a picture of this size, pixels."""
-    return max(_MIN_TEXT_PX, round(max(size_wh) / 70))
+    width, height = size_wh
+    # By area: by the longer side, a strip would have letters taller than itself.
+    return max(_MIN_TEXT_PX, round(math.sqrt(width * height) / 68))
 
 
 def draw_legend(
@@ -105,7 +108,7 @@ def _thickness(text_px: int) -> int:
 
 
 def _text_width(text: str, text_px: int) -> int:
-    (width, _), _ = cv2.getTextSize(text, _FONT, _font_scale(text_px), _thickness(text_px))
+    (width, _), _ = cv2.getTextSize(_ascii(text), _FONT, _font_scale(text_px), _thickness(text_px))
     return width
 
 
@@ -113,5 +116,9 @@ def _put_text(
     canvas: Canvas, text: str, baseline_left: tuple[int, int], colour: Colour, text_px: int
 ) -> None:
     scale, thickness = _font_scale(text_px), _thickness(text_px)
-    text = text.encode("ascii", "replace").decode()  # OpenCV 4's fonts have nothing else
-    cv2.putText(canvas, text, baseline_left, _FONT, scale, colour, thickness, cv2.LINE_AA)
+    cv2.putText(canvas, _ascii(text), baseline_left, _FONT, scale, colour, thickness, cv2.LINE_AA)
+
+
+def _ascii(text: str) -> str:
+    """With "?" for what OpenCV 4's fonts have not."""
+    return text.encode("ascii", "replace").decode()

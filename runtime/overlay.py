@@ -4,6 +4,7 @@ Contours leave the texture inside them visible. The legend lies below the image,
 every line on the image has a dark rim, so that it is seen on dark and on bright tissue.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -77,7 +78,7 @@ def draw_overlay(
     size_wh = (width * factor, height * factor)
     enlarged = cv2.resize(image, size_wh, interpolation=cv2.INTER_CUBIC)  # (h, w)
     canvas: Canvas = np.repeat(np.asarray(enlarged, np.uint8)[..., None], 3, axis=2)
-    stroke = max(1, round(max(size_wh) / 500))
+    stroke = max(1, round(math.sqrt(size_wh[0] * size_wh[1]) / 450))
     for index, item in enumerate(items):
         colour = _COLOURS[index % len(_COLOURS)]
         _draw_contour(canvas, item.mask, colour, stroke)

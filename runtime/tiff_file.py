@@ -14,7 +14,8 @@ __all__ = ["TIFF_SIGNATURES", "check_tiff", "tiff_has_alpha", "tiff_size_wh"]
 TIFF_SIGNATURES = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 _WIDTH, _HEIGHT = 256, 257
-_EXTRA_SAMPLES = 338
+_PHOTOMETRIC, _CMYK = 262, 5
+_SAMPLES_PER_PIXEL = 277
 # Where the pixels are: offsets and byte counts, of strips or of tiles.
 _PIXEL_TAGS = ((273, 279), (324, 325))
 _TYPE_FORMATS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # BYTE, SHORT, LONG, LONG8: all that is needed
@@ -44,8 +45,13 @@ def tiff_size_wh(content: bytes) -> tuple[int, int]:
 
 
 def tiff_has_alpha(content: bytes) -> bool:
-    """Whether a checked TIFF has a sample beyond grey or RGB."""
-    return bool(_read_directory(content).get(_EXTRA_SAMPLES))
+    """Whether a checked TIFF has a sample beyond grey or RGB.
+
+    Told by the number of samples: OpenCV, among others, does not write the field ExtraSamples.
+    """
+    fields = _read_directory(content)
+    samples = fields.get(_SAMPLES_PER_PIXEL, (1,))
+    return samples in ((2,), (4,)) and fields.get(_PHOTOMETRIC) != (_CMYK,)
 
 
 def check_tiff(content: bytes) -> None:

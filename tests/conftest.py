@@ -152,3 +152,26 @@ def busi_split(busi_root: Path) -> Path:
     if not path.is_file():
         pytest.skip(f"needs the split of BUSI: {path} does not exist")
     return path
+
+
+@pytest.fixture(scope="session")
+def random_bundle(tmp_path_factory: pytest.TempPathFactory, asset_frames: list[AssetFrame]) -> Path:
+    """A bundle that the exporter wrote from the tiny architecture with random weights, seed 0."""
+    torch = pytest.importorskip(
+        "torch", reason="torch is not installed: pip install 'samus-edge[export]'"
+    )
+    from samus_edge.export.bundle_writer import BundleText, write_bundle
+    from samus_edge.modeling import samus_hf_tiny
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = samus_hf_tiny()
+    folder: Path = tmp_path_factory.mktemp("bundle") / "random"
+    write_bundle(
+        model,
+        folder,
+        text=BundleText("random-weights"),
+        weights_sha256="0" * 64,
+        frames=[frame.image for frame in asset_frames[-2:]],
+    )
+    return folder

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from samus_edge import __version__
-from samus_edge.cli import infer, info
+from samus_edge.cli import eval as evaluation  # not to hide the builtin
+from samus_edge.cli import export, infer, info, train
 from samus_edge.errors import SamusEdgeError
 
 __all__ = ["app", "main"]
@@ -27,8 +28,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Promptable lesion segmentation in ultrasound, built for the edge. Not a medical device.",
 )
+# In the order in which they are met: first use, then make.
 app.command("infer")(infer.command)
 app.command("info")(info.command)
+app.command("train")(train.command)
+app.command("eval")(evaluation.command)
+app.command("export")(export.command)
 
 
 def _print_version(value: bool) -> None:

@@ -62,6 +62,9 @@ def command(
         Path | None, typer.Option(help="Write one row per lesion and prompt.", dir_okay=False)
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of prompts and intervals.")] = 0,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write the result into the bundle's manifest.")
+    ] = False,
 ) -> None:
     """Segment every lesion of a subset from simulated prompts and report how well.
 
@@ -72,6 +75,8 @@ def command(
         raise typer.BadParameter(
             f"both --bundle {bundle} and --weights {weights} are given; give one of them."
         )
+    if record and weights is not None:
+        raise typer.BadParameter("goes with a bundle, not with --weights.", param_hint="--record")
     if seed < 0:
         raise typer.BadParameter(f"must be at least 0, got {seed}.", param_hint="--seed")
     for name, path in (("--out", out), ("--csv", csv)):
@@ -88,6 +93,11 @@ def command(
     protocols, groups = _protocols(box_sweep), load_groups(split)
     report = _evaluate(cases, bundle, weights, protocols, groups, about, seed)
     report.write(json_path=out, csv_path=csv)
+    if record:
+        from samus_edge.evaluation.bundle_accuracy import record_accuracy
+        from samus_edge.runtime.bundle import Bundle
+
+        record_accuracy(Bundle.open(bundle), report)
     _print_summaries(report)
 
 
@@ -126,7 +136,7 @@ def _evaluate(
         from samus_edge.evaluation.torch_predictor import TorchPredictor
 
         about |= {"weights": weights.name, "weights_sha256": sha256_of_file(weights)}
-        return run(TorchPredictor(weights))
+        return run(TorchPredictor.load(weights))
 
     from samus_edge.runtime import Segmenter
 

@@ -85,8 +85,12 @@ def command(
     points = tuple(parse_point(text) for text in point or ())
 
     # Here, so that --help and a mistyped option answer at once.
+    import cv2
+
     from samus_edge.runtime.file_segmentation import FileSegmentation, segment_file
 
+    # What is wrong with an image is said once, by us.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     report = segment_file(
         FileSegmentation(
             image=image,

@@ -1,10 +1,12 @@
 """Augmentation of ultrasound frames: geometry, gain, depth, speckle, blur, resolution."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+from samus_edge.settings_checks import FRACTION, NOT_NEGATIVE, Bound, find_problems
 
 UInt8Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -50,9 +52,30 @@ class AugmentationConfig:
     resolution_probability: float = 0.5
     min_resolution: float = 0.35
 
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ValueError: naming every bad one.
+        """
+        probabilities = [field.name for field in fields(self) if "probability" in field.name]
+        strengths = {field.name for field in fields(self)} - {*probabilities, "min_resolution"}
+        bounds = {
+            **dict.fromkeys(probabilities, FRACTION),
+            **dict.fromkeys(strengths, NOT_NEGATIVE),
+            "min_resolution": Bound("in (0, 1]", lambda value: 0 < value <= 1),
+        }
+        problems = find_problems(self, bounds, prefix="augmentation.")
+        if problems:
+            raise ValueError("; ".join(problems))
+
 
 def augment_geometry(
-    image: UInt8Image, mask: Mask, config: AugmentationConfig, rng: np.random.Generator, mask_size: int
+    image: UInt8Image,
+    mask: Mask,
+    config: AugmentationConfig,
+    rng: np.random.Generator,
+    mask_size: int,
 ) -> tuple[UInt8Image, Mask]:
     """Rotate, zoom, stretch, shift, mirror and change the resolution of a frame with its mask.
 
@@ -64,8 +87,8 @@ def augment_geometry(
         mask_size: side of the square mask that comes out.
 
     Returns:
-        Frame (h, w), uint8, of a size of its own, and mask (mask_size, mask_size), bool, which covers the same
-        field of view. What lies outside the original frame is black.
+        Frame (h, w), uint8, of a size of its own, and mask (mask_size, mask_size), bool, which
+        covers the same field of view. What lies outside the original frame is black.
     """
     height, width = image.shape
     resolution = 1.0
@@ -81,7 +104,7 @@ def augment_geometry(
 def _random_affine(
     height: int, width: int, config: AugmentationConfig, rng: np.random.Generator
 ) -> npt.NDArray[np.float64]:
-    """(3, 3) map from the original's to the output's field of view, both in [-1, 1] with y in units of H."""
+    """(3, 3) map from the original's to the output's field of view, both [-1, 1] in x and in y."""
     angle = np.deg2rad(rng.uniform(-config.rotation_deg, config.rotation_deg))
     zoom = np.exp(rng.uniform(-config.log_scale, config.log_scale))
     stretch = np.exp(rng.uniform(-config.log_aspect, config.log_aspect) / 2)
@@ -112,8 +135,10 @@ def _warp(
     return np.asarray(warped, dtype=np.uint8)
 
 
-def augment_appearance(image: UInt8Image, config: AugmentationConfig, rng: np.random.Generator) -> UInt8Image:
-    """Change what another scanner or operator would: gain, gamma, depth gain, shadow, speckle, blur.
+def augment_appearance(
+    image: UInt8Image, config: AugmentationConfig, rng: np.random.Generator
+) -> UInt8Image:
+    """Change what another scanner or operator would: gain, gamma, shadow, speckle, blur.
 
     Args:
         image: (H, W), uint8, grey frame.
@@ -139,7 +164,7 @@ def augment_appearance(image: UInt8Image, config: AugmentationConfig, rng: np.ra
     if rng.random() < config.blur_probability:
         sigma = rng.uniform(0.3, config.blur_sigma_px)
         signal = np.asarray(cv2.GaussianBlur(signal, (0, 0), sigma), dtype=np.float32)
-    return (np.clip(signal, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+    return np.asarray(np.clip(signal, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
 
 
 def _shadow(
@@ -157,10 +182,10 @@ def _shadow(
 def _speckle(
     height: int, width: int, max_sigma: float, rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    """(H, W) multiplicative noise around 1 with a random grain size, as speckle has a resolution cell."""
+    """(H, W) factor around 1 with a random grain size, as speckle has a resolution cell."""
     grain = rng.uniform(1.0, 3.0)
     small = (max(1, round(height / grain)), max(1, round(width / (grain * rng.uniform(1.0, 1.5)))))
     noise = rng.standard_normal(small, dtype=np.float32)
-    noise = np.asarray(cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.float32)
+    resized = cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR)
     sigma = np.float32(rng.uniform(0.05, max_sigma))
-    return np.asarray(np.clip(1.0 + sigma * noise, 0.0, None), dtype=np.float32)
+    return np.asarray(np.clip(1.0 + sigma * resized, 0.0, None), dtype=np.float32)

@@ -1,4 +1,7 @@
-"""Prompts as users give them, simulated from a mask during training. Model frame, pixel centres at integers."""
+"""Prompts as users give them, simulated from a mask during training.
+
+Coordinates are pixels of the model frame, (x, y), pixel centres at integers.
+"""
 
 import cv2
 import numpy as np
@@ -7,7 +10,7 @@ import numpy.typing as npt
 Mask = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float32]
 
-LABEL_BACKGROUND, LABEL_FOREGROUND, LABEL_BOX_FIRST, LABEL_BOX_SECOND, LABEL_PADDING = 0, 1, 2, 3, -1
+LABEL_FOREGROUND = 1
 
 
 def simulate_box(mask: Mask, rng: np.random.Generator) -> Points:
@@ -29,8 +32,9 @@ def simulate_box(mask: Mask, rng: np.random.Generator) -> Points:
         box += rng.uniform(-jitter, jitter, size=4) * sides
     else:  # too loose, as most annotators draw
         box += np.array([-1, -1, 1, 1]) * rng.uniform(0.0, 0.2, size=4) * sides
-    box = np.clip(box, 0, mask.shape[0] - 1)
-    return box.reshape(2, 2).astype(np.float32)
+    corners = np.clip(box, 0, mask.shape[0] - 1).reshape(2, 2)
+    # the edges of a lesion one pixel wide may have changed places
+    return np.sort(corners, axis=0).astype(np.float32)
 
 
 def simulate_click(mask: Mask, rng: np.random.Generator) -> Points:
@@ -53,8 +57,10 @@ def simulate_click(mask: Mask, rng: np.random.Generator) -> Points:
     return _random_pixel(mask, rng)
 
 
-def simulate_correction(mask: Mask, predicted: Mask, rng: np.random.Generator) -> tuple[Points, int]:
-    """A corrective click in the largest wrong region of a prediction, or inside where nothing is wrong.
+def simulate_correction(
+    mask: Mask, predicted: Mask, rng: np.random.Generator
+) -> tuple[Points, int]:
+    """A corrective click in the largest wrong region, or on the lesion where nothing is wrong.
 
     Args:
         mask: (S, S), bool, the truth.
@@ -65,7 +71,9 @@ def simulate_correction(mask: Mask, predicted: Mask, rng: np.random.Generator) -
         (1, 2) click and its label: 1 where lesion was missed, 0 where too much was marked.
     """
     wrong = mask ^ predicted
-    count, regions, stats, _ = cv2.connectedComponentsWithStats(wrong.astype(np.uint8), connectivity=4)
+    count, regions, stats, _ = cv2.connectedComponentsWithStats(
+        wrong.astype(np.uint8), connectivity=4
+    )
     if count < 2:
         return _random_pixel(mask, rng), LABEL_FOREGROUND
     largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))

@@ -13,18 +13,20 @@ from torch.utils.data import Dataset
 from samus_edge.data.augmentation import AugmentationConfig, augment_appearance, augment_geometry
 from samus_edge.data.busi import UltrasoundCase, read_image, read_instances
 from samus_edge.data.prompts import simulate_box, simulate_click
+from samus_edge.errors import DataError
 from samus_edge.evaluation.prompt_protocol import case_generator, centre_point, jittered_box
 from samus_edge.modeling.high_frequency import HighFrequency
 from samus_edge.modeling.input_scaling import InputScaling
 
-MIN_LESION_PX = 24  # at 256x256; a lesion that an augmentation has almost pushed out teaches nothing
+# at 256x256; a lesion that an augmentation has almost pushed out teaches nothing
+MIN_LESION_PX = 24
 GEOMETRY_TRIES = 4
 VALIDATION_JITTER = 0.05
 
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """One lesion of one frame with a box and a click; stacked samples have a leading batch dimension.
+    """One lesion of one frame with a box and a click; a batch has one more, leading dimension.
 
     Attributes:
         image: (1, S, S), float32, grey in [0, 1].
@@ -44,17 +46,18 @@ class TrainingSample:
 class LesionDataset(Dataset[TrainingSample]):
     """Lesions of cases, one per case and epoch, decoded once and kept in memory.
 
-    Samples depend on (seed, epoch, index) only, so a resumed training sees what an uninterrupted one sees.
+    Samples depend on (seed, epoch, index) only, so a resumed training sees what an uninterrupted
+    one sees.
 
     Args:
         cases: cases with at least one lesion.
         image_size: side of the model input, pixels.
-        augmentation: strengths, or None for fixed samples: no augmentation, the first lesion, and the
-            evaluation's jittered box and centre point as prompts.
+        augmentation: strengths, or None for fixed samples: no augmentation, the first lesion, and
+            the evaluation's jittered box and centre point as prompts.
         seed: seed of all samples.
 
     Raises:
-        DataError: if a case cannot be read.
+        DataError: if a case cannot be read or has no lesion; all of the latter are named.
     """
 
     def __init__(
@@ -68,6 +71,12 @@ class LesionDataset(Dataset[TrainingSample]):
         self.keys = [case.key for case in cases]
         self.images = [read_image(case) for case in cases]
         self.instances = [read_instances(case) for case in cases]
+        empty = [case.key for case, found in zip(cases, self.instances, strict=True) if not found]
+        if empty:
+            raise DataError(
+                f"Cases without a lesion cannot be trained on, got {', '.join(empty)}. "
+                "Leave them out of the subset, or mend their masks."
+            )
         self.image_size = image_size
         self.augmentation = augmentation
         self.seed = seed
@@ -96,8 +105,9 @@ class LesionDataset(Dataset[TrainingSample]):
     def _fixed_sample(self, index: int) -> TrainingSample:
         image, instance = self.images[index], self.instances[index][0]
         scale = self.image_size / np.array([image.shape[1], image.shape[0]])
-        box = jittered_box(instance, VALIDATION_JITTER, case_generator(self.keys[index], 0, self.seed)).reshape(2, 2)
-        click = np.asarray(centre_point(instance)).reshape(1, 2)
+        rng = case_generator(self.keys[index], 0, self.seed)
+        box = jittered_box(instance, VALIDATION_JITTER, rng).reshape(2, 2)
+        click = centre_point(instance).reshape(1, 2)
         mask = self._resized(instance)
         return self._sample(image, mask, _to_model_frame(box, scale), _to_model_frame(click, scale))
 
@@ -134,6 +144,8 @@ def collate(samples: Sequence[TrainingSample]) -> TrainingSample:
     )
 
 
-def _to_model_frame(points: npt.NDArray[np.generic], scale: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+def _to_model_frame(
+    points: npt.NDArray[np.generic], scale: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float32]:
     """Pixels of the original image to the model frame, half-pixel rule."""
     return np.asarray((points.astype(np.float64) + 0.5) * scale - 0.5, dtype=np.float32)

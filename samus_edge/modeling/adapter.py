@@ -9,8 +9,8 @@ class Adapter(nn.Module):
     Args:
         dim: d, the features' dimension; the bottleneck has d / 4.
 
-    Source: SAMUS (arXiv 2309.06824), section 3.2. ``E_u`` starts at zero, so that a pretrained network
-    with fresh adapters computes what it computed without them.
+    Source: SAMUS (arXiv 2309.06824), section 3.2. ``E_u`` starts at zero, so that a pretrained
+    network with fresh adapters computes what it computed without them.
     """
 
     def __init__(self, dim: int) -> None:

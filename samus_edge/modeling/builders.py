@@ -10,7 +10,7 @@ EMBED_DIM = 256
 
 
 def samus_hf_tiny(*, hf: bool = True, gate: bool = True) -> SamusHF:
-    """The edge model: TinyViT and slim CNN encoder, SAM prompt encoder and mask decoder, random weights.
+    """The edge model with random weights: TinyViT and CNN encoder, SAM's decoder.
 
     Args:
         hf: whether the high-frequency image enters the CNN branch.

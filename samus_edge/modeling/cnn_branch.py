@@ -1,6 +1,7 @@
 """Slim convolutional branch that sees the grey image and its high-frequency image."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -10,23 +11,25 @@ from samus_edge.modeling.multi_scale_attention_gate import MultiScaleAttentionGa
 
 
 class CnnBranch(nn.Module):
-    """Three stride-2 convolutions from the 256x256 image to a 32x32 feature map, then the attention gate.
+    """Three stride-2 convolutions from the 256x256 image to 32x32 features, then the attention gate.
 
     Args:
         channels: output channels of the three convolutions.
         hf: whether the high-frequency image is a second input channel.
         gate: whether the multi-scale attention gate follows.
 
-    Source: the CNN branch of SAMUS (arXiv 2309.06824), section 3.3, at edge cost: strided convolutions
-    with batch normalisation in place of pooling with layer normalisation.
+    Source: the CNN branch of SAMUS (arXiv 2309.06824), section 3.3, at edge cost: strided
+    convolutions with batch normalisation in place of pooling with layer normalisation.
     """
 
-    def __init__(self, *, channels: Sequence[int] = (32, 64, 128), hf: bool = True, gate: bool = True) -> None:
+    def __init__(
+        self, *, channels: Sequence[int] = (32, 64, 128), hf: bool = True, gate: bool = True
+    ) -> None:
         super().__init__()
         self.hf = hf
         widths = (2 if hf else 1, *channels)
         self.steps = nn.Sequential()
-        for width_in, width_out in zip(widths[:-1], widths[1:], strict=True):
+        for width_in, width_out in pairwise(widths):
             self.steps.append(ConvNorm(width_in, width_out, 3, stride=2))
             self.steps.append(nn.GELU())
         self.gate: nn.Module = MultiScaleAttentionGate(channels[-1]) if gate else nn.Identity()

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 class ConvNorm(nn.Module):
     """Bias-free convolution followed by batch normalisation.
 
-    After :meth:`fold` the normalisation is part of the convolution (which then has a bias), the module
-    computes the same function in evaluation mode, and ``norm`` is the identity.
+    After :meth:`fold` the normalisation is part of the convolution (which then has a bias), the
+    module computes the same function in evaluation mode, and ``norm`` is the identity.
 
     Args:
         in_channels: channels of the input.
@@ -49,7 +49,7 @@ class ConvNorm(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Fold the normalisation's running statistics into the convolution, once; later calls do nothing."""
+        """Fold the running statistics into the convolution, once; later calls do nothing."""
         if not isinstance(self.norm, nn.BatchNorm2d):
             return
         norm = self.norm

@@ -17,14 +17,16 @@ class CrossBranchAttention(nn.Module):
     Raises:
         ValueError: if ``num_heads`` does not divide ``inner_dim``.
 
-    Source: SAMUS (arXiv 2309.06824), section 3.3, without the relative position term of equation 2, which
-    its reference implementation does not have. The output projection starts at zero.
+    Source: SAMUS (arXiv 2309.06824), section 3.3, without the relative position term of equation 2,
+    which its reference implementation does not have. The output projection starts at zero.
     """
 
     def __init__(self, *, vit_dim: int, cnn_dim: int, inner_dim: int, num_heads: int) -> None:
         super().__init__()
         if inner_dim % num_heads != 0:
-            raise ValueError(f"inner_dim must be a multiple of num_heads, got {inner_dim} and {num_heads}.")
+            raise ValueError(
+                f"inner_dim must be a multiple of num_heads, got {inner_dim} and {num_heads}."
+            )
         self.num_heads = num_heads
         self.query = nn.Linear(vit_dim, inner_dim)
         self.key_value = nn.Linear(cnn_dim, 2 * inner_dim)

@@ -10,8 +10,9 @@ from samus_edge.high_frequency import MIN_BAND_RANGE, MIN_SUM_RANGE
 class HighFrequency(nn.Module):
     """H = HL + LH + HH of a one-level Haar transform of the raw frame, at the model's input size.
 
-    Agrees with :func:`samus_edge.high_frequency.high_frequency_image`, the reference that defines it, to
-    0.05 grey levels. Haar bands of 8-bit data are multiples of 0.5 below 512, so they are exact in float32.
+    Agrees with :func:`samus_edge.high_frequency.high_frequency_image`, the reference that defines
+    it, to 0.05 grey levels. Haar bands of 8-bit data are multiples of 0.5 below 512, so they are
+    exact in float32.
 
     Args:
         image_size: side of the output, pixels.
@@ -24,7 +25,7 @@ class HighFrequency(nn.Module):
         self.image_size = image_size
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Compute (B, 1, S, S), float32 in 0..255, from (B, H, W) frames, uint8 or float32 in 0..255."""
+        """From (B, H, W) frames, uint8 or float32, to (B, 1, S, S), float32, both in 0..255."""
         x = frames.float()
         # an odd side is padded by its last row or column, as PyWavelets' symmetric mode does
         x = torch.cat((x, x[:, -1:, :]), dim=1)
@@ -40,7 +41,9 @@ class HighFrequency(nn.Module):
             bands = bands + _min_max_scale(band, MIN_BAND_RANGE)
         sum_of_scaled = _min_max_scale(bands, MIN_SUM_RANGE)  # (B, ceil(H / 2), ceil(W / 2))
         size = (self.image_size, self.image_size)
-        return F.interpolate(sum_of_scaled.unsqueeze(1), size=size, mode="bilinear", align_corners=False)
+        return F.interpolate(
+            sum_of_scaled.unsqueeze(1), size=size, mode="bilinear", align_corners=False
+        )
 
 
 def _pairs(rows: Tensor) -> tuple[Tensor, Tensor]:

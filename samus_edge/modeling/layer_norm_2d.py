@@ -12,8 +12,8 @@ class LayerNorm2d(nn.Module):
         num_channels: C.
         eps: added to the variance.
 
-    Source: `LayerNorm2d` of Segment Anything. Computed on a channels-last view, so that the exported
-    graph holds one LayerNormalization node instead of a chain of reductions.
+    Source: `LayerNorm2d` of Segment Anything. Computed on a channels-last view, so that the
+    exported graph holds one LayerNormalization node instead of a chain of reductions.
     """
 
     def __init__(self, num_channels: int, eps: float = 1e-6) -> None:

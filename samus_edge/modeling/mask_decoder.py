@@ -41,7 +41,8 @@ class MaskDecoder(nn.Module):
             nn.GELU(),
         )
         self.output_hypernetworks_mlps = nn.ModuleList(
-            MLP((embed_dim, embed_dim, embed_dim, embed_dim // 8)) for _ in range(self.num_mask_tokens)
+            MLP((embed_dim, embed_dim, embed_dim, embed_dim // 8))
+            for _ in range(self.num_mask_tokens)
         )
         self.iou_prediction_head = MLP(
             (embed_dim, iou_head_hidden_dim, iou_head_hidden_dim, self.num_mask_tokens)
@@ -53,14 +54,15 @@ class MaskDecoder(nn.Module):
         """Decode all masks of N prompts.
 
         Args:
-            image_embeddings: (N or 1, C, h, w), float32; one image serves all prompts by broadcasting.
+            image_embeddings: (N or 1, C, h, w), float32; one image serves all prompts by
+                broadcasting.
             image_pe: (1, h*w, C), float32, from :meth:`PromptEncoder.dense_pe`.
             sparse: (N, P, C), float32, embedded points and boxes.
             dense: (N, C, h, w), float32, embedded masks.
 
         Returns:
-            low_res_masks (N, M, 4h, 4w) logits and iou_predictions (N, M), float32. M = 1 + the multimask
-            outputs; index 0 is the single-mask output.
+            low_res_masks (N, M, 4h, 4w) logits and iou_predictions (N, M), float32. M = 1 + the
+            multimask outputs; index 0 is the single-mask output.
         """
         num_prompts, dim, height, width = dense.shape
         output_tokens = torch.cat((self.iou_token.weight, self.mask_tokens.weight), dim=0)
@@ -72,8 +74,9 @@ class MaskDecoder(nn.Module):
 
         features = image_tokens.transpose(1, 2).reshape(num_prompts, dim, height, width)
         upscaled = self.output_upscaling(features).flatten(2)  # (N, C/8, 16hw)
+        heads = enumerate(self.output_hypernetworks_mlps)
         hyper = torch.stack(
-            [mlp(tokens[:, 1 + index]) for index, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
+            [mlp(tokens[:, 1 + index]) for index, mlp in heads], dim=1
         )  # (N, M, C/8)
         masks = (hyper @ upscaled).view(num_prompts, self.num_mask_tokens, 4 * height, 4 * width)
         iou_predictions = self.iou_prediction_head(tokens[:, 0])  # (N, M)

@@ -1,6 +1,7 @@
 """Multi-layer perceptron of SAM's heads."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,7 +19,7 @@ class MLP(nn.Module):
     def __init__(self, dims: Sequence[int]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            nn.Linear(dim_in, dim_out) for dim_in, dim_out in zip(dims[:-1], dims[1:], strict=True)
+            nn.Linear(dim_in, dim_out) for dim_in, dim_out in pairwise(dims)
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -41,18 +41,26 @@ class PromptEncoder(nn.Module):
         image_size: side of the model input, pixels.
         mask_in_chans: hidden channels of the mask embedding.
 
-    Source: Segment Anything (arXiv 2304.02643), appendix A; same parameter names. We differ: a box is two
-    points labelled 2 and 3, and labels select embeddings by arithmetic, not by indexed assignment.
+    Source: Segment Anything (arXiv 2304.02643), appendix A; same parameter names. We differ: a box
+    is two points labelled 2 and 3, and labels select embeddings by arithmetic, not by indexed
+    assignment.
     """
 
     def __init__(
-        self, *, embed_dim: int = 256, embedding_size: int = 32, image_size: int = 256, mask_in_chans: int = 16
+        self,
+        *,
+        embed_dim: int = 256,
+        embedding_size: int = 32,
+        image_size: int = 256,
+        mask_in_chans: int = 16,
     ) -> None:
         super().__init__()
         self.embedding_size = embedding_size
         self.image_size = image_size
         self.pe_layer = PositionEmbeddingRandom(embed_dim // 2)
-        self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(NUM_POINT_LABELS))
+        self.point_embeddings = nn.ModuleList(
+            nn.Embedding(1, embed_dim) for _ in range(NUM_POINT_LABELS)
+        )
         self.not_a_point_embed = nn.Embedding(1, embed_dim)
         self.mask_downscaling = nn.Sequential(
             nn.Conv2d(1, mask_in_chans // 4, kernel_size=2, stride=2),
@@ -79,10 +87,11 @@ class PromptEncoder(nn.Module):
         """Embed prompts.
 
         Args:
-            point_coords: (N, P, 2), float32, (x, y) in pixels of the ``image_size`` model frame, pixel centres
-                at integers.
-            point_labels: (N, P), float32 or int; 1 foreground, 0 background, 2 and 3 the first (top left) and
-                second (bottom right) corner of a box, -1 padding. SAM pads a prompt without a box by one point.
+            point_coords: (N, P, 2), float32, (x, y) in pixels of the ``image_size`` model frame,
+                pixel centres at integers.
+            point_labels: (N, P), float32 or int; 1 foreground, 0 background, 2 and 3 the first (top
+                left) and second (bottom right) corner of a box, -1 padding. SAM pads a prompt
+                without a box by one point.
             mask_input: (N, 1, 4h, 4w), float32, logits of an earlier prediction.
             has_mask_input: (N, 1), float32, 1 where ``mask_input`` counts, 0 where it does not.
 
@@ -94,7 +103,8 @@ class PromptEncoder(nn.Module):
         is_padding = (labels == LABEL_PADDING).to(encoded.dtype)
         sparse = encoded * (1.0 - is_padding) + is_padding * self.not_a_point_embed.weight
         for label, embedding in enumerate(self.point_embeddings):
-            sparse = sparse + (labels == label).to(encoded.dtype) * embedding.weight
+            weight: Tensor = embedding.get_parameter("weight")  # (1, C)
+            sparse = sparse + (labels == label).to(encoded.dtype) * weight
 
         has_mask = has_mask_input[:, :, None, None]  # (N, 1, 1, 1)
         no_mask = self.no_mask_embed.weight[:, :, None, None]  # (1, C, 1, 1)

@@ -12,7 +12,8 @@ class SamusHF(nn.Module):
     """Promptable segmentation of one grey ultrasound image.
 
     Args:
-        image_encoder: maps (image, high_frequency), both (B, 1, 256, 256) in [0, 1], to (B, C, 32, 32).
+        image_encoder: maps (image, high_frequency), both (B, 1, 256, 256) in [0, 1], to (B, C, 32,
+            32).
         prompt_encoder: embeds points, boxes and masks.
         mask_decoder: decodes masks.
         image_size: side of the model input, pixels.
@@ -55,7 +56,14 @@ class SamusHF(nn.Module):
         mask_input: Tensor,
         has_mask_input: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Masks for N prompts; arguments as :meth:`PromptEncoder.forward`, embeddings (N or 1, C, 32, 32).
+        """Masks for N prompts.
+
+        Args:
+            image_embeddings: (N or 1, C, 32, 32), float32.
+            point_coords: as in :meth:`PromptEncoder.forward`, like all that follow.
+            point_labels: see there.
+            mask_input: see there.
+            has_mask_input: see there.
 
         Returns:
             low_res_masks (N, M, 128, 128) logits and iou_predictions (N, M), float32.

@@ -3,11 +3,13 @@
 from torch import Tensor
 
 
-def scaled_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+def scaled_attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
+) -> Tensor:
     """``softmax(query key^T / sqrt(d) + bias) value``.
 
-    Written out rather than called from torch, so that every PyTorch version exports the same four nodes; at
-    256 tokens the fused kernels are no faster on a CPU.
+    Written out rather than called from torch, so that every PyTorch version exports the same four
+    nodes; at 256 tokens the fused kernels are no faster on a CPU.
 
     Args:
         query: (B, heads, Q, d), float32.
@@ -21,4 +23,5 @@ def scaled_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | N
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)  # (B, heads, Q, K)
     if bias is not None:
         scores = scores + bias
-    return scores.softmax(dim=-1) @ value
+    out: Tensor = scores.softmax(dim=-1) @ value  # (B, heads, Q, d)
+    return out

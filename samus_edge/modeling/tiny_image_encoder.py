@@ -1,4 +1,4 @@
-"""The edge image encoder: a TinyViT branch and a slim CNN branch that sees the high-frequency image."""
+"""The edge image encoder: a TinyViT branch and a slim CNN branch with the high-frequency image."""
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,10 @@ CROSS_BRANCH_HEADS = 4
 class TinyImageEncoder(nn.Module):
     """256x256 grey image and high-frequency image to 256x32x32 embeddings.
 
-    The TinyViT branch runs at 64x64 (convolutional stage), 32x32 (windows of 8) and 16x16 (global attention,
-    then windows of 8). Global blocks carry SAMUS's adapters; three blocks attend to the CNN branch. The
-    16x16 output is upsampled to 32x32 and summed with the 64x64 and 32x32 stages and the CNN features, whose
-    projections start at zero, before the neck's last convolution.
+    The TinyViT branch runs at 64x64 (convolutional stage), 32x32 (windows of 8) and 16x16 (global
+    attention, then windows of 8). Global blocks carry SAMUS's adapters; three blocks attend to the
+    CNN branch. The 16x16 output is upsampled to 32x32 and summed with the 64x64 and 32x32 stages
+    and the CNN features, whose projections start at zero, before the neck's last convolution.
 
     Args:
         embed_dim: channels of the embeddings; SAM's decoder takes 256.
@@ -41,7 +41,9 @@ class TinyImageEncoder(nn.Module):
         self.input_adapter = Adapter(dim0)
         self.stage0 = nn.Sequential(MBConv(dim0), MBConv(dim0))
         self.merge0 = PatchMerging(dim0, dim1, stride=2)
-        self.stage1 = nn.ModuleList(TinyViTBlock(dim1, num_heads=4, window_size=8) for _ in range(2))
+        self.stage1 = nn.ModuleList(
+            TinyViTBlock(dim1, num_heads=4, window_size=8) for _ in range(2)
+        )
         self.merge1 = PatchMerging(dim1, dim2, stride=2)
         self.stage2 = nn.ModuleList(
             TinyViTBlock(
@@ -101,15 +103,18 @@ class TinyImageEncoder(nn.Module):
             x = block(x, cnn_tokens)
 
         x = self.neck_in(x)  # (B, 256, 16, 16)
-        x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)  # (B, 256, 32, 32)
-        x = x + self.skip0(stage0) + self.skip1(stage1) + self.skip_cnn(cnn)
+        x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+        x = x + self.skip0(stage0) + self.skip1(stage1) + self.skip_cnn(cnn)  # (B, 256, 32, 32)
         out: Tensor = self.neck_out(x)
         return out
 
 
 def _cross_branch(vit_dim: int) -> CrossBranchAttention:
     return CrossBranchAttention(
-        vit_dim=vit_dim, cnn_dim=CNN_CHANNELS[-1], inner_dim=CROSS_BRANCH_DIM, num_heads=CROSS_BRANCH_HEADS
+        vit_dim=vit_dim,
+        cnn_dim=CNN_CHANNELS[-1],
+        inner_dim=CROSS_BRANCH_DIM,
+        num_heads=CROSS_BRANCH_HEADS,
     )
 
 

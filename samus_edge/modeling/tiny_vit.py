@@ -1,9 +1,9 @@
 """TinyViT blocks at 256x256, without window padding.
 
-Source: TinyViT (arXiv 2207.10666) in the variant of MobileSAM and LiteMedSAM. We differ: windows of 8, 16
-and 8 tokens, which divide the 32x32 and 16x16 grids (the originals, 7, 14 and 7, compute on padding), a
-relative position bias kept as a (heads, window, window) table of absolute offsets, and places for SAMUS's
-adapters and cross-branch attention.
+Source: TinyViT (arXiv 2207.10666) in the variant of MobileSAM and LiteMedSAM. We differ: windows of
+8, 16 and 8 tokens, which divide the 32x32 and 16x16 grids (the originals, 7, 14 and 7, compute on
+padding), a relative position bias kept as a (heads, window, window) table of absolute offsets, and
+places for SAMUS's adapters and cross-branch attention.
 """
 
 import torch
@@ -118,14 +118,15 @@ class Mlp(nn.Module):
 
 
 class TinyViTBlock(nn.Module):
-    """Window attention, depthwise 3x3 convolution, MLP; optionally SAMUS's cross-branch attention and adapter.
+    """Window attention, depthwise 3x3 convolution and MLP, with places for SAMUS's additions.
 
     Args:
         dim: C.
         num_heads: attention heads.
         window_size: side of the attention window, tokens; divides the grid.
         adapter: whether half of an adapter is added to the MLP.
-        cross_branch: attention to the CNN branch, added to the normalised tokens before self-attention.
+        cross_branch: attention to the CNN branch, added to the normalised tokens before
+            self-attention.
     """
 
     def __init__(
@@ -170,15 +171,16 @@ class TinyViTBlock(nn.Module):
         residual = self.mlp(normalised)
         if self.adapter is not None:
             residual = residual + ADAPTER_SCALE * self.adapter(normalised)
-        tokens = tokens + residual
-        return tokens.transpose(1, 2).reshape(batch, dim, height, width)
+        out: Tensor = (tokens + residual).transpose(1, 2).reshape(batch, dim, height, width)
+        return out
 
     def _attend(self, tokens: Tensor, height: int, width: int) -> Tensor:
         """Window self-attention of (B, HW, C) tokens; one window needs no rearranging."""
         side = self.window_size
+        attended: Tensor
         if (height, width) == (side, side):
-            out: Tensor = self.attn(tokens)
-            return out
+            attended = self.attn(tokens)
+            return attended
         batch, length, dim = tokens.shape
         grid = (batch, height // side, side, width // side, side, dim)
         windows = tokens.view(grid).transpose(2, 3).reshape(-1, side * side, dim)

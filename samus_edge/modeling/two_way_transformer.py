@@ -66,7 +66,8 @@ class TwoWayAttentionBlock(nn.Module):
         embedding_dim: C.
         num_heads: heads of every attention.
         mlp_dim: hidden dimension of the MLP.
-        skip_first_layer_pe: the first block's self-attention replaces the tokens and sees no prompt encoding.
+        skip_first_layer_pe: the first block's self-attention replaces the tokens and sees no prompt
+            encoding.
     """
 
     def __init__(
@@ -122,7 +123,9 @@ class TwoWayTransformer(nn.Module):
         self.final_attn_token_to_image = Attention(embedding_dim, num_heads, downsample_rate=2)
         self.norm_final_attn = nn.LayerNorm(embedding_dim)
 
-    def forward(self, image_tokens: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, image_tokens: Tensor, image_pe: Tensor, tokens: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Run the blocks.
 
         Args:

@@ -48,6 +48,9 @@ def load_state(path: Path) -> TrainingState:
         WeightsError: if the file is not a training state.
     """
     try:
+        # mmap spares a copy of the file in memory... 
         return TrainingState(**torch.load(path, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, TypeError, ValueError) as err:
-        raise WeightsError(f"{path} is not a training state: {err}. Remove it to start afresh.") from err
+        raise WeightsError(
+            f"{path} is not a training state: {err}. Remove it to start afresh."
+        ) from err

@@ -1,12 +1,19 @@
 """Training configuration: a frozen dataclass read from YAML."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from samus_edge.data.augmentation import AugmentationConfig
+from samus_edge.settings_checks import (
+    BELOW_ONE,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    find_problems,
+)
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -28,7 +35,8 @@ class TrainConfig:
         gradient_clip: largest norm of the gradient.
         ema_decay: decay per step of the averaged weights, which are the ones validated and kept.
         box_and_click_probability: chance per step that the boxes come with a click inside.
-        refine_probability: chance per step of a second decoding with the previous mask and a corrective click.
+        refine_probability: chance per step of a second decoding with the previous mask and a
+            corrective click.
         precision: "fp32", or "bf16" for automatic mixed precision.
         seed: seed of initial weights, order, augmentation and prompts.
         augmentation: strengths of the augmentations.
@@ -52,42 +60,77 @@ class TrainConfig:
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
     def __post_init__(self) -> None:
-        problems = []
+        """Check every value.
+
+        Raises:
+            ValueError: naming every bad one.
+        """
+        positive = ("epochs", "batch_size", "learning_rate", "decoder_learning_rate", "gradient_clip")
+        probabilities = ("box_and_click_probability", "refine_probability")
+        bounds = {
+            **dict.fromkeys(positive, POSITIVE),
+            **dict.fromkeys(("weight_decay", "warmup_steps", "seed"), NOT_NEGATIVE),
+            **dict.fromkeys(probabilities, FRACTION),
+            "ema_decay": BELOW_ONE,
+        }
+        problems = find_problems(self, bounds)
         if self.arch != "tiny":
             problems.append(f"arch must be 'tiny', got {self.arch!r}")
         if self.precision not in PRECISIONS:
-            problems.append(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        for name in ("epochs", "batch_size", "learning_rate", "decoder_learning_rate", "gradient_clip"):
-            if getattr(self, name) <= 0:
-                problems.append(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("weight_decay", "warmup_steps", "seed"):
-            if getattr(self, name) < 0:
-                problems.append(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("ema_decay", "box_and_click_probability", "refine_probability"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                problems.append(f"{name} must be in [0, 1), got {getattr(self, name)}")
+            expected = ", ".join(PRECISIONS)
+            problems.append(f"precision must be one of {expected}, got {self.precision!r}")
         if problems:
-            raise ValueError("Training configuration: " + "; ".join(problems) + ".")
+            raise ValueError("; ".join(problems))
+
+
+Settings = TypeVar("Settings", TrainConfig, AugmentationConfig)
 
 
 def read_config(path: Path) -> TrainConfig:
     """Read a YAML configuration; keys that are not there keep their default.
 
     Raises:
-        ValueError: naming every unknown key and bad value.
+        ValueError: if the file is no YAML mapping, or naming every unknown key and bad value.
     """
-    document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    if not isinstance(document, dict):
-        raise ValueError(f"{path} must hold a mapping of settings, got {type(document).__name__}.")
-    augmentation = document.pop("augmentation", {})
-    unknown = [f"{key!r}" for key in document if key not in {f.name for f in fields(TrainConfig)}]
-    known = {f.name for f in fields(AugmentationConfig)}
-    unknown += [f"'augmentation.{key}'" for key in augmentation if key not in known]
-    if unknown:
-        raise ValueError(f"{path} has unknown settings: {', '.join(unknown)}.")
-    return TrainConfig(**document, augmentation=AugmentationConfig(**augmentation))
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as err:
+        raise ValueError(f"{path} is not a YAML file: {err}") from err
+    problems: list[str] = []
+    values = _known_values(document, TrainConfig, "", problems)
+    given = _known_values(values.pop("augmentation", None), AugmentationConfig, "augmentation.", problems)
+    augmentation = _build(AugmentationConfig, given, problems)
+    config = _build(TrainConfig, values, problems)
+    if augmentation is None or config is None or problems:
+        raise ValueError(f"{path}: {'; '.join(problems)}.")
+    return replace(config, augmentation=augmentation)
 
 
 def config_document(config: TrainConfig) -> dict[str, Any]:
     """The configuration as plain values, for YAML and JSON."""
     return asdict(config)
+
+
+def _known_values(
+    document: object, settings: type[Settings], prefix: str, problems: list[str]
+) -> dict[str, Any]:
+    """The settings in a mapping that exist; those that do not are problems."""
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        name = prefix.rstrip(".") or "the file"
+        problems.append(f"{name} must be a mapping of settings, got {document!r:.60}")
+        return {}
+    known = {field.name for field in fields(settings)}
+    problems += [f"unknown setting {f'{prefix}{key}'!r}" for key in document if key not in known]
+    return {key: value for key, value in document.items() if key in known}
+
+
+def _build(
+    settings: type[Settings], values: dict[str, Any], problems: list[str]
+) -> Settings | None:
+    try:
+        return settings(**values)
+    except ValueError as err:
+        problems.append(str(err))
+        return None

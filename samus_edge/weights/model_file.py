@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from samus_edge.errors import WeightsError
@@ -63,4 +62,4 @@ def load_model(path: Path) -> SamusHF:
     if problems:
         raise WeightsError(f"{path} does not fit the model: {'; '.join(problems)}.")
     model.load_state_dict(tensors)
-    return model.eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
+    return model.eval().requires_grad_(False)

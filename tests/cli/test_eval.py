@@ -178,6 +178,32 @@ def test_a_bundle_is_evaluated_and_reported(
     assert result.stderr == ""  # no terminal, no progress bar
 
 
+def test_the_result_is_recorded_in_the_bundle(
+    app: typer.Typer, fake_busi: Path, fake_split: Path, box_filling_bundle: Path
+) -> None:
+    arguments = ["--data", str(fake_busi), "--split", str(fake_split)]
+    arguments += ["--bundle", str(box_filling_bundle), "--record"]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    accuracy = Manifest.read(box_filling_bundle / "manifest.json").accuracy
+    assert (accuracy["data"], accuracy["subset"]) == (fake_busi.name, "test")
+    results = accuracy["results"]
+    assert isinstance(results, dict)
+    assert 0.9 < results["box_5%"]["all"]["dice"] < 1.0
+    assert results["centre_point"]["malignant"] | {"dice": 0.0, "lesions": 1} == (
+        results["centre_point"]["malignant"]
+    )
+
+
+def test_record_needs_a_bundle(app: typer.Typer, fake_busi: Path, fake_split: Path) -> None:
+    weights = fake_busi.parent / "model.safetensors"
+    weights.write_bytes(b"")
+    arguments = ["--data", str(fake_busi), "--split", str(fake_split)]
+    arguments += ["--weights", str(weights), "--record"]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "400"})
+    assert result.exit_code == 2
+    assert "--record" in result.stderr
+
+
 def test_the_sweep_adds_the_other_jitters(
     app: typer.Typer, fake_busi: Path, fake_split: Path, box_filling_bundle: Path, tmp_path: Path
 ) -> None:

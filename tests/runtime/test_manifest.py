@@ -135,9 +135,7 @@ def test_all_problems_are_reported_at_once(disc_manifest: Manifest) -> None:
         (b" " * (5 << 20), "has 5242880 bytes"),
     ],
 )
-def test_a_file_that_is_no_manifest_is_named(
-    tmp_path: Path, content: bytes, message: str
-) -> None:
+def test_a_file_that_is_no_manifest_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / MANIFEST_FILE
     file.write_bytes(content)
     with pytest.raises(BundleError, match=message) as caught:

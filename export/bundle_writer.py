@@ -1,0 +1,227 @@
+"""From weights to a checked bundle folder."""
+
+import copy
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+from onnx import ModelProto
+
+from samus_edge import __version__
+from samus_edge.calibration.weight_rounding import round_weights
+from samus_edge.calibration.weight_storage import store_compactly
+from samus_edge.errors import SamusEdgeError
+from samus_edge.export.encoder_graph import image_encoder_graph
+from samus_edge.export.parity import ParityReport, measure_parity
+from samus_edge.export.tensor_map import map_tensors
+from samus_edge.export.torch_graph import DEFAULT_OPSET, mask_decoder_graph
+from samus_edge.modeling.conv_norm import fold_conv_norms
+from samus_edge.modeling.samus_hf import SamusHF
+from samus_edge.runtime.graph_contract import IMAGE_ENCODER, MASK_DECODER
+from samus_edge.runtime.graph_record import GraphRecord, TensorSpec
+from samus_edge.runtime.input_contract import Preprocessing, PromptFrame
+from samus_edge.runtime.manifest import MANIFEST_FILE, Manifest
+
+MIN_INT8_MATRIX = 65_536
+"""Matrices of the mask decoder from this size on are stored as int8, the rest as half precision."""
+
+
+@dataclass(frozen=True)
+class BundleText:
+    """What a bundle says about itself in words.
+
+    Attributes:
+        name: the bundle's name.
+        licence: SPDX expression.
+        credits: whose data and weights went into it.
+        intended_use: what it is for.
+        limits: what it is not for.
+    """
+
+    name: str
+    licence: str = "Apache-2.0"
+    credits: tuple[str, ...] = (
+        "Trained on BUSI: W. Al-Dhabyani et al., Data in Brief 28 (2020) 104863.",
+        "Started from LiteMedSAM (Apache-2.0), whose training data probably included BUSI.",
+        "Architecture after SAMUS (arXiv 2309.06824), TinyViT (arXiv 2207.10666), SAM (arXiv 2304.02643).",
+    )
+    intended_use: str = (
+        "Research and engineering: prompted segmentation of breast lesions in B-mode ultrasound."
+    )
+    limits: tuple[str, ...] = (
+        "Not a medical device; not for diagnosis.",
+        "Trained on one public breast dataset; other organs, scanners and modes are untested.",
+        "It segments what the prompt marks and does not decide whether there is a lesion.",
+    )
+
+
+def write_bundle(
+    model: SamusHF,
+    folder: Path,
+    *,
+    text: BundleText,
+    weights_sha256: str,
+    frames: Sequence[npt.NDArray[np.uint8]],
+    opset: int = DEFAULT_OPSET,
+    overwrite: bool = False,
+    report: Callable[[str], None] = lambda stage: None,
+) -> tuple[Manifest, ParityReport]:
+    """Export a model, check the written files against it, and only then put the folder in place.
+
+    Args:
+        model: the model; left as it is.
+        folder: where the bundle goes.
+        text: name, licence, credits and limits.
+        weights_sha256: SHA-256 of the weights file.
+        frames: real grey frames (H, W), uint8, to measure parity on.
+        opset: ONNX operator set.
+        overwrite: whether an existing bundle at ``folder`` is replaced.
+        report: called with the name of each stage as it starts.
+
+    Returns:
+        The manifest and the measured parity.
+
+    Raises:
+        ValueError: if there are no frames.
+        SamusEdgeError: if ``folder`` exists and is not to be overwritten.
+        ExportMismatchError: if a parity gate does not hold; nothing is left at ``folder``.
+    """
+    if not frames:
+        raise ValueError("frames must hold at least one real frame to measure parity on, got none.")
+    if folder.exists() and not overwrite:
+        raise SamusEdgeError(f"{folder} exists. Give another folder, or --overwrite to replace it.")
+    model = shipped_model(model)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        draft = Path(temporary) / folder.name
+        draft.mkdir(mode=0o755)
+        graphs: dict[str, GraphRecord] = {}
+        builders = {IMAGE_ENCODER: image_encoder_graph, MASK_DECODER: mask_decoder_graph}
+        for name, build in builders.items():
+            report(f"exporting {name}")
+            graph = build(model, opset=opset)
+            map_tensors(graph, _tensors(model, name))
+            graphs[name] = _write_graph(graph, name, draft)
+        manifest = _manifest(model, text, weights_sha256, graphs, parity={})
+        manifest.write(draft / MANIFEST_FILE)
+        report(f"comparing with torch on {len(frames)} frames")
+        parity = measure_parity(model, draft, frames)
+        parity.check()
+        manifest = _manifest(model, text, weights_sha256, graphs, parity=parity.to_json())
+        manifest.write(draft / MANIFEST_FILE)
+        if folder.exists():
+            shutil.rmtree(folder)
+        draft.replace(folder)
+    return manifest, parity
+
+
+def shipped_model(model: SamusHF) -> SamusHF:
+    """A copy that computes what the bundle computes: normalisation folded, weights rounded."""
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    # torch's annotations of Module.to leave memory_format out
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    fold_conv_norms(model)
+    int8 = [
+        f"mask_decoder.{name}"
+        for name, parameter in model.mask_decoder.named_parameters()
+        if parameter.ndim == 2 and parameter.numel() >= MIN_INT8_MATRIX
+    ]
+    round_weights(model, int8=int8)
+    return model
+
+
+def _tensors(model: SamusHF, graph: str) -> dict[str, npt.NDArray[np.float32]]:
+    """The model's tensors that a graph computes with."""
+    is_encoder = graph == IMAGE_ENCODER
+    return {
+        name: tensor.numpy()
+        for name, tensor in model.state_dict().items()
+        if name.startswith("image_encoder.") == is_encoder
+    }
+
+
+def _write_graph(graph: ModelProto, name: str, folder: Path) -> GraphRecord:
+    store_compactly(graph)
+    graph.graph.name = name
+    graph.producer_name, graph.producer_version = "samus-edge", __version__
+    onnx.checker.check_model(graph, full_check=True)
+    content = graph.SerializeToString(deterministic=True)
+    path = folder / f"{name}.onnx"
+    path.write_bytes(content)
+    return GraphRecord(
+        file=path.name,
+        sha256=hashlib.sha256(content).hexdigest(),
+        size_bytes=len(content),
+        precision="fp32",
+        weight_storage="int8" if name == MASK_DECODER else "fp16",
+        opset=graph.opset_import[0].version,
+        inputs=tuple(_spec(value) for value in graph.graph.input),
+        outputs=tuple(_spec(value) for value in graph.graph.output),
+    )
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    shape = tuple(size.dim_param or size.dim_value for size in tensor.shape.dim)
+    return TensorSpec(value.name, dtype, shape)
+
+
+def _manifest(
+    model: SamusHF,
+    text: BundleText,
+    weights_sha256: str,
+    graphs: dict[str, GraphRecord],
+    parity: dict[str, object],
+) -> Manifest:
+    size = model.prompt_encoder.image_size
+    return Manifest(
+        name=text.name,
+        model="samus_hf",
+        arch="tiny",
+        weights_sha256=weights_sha256,
+        created_with={
+            "samus_edge": __version__,
+            "torch": torch.__version__,
+            "onnx": onnx.__version__,
+            "onnxruntime": onnxruntime.__version__,
+        },
+        preprocessing=Preprocessing(
+            image_size=size,
+            grey="colour to grey before the graph: 0.299 R + 0.587 G + 0.114 B, rounded to uint8",
+            resize=f"bilinear to {size}x{size}, half-pixel centres, no antialiasing, aspect not kept",
+            scaling="grey / 255, no mean or standard deviation",
+            high_frequency=(
+                "one-level Haar details of the raw frame, HL + LH + HH, each and the sum min-max scaled, "
+                "resized as the frame, in [0, 1]"
+            ),
+        ),
+        prompts=PromptFrame(
+            frame="model",
+            size=size,
+            rule=f"xy_model = (xy + 0.5) * ({size} / (W, H)) - 0.5; pixel centres at integers",
+            labels={
+                "-1": "padding",
+                "0": "background point",
+                "1": "foreground point",
+                "2": "top left corner of a box",
+                "3": "bottom right corner of a box",
+            },
+        ),
+        mask_threshold=0.0,
+        graphs=graphs,
+        parity=parity,  # type: ignore[arg-type]  # plain JSON values
+        accuracy={},
+        licence=text.licence,
+        credits=text.credits,
+        intended_use=text.intended_use,
+        limits=text.limits,
+    )

@@ -1,0 +1,57 @@
+"""The runtime's public names, and what importing and running it brings along."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import samus_edge.runtime
+
+REPOSITORY = Path(__file__).parents[2]
+NOT_IN_THE_BASE_INSTALL = ("torch", "torchvision", "onnx", "pywt", "safetensors", "yaml", "scipy")
+
+
+def loaded_after(code: str, *arguments: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has after running some code."""
+    script = f"{code}\nimport sys\nprint('LOADED', *sorted(m for m in sys.modules if '.' not in m))"
+    # -I: the checkout's own folder must not shadow the installed package.
+    command = [sys.executable, "-I", "-c", script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.rpartition("LOADED ")[2].split())
+
+
+def test_the_public_names_are_sorted_and_there() -> None:
+    names = samus_edge.runtime.__all__
+    assert names == sorted(names) == ["Embedding", "Prediction", "Segmenter"]
+    assert all(hasattr(samus_edge.runtime, name) for name in names)
+
+
+def test_importing_the_runtime_brings_numpy_alone() -> None:
+    loaded = loaded_after("import samus_edge.runtime")
+    assert "numpy" in loaded
+    for name in (*NOT_IN_THE_BASE_INSTALL, "cv2", "onnxruntime", "typer"):
+        assert name not in loaded
+
+
+def test_every_module_of_the_runtime_does_without_torch() -> None:
+    modules = sorted(path.stem for path in (REPOSITORY / "runtime").glob("*.py"))
+    imports = [f"samus_edge.runtime.{name}" for name in modules if name != "__init__"]
+    assert len(imports) > 20
+    loaded = loaded_after(f"import importlib\nfor m in {imports}: importlib.import_module(m)")
+    assert {"numpy", "cv2", "onnxruntime"} <= loaded
+    for name in NOT_IN_THE_BASE_INSTALL:
+        assert name not in loaded
+
+
+def test_segmenting_does_without_torch(disc_bundle: Path) -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "from samus_edge.runtime import Segmenter\n"
+        "with Segmenter.load(sys.argv[1], threads=1) as segmenter:\n"
+        "    image = np.zeros((30, 40, 3), np.uint8)\n"
+        "    assert segmenter.segment(image, boxes=[[5, 5, 20, 20]]).masks.any()\n"
+    )
+    loaded = loaded_after(code, str(disc_bundle))
+    assert "onnxruntime" in loaded
+    for name in NOT_IN_THE_BASE_INSTALL:
+        assert name not in loaded

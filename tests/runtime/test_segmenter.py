@@ -1,0 +1,370 @@
+"""The segmenter on a bundle whose masks can be computed by hand, and on a real one."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from onnx import helper
+
+from samus_edge.errors import BackendError, BundleError
+from samus_edge.runtime import Embedding, Prediction, Segmenter
+
+# A disc's edge may fall on either side of a pixel's centre.
+EDGE_PX = 1
+BLACK = np.zeros((480, 640), np.uint8)
+# Radius 40 of the first mask, from pixels of the 256 x 256 frame to pixels of 480 x 640.
+RADIUS_XY = (40 * 640 / 256, 40 * 480 / 256)
+
+
+def disc(
+    centre_xy: tuple[float, float],
+    radius_xy: tuple[float, float] = RADIUS_XY,
+    hw: tuple[int, int] = (480, 640),
+) -> npt.NDArray[np.bool_]:
+    """What the decoder draws, at the original size."""
+    rows, columns = np.mgrid[: hw[0], : hw[1]]
+    x = (columns - centre_xy[0]) / radius_xy[0]
+    y = (rows - centre_xy[1]) / radius_xy[1]
+    return np.asarray(x**2 + y**2 < 1)
+
+
+def assert_same_but_for_edges(mask: npt.NDArray[np.bool_], expected: npt.NDArray[np.bool_]) -> None:
+    """Equal but for pixels beside the expected edge."""
+    padded = np.pad(expected, EDGE_PX, mode="edge")
+    shifts = [
+        padded[row : row + expected.shape[0], column : column + expected.shape[1]]
+        for row in range(2 * EDGE_PX + 1)
+        for column in range(2 * EDGE_PX + 1)
+    ]
+    inside, outside = np.all(shifts, axis=0), ~np.any(shifts, axis=0)
+    assert mask[inside].all()
+    assert not mask[outside].any()
+
+
+def assert_identical(first: Prediction, second: Prediction) -> None:
+    """Equal to the last bit."""
+    np.testing.assert_array_equal(first.masks, second.masks)
+    np.testing.assert_array_equal(first.low_res_logits, second.low_res_logits)
+    np.testing.assert_array_equal(first.iou_predictions, second.iou_predictions)
+
+
+def test_a_box_is_segmented_in_the_frame_of_the_image(disc_segmenter: Segmenter) -> None:
+    prediction = disc_segmenter.segment(BLACK, boxes=[[100, 50, 300, 250]])
+    assert prediction.masks.shape == (1, 1, 480, 640)
+    assert prediction.masks.dtype == np.bool_
+    assert prediction.low_res_logits.shape == (1, 1, 128, 128)
+    assert prediction.iou_predictions.shape == (1, 1)
+    assert prediction.original_hw == (480, 640)
+    assert_same_but_for_edges(prediction.masks[0, 0], disc((200, 150)))
+
+
+@pytest.mark.parametrize("hw", [(300, 200), (77, 401), (1000, 300), (256, 256)])
+def test_images_of_any_shape_are_segmented(disc_segmenter: Segmenter, hw: tuple[int, int]) -> None:
+    height, width = hw
+    centre = (0.4 * width, 0.6 * height)
+    prediction = disc_segmenter.segment(
+        np.zeros(hw, np.uint8), point_coords=[centre], point_labels=[1]
+    )
+    radius = (40 * width / 256, 40 * height / 256)
+    assert_same_but_for_edges(prediction.masks[0, 0], disc(centre, radius, hw))
+
+
+def test_the_smallest_image_is_segmented(disc_segmenter: Segmenter) -> None:
+    prediction = disc_segmenter.segment(np.zeros((1, 1), np.uint8), point_coords=[[0, 0]])
+    assert prediction.masks.tolist() == [[[[True]]]]
+
+
+def test_every_prompt_has_its_own_mask(disc_segmenter: Segmenter) -> None:
+    prediction = disc_segmenter.segment(BLACK, boxes=[[100, 50, 300, 250], [350, 200, 450, 300]])
+    assert prediction.masks.shape == (2, 1, 480, 640)
+    assert_same_but_for_edges(prediction.masks[0, 0], disc((200, 150)))
+    assert_same_but_for_edges(prediction.masks[1, 0], disc((400, 250)))
+
+
+def test_a_box_and_its_points_are_one_prompt(disc_segmenter: Segmenter) -> None:
+    prediction = disc_segmenter.segment(
+        BLACK, boxes=[[100, 50, 300, 250]], point_coords=[[320, 300]], point_labels=[1]
+    )
+    # The mean of (100, 50), (300, 250) and (320, 300).
+    assert_same_but_for_edges(prediction.masks[0, 0], disc((240, 200)))
+
+
+def test_the_image_reaches_the_decoder(disc_segmenter: Segmenter) -> None:
+    prediction = disc_segmenter.segment(BLACK + 255, boxes=[[100, 50, 300, 250]])
+    # White adds 10 pixels to the radius of 40.
+    grown = (RADIUS_XY[0] * 50 / 40, RADIUS_XY[1] * 50 / 40)
+    assert_same_but_for_edges(prediction.masks[0, 0], disc((200, 150), grown))
+
+
+def test_rgb_is_made_grey(disc_segmenter: Segmenter) -> None:
+    red = np.zeros((20, 20, 3), np.uint8)
+    red[..., 0] = 255
+    embedding = disc_segmenter.encode(red)
+    np.testing.assert_allclose(embedding.image_embeddings, 76 / 255, rtol=1e-6)
+
+
+def test_encode_once_and_predict_often_is_the_same_as_segment(disc_segmenter: Segmenter) -> None:
+    embedding = disc_segmenter.encode(BLACK)
+    assert embedding.image_embeddings.shape == (1, 256, 32, 32)
+    assert embedding.original_hw == (480, 640)
+    for box in ([100, 50, 300, 250], [5, 5, 60, 90]):
+        assert_identical(
+            disc_segmenter.predict(embedding, boxes=[box]),
+            disc_segmenter.segment(BLACK, boxes=[box]),
+        )
+
+
+def test_multimask_gives_the_three_alternatives(disc_segmenter: Segmenter) -> None:
+    embedding = disc_segmenter.encode(BLACK)
+    prediction = disc_segmenter.predict(
+        embedding, boxes=[[100, 50, 300, 250]], multimask_output=True
+    )
+    assert prediction.masks.shape == (1, 3, 480, 640)
+    for index, radius in enumerate((20, 30, 60)):
+        scaled = (RADIUS_XY[0] * radius / 40, RADIUS_XY[1] * radius / 40)
+        assert_same_but_for_edges(prediction.masks[0, index], disc((200, 150), scaled))
+    # Two box corners, and 0.2, 0.3, 0.4 for masks 1 to 3.
+    np.testing.assert_allclose(prediction.iou_predictions, [[2.2, 2.3, 2.4]], rtol=1e-6)
+
+
+def test_a_mask_input_reaches_its_own_prompt(disc_segmenter: Segmenter) -> None:
+    embedding = disc_segmenter.encode(BLACK)
+    boxes = [[100, 50, 300, 250], [350, 200, 450, 300]]
+    mask_input = np.zeros((2, 1, 128, 128), np.float32)
+    mask_input[1] = -1000
+    prediction = disc_segmenter.predict(embedding, boxes=boxes, mask_input=mask_input)
+    assert prediction.masks[0].any()
+    assert not prediction.masks[1].any()
+    again = disc_segmenter.predict(
+        embedding, boxes=boxes, mask_input=prediction.low_res_logits[:, :1]
+    )
+    np.testing.assert_allclose(again.low_res_logits[0], 2 * prediction.low_res_logits[0], rtol=1e-5)
+
+
+def test_a_prompt_is_independent_of_the_others_in_its_call(disc_segmenter: Segmenter) -> None:
+    """Rows with one, two and no points are not padded to the longest."""
+    boxes = [[100, 50, 300, 250], [350, 200, 450, 300], [10, 10, 90, 90]]
+    coords = [[[150, 100], [160, 90]], [[400, 250], [0, 0]], [[0, 0], [0, 0]]]
+    labels = [[1, 0], [1, -1], [-1, -1]]
+    embedding = disc_segmenter.encode(BLACK)
+    together = disc_segmenter.predict(
+        embedding, boxes=boxes, point_coords=coords, point_labels=labels
+    )
+    # 0.1 for mask 0, and the number of points that the decoder was given: 4, 3 and 2.
+    np.testing.assert_allclose(together.iou_predictions, [[4.1], [3.1], [2.1]], rtol=1e-6)
+    for row in range(3):
+        alone = disc_segmenter.predict(
+            embedding,
+            boxes=boxes[row : row + 1],
+            point_coords=coords[row : row + 1],
+            point_labels=labels[row : row + 1],
+        )
+        np.testing.assert_array_equal(alone.masks[0], together.masks[row])
+
+
+def test_the_mask_threshold_is_the_manifests(disc_bundle_copy: Path) -> None:
+    file = disc_bundle_copy / "manifest.json"
+    file.write_text(file.read_text().replace('"mask_threshold": 0.0', '"mask_threshold": 20.0'))
+    prediction = Segmenter.load(disc_bundle_copy, threads=1).segment(
+        BLACK, boxes=[[100, 50, 300, 250]]
+    )
+    halved = (RADIUS_XY[0] / 2, RADIUS_XY[1] / 2)
+    assert_same_but_for_edges(prediction.masks[0, 0], disc((200, 150), halved))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "no prompt was given"),
+        ({"boxes": [10, 20, 30, 40]}, r"boxes\[None\]"),
+        ({"boxes": [[30, 20, 10, 40]]}, "is inverted"),
+        ({"boxes": [[700, 20, 800, 40]]}, "outside the image of 640 x 480"),
+        ({"point_coords": [[10, 500]]}, "outside the image of 640 x 480"),
+        ({"boxes": [[1, 2, 3, 4]], "mask_input": np.zeros((1, 1, 64, 64))}, r"\(1, 1, 128, 128\)"),
+    ],
+)
+def test_bad_prompts_are_refused_before_encoding(
+    disc_segmenter: Segmenter,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: dict[str, Any],
+    message: str,
+) -> None:
+    embedding = disc_segmenter.encode(BLACK)
+    with pytest.raises(ValueError, match=message):
+        disc_segmenter.predict(embedding, **arguments)
+
+    def encode(*_: object) -> None:
+        raise AssertionError("encoded")
+
+    monkeypatch.setattr(Segmenter, "encode", encode)
+    with pytest.raises(ValueError, match=message):
+        disc_segmenter.segment(BLACK, **arguments)
+
+
+def test_an_embedding_of_another_bundle_is_refused(disc_segmenter: Segmenter) -> None:
+    embedding = dataclasses.replace(disc_segmenter.encode(BLACK), encoder_sha256="ab" * 32)
+    with pytest.raises(ValueError, match="made by the image encoder abababababab"):
+        disc_segmenter.predict(embedding, boxes=[[1, 2, 3, 4]])
+
+
+def test_an_image_is_no_embedding(disc_segmenter: Segmenter) -> None:
+    with pytest.raises(TypeError, match="embedding must be an Embedding, got ndarray"):
+        disc_segmenter.predict(BLACK, boxes=[[1, 2, 3, 4]])  # type: ignore[arg-type]  # the point
+
+
+def test_a_closed_segmenter_refuses_to_work(disc_bundle: Path) -> None:
+    with Segmenter.load(disc_bundle, threads=1) as segmenter:
+        embedding = segmenter.encode(BLACK)
+    with pytest.raises(RuntimeError, match="this Segmenter is closed"):
+        segmenter.encode(BLACK)
+    with pytest.raises(RuntimeError, match="this Segmenter is closed"):
+        segmenter.predict(embedding, boxes=[[1, 2, 3, 4]])
+    segmenter.close()
+
+
+def test_a_segmenter_says_what_computes(disc_segmenter: Segmenter, disc_bundle: Path) -> None:
+    assert disc_segmenter.bundle.folder == disc_bundle
+    assert disc_segmenter.backend.name == "onnxruntime"
+    assert disc_segmenter.backend.threads == 1
+    assert disc_segmenter.precision == "fp32"
+
+
+def test_the_precision_of_the_bundle_may_be_asked_for(disc_bundle: Path) -> None:
+    assert Segmenter.load(disc_bundle, precision="fp32", threads=1).precision == "fp32"
+    with pytest.raises(BackendError, match="image encoder in fp32, not in int8"):
+        Segmenter.load(disc_bundle, precision="int8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"precision": "fp8"}, "precision must be one of auto, fp32, fp16, int8, got 'fp8'"),
+        ({"backend": "cuda"}, "backend must be one of auto, onnxruntime, tensorrt, got 'cuda'"),
+        ({"threads": 0}, "threads must be from 1 to 256, got 0"),
+    ],
+)
+def test_bad_arguments_of_load_are_refused(
+    disc_bundle: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Segmenter.load(disc_bundle, **arguments)
+
+
+def test_a_bundle_without_decoder_is_refused(
+    make_bundle: Callable[[list[onnx.GraphProto]], Path], disc_graphs: list[onnx.GraphProto]
+) -> None:
+    with pytest.raises(BundleError, match="has no graph 'mask_decoder', only: image_encoder"):
+        Segmenter.load(make_bundle(disc_graphs[:1]))
+
+
+def test_a_bundle_of_another_contract_is_refused(
+    make_bundle: Callable[[list[onnx.GraphProto]], Path], disc_graphs: list[onnx.GraphProto]
+) -> None:
+    encoder = disc_graphs[0]
+    encoder.output[0].name = encoder.node[-1].output[0] = "features"
+    with pytest.raises(BundleError, match="no output image_embeddings float32"):
+        Segmenter.load(make_bundle(disc_graphs))
+
+
+def test_an_encoder_frozen_to_a_size_refuses_other_sizes(
+    make_bundle: Callable[[list[onnx.GraphProto]], Path], disc_graphs: list[onnx.GraphProto]
+) -> None:
+    for axis, size in ((0, 1), (1, 480), (2, 640)):
+        disc_graphs[0].input[0].type.tensor_type.shape.dim[axis].dim_value = size
+    with Segmenter.load(make_bundle(disc_graphs), threads=1) as segmenter:
+        segmenter.encode(BLACK)
+        with pytest.raises(ValueError, match=r"\(1, 480, 641\), expected .* \(1, 480, 640\)"):
+            segmenter.encode(np.zeros((480, 641), np.uint8))
+
+
+def test_logits_that_are_not_finite_are_an_error(
+    make_bundle: Callable[[list[onnx.GraphProto]], Path], disc_graphs: list[onnx.GraphProto]
+) -> None:
+    last = disc_graphs[1].node[-1]
+    last.CopyFrom(helper.make_node("Div", ["per_prompt", "per_prompt"], ["iou_predictions"]))
+    disc_graphs[1].node.pop()
+    disc_graphs[1].node.extend(
+        [
+            helper.make_node("Div", ["per_prompt", "per_prompt"], ["nan"]),
+            helper.make_node("Add", ["nan", "ious"], ["iou_predictions"]),
+        ]
+    )
+    with (
+        Segmenter.load(make_bundle(disc_graphs), threads=1) as segmenter,
+        pytest.raises(BackendError, match="gave NaN or infinite"),
+    ):
+        segmenter.segment(BLACK, boxes=[[1, 2, 30, 40]])
+
+
+def test_the_class_docstring_runs(disc_bundle: Path) -> None:
+    image = np.zeros((300, 400), np.uint8)
+    with Segmenter.load(disc_bundle) as segmenter:
+        prediction = segmenter.segment(image, boxes=[[100, 50, 300, 250]])
+    assert prediction.masks.shape == (1, 1, 300, 400)
+
+
+def segment_all(segmenter: Segmenter, frames: list[Any]) -> list[Prediction]:
+    """One box and one point on every frame."""
+    predictions = []
+    for frame in frames:
+        embedding = segmenter.encode(frame.image)
+        centre = [(frame.box[:2] + frame.box[2:]) / 2]
+        predictions.append(segmenter.predict(embedding, boxes=frame.box[None]))
+        predictions.append(segmenter.predict(embedding, point_coords=centre))
+    return predictions
+
+
+def test_threads_that_share_a_segmenter_get_what_one_gets(
+    random_bundle: Path, asset_frames: list[Any]
+) -> None:
+    frames = asset_frames[::4]
+    with Segmenter.load(random_bundle, threads=1) as segmenter:
+        serial = segment_all(segmenter, frames)
+        with ThreadPoolExecutor(4) as pool:
+            parallel = list(pool.map(lambda _: segment_all(segmenter, frames), range(4)))
+    for predictions in parallel:
+        for expected, prediction in zip(serial, predictions, strict=True):
+            assert_identical(expected, prediction)
+
+
+def test_a_real_bundle_gives_the_same_masks_every_time(
+    random_bundle: Path, asset_frames: list[Any]
+) -> None:
+    frames = asset_frames[::5]
+    with Segmenter.load(random_bundle, threads=2) as first:
+        expected = segment_all(first, frames)
+        repeated = segment_all(first, frames)
+    with Segmenter.load(random_bundle, threads=2) as second:
+        reloaded = segment_all(second, frames)
+    for before, again, after in zip(expected, repeated, reloaded, strict=True):
+        assert_identical(before, again)
+        assert_identical(before, after)
+
+
+def test_closing_while_others_work_is_harmless(disc_bundle: Path) -> None:
+    segmenter = Segmenter.load(disc_bundle, threads=1)
+
+    def work(_: int) -> bool:
+        try:
+            embedding: Embedding = segmenter.encode(BLACK)
+            return segmenter.predict(embedding, boxes=[[100, 50, 300, 250]]).masks.any().item()
+        except RuntimeError as err:
+            return "is closed" in str(err)
+
+    with ThreadPoolExecutor(4) as pool:
+        results = pool.map(work, range(40))
+        segmenter.close()
+    assert all(results)
+
+
+def test_a_bundle_may_be_moved_away_once_it_is_loaded(disc_bundle_copy: Path) -> None:
+    with Segmenter.load(disc_bundle_copy, threads=1) as segmenter:
+        shutil.rmtree(disc_bundle_copy)
+        assert segmenter.segment(BLACK, boxes=[[100, 50, 300, 250]]).masks.any()

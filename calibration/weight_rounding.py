@@ -51,5 +51,10 @@ def round_to_int8_grid(matrix: Tensor) -> Tensor:
     """
     largest = matrix.abs().amax(dim=1, keepdim=True)
     scale = (largest / INT8_MAX).half().float()
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    return (matrix / scale).round().clamp(-INT8_MAX, INT8_MAX) * scale
+    has_scale = scale > 0
+    scale = torch.where(has_scale, scale, torch.ones_like(scale))
+    steps = (matrix / scale).round().clamp(-INT8_MAX, INT8_MAX)
+    # tiny scales have few bits; the row's largest value is 127 steps even so, or the scale could
+    # not be read back
+    is_largest = (matrix.abs() == largest) & has_scale
+    return torch.where(is_largest, matrix.sign() * INT8_MAX, steps) * scale

@@ -62,7 +62,8 @@ def _compact(initializer: TensorProto) -> tuple[list[NodeProto], list[TensorProt
                     numpy_helper.from_array(scale, f"{name}.scale_fp16"),
                 ],
             )
-    half = values.astype(np.float16)
+    with np.errstate(over="ignore"):  # to infinity, which is not equal
+        half = values.astype(np.float16)
     if np.array_equal(half.astype(np.float32), values):
         return [_cast(f"{name}.fp16", name)], [numpy_helper.from_array(half, f"{name}.fp16")]
     return None
@@ -77,9 +78,12 @@ def _int8_grid(
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float16]] | None:
     """Steps and scale with ``steps * scale == values`` exactly, or None."""
     largest = np.abs(values).max(axis=1 - out_axis, keepdims=True)
-    scale = (largest / np.float32(INT8_MAX)).astype(np.float16)
+    with np.errstate(over="ignore"):
+        scale = (largest / np.float32(INT8_MAX)).astype(np.float16)
     scale[scale == 0] = 1
     wide = scale.astype(np.float32)
+    if not np.isfinite(wide).all():
+        return None
     steps = np.rint(values / wide)
     if np.abs(steps).max() > INT8_MAX or not np.array_equal(steps * wide, values):
         return None

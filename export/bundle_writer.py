@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,7 +50,7 @@ class BundleText:
     credits: tuple[str, ...] = (
         "Trained on BUSI: W. Al-Dhabyani et al., Data in Brief 28 (2020) 104863.",
         "Started from LiteMedSAM (Apache-2.0), whose training data probably included BUSI.",
-        "Architecture after SAMUS (arXiv 2309.06824), TinyViT (arXiv 2207.10666), SAM (arXiv 2304.02643).",
+        "Architecture after SAMUS (arXiv 2309.06824), TinyViT (2207.10666) and SAM (2304.02643).",
     )
     intended_use: str = (
         "Research and engineering: prompted segmentation of breast lesions in B-mode ultrasound."
@@ -91,17 +90,17 @@ def write_bundle(
 
     Raises:
         ValueError: if there are no frames.
-        SamusEdgeError: if ``folder`` exists and is not to be overwritten.
+        SamusEdgeError: if ``folder`` exists and is not to be overwritten, or is no bundle.
         ExportMismatchError: if a parity gate does not hold; nothing is left at ``folder``.
     """
     if not frames:
         raise ValueError("frames must hold at least one real frame to measure parity on, got none.")
-    if folder.exists() and not overwrite:
-        raise SamusEdgeError(f"{folder} exists. Give another folder, or --overwrite to replace it.")
+    if folder.exists():
+        _check_replaceable(folder, overwrite)
     model = shipped_model(model)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        draft = Path(temporary) / folder.name
+        draft = Path(temporary) / "bundle"
         draft.mkdir(mode=0o755)
         graphs: dict[str, GraphRecord] = {}
         builders = {IMAGE_ENCODER: image_encoder_graph, MASK_DECODER: mask_decoder_graph}
@@ -117,10 +116,31 @@ def write_bundle(
         parity.check()
         manifest = _manifest(model, text, weights_sha256, graphs, parity=parity.to_json())
         manifest.write(draft / MANIFEST_FILE)
-        if folder.exists():
-            shutil.rmtree(folder)
-        draft.replace(folder)
+        _put_in_place(draft, folder)
     return manifest, parity
+
+
+def _check_replaceable(folder: Path, overwrite: bool) -> None:
+    if not overwrite:
+        raise SamusEdgeError(f"{folder} exists. Give another folder, or --overwrite to replace it.")
+    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST_FILE).is_file()):
+        raise SamusEdgeError(
+            f"{folder} is not a bundle and is not replaced: it has no {MANIFEST_FILE}. "
+            "Give another folder."
+        )
+
+
+def _put_in_place(draft: Path, folder: Path) -> None:
+    """Move the draft to its place; what was there stays if that fails."""
+    replaced = draft.with_name("replaced")
+    if folder.exists():
+        folder.replace(replaced)
+    try:
+        draft.replace(folder)
+    except OSError:
+        if replaced.exists():
+            replaced.replace(folder)
+        raise
 
 
 def shipped_model(model: SamusHF) -> SamusHF:
@@ -197,11 +217,13 @@ def _manifest(
         preprocessing=Preprocessing(
             image_size=size,
             grey="colour to grey before the graph: 0.299 R + 0.587 G + 0.114 B, rounded to uint8",
-            resize=f"bilinear to {size}x{size}, half-pixel centres, no antialiasing, aspect not kept",
+            resize=(
+                f"bilinear to {size}x{size}, half-pixel centres, no antialiasing, aspect not kept"
+            ),
             scaling="grey / 255, no mean or standard deviation",
             high_frequency=(
-                "one-level Haar details of the raw frame, HL + LH + HH, each and the sum min-max scaled, "
-                "resized as the frame, in [0, 1]"
+                "one-level Haar details of the raw frame, HL + LH + HH, each and the sum min-max "
+                "scaled, resized as the frame, in [0, 1]"
             ),
         ),
         prompts=PromptFrame(

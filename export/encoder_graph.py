@@ -8,7 +8,7 @@ from samus_edge.modeling.samus_hf import SamusHF
 
 
 def image_encoder_graph(model: SamusHF, *, opset: int) -> ModelProto:
-    """Build `image_encoder`: `image` (B, H, W) uint8 to `image_embeddings` (B, 256, 32, 32) float32.
+    """Build `image_encoder`: `image` (B, H, W) uint8 to `image_embeddings` (B, 256, 32, 32).
 
     Args:
         model: the model, batch normalisation folded, in evaluation mode.

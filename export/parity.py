@@ -53,8 +53,8 @@ class ParityReport:
             problems.append(f"worst mask IoU {self.min_mask_iou:.5f}, required {MIN_MASK_IOU}")
         if problems:
             raise ExportMismatchError(
-                f"The exported graphs differ from the model on {self.frames} frames: {'; '.join(problems)}. "
-                "Nothing was written."
+                f"The exported graphs differ from the model on {self.frames} frames: "
+                f"{'; '.join(problems)}. Nothing was written."
             )
 
     def to_json(self) -> dict[str, object]:

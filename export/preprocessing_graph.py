@@ -1,4 +1,4 @@
-"""The part of the image encoder graph that takes a raw frame: scaling and the wavelet image, in ONNX."""
+"""The part of the image encoder graph that takes a raw frame: scaling and the wavelet image."""
 
 import numpy as np
 import onnx
@@ -6,18 +6,20 @@ from onnx import ModelProto, parser
 
 from samus_edge.high_frequency import MIN_BAND_RANGE, MIN_SUM_RANGE
 
-# Haar analysis of a 2x2 block (rows a b, c d): horizontal, vertical and diagonal details, as PyWavelets
-# orders and signs them (cH, cV, cD)
+# Haar analysis of a 2x2 block (rows a b, c d): horizontal, vertical and diagonal details, as
+# PyWavelets orders and signs them (cH, cV, cD)
 HAAR_DETAILS = 0.5 * np.array(
     [[[[1, 1], [-1, -1]]], [[[1, -1], [1, -1]]], [[[1, -1], [-1, 1]]]], dtype=np.float32
 )
 
 _GRAPH = """
 <ir_version: {ir_version}, opset_import: ["" : {opset}]>
-preprocessing (uint8[batch, height, width] image)
-    => (float[batch, 1, {size}, {size}] grey, float[batch, 1, {size}, {size}] high_frequency)
+preprocessing (uint8[batch, height, width] image) => (
+    float[batch, 1, {size}, {size}] grey, float[batch, 1, {size}, {size}] high_frequency
+)
 <
-    int64[1] channel_axis = {{1}}, int64[2] pixel_axes = {{2, 3}}, int64[2] size = {{{size}, {size}}},
+    int64[1] channel_axis = {{1}}, int64[2] pixel_axes = {{2, 3}},
+    int64[2] size = {{{size}, {size}}},
     int64[4] one_more_row_and_column = {{0, 0, 1, 1}},
     float per_grey_level = {{{per_grey_level}}},
     float min_band_range = {{{min_band_range}}}, float min_sum_range = {{{min_sum_range}}},
@@ -45,7 +47,8 @@ preprocessing (uint8[batch, height, width] image)
     details_max = ReduceMax <keepdims = 1> (details_from_zero, pixel_axes)
     details_range = Max (details_max, min_sum_range)
     details_scaled = Div (details_from_zero, details_range)
-    high_frequency = Resize <mode = "linear", coordinate_transformation_mode = "half_pixel", axes = [2, 3]>
+    high_frequency = Resize
+        <mode = "linear", coordinate_transformation_mode = "half_pixel", axes = [2, 3]>
         (details_scaled, , , size)
 }}
 """

@@ -1,4 +1,4 @@
-"""Where a graph keeps each tensor of the model: readable initialiser names and a map in the metadata.
+"""Where a graph keeps each tensor of the model: readable names and a map in the metadata.
 
 The map makes a bundle a checkpoint: :func:`samus_edge.weights.bundle_file.load_bundle_model` reads
 the model back from the shipped graphs, bit for bit.
@@ -22,7 +22,7 @@ FloatArray = npt.NDArray[np.float32]
 
 
 def map_tensors(model: ModelProto, tensors: Mapping[str, FloatArray]) -> None:
-    """Find the model's tensors among a graph's initialisers by value; name them and record where they are.
+    """Find the model's tensors among a graph's initialisers by value, name and record them.
 
     The exporter transposes matrices, expands position tables and joins tokens; each of these forms
     is recognised.
@@ -56,9 +56,9 @@ def map_tensors(model: ModelProto, tensors: Mapping[str, FloatArray]) -> None:
     missing = sorted(set(tensors) - set(places))
     if missing:
         raise ExportMismatchError(
-            f"The exported graph does not hold {len(missing)} tensors of the model: {', '.join(missing)}. "
-            "The exporter of this PyTorch version computes with them beforehand; use the version that the "
-            "documentation names."
+            f"The exported graph does not hold {len(missing)} tensors of the model: "
+            f"{', '.join(missing)}. The exporter of this PyTorch version computes with them "
+            "beforehand; use the version that the documentation names."
         )
     _rename(model, names)
     document = {name: [names[place], form] for name, (place, form) in places.items()}
@@ -82,7 +82,7 @@ def restore(values: FloatArray, form: str, tensor_name: str, shape: tuple[int, .
 def _forms(
     name: str, tensor: FloatArray, tensors: Mapping[str, FloatArray]
 ) -> Iterator[tuple[str, FloatArray]]:
-    """The forms in which an exported graph may hold a tensor; shapes may gain or lose axes of one."""
+    """The forms in which a graph may hold a tensor; shapes may gain or lose axes of one."""
     yield "plain", tensor
     if tensor.ndim == 2:
         yield "transposed", tensor.T

@@ -42,7 +42,7 @@ class _Decoder(nn.Module):
 
 
 def encoder_core_graph(model: SamusHF, *, opset: int) -> ModelProto:
-    """The image encoder from `grey` and `high_frequency`, (B, 1, 256, 256), to `image_embeddings`."""
+    """The encoder from `grey` and `high_frequency`, (B, 1, 256, 256), to `image_embeddings`."""
     side = model.prompt_encoder.image_size
     example = (torch.rand(2, 1, side, side), torch.rand(2, 1, side, side))
     batch = torch.export.Dim("batch", min=1, max=1024)

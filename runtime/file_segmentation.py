@@ -193,7 +193,7 @@ def _mask_reports(
 
 def _prompt_report(job: FileSegmentation, prompts: Prompts, index: int) -> PromptReport:
     points = tuple(
-        (float(x), float(y), int(label))
+        (_reported(x), _reported(y), int(label))
         for (x, y), label in zip(
             prompts.point_coords[index], prompts.point_labels[index], strict=True
         )
@@ -201,11 +201,16 @@ def _prompt_report(job: FileSegmentation, prompts: Prompts, index: int) -> Promp
     )
     if prompts.boxes is None:
         return PromptReport(box=None, points=points)
-    x1, y1, x2, y2 = (float(value) for value in prompts.boxes[index])
+    x1, y1, x2, y2 = (_reported(value) for value in prompts.boxes[index])
     height, width = prompts.original_hw
     given = job.boxes[index]
     was_clipped = min(given) < -0.5 or given[2] > width - 0.5 or given[3] > height - 0.5
     return PromptReport(box=(x1, y1, x2, y2), points=points, was_clipped=was_clipped)
+
+
+def _reported(coordinate: np.float32) -> float:
+    """As the user wrote it, without the digits that float32 adds: 70.4, not 70.4000015."""
+    return round(float(coordinate), 3)
 
 
 def _box_around(mask: npt.NDArray[np.bool_]) -> tuple[int, int, int, int] | None:

@@ -79,9 +79,11 @@ def draw_overlay(
     enlarged = cv2.resize(image, size_wh, interpolation=cv2.INTER_CUBIC)  # (h, w)
     canvas: Canvas = np.repeat(np.asarray(enlarged, np.uint8)[..., None], 3, axis=2)
     stroke = max(1, round(math.sqrt(size_wh[0] * size_wh[1]) / 450))
-    for index, item in enumerate(items):
-        colour = _COLOURS[index % len(_COLOURS)]
+    colours = [_COLOURS[index % len(_COLOURS)] for index in range(len(items))]
+    for item, colour in zip(items, colours, strict=True):
         _draw_contour(canvas, item.mask, colour, stroke)
+    # Prompts last, so that no contour hides them.
+    for item, colour in zip(items, colours, strict=True):
         if item.box is not None:
             _draw_box(canvas, item.box, factor, colour, stroke)
     for item in items:
@@ -89,8 +91,7 @@ def draw_overlay(
             _draw_point(canvas, (x, y), label, factor, stroke)
     text_px = text_height_px(size_wh)
     lines = []
-    for index, item in enumerate(items):
-        colour = _COLOURS[index % len(_COLOURS)]
+    for index, (item, colour) in enumerate(zip(items, colours, strict=True)):
         number = f"{index + 1}  " if len(items) > 1 else ""
         anchor = _tag_anchor(item, factor) if number else None
         if anchor is not None:

@@ -43,7 +43,7 @@ def find_problems(settings: Any, bounds: Mapping[str, Bound], prefix: str = "") 
         prefix: put before the field names.
 
     Returns:
-        A clause for each wrong field, with its value. An integer is fine where a number is expected.
+        A clause for each wrong field, with its value. An integer is fine for a number.
     """
     problems = []
     for field in dataclasses.fields(settings):

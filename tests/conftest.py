@@ -10,11 +10,15 @@ import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+
+if TYPE_CHECKING:
+    from samus_edge.modeling import SamusHF
 
 FRAMES_DIR = Path(__file__).parent / "assets" / "frames"
 
@@ -155,20 +159,38 @@ def busi_split(busi_root: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def random_bundle(tmp_path_factory: pytest.TempPathFactory, asset_frames: list[AssetFrame]) -> Path:
-    """A bundle that the exporter wrote from the tiny architecture with random weights, seed 0."""
+def random_model() -> "SamusHF":
+    """The tiny architecture with random weights, in evaluation mode; do not change it.
+
+    No tensor is left constant, as after a training: fresh projections and gates that are zero would
+    hide what is behind them. The running variances stay positive.
+    """
     torch = pytest.importorskip(
         "torch", reason="torch is not installed: pip install 'samus-edge[export]'"
     )
-    from samus_edge.export.bundle_writer import BundleText, write_bundle
     from samus_edge.modeling import samus_hf_tiny
 
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         model = samus_hf_tiny()
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point() and bool((tensor == tensor.flatten()[0]).all()):
+                tensor += 0.02 * torch.randn_like(tensor)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def random_bundle(
+    random_model: "SamusHF",
+    tmp_path_factory: pytest.TempPathFactory,
+    asset_frames: list[AssetFrame],
+) -> Path:
+    """A bundle that the exporter wrote from `random_model`; do not change it."""
+    from samus_edge.export.bundle_writer import BundleText, write_bundle
+
     folder: Path = tmp_path_factory.mktemp("bundle") / "random"
     write_bundle(
-        model,
+        random_model,
         folder,
         text=BundleText("random-weights"),
         weights_sha256="0" * 64,

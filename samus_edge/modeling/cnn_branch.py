@@ -11,7 +11,7 @@ from samus_edge.modeling.multi_scale_attention_gate import MultiScaleAttentionGa
 
 
 class CnnBranch(nn.Module):
-    """Three stride-2 convolutions from the 256x256 image to 32x32 features, then the attention gate.
+    """Three stride-2 convolutions, 256x256 to 32x32, followed by the attention gate.
 
     Args:
         channels: output channels of the three convolutions.

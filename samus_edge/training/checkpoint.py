@@ -1,6 +1,7 @@
 """Resumable training state on disk, written atomically."""
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,19 @@ class TrainingState:
     config: dict[str, Any]
 
 
-def save_state(state: TrainingState, path: Path) -> None:
-    """Write the state; an interruption leaves the previous file whole."""
+def save_state(
+    state: TrainingState, path: Path, *, along: Mapping[Path, bytes] | None = None
+) -> None:
+    """Write the state; an interruption leaves the previous file whole.
+
+    Args:
+        state: the state.
+        path: its file.
+        along: contents of other files that belong to this state, written only if it can be.
+    """
     buffer = io.BytesIO()
     torch.save(vars(state), buffer)
-    write_files_atomically({path: buffer.getvalue()})
+    write_files_atomically({path: buffer.getvalue(), **(along or {})})
 
 
 def load_state(path: Path) -> TrainingState:
@@ -48,9 +57,8 @@ def load_state(path: Path) -> TrainingState:
         WeightsError: if the file is not a training state.
     """
     try:
-        # mmap spares a copy of the file in memory... 
         return TrainingState(**torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, TypeError, ValueError) as err:
+    except Exception as err:  # torch raises half a dozen types for a file that it did not write
         raise WeightsError(
-            f"{path} is not a training state: {err}. Remove it to start afresh."
+            f"{path} is not a training state ({type(err).__name__}). Remove it to start afresh."
         ) from err

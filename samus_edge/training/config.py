@@ -65,7 +65,13 @@ class TrainConfig:
         Raises:
             ValueError: naming every bad one.
         """
-        positive = ("epochs", "batch_size", "learning_rate", "decoder_learning_rate", "gradient_clip")
+        positive = (
+            "epochs",
+            "batch_size",
+            "learning_rate",
+            "decoder_learning_rate",
+            "gradient_clip",
+        )
         probabilities = ("box_and_click_probability", "refine_probability")
         bounds = {
             **dict.fromkeys(positive, POSITIVE),
@@ -98,7 +104,9 @@ def read_config(path: Path) -> TrainConfig:
         raise ValueError(f"{path} is not a YAML file: {err}") from err
     problems: list[str] = []
     values = _known_values(document, TrainConfig, "", problems)
-    given = _known_values(values.pop("augmentation", None), AugmentationConfig, "augmentation.", problems)
+    given = _known_values(
+        values.pop("augmentation", None), AugmentationConfig, "augmentation.", problems
+    )
     augmentation = _build(AugmentationConfig, given, problems)
     config = _build(TrainConfig, values, problems)
     if augmentation is None or config is None or problems:

@@ -2,11 +2,13 @@
 
 import csv
 import dataclasses
+import io
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,7 +19,9 @@ from torch.utils.data import DataLoader
 
 from samus_edge.data.busi import UltrasoundCase
 from samus_edge.data.training_samples import LesionDataset, TrainingSample, collate
+from samus_edge.errors import WeightsError
 from samus_edge.modeling.samus_hf import SamusHF
+from samus_edge.runtime.atomic_write import write_files_atomically
 from samus_edge.training.checkpoint import TrainingState, load_state, save_state
 from samus_edge.training.config import TrainConfig, config_document
 from samus_edge.training.losses import mask_iou, segmentation_loss, upscale
@@ -57,7 +61,7 @@ class EpochRecord:
 
 
 class Trainer:
-    """Train SAMUS-HF on lesions; one call of :meth:`run` from start, or from the last state, to the end.
+    """Train SAMUS-HF on lesions, from the start or from the last state.
 
     Args:
         model: the model with its initial weights.
@@ -67,8 +71,9 @@ class Trainer:
         out_dir: folder of checkpoints and history; a state found there is resumed.
 
     Raises:
-        WeightsError: if the folder holds a state of another configuration.
-        DataError: if a case cannot be read.
+        ValueError: if there are no validation cases, or fewer training cases than a batch holds.
+        WeightsError: if the folder holds a state of another configuration or a damaged one.
+        DataError: if a case cannot be read or has no lesion.
     """
 
     def __init__(
@@ -81,6 +86,11 @@ class Trainer:
     ) -> None:
         self.config = config
         self.out_dir = out_dir
+        if len(train_cases) < config.batch_size or not val_cases:
+            raise ValueError(
+                f"training needs at least batch_size {config.batch_size} cases and one to validate "
+                f"on, got {len(train_cases)} and {len(val_cases)}."
+            )
         image_size = model.prompt_encoder.image_size
         self.train_data = LesionDataset(
             train_cases, image_size=image_size, augmentation=config.augmentation, seed=config.seed
@@ -89,13 +99,12 @@ class Trainer:
             val_cases, image_size=image_size, augmentation=None, seed=VALIDATION_SEED
         )
         self.steps_per_epoch = len(self.train_data) // config.batch_size
-        if self.steps_per_epoch == 0:
-            raise ValueError(
-                f"There are {len(self.train_data)} training cases, fewer than batch_size {config.batch_size}."
-            )
-        self.model = model.to(memory_format=torch.channels_last)
-        average = get_ema_multi_avg_fn(config.ema_decay)
+        # torch's annotations of Module.to leave memory_format out
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model
+        average = _averaging(config.ema_decay)
         self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        self.averaged = cast(SamusHF, self.ema.module)  # a copy of the model
         self.optimizer = torch.optim.AdamW(_parameter_groups(model, config), betas=(0.9, 0.99))
         self.step = 0
         self.epoch = 0
@@ -120,7 +129,7 @@ class Trainer:
         """
         self.out_dir.mkdir(parents=True, exist_ok=True)
         document = json.dumps(config_document(self.config), indent=2)
-        (self.out_dir / CONFIG_FILE).write_text(document + "\n", encoding="utf-8")
+        write_files_atomically({self.out_dir / CONFIG_FILE: f"{document}\n".encode()})
         while self.epoch < self.config.epochs:
             losses = []
             for batch in self._batches():
@@ -130,7 +139,7 @@ class Trainer:
             record = self._validate(float(np.mean(losses)))
             if record.val_loss < self.best_loss:
                 self.best_loss = record.val_loss
-                save_model(self.ema.module, self.out_dir / BEST_FILE, config_document(self.config))
+                save_model(self.averaged, self.out_dir / BEST_FILE, config_document(self.config))
             self._save(record)
             report(record)
         return self.out_dir / BEST_FILE
@@ -182,7 +191,7 @@ class Trainer:
         return float(loss.detach())
 
     def _decode(self, embeddings: Tensor, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
-        """Logits and predicted IoU, float32; prompts are embedded in float32, as half precision moves points."""
+        """Logits and predicted IoU, float32; prompts too, as half precision would move points."""
         sparse, dense = self.model.prompt_encoder(*prompts)
         image_pe = self.model.prompt_encoder.dense_pe()
         with self._autocast():
@@ -194,8 +203,7 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self, train_loss: float) -> EpochRecord:
-        model = self.ema.module
-        model.eval()
+        model = self.averaged.eval()
         loader = DataLoader(self.val_data, batch_size=self.config.batch_size, collate_fn=collate)
         losses: list[Tensor] = []
         dices: dict[str, list[Tensor]] = {"box": [], "point": []}
@@ -225,24 +233,28 @@ class Trainer:
             best_loss=self.best_loss,
             config=config_document(self.config),
         )
-        save_state(state, self.out_dir / STATE_FILE)
         history = self.out_dir / HISTORY_FILE
         row = dataclasses.asdict(record)
-        is_new = not history.exists()
-        with history.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
+        earlier = history.read_bytes() if record.epoch > 1 and history.exists() else b""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(row), lineterminator="\n")
+        if not earlier:
+            writer.writeheader()
+        writer.writerow(row)
+        along = {history: earlier + text.getvalue().encode()}
+        save_state(state, self.out_dir / STATE_FILE, along=along)
 
     def _resume(self) -> None:
         path = self.out_dir / STATE_FILE
         if not path.exists():
             return
         state = load_state(path)
-        if state.config != config_document(self.config):
-            raise ValueError(
-                f"{path} was made with another configuration. Use the same one to resume, or another folder."
+        own = config_document(self.config)
+        if state.config != own:
+            keys = [key for key in {**own, **state.config} if state.config.get(key) != own.get(key)]
+            raise WeightsError(
+                f"{path} was made with another configuration, which differs in {', '.join(keys)}. "
+                "Use the same one to resume, or another folder."
             )
         self.model.load_state_dict(state.model)
         self.ema.load_state_dict(state.ema)
@@ -273,6 +285,20 @@ def _parameter_groups(model: SamusHF, config: TrainConfig) -> list[dict[str, obj
         {"params": parameters, "lr": rate, "peak_lr": rate, "weight_decay": decay}
         for (rate, decay), parameters in groups.items()
     ]
+
+
+def _averaging(decay: float) -> Callable[..., None]:
+    """Moving average of numbers; integers, such as the offsets of attention windows, are copied."""
+    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], count: object) -> None:
+        if averaged[0].is_floating_point():
+            average(averaged, current, count)
+            return
+        for target, source in zip(averaged, current, strict=True):
+            target.copy_(source)
+
+    return update
 
 
 def _schedule(step: int, warmup_steps: int, total_steps: int) -> float:

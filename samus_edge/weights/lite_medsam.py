@@ -109,7 +109,10 @@ def _read(path: Path) -> Mapping[str, Tensor]:
             f"There is no checkpoint at {path}. Give the path of lite_medsam.pth."
         ) from err
     except Exception as err:  # torch raises half a dozen types for a file that is not a checkpoint
-        raise WeightsError(f"{path} is not a PyTorch checkpoint of plain tensors: {err}") from err
+        raise WeightsError(
+            f"{path} is not a PyTorch checkpoint of plain tensors ({type(err).__name__}). "
+            "Give the path of lite_medsam.pth."
+        ) from err
     if not isinstance(checkpoint, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in checkpoint.items()
     ):

@@ -46,11 +46,10 @@ def load_model(path: Path) -> SamusHF:
         raise WeightsError(f"{path} cannot be read as safetensors: {err}") from err
     if metadata.get("format") != FORMAT:
         raise WeightsError(
-            f"{path} is not a samus-edge weights file: its metadata has format {metadata.get('format')!r}, "
-            f"expected {FORMAT!r}. Train with `samus-edge train` to make one."
+            f"{path} is not a samus-edge weights file: the format in its metadata is "
+            f"{metadata.get('format')!r}, expected {FORMAT!r}. Train with `samus-edge train`."
         )
-    settings = json.loads(metadata["settings"])
-    model = samus_hf_tiny(hf=settings["hf"], gate=settings["gate"])
+    model = _build(metadata.get("settings", ""), path)
     own = model.state_dict()
     problems = [f"missing {name}" for name in own if name not in tensors]
     problems += [f"unexpected {name}" for name in tensors if name not in own]
@@ -63,3 +62,18 @@ def load_model(path: Path) -> SamusHF:
         raise WeightsError(f"{path} does not fit the model: {'; '.join(problems)}.")
     model.load_state_dict(tensors)
     return model.eval().requires_grad_(False)
+
+
+def _build(settings_json: str, path: Path) -> SamusHF:
+    """The model, with random weights, that a file's settings describe."""
+    try:
+        settings = json.loads(settings_json)
+        arch, hf, gate = settings["arch"], settings["hf"], settings["gate"]
+    except (ValueError, KeyError, TypeError) as err:
+        raise WeightsError(
+            f"{path} does not say what model it holds: its settings are {settings_json!r:.80}, "
+            "expected JSON with arch, hf and gate."
+        ) from err
+    if arch != "tiny":
+        raise WeightsError(f"{path} holds the architecture {arch!r}; this version knows 'tiny'.")
+    return samus_hf_tiny(hf=bool(hf), gate=bool(gate))

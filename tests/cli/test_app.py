@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,13 @@ def add_command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]
 
 
 def raising(error: BaseException) -> Callable[[], None]:
-    """A command that ends in an error raised by this package."""
-    namespace: dict[str, Any] = {"__name__": "samus_edge.something", "error": error}
-    exec("def command():\n    raise error", namespace)
-    command: Callable[[], None] = namespace["command"]
-    return command
+    """A command that ends in an error, as if a module of this package had raised it."""
+
+    def command() -> None:
+        raise error
+
+    module = {"__name__": "samus_edge.something"}
+    return types.FunctionType(command.__code__, module, closure=command.__closure__)
 
 
 def test_help_lists_every_command(run: Run) -> None:
@@ -57,7 +60,7 @@ def test_help_loads_nothing_heavy() -> None:
         "import sys\n"
         "from samus_edge.cli.app import main\n"
         f"for name in {COMMANDS}: assert main([name, '--help']) == 0\n"
-        "heavy = {'numpy', 'cv2', 'onnxruntime', 'torch', 'onnx', 'pywt', 'rich'}\n"
+        "heavy = {'numpy', 'cv2', 'onnxruntime', 'torch', 'onnx', 'pywt'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
     )
     command = [sys.executable, "-I", "-c", code]
@@ -78,7 +81,7 @@ def test_the_version_is_printed(run: Run) -> None:
         (("infer", "--immage", "x.png"), "No such option: --immage"),
         (("infer",), "Missing option '--image'"),
         (("infer", "--image"), "requires an argument"),
-        (("info", "extra"), "unexpected extra argument (extra)"),
+        (("info", "extra"), "unexpected extra argument"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_exit_code_2(

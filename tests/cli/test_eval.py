@@ -189,8 +189,9 @@ def test_the_result_is_recorded_in_the_bundle(
     results = accuracy["results"]
     assert isinstance(results, dict)
     assert 0.9 < results["box_5%"]["all"]["dice"] < 1.0
-    assert results["centre_point"]["malignant"] | {"dice": 0.0, "lesions": 1} == (
-        results["centre_point"]["malignant"]
+    assert (
+        results["centre_point"]["malignant"] | {"dice": 0.0, "lesions": 1}
+        == (results["centre_point"]["malignant"])
     )
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from samus_edge.errors import ExportMismatchError, WeightsError
-from samus_edge.export.bundle_writer import BundleText, shipped_model, write_bundle
+from samus_edge.export.bundle_writer import shipped_model
 from samus_edge.export.parity import measure_parity
 from samus_edge.export.tensor_map import TENSOR_MAP_KEY, map_tensors
-from samus_edge.modeling import SamusHF, samus_hf_tiny
+from samus_edge.modeling import SamusHF
 from samus_edge.runtime.bundle import default_bundle_folder
 from samus_edge.runtime.file_hash import sha256_of_file
 from samus_edge.runtime.manifest import MANIFEST_FILE
@@ -19,44 +19,16 @@ from samus_edge.weights.bundle_file import load_bundle_model
 from tests.conftest import AssetFrame
 
 
-@pytest.fixture(scope="module")
-def distinct_model() -> SamusHF:
-    """A tiny model none of whose vectors is left at zero or one, as after a training."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        model = samus_hf_tiny()
-        for parameter in model.parameters():
-            if parameter.unique().numel() == 1:
-                torch.nn.init.normal_(parameter, mean=float(parameter.flatten()[0]), std=0.02)
-    return model
-
-
-@pytest.fixture(scope="module")
-def distinct_bundle(
-    distinct_model: SamusHF, asset_frames: list[AssetFrame], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The bundle of `distinct_model`."""
-    folder: Path = tmp_path_factory.mktemp("bundle") / "distinct"
-    write_bundle(
-        distinct_model,
-        folder,
-        text=BundleText("distinct"),
-        weights_sha256="1" * 64,
-        frames=[asset_frames[-1].image],
-    )
-    return folder
-
-
-def test_model_comes_back_bit_for_bit(distinct_model: SamusHF, distinct_bundle: Path) -> None:
-    expected = shipped_model(distinct_model).state_dict()
-    restored = load_bundle_model(distinct_bundle).state_dict()
+def test_model_comes_back_bit_for_bit(random_model: SamusHF, random_bundle: Path) -> None:
+    expected = shipped_model(random_model).state_dict()
+    restored = load_bundle_model(random_bundle).state_dict()
     assert restored.keys() == expected.keys()
     different = [name for name in expected if not torch.equal(restored[name], expected[name])]
     assert different == []
 
 
-def test_initialisers_carry_the_names_of_the_model(distinct_bundle: Path) -> None:
-    graph = onnx.load(distinct_bundle / "image_encoder.onnx")
+def test_initialisers_carry_the_names_of_the_model(random_bundle: Path) -> None:
+    graph = onnx.load(random_bundle / "image_encoder.onnx")
     names = {initializer.name for initializer in graph.graph.initializer}
     assert "image_encoder.stage2.0.mlp.fc1.weight.transposed.fp16" in names
     assert "image_encoder.cnn_branch.steps.0.conv.weight" in {
@@ -64,12 +36,12 @@ def test_initialisers_carry_the_names_of_the_model(distinct_bundle: Path) -> Non
     }
 
 
-def test_bundle_without_a_tensor_map_is_refused(distinct_bundle: Path, tmp_path: Path) -> None:
+def test_bundle_without_a_tensor_map_is_refused(random_bundle: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bare"
     folder.mkdir()
-    manifest = json.loads((distinct_bundle / MANIFEST_FILE).read_text(encoding="utf-8"))
+    manifest = json.loads((random_bundle / MANIFEST_FILE).read_text(encoding="utf-8"))
     for name in ("image_encoder", "mask_decoder"):
-        graph = onnx.load(distinct_bundle / f"{name}.onnx")
+        graph = onnx.load(random_bundle / f"{name}.onnx")
         kept = [entry for entry in graph.metadata_props if entry.key != TENSOR_MAP_KEY]
         del graph.metadata_props[:]
         graph.metadata_props.extend(kept)
@@ -81,8 +53,8 @@ def test_bundle_without_a_tensor_map_is_refused(distinct_bundle: Path, tmp_path:
         load_bundle_model(folder)
 
 
-def test_a_tensor_that_the_graph_lacks_is_named(distinct_bundle: Path) -> None:
-    graph = onnx.load(distinct_bundle / "mask_decoder.onnx")
+def test_a_tensor_that_the_graph_lacks_is_named(random_bundle: Path) -> None:
+    graph = onnx.load(random_bundle / "mask_decoder.onnx")
     absent = {"mask_decoder.never_there.weight": torch.rand(4, 5).numpy()}
     with pytest.raises(ExportMismatchError, match=r"mask_decoder\.never_there\.weight"):
         map_tensors(graph, absent)

@@ -1,0 +1,74 @@
+"""Folding normalisation into convolutions changes no output."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from samus_edge.modeling import samus_hf_tiny
+from samus_edge.modeling.conv_norm import ConvNorm, fold_conv_norms
+
+TOLERANCE = 1e-5
+"""Float32 in another order of multiplication, outputs around 1 to 10."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "output_hw"),
+    [
+        ({}, (9, 8)),
+        ({"kernel_size": 3}, (9, 8)),
+        ({"kernel_size": 3, "stride": 2}, (5, 4)),
+        ({"kernel_size": 3, "groups": 4}, (9, 8)),
+        ({"kernel_size": 3, "groups": 4, "dilation": 2}, (9, 8)),
+    ],
+    ids=str,
+)
+def test_is_convolution_then_normalisation_before_and_after_folding(
+    arguments: dict[str, int], output_hw: tuple[int, int], randomise: Callable[[nn.Module], None]
+) -> None:
+    module = ConvNorm(4, 4, **arguments).eval()
+    randomise(module)
+    norm = module.norm
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None and norm.running_var is not None
+    x = torch.randn(2, 4, 9, 8)
+    with torch.no_grad():
+        convolved = module.conv(x)
+        shifted = convolved - norm.running_mean[:, None, None]
+        deviation = (norm.running_var + norm.eps).sqrt()[:, None, None]
+        expected = shifted / deviation * norm.weight[:, None, None] + norm.bias[:, None, None]
+        assert expected.shape == (2, 4, *output_hw)
+        torch.testing.assert_close(module(x), expected, rtol=0, atol=TOLERANCE)
+        module.fold()
+        assert isinstance(module.norm, nn.Identity)
+        torch.testing.assert_close(module(x), expected, rtol=0, atol=TOLERANCE)
+
+
+def test_folding_twice_is_folding_once(randomise: Callable[[nn.Module], None]) -> None:
+    module = ConvNorm(2, 3, 3).eval()
+    randomise(module)
+    module.fold()
+    weight, bias = module.conv.weight.clone(), module.conv.bias
+    module.fold()
+    assert torch.equal(module.conv.weight, weight)
+    assert module.conv.bias is bias
+
+
+def test_folding_the_whole_encoder_keeps_its_embeddings() -> None:
+    encoder = samus_hf_tiny().image_encoder.eval()
+    with torch.no_grad():
+        for module in encoder.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                assert module.running_mean is not None and module.running_var is not None
+                module.running_mean.normal_(std=0.1)
+                module.running_var.uniform_(0.5, 2.0)
+                module.weight.uniform_(0.7, 1.3)
+                module.bias.normal_(std=0.1)
+        image, high_frequency = torch.rand(1, 1, 256, 256), torch.rand(1, 1, 256, 256)
+        expected = encoder(image, high_frequency)
+        fold_conv_norms(encoder)
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules())
+        folded = encoder(image, high_frequency)
+    # the last layer normalisation makes the embeddings of unit variance
+    torch.testing.assert_close(folded, expected, rtol=0, atol=TOLERANCE)

@@ -2,7 +2,7 @@
 
 import os
 from types import TracebackType
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,11 @@ from samus_edge.runtime.graph_contract import (
     mask_input_hw,
 )
 from samus_edge.runtime.grey_frame import grey_frame
+from samus_edge.runtime.mask_decoder_feeds import mask_decoder_feeds
 from samus_edge.runtime.mask_upsampling import masks_from_logits
 from samus_edge.runtime.precision import check_precision, require_precision
 from samus_edge.runtime.prediction import Embedding, Prediction
-from samus_edge.runtime.prompts import DecoderPrompts, Prompts, check_prompts, decoder_prompts
+from samus_edge.runtime.prompts import Prompts, check_prompts, decoder_prompts
 
 __all__ = ["Segmenter"]
 
@@ -252,12 +253,17 @@ class Segmenter:
         )
 
     def _decode(self, embedding: Embedding, prompts: Prompts, multimask_output: bool) -> Prediction:
+        _, decoder = self._open_sessions()
         kept = _MULTIMASK if multimask_output else _SINGLE_MASK
         masks_per_prompt = kept.stop - kept.start
         logits = np.empty((len(prompts), masks_per_prompt, *self._mask_input_hw), np.float32)
         ious = np.empty((len(prompts), masks_per_prompt), np.float32)
         for group in decoder_prompts(prompts, self._bundle.manifest.prompts.size):
-            outputs = self._run_decoder(embedding, group, prompts.mask_input)
+            outputs = decoder.run(
+                mask_decoder_feeds(
+                    embedding.image_embeddings, group, prompts.mask_input, self._mask_input_hw
+                )
+            )
             logits[group.rows] = outputs["low_res_masks"][:, kept]
             ious[group.rows] = outputs["iou_predictions"][:, kept]
         if not (np.isfinite(logits).all() and np.isfinite(ious).all()):
@@ -272,28 +278,6 @@ class Segmenter:
             iou_predictions=ious,
             original_hw=embedding.original_hw,
         )
-
-    def _run_decoder(
-        self,
-        embedding: Embedding,
-        group: DecoderPrompts,
-        mask_input: npt.NDArray[np.float32] | None,
-    ) -> dict[str, npt.NDArray[np.float32]]:
-        _, decoder = self._open_sessions()
-        count = len(group.rows)
-        if mask_input is None:
-            masks = np.zeros((count, 1, *self._mask_input_hw), np.float32)
-        else:
-            masks = mask_input[group.rows]
-        has_mask = np.full((count, 1), mask_input is not None, np.float32)
-        feeds: dict[str, npt.NDArray[Any]] = {
-            "image_embeddings": embedding.image_embeddings,
-            "point_coords": group.point_coords,
-            "point_labels": group.point_labels,
-            "mask_input": masks,
-            "has_mask_input": has_mask,
-        }
-        return decoder.run(feeds)
 
     def _open_sessions(self) -> tuple[GraphSession, GraphSession]:
         sessions = self._sessions

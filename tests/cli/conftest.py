@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import cv2
 import pytest
 
 from samus_edge.cli.app import main
@@ -40,3 +42,23 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         return Outcome(exit_code, captured.out, captured.err)
 
     return run_command
+
+
+@pytest.fixture(scope="session")
+def frame(asset_frames: list[Any]) -> Any:
+    """A real frame of 384 x 384 pixels or so, with its lesion's box."""
+    return next(frame for frame in asset_frames if frame.image.shape == (384, 384))
+
+
+@pytest.fixture
+def image(frame: Any, tmp_path: Path) -> Path:
+    """The frame as a file in a folder of its own."""
+    path = tmp_path / "image.png"
+    assert cv2.imwrite(str(path), frame.image)
+    return path
+
+
+@pytest.fixture
+def box(frame: Any) -> str:
+    """The lesion's box as the option takes it."""
+    return ",".join(f"{value:g}" for value in frame.box)

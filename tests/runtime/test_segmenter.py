@@ -1,20 +1,12 @@
 """The segmenter on a bundle whose masks can be computed by hand, and on a real one."""
 
-import dataclasses
-import shutil
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import pytest
-from onnx import helper
 
-from samus_edge.errors import BackendError, BundleError
-from samus_edge.runtime import Embedding, Prediction, Segmenter
+from samus_edge.runtime import Prediction, Segmenter
 
 # A disc's edge may fall on either side of a pixel's centre.
 EDGE_PX = 1
@@ -179,56 +171,6 @@ def test_the_mask_threshold_is_the_manifests(disc_bundle_copy: Path) -> None:
     assert_same_but_for_edges(prediction.masks[0, 0], disc((200, 150), halved))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({}, "no prompt was given"),
-        ({"boxes": [10, 20, 30, 40]}, r"boxes\[None\]"),
-        ({"boxes": [[30, 20, 10, 40]]}, "is inverted"),
-        ({"boxes": [[700, 20, 800, 40]]}, "outside the image of 640 x 480"),
-        ({"point_coords": [[10, 500]]}, "outside the image of 640 x 480"),
-        ({"boxes": [[1, 2, 3, 4]], "mask_input": np.zeros((1, 1, 64, 64))}, r"\(1, 1, 128, 128\)"),
-    ],
-)
-def test_bad_prompts_are_refused_before_encoding(
-    disc_segmenter: Segmenter,
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: dict[str, Any],
-    message: str,
-) -> None:
-    embedding = disc_segmenter.encode(BLACK)
-    with pytest.raises(ValueError, match=message):
-        disc_segmenter.predict(embedding, **arguments)
-
-    def encode(*_: object) -> None:
-        raise AssertionError("encoded")
-
-    monkeypatch.setattr(Segmenter, "encode", encode)
-    with pytest.raises(ValueError, match=message):
-        disc_segmenter.segment(BLACK, **arguments)
-
-
-def test_an_embedding_of_another_bundle_is_refused(disc_segmenter: Segmenter) -> None:
-    embedding = dataclasses.replace(disc_segmenter.encode(BLACK), encoder_sha256="ab" * 32)
-    with pytest.raises(ValueError, match="made by the image encoder abababababab"):
-        disc_segmenter.predict(embedding, boxes=[[1, 2, 3, 4]])
-
-
-def test_an_image_is_no_embedding(disc_segmenter: Segmenter) -> None:
-    with pytest.raises(TypeError, match="embedding must be an Embedding, got ndarray"):
-        disc_segmenter.predict(BLACK, boxes=[[1, 2, 3, 4]])  # type: ignore[arg-type]  # the point
-
-
-def test_a_closed_segmenter_refuses_to_work(disc_bundle: Path) -> None:
-    with Segmenter.load(disc_bundle, threads=1) as segmenter:
-        embedding = segmenter.encode(BLACK)
-    with pytest.raises(RuntimeError, match="this Segmenter is closed"):
-        segmenter.encode(BLACK)
-    with pytest.raises(RuntimeError, match="this Segmenter is closed"):
-        segmenter.predict(embedding, boxes=[[1, 2, 3, 4]])
-    segmenter.close()
-
-
 def test_a_segmenter_says_what_computes(disc_segmenter: Segmenter, disc_bundle: Path) -> None:
     assert disc_segmenter.bundle.folder == disc_bundle
     assert disc_segmenter.backend.name == "onnxruntime"
@@ -236,135 +178,8 @@ def test_a_segmenter_says_what_computes(disc_segmenter: Segmenter, disc_bundle: 
     assert disc_segmenter.precision == "fp32"
 
 
-def test_the_precision_of_the_bundle_may_be_asked_for(disc_bundle: Path) -> None:
-    assert Segmenter.load(disc_bundle, precision="fp32", threads=1).precision == "fp32"
-    with pytest.raises(BackendError, match="image encoder in fp32, not in int8"):
-        Segmenter.load(disc_bundle, precision="int8")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"precision": "fp8"}, "precision must be one of auto, fp32, fp16, int8, got 'fp8'"),
-        ({"backend": "cuda"}, "backend must be one of auto, onnxruntime, tensorrt, got 'cuda'"),
-        ({"threads": 0}, "threads must be from 1 to 256, got 0"),
-    ],
-)
-def test_bad_arguments_of_load_are_refused(
-    disc_bundle: Path, arguments: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        Segmenter.load(disc_bundle, **arguments)
-
-
-def test_a_bundle_without_decoder_is_refused(
-    make_bundle: Callable[[list[onnx.GraphProto]], Path], disc_graphs: list[onnx.GraphProto]
-) -> None:
-    with pytest.raises(BundleError, match="has no graph 'mask_decoder', only: image_encoder"):
-        Segmenter.load(make_bundle(disc_graphs[:1]))
-
-
-def test_a_bundle_of_another_contract_is_refused(
-    make_bundle: Callable[[list[onnx.GraphProto]], Path], disc_graphs: list[onnx.GraphProto]
-) -> None:
-    encoder = disc_graphs[0]
-    encoder.output[0].name = encoder.node[-1].output[0] = "features"
-    with pytest.raises(BundleError, match="no output image_embeddings float32"):
-        Segmenter.load(make_bundle(disc_graphs))
-
-
-def test_an_encoder_frozen_to_a_size_refuses_other_sizes(
-    make_bundle: Callable[[list[onnx.GraphProto]], Path], disc_graphs: list[onnx.GraphProto]
-) -> None:
-    for axis, size in ((0, 1), (1, 480), (2, 640)):
-        disc_graphs[0].input[0].type.tensor_type.shape.dim[axis].dim_value = size
-    with Segmenter.load(make_bundle(disc_graphs), threads=1) as segmenter:
-        segmenter.encode(BLACK)
-        with pytest.raises(ValueError, match=r"\(1, 480, 641\), expected .* \(1, 480, 640\)"):
-            segmenter.encode(np.zeros((480, 641), np.uint8))
-
-
-def test_logits_that_are_not_finite_are_an_error(
-    make_bundle: Callable[[list[onnx.GraphProto]], Path], disc_graphs: list[onnx.GraphProto]
-) -> None:
-    last = disc_graphs[1].node[-1]
-    last.CopyFrom(helper.make_node("Div", ["per_prompt", "per_prompt"], ["iou_predictions"]))
-    disc_graphs[1].node.pop()
-    disc_graphs[1].node.extend(
-        [
-            helper.make_node("Div", ["per_prompt", "per_prompt"], ["nan"]),
-            helper.make_node("Add", ["nan", "ious"], ["iou_predictions"]),
-        ]
-    )
-    with (
-        Segmenter.load(make_bundle(disc_graphs), threads=1) as segmenter,
-        pytest.raises(BackendError, match="gave NaN or infinite"),
-    ):
-        segmenter.segment(BLACK, boxes=[[1, 2, 30, 40]])
-
-
 def test_the_class_docstring_runs(disc_bundle: Path) -> None:
     image = np.zeros((300, 400), np.uint8)
     with Segmenter.load(disc_bundle) as segmenter:
         prediction = segmenter.segment(image, boxes=[[100, 50, 300, 250]])
     assert prediction.masks.shape == (1, 1, 300, 400)
-
-
-def segment_all(segmenter: Segmenter, frames: list[Any]) -> list[Prediction]:
-    """One box and one point on every frame."""
-    predictions = []
-    for frame in frames:
-        embedding = segmenter.encode(frame.image)
-        centre = [(frame.box[:2] + frame.box[2:]) / 2]
-        predictions.append(segmenter.predict(embedding, boxes=frame.box[None]))
-        predictions.append(segmenter.predict(embedding, point_coords=centre))
-    return predictions
-
-
-def test_threads_that_share_a_segmenter_get_what_one_gets(
-    random_bundle: Path, asset_frames: list[Any]
-) -> None:
-    frames = asset_frames[::4]
-    with Segmenter.load(random_bundle, threads=1) as segmenter:
-        serial = segment_all(segmenter, frames)
-        with ThreadPoolExecutor(4) as pool:
-            parallel = list(pool.map(lambda _: segment_all(segmenter, frames), range(4)))
-    for predictions in parallel:
-        for expected, prediction in zip(serial, predictions, strict=True):
-            assert_identical(expected, prediction)
-
-
-def test_a_real_bundle_gives_the_same_masks_every_time(
-    random_bundle: Path, asset_frames: list[Any]
-) -> None:
-    frames = asset_frames[::5]
-    with Segmenter.load(random_bundle, threads=2) as first:
-        expected = segment_all(first, frames)
-        repeated = segment_all(first, frames)
-    with Segmenter.load(random_bundle, threads=2) as second:
-        reloaded = segment_all(second, frames)
-    for before, again, after in zip(expected, repeated, reloaded, strict=True):
-        assert_identical(before, again)
-        assert_identical(before, after)
-
-
-def test_closing_while_others_work_is_harmless(disc_bundle: Path) -> None:
-    segmenter = Segmenter.load(disc_bundle, threads=1)
-
-    def work(_: int) -> bool:
-        try:
-            embedding: Embedding = segmenter.encode(BLACK)
-            return segmenter.predict(embedding, boxes=[[100, 50, 300, 250]]).masks.any().item()
-        except RuntimeError as err:
-            return "is closed" in str(err)
-
-    with ThreadPoolExecutor(4) as pool:
-        results = pool.map(work, range(40))
-        segmenter.close()
-    assert all(results)
-
-
-def test_a_bundle_may_be_moved_away_once_it_is_loaded(disc_bundle_copy: Path) -> None:
-    with Segmenter.load(disc_bundle_copy, threads=1) as segmenter:
-        shutil.rmtree(disc_bundle_copy)
-        assert segmenter.segment(BLACK, boxes=[[100, 50, 300, 250]]).masks.any()

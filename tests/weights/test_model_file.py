@@ -1,0 +1,126 @@
+"""Weights files: what is saved comes back, and what is not ours is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from samus_edge.errors import OutputFileError, WeightsError
+from samus_edge.modeling import SamusHF, samus_hf_tiny
+from samus_edge.weights.model_file import load_model, save_model
+
+SETTINGS = {"arch": "tiny", "hf": True, "gate": True}
+
+
+@pytest.fixture
+def weights(random_model: SamusHF, tmp_path: Path) -> Path:
+    """A weights file of `random_model`."""
+    path = tmp_path / "model.safetensors"
+    save_model(random_model, path, SETTINGS)
+    return path
+
+
+def resave(path: Path, changes: dict[str, torch.Tensor | None], metadata: dict[str, str]) -> None:
+    """Write the file again with other tensors or metadata; None removes a tensor."""
+    tensors: dict[str, Any] = {**load_file(path), **changes}
+    kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    save_file(kept, path, metadata=metadata)
+
+
+def test_a_model_comes_back_as_it_was(random_model: SamusHF, weights: Path) -> None:
+    loaded = load_model(weights)
+    expected = random_model.state_dict()
+    assert loaded.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+@pytest.mark.parametrize(("hf", "gate"), [(True, False), (False, True)])
+def test_the_switches_come_back(hf: bool, gate: bool, tmp_path: Path) -> None:
+    model = samus_hf_tiny(hf=hf, gate=gate)
+    path = tmp_path / "model.safetensors"
+    save_model(model, path, {**SETTINGS, "hf": hf, "gate": gate, "seed": 3})
+    assert load_model(path).state_dict().keys() == model.state_dict().keys()
+
+
+def test_a_model_in_the_layout_of_training_is_saved_as_well(
+    random_model: SamusHF, tmp_path: Path
+) -> None:
+    model = samus_hf_tiny()
+    model.load_state_dict(random_model.state_dict())
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch omits it
+    path = tmp_path / "channels_last.safetensors"
+    save_model(model, path, SETTINGS)
+    expected = random_model.state_dict()
+    loaded = load_model(path).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.items())
+
+
+def test_an_unwritable_place_is_named(random_model: SamusHF, tmp_path: Path) -> None:
+    with pytest.raises(OutputFileError, match=r"nowhere/model\.safetensors"):
+        save_model(random_model, tmp_path / "nowhere" / "model.safetensors", SETTINGS)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"text", b"\xff" * 64], ids=str)
+def test_a_file_that_is_no_safetensors_is_named(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"model\.safetensors cannot be read as safetensors"):
+        load_model(path)
+
+
+def test_a_truncated_file_is_refused(weights: Path) -> None:
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(WeightsError, match=r"model\.safetensors cannot be read as safetensors"):
+        load_model(weights)
+
+
+def test_foreign_safetensors_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.zeros(2)}, path, metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match=r"foreign.* is 'pt', expected 'samus-edge-weights'"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("settings", ["", "[1]", '{"arch": "tiny"}'])
+def test_a_file_that_does_not_say_what_it_holds_is_refused(settings: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    metadata = {"format": "samus-edge-weights", "settings": settings}
+    save_file({"weight": torch.zeros(2)}, path, metadata=metadata)
+    with pytest.raises(WeightsError, match=r"does not say what model it holds"):
+        load_model(path)
+
+
+def test_an_unknown_architecture_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    settings = json.dumps({**SETTINGS, "arch": "huge"})
+    metadata = {"format": "samus-edge-weights", "settings": settings}
+    save_file({"weight": torch.zeros(2)}, path, metadata=metadata)
+    with pytest.raises(WeightsError, match=r"'huge'"):
+        load_model(path)
+
+
+def test_all_tensors_that_do_not_fit_are_named_in_one_error(weights: Path) -> None:
+    resave(
+        weights,
+        {
+            "mask_decoder.iou_token.weight": None,
+            "image_encoder.skip0.bias": None,
+            "head.weight": torch.zeros(3),
+            "image_encoder.neck_in.0.weight": torch.zeros(1, 2, 3, 4),
+        },
+        {"format": "samus-edge-weights", "settings": json.dumps(SETTINGS)},
+    )
+    with pytest.raises(WeightsError) as caught:
+        load_model(weights)
+    message = str(caught.value)
+    assert str(weights) in message
+    assert "missing mask_decoder.iou_token.weight" in message
+    assert "missing image_encoder.skip0.bias" in message
+    assert "unexpected head.weight" in message
+    assert "image_encoder.neck_in.0.weight (1, 2, 3, 4), expected (256, 320, 1, 1)" in message

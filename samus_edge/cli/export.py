@@ -56,20 +56,21 @@ def command(
             overwrite=overwrite,
             report=status.update,
         )
-    table = Table(title=f"{out}: {manifest.name}")
-    for column in ("graph", "MB", "weights", "opset", "inputs", "outputs"):
+    table = Table(title=f"{out}: {manifest.name}", title_justify="left")
+    for column in ("graph", "MB", "weights", "opset"):
         table.add_column(column)
     for graph, record in manifest.graphs.items():
-        table.add_row(
-            graph,
-            f"{record.size_bytes / 1e6:.2f}",
-            record.weight_storage,
-            str(record.opset),
-            "\n".join(map(str, record.inputs)),
-            "\n".join(map(str, record.outputs)),
-        )
+        size = f"{record.size_bytes / 1e6:.2f}"
+        table.add_row(graph, size, record.weight_storage, str(record.opset))
     console.print(table)
+    for graph, record in manifest.graphs.items():
+        console.print(f"{graph}", highlight=False)
+        for arrow, specs in (("in ", record.inputs), ("out", record.outputs)):
+            for spec in specs:
+                console.print(f"  {arrow} {spec}", highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"parity with torch on {parity.frames} frames, {parity.prompts} prompts: logits within "
-        f"{parity.max_abs_logit_error:.1e}, worst mask IoU {parity.min_mask_iou:.5f}"
+        f"{parity.max_abs_logit_error:.1e}, worst mask IoU {parity.min_mask_iou:.5f}",
+        highlight=False,
+        soft_wrap=True,
     )

@@ -28,4 +28,6 @@ def image_encoder_graph(model: SamusHF, *, opset: int) -> ModelProto:
         outputs=["image_embeddings"],
         name="image_encoder",
     )
+    # merging lists the operator set once for each part, but a model has to name a domain once
+    del merged.opset_import[1:]
     return merged

@@ -63,7 +63,9 @@ def find_problems(settings: Any, bounds: Mapping[str, Bound], prefix: str = "") 
 
 
 def _is_of_kind(value: object, kind: type) -> bool:
-    if isinstance(value, bool) or kind in (bool, str):
+    if isinstance(value, bool):
+        return kind is bool
+    if kind in (bool, str):
         return isinstance(value, kind)
     if kind is int:
         return isinstance(value, int)

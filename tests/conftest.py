@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,8 @@ import numpy.typing as npt
 import pytest
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from samus_edge.modeling import SamusHF
 
 FRAMES_DIR = Path(__file__).parent / "assets" / "frames"
@@ -197,3 +199,46 @@ def random_bundle(
         frames=[frame.image for frame in asset_frames[-2:]],
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def shipped_random_model(random_model: "SamusHF") -> "SamusHF":
+    """What `random_bundle` computes: normalisation folded, weights rounded."""
+    from samus_edge.export.bundle_writer import shipped_model
+
+    return shipped_model(random_model)
+
+
+@pytest.fixture(scope="session")
+def exported_graphs(shipped_random_model: "SamusHF") -> dict[str, "ModelProto"]:
+    """The graphs of `random_model` as the exporter gives them, by an export of their own."""
+    from samus_edge.export.encoder_graph import image_encoder_graph
+    from samus_edge.export.torch_graph import DEFAULT_OPSET, mask_decoder_graph
+
+    return {
+        "image_encoder_graph": image_encoder_graph(shipped_random_model, opset=DEFAULT_OPSET),
+        "mask_decoder_graph": mask_decoder_graph(shipped_random_model, opset=DEFAULT_OPSET),
+    }
+
+
+@pytest.fixture
+def spared_export(
+    exported_graphs: dict[str, "ModelProto"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lets `write_bundle` start from `exported_graphs`: an export takes a quarter of a minute."""
+    from onnx import ModelProto
+
+    from samus_edge.export import bundle_writer
+    from samus_edge.export.torch_graph import DEFAULT_OPSET
+
+    def copied(graph: ModelProto) -> Callable[..., ModelProto]:
+        def build(model: object, *, opset: int) -> ModelProto:
+            assert opset == DEFAULT_OPSET
+            copy = ModelProto()
+            copy.CopyFrom(graph)
+            return copy
+
+        return build
+
+    for name, graph in exported_graphs.items():
+        monkeypatch.setattr(bundle_writer, name, copied(graph))

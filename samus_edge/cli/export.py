@@ -33,6 +33,7 @@ def command(
     differs is not left behind.
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from samus_edge.export.bundle_writer import BundleText, write_bundle
@@ -56,7 +57,7 @@ def command(
             overwrite=overwrite,
             report=status.update,
         )
-    table = Table(title=f"{out}: {manifest.name}", title_justify="left")
+    table = Table(title=escape(f"{out}: {manifest.name}"), title_justify="left")
     for column in ("graph", "MB", "weights", "opset"):
         table.add_column(column)
     for graph, record in manifest.graphs.items():

@@ -41,7 +41,7 @@ def command(
         ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs, instead of the configuration's.")
+        int | None, typer.Option(help="Epochs, instead of the configuration's.")
     ] = None,
 ) -> None:
     """Train on the lesions of the split's train subset and keep the best weights by val.
@@ -67,13 +67,13 @@ def command(
         settings = dataclasses.replace(settings, epochs=epochs)
     keys = load_split(split)
     cases = {name: select_lesions(list_cases(data, keys[name])) for name in ("train", "val")}
-    console = Console()
     model, account = started_model(settings, start or default_checkpoint())
-    console.print(account.summary(), markup=False, highlight=False)
+    typer.echo(account.summary())
     trainer = Trainer(model, settings, cases["train"], cases["val"], out)
     times = (MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     columns = (*Progress.get_default_columns()[:2], *times)
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("steps", completed=trainer.step, total=trainer.total_steps)
 
         def report(record: EpochRecord) -> None:
@@ -82,6 +82,7 @@ def command(
                 f"val loss {record.val_loss:.4f}, val Dice box {record.val_dice_box:.4f}, "
                 f"point {record.val_dice_point:.4f}",
                 highlight=False,
+                soft_wrap=True,
             )
 
         best = trainer.run(report, lambda step: progress.update(task, completed=step))

@@ -1,0 +1,120 @@
+"""Compact storage changes no value, and takes less room."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from onnx import ModelProto, numpy_helper
+
+from samus_edge.calibration.weight_storage import store_compactly
+
+FloatArray = npt.NDArray[np.float32]
+MakeModel = Callable[[dict[str, FloatArray]], ModelProto]
+RunModel = Callable[[ModelProto, FloatArray], FloatArray]
+
+
+def int8_grid(shape: tuple[int, int], axis: int) -> FloatArray:
+    """A matrix of int8 steps times a half-precision scale per row (axis 0) or column (axis 1)."""
+    rng = np.random.default_rng(0)
+    steps = rng.integers(-127, 128, shape).astype(np.float32)
+    edge: list[object] = [slice(None), slice(None)]
+    edge[1 - axis] = 0
+    steps[tuple(edge)] = 127  # type: ignore[index]  # a tuple of slices and one integer
+    count = shape[axis]
+    scale = rng.uniform(0.001, 0.01, (count, 1) if axis == 0 else (1, count))
+    return np.asarray(steps * scale.astype(np.float16).astype(np.float32), dtype=np.float32)
+
+
+def halves(shape: tuple[int, ...]) -> FloatArray:
+    """Numbers that half precision holds exactly, on no int8 grid."""
+    values = np.random.default_rng(1).normal(size=shape).astype(np.float16)
+    return values.astype(np.float32)
+
+
+def fulls(shape: tuple[int, ...]) -> FloatArray:
+    """Numbers that need all of float32."""
+    return np.random.default_rng(2).normal(size=shape).astype(np.float32)
+
+
+def initializers(model: ModelProto) -> dict[str, npt.NDArray[np.generic]]:
+    return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+
+
+def test_outputs_stay_to_the_bit_and_the_file_shrinks(
+    make_matmul: MakeModel, run_model: RunModel
+) -> None:
+    matrices = {
+        "rows": int8_grid((48, 40), axis=0),
+        "columns": int8_grid((40, 56), axis=1),
+        "half": halves((56, 32)),
+        "full": fulls((32, 64)),
+    }
+    model = make_matmul(matrices)
+    x = fulls((5, 48))
+    expected = run_model(model, x)
+    size = model.ByteSize()
+    store_compactly(model)
+    onnx.checker.check_model(model, full_check=True)
+    np.testing.assert_array_equal(run_model(model, x), expected)
+    saved = 3 * (48 * 40 + 40 * 56) + 2 * 56 * 32
+    assert model.ByteSize() <= size - saved + 2000  # scales, names and nodes
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_an_int8_grid_is_found_along_either_axis(axis: int, make_matmul: MakeModel) -> None:
+    matrix = int8_grid((48, 40), axis)
+    model = make_matmul({"w": matrix})
+    store_compactly(model)
+    stored = initializers(model)
+    assert stored.keys() == {"w.int8", "w.scale_fp16"}
+    assert stored["w.int8"].dtype == np.int8
+    assert stored["w.scale_fp16"].dtype == np.float16
+    assert stored["w.scale_fp16"].shape == ((48, 1) if axis == 0 else (1, 40))
+    restored = stored["w.int8"].astype(np.float32) * stored["w.scale_fp16"].astype(np.float32)
+    np.testing.assert_array_equal(restored, matrix)
+
+
+def test_halves_are_stored_as_halves(make_matmul: MakeModel) -> None:
+    model = make_matmul({"w": halves((48, 40))})
+    store_compactly(model)
+    stored = initializers(model)
+    assert stored.keys() == {"w.fp16"}
+    assert stored["w.fp16"].dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        fulls((48, 40)),
+        halves((20, 20)),  # too small to gain anything
+        np.full((48, 40), -3.4e38, np.float32),  # as in attention masks: overflows half precision
+        np.full((48, 40), 1e5, np.float32) + np.arange(40, dtype=np.float32),
+        halves((48, 40)) * np.float32(1.0001),
+    ],
+    ids=["full", "small", "lowest", "large", "nearly half"],
+)
+def test_what_does_not_fit_stays_float32(matrix: FloatArray, make_matmul: MakeModel) -> None:
+    model = make_matmul({"w": matrix})
+    before = model.SerializeToString(deterministic=True)
+    store_compactly(model)
+    assert model.SerializeToString(deterministic=True) == before
+
+
+def test_rows_of_zeros_are_on_any_grid(make_matmul: MakeModel, run_model: RunModel) -> None:
+    matrix = int8_grid((48, 40), axis=0)
+    matrix[3] = 0
+    model = make_matmul({"w": matrix})
+    x = fulls((4, 48))
+    expected = run_model(model, x)
+    store_compactly(model)
+    assert "w.int8" in initializers(model)
+    np.testing.assert_array_equal(run_model(model, x), expected)
+
+
+def test_integers_are_left_alone(make_matmul: MakeModel) -> None:
+    model = make_matmul({"w": halves((48, 40))})
+    model.graph.initializer.append(numpy_helper.from_array(np.arange(2000), "indices"))
+    store_compactly(model)
+    assert initializers(model)["indices"].dtype == np.int64

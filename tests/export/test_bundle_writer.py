@@ -1,0 +1,163 @@
+"""Bundles are written whole, the same every time, or not at all."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from onnx import ModelProto, numpy_helper
+
+from samus_edge.errors import ExportMismatchError, SamusEdgeError
+from samus_edge.export import bundle_writer
+from samus_edge.export.bundle_writer import BundleText, shipped_model, write_bundle
+from samus_edge.modeling import SamusHF, samus_hf_tiny
+from samus_edge.runtime.bundle import Bundle
+from tests.conftest import AssetFrame
+
+FILES = ["image_encoder.onnx", "manifest.json", "mask_decoder.onnx"]
+MAX_BYTES = 20e6
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_two_exports_give_the_same_bytes(
+    random_bundle: Path, write_again: Callable[..., None], tmp_path: Path
+) -> None:
+    write_again(tmp_path / "again")
+    first, again = contents(random_bundle), contents(tmp_path / "again")
+    assert sorted(first) == sorted(again) == FILES
+    for name in ("image_encoder.onnx", "mask_decoder.onnx"):
+        assert first[name] == again[name]
+    manifests = [json.loads(files["manifest.json"]) for files in (first, again)]
+    for manifest in manifests:
+        del manifest["parity"]  # measured anew
+    assert manifests[0] == manifests[1]
+
+
+def test_the_manifest_tells_where_the_bundle_comes_from(random_bundle: Path) -> None:
+    manifest = Bundle.open(random_bundle).manifest
+    assert manifest.name == "random-weights"
+    assert (manifest.model, manifest.arch) == ("samus_hf", "tiny")
+    assert manifest.weights_sha256 == "0" * 64
+    assert manifest.created_with["torch"] == torch.__version__
+    assert manifest.created_with.keys() == {"samus_edge", "torch", "onnx", "onnxruntime"}
+    assert manifest.prompts.size == manifest.preprocessing.image_size == 256
+    assert manifest.mask_threshold == 0.0
+    assert manifest.licence == "Apache-2.0"
+    assert any("LiteMedSAM" in credit and "BUSI" in credit for credit in manifest.credits)
+    assert any("Not a medical device" in limit for limit in manifest.limits)
+    assert manifest.parity["frames"] == 2 and manifest.parity["prompts"] == 6
+    sizes = [record.size_bytes for record in manifest.graphs.values()]
+    assert sum(sizes) <= MAX_BYTES
+
+
+def test_an_existing_folder_is_left_alone_unless_it_is_to_be_replaced(
+    write_again: Callable[..., None], tmp_path: Path
+) -> None:
+    folder = tmp_path / "bundle"
+    write_again(folder)
+    (folder / "note.txt").write_text("of the earlier bundle")
+    before = contents(folder)
+    with pytest.raises(
+        SamusEdgeError, match=r"bundle exists\. Give another folder, or --overwrite"
+    ):
+        write_again(folder)
+    assert contents(folder) == before
+    write_again(folder, overwrite=True)
+    assert sorted(contents(folder)) == FILES
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_folder_that_is_no_bundle_is_never_replaced(
+    write_again: Callable[..., None], tmp_path: Path
+) -> None:
+    folder = tmp_path / "holiday"
+    folder.mkdir()
+    (folder / "photo.jpg").write_bytes(b"irreplaceable")
+    with pytest.raises(SamusEdgeError, match=r"holiday is not a bundle and is not replaced"):
+        write_again(folder, overwrite=True)
+    assert contents(folder) == {"photo.jpg": b"irreplaceable"}
+
+
+def shift_a_weight(model: ModelProto) -> None:
+    """Change the last convolution of the encoder, which a slightly wrong storage would."""
+    for initializer in model.graph.initializer:
+        if initializer.name == "image_encoder.neck_out.1.bias":
+            changed = numpy_helper.to_array(initializer) + np.float32(0.05)
+            initializer.CopyFrom(numpy_helper.from_array(changed, initializer.name))
+
+
+def test_files_that_compute_something_else_are_not_left_behind(
+    write_again: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "bundle"
+    write_again(folder)
+    before = contents(folder)
+    monkeypatch.setattr(bundle_writer, "store_compactly", shift_a_weight)
+    for place, overwrite in ((tmp_path / "new", False), (folder, True)):
+        with pytest.raises(ExportMismatchError, match=r"max logit error .*, allowed 1e-03"):
+            write_again(place, overwrite=overwrite)
+    assert contents(folder) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_graph_of_another_model_is_refused(
+    random_model: SamusHF, write_again: Callable[..., None], tmp_path: Path
+) -> None:
+    other = samus_hf_tiny()
+    other.load_state_dict(random_model.state_dict())
+    with torch.no_grad():
+        other.get_parameter("image_encoder.skip1.weight").add_(0.25)
+    with pytest.raises(ExportMismatchError, match=r"image_encoder\.skip1\.weight"):
+        write_again(tmp_path / "bundle", model=other)
+    assert not any(tmp_path.iterdir())
+
+
+def test_without_frames_nothing_is_exported(random_model: SamusHF, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"frames must hold at least one real frame"):
+        write_bundle(
+            random_model,
+            tmp_path / "bundle",
+            text=BundleText("none"),
+            weights_sha256="0" * 64,
+            frames=[],
+        )
+
+
+def test_an_operator_set_that_is_too_old_is_refused(
+    random_model: SamusHF, asset_frames: list[AssetFrame], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"opset must be 20 or newer, got 17"):
+        write_bundle(
+            random_model,
+            tmp_path / "bundle",
+            text=BundleText("old"),
+            weights_sha256="0" * 64,
+            frames=[asset_frames[-1].image],
+            opset=17,
+        )
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_model_is_left_as_it_was(random_model: SamusHF) -> None:
+    before = {name: tensor.clone() for name, tensor in random_model.state_dict().items()}
+    shipped = shipped_model(random_model)
+    assert before.keys() == random_model.state_dict().keys() != shipped.state_dict().keys()
+    assert all(
+        torch.equal(tensor, before[name]) for name, tensor in random_model.state_dict().items()
+    )
+
+
+def test_rounding_moves_the_embeddings_little(random_model: SamusHF) -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 1, 256, 256, generator=generator)
+    with torch.no_grad():
+        exact = random_model.image_encoder(image, image)
+        rounded = shipped_model(random_model).image_encoder(image, image)
+    # half precision keeps 11 bits; the embeddings have unit variance
+    assert float((rounded - exact).abs().max()) < 0.02

@@ -1,0 +1,314 @@
+"""The training loop: it learns, resumes bit for bit, and keeps what it has on a failure."""
+
+import csv
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from samus_edge.data.augmentation import AugmentationConfig
+from samus_edge.data.busi import UltrasoundCase, read_image, read_instances
+from samus_edge.errors import OutputFileError, WeightsError
+from samus_edge.evaluation.metrics import dice
+from samus_edge.evaluation.prompt_protocol import mask_box
+from samus_edge.evaluation.torch_predictor import TorchPredictor
+from samus_edge.modeling import SamusHF, samus_hf_tiny
+from samus_edge.training.checkpoint import load_state
+from samus_edge.training.config import TrainConfig, config_document
+from samus_edge.training.trainer import EpochRecord, Trainer
+
+SMALL = TrainConfig(
+    epochs=3,
+    batch_size=2,
+    learning_rate=3e-3,
+    decoder_learning_rate=1e-3,
+    warmup_steps=2,
+    ema_decay=0.5,
+    refine_probability=0.5,
+    precision="fp32",
+)
+
+
+class Interrupted(Exception):
+    """Stands for a killed process."""
+
+
+def ignore(_: object) -> None:
+    """A callback that does nothing."""
+
+
+@pytest.fixture
+def make_trainer(
+    make_small_model: Callable[[], SamusHF], bright_cases: list[UltrasoundCase]
+) -> Callable[..., Trainer]:
+    """Makes a trainer of the small model on four cases, two steps an epoch, in a given folder."""
+
+    def make(folder: Path, config: TrainConfig = SMALL) -> Trainer:
+        return Trainer(make_small_model(), config, bright_cases[:4], bright_cases[4:], folder)
+
+    return make
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    """Rows of the history."""
+    with (folder / "history.csv").open(newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Equal to the bit, through mappings and lists."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            assert_same(value, other[key])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for left, right in zip(one, other, strict=True):
+            assert_same(left, right)
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
+
+
+@pytest.mark.slow
+def test_the_tiny_model_learns_a_lesion_and_its_best_weights_find_it(
+    bright_cases: list[UltrasoundCase], tmp_path: Path
+) -> None:
+    """Twelve steps on one image, in float32, from random weights."""
+    case = bright_cases[0]
+    still = {field.name: 0.0 for field in dataclasses.fields(AugmentationConfig)}
+    config = TrainConfig(
+        epochs=2,
+        batch_size=1,
+        learning_rate=1e-3,
+        decoder_learning_rate=1e-3,
+        warmup_steps=0,
+        ema_decay=0.0,
+        box_and_click_probability=0.0,
+        refine_probability=0.0,
+        precision="fp32",
+        augmentation=AugmentationConfig(**{**still, "min_resolution": 1.0}),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = samus_hf_tiny()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.5  # twelve steps are too few for statistics that follow slowly
+    records: list[EpochRecord] = []
+    best = Trainer(model, config, [case] * 6, [case], tmp_path).run(records.append, ignore)
+    assert records[1].train_loss < 0.8 * records[0].train_loss
+
+    image, target = read_image(case), read_instances(case)[0]
+    predictor = TorchPredictor.load(best)
+    prediction = predictor.predict(predictor.encode(image), boxes=mask_box(target)[None])
+    assert dice(prediction.masks[0, 0], target) > 0.6
+
+
+def test_an_interrupted_training_resumes_bit_for_bit(
+    make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    steps: list[int] = []
+    make_trainer(whole).run(ignore, steps.append)
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+    def interrupt_in_the_second_epoch(step: int) -> None:
+        if step == 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        make_trainer(parts).run(ignore, interrupt_in_the_second_epoch)
+    assert load_state(parts / "state.pt").epoch == 1
+    resumed = make_trainer(parts)
+    assert (resumed.step, resumed.epoch) == (2, 1)
+    resumed.run(ignore, ignore)
+
+    assert_same(vars(load_state(parts / "state.pt")), vars(load_state(whole / "state.pt")))
+    assert_same(load_file(parts / "best.safetensors"), load_file(whole / "best.safetensors"))
+    assert (parts / "history.csv").read_bytes() == (whole / "history.csv").read_bytes()
+
+
+def test_a_finished_training_is_left_as_it_is(
+    make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    best = make_trainer(tmp_path).run(ignore, ignore)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def fail(_: object) -> None:
+        raise AssertionError("nothing is left to do")
+
+    assert make_trainer(tmp_path).run(fail, fail) == best
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_history_has_a_row_for_each_epoch_and_the_best_weights_are_those_of_the_smallest_loss(
+    make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    records: list[EpochRecord] = []
+    saved: list[dict[str, torch.Tensor]] = []
+
+    def keep(record: EpochRecord) -> None:
+        records.append(record)
+        saved.append(
+            {name: tensor.clone() for name, tensor in trainer.averaged.state_dict().items()}
+        )
+
+    trainer = make_trainer(tmp_path)
+    best = trainer.run(keep, ignore)
+    rows = history(tmp_path)
+    assert rows == [dataclasses.asdict(record) for record in records]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    for row in rows:
+        assert math.isfinite(row["train_loss"]) and math.isfinite(row["val_loss"])
+        assert 0 <= row["val_dice_box"] <= 1 and 0 <= row["val_dice_point"] <= 1
+    losses = [row["val_loss"] for row in rows]
+    assert_same(load_file(best), saved[losses.index(min(losses))])
+    assert json.loads((tmp_path / "config.json").read_text()) == config_document(SMALL)
+
+
+def test_a_save_that_fails_leaves_a_state_from_which_the_training_goes_on(
+    make_trainer: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    make_trainer(whole).run(ignore, ignore)
+    trainer = make_trainer(parts)
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    def fill_the_disk(step: int) -> None:
+        if step == 4:  # the last of the second epoch
+            monkeypatch.setattr(os, "fsync", full_disk)
+
+    with pytest.raises(OutputFileError, match="No space left on device"):
+        trainer.run(ignore, fill_the_disk)
+    monkeypatch.undo()
+    assert load_state(parts / "state.pt").epoch == len(history(parts)) == 1
+    make_trainer(parts).run(ignore, ignore)
+    assert_same(vars(load_state(parts / "state.pt")), vars(load_state(whole / "state.pt")))
+    assert (parts / "history.csv").read_bytes() == (whole / "history.csv").read_bytes()
+
+
+def test_a_state_of_another_configuration_is_refused_with_the_difference(
+    make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    config = dataclasses.replace(SMALL, epochs=1)
+    make_trainer(tmp_path, config).run(ignore, ignore)
+    other = dataclasses.replace(config, seed=3, augmentation=AugmentationConfig(log_gain=0.0))
+    with pytest.raises(WeightsError, match=r"which differs in seed, augmentation\. Use the same"):
+        make_trainer(tmp_path, other)
+
+
+def test_a_history_left_behind_does_not_join_a_new_training(
+    make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    config = dataclasses.replace(SMALL, epochs=1)
+    make_trainer(tmp_path, config).run(ignore, ignore)
+    (tmp_path / "state.pt").unlink()
+    make_trainer(tmp_path, config).run(ignore, ignore)
+    assert [row["epoch"] for row in history(tmp_path)] == [1]
+
+
+def test_rates_warm_up_and_fall_along_a_cosine(
+    make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    trainer = make_trainer(tmp_path)
+    rates: list[tuple[float, float]] = []
+
+    def note(step: int) -> None:
+        found = {group["peak_lr"]: group["lr"] for group in trainer.optimizer.param_groups}
+        rates.append((found[3e-3], found[1e-3]))
+
+    trainer.run(ignore, note)
+    cosine = [(1 + math.cos(math.pi * k / 4)) / 2 for k in range(4)]  # 6 steps, 2 of warm-up
+    factors = [0.5, 1.0, *cosine]
+    assert rates == [pytest.approx((3e-3 * factor, 1e-3 * factor)) for factor in factors]
+
+
+def test_vectors_and_tables_are_not_decayed_and_the_decoder_learns_slower(
+    bright_cases: list[UltrasoundCase], tmp_path: Path
+) -> None:
+    model = samus_hf_tiny()
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    config = TrainConfig(batch_size=1)
+    trainer = Trainer(model, config, bright_cases[:1], bright_cases[4:], tmp_path)
+    found: dict[str, tuple[float, float]] = {}
+    for group in trainer.optimizer.param_groups:
+        for parameter in group["params"]:
+            found[names[id(parameter)]] = (group["peak_lr"], group["weight_decay"])
+    assert found.keys() == set(names.values())
+    for name, (rate, decay) in found.items():
+        assert rate == (3e-4 if name.startswith("image_encoder.") else 1e-4)
+        is_vector = model.get_parameter(name).ndim == 1 or "bias_table" in name
+        assert decay == (0.0 if is_vector or name.endswith("gate.scale") else 0.05)
+
+
+def test_averaged_weights_follow_the_model_and_integers_are_copied(
+    make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    """0.9 is a decay at which averaging truncated integers would lower them."""
+    trainer = make_trainer(tmp_path, dataclasses.replace(SMALL, ema_decay=0.9))
+    weights: list[torch.Tensor] = []
+    name = "image_encoder.conv.weight"
+
+    def note(step: int) -> None:
+        weights.append(trainer.model.get_parameter(name).detach().clone())
+
+    trainer.run(ignore, note)
+    expected = weights[0]
+    for weight in weights[1:]:
+        expected = 0.9 * expected + 0.1 * weight
+    torch.testing.assert_close(trainer.averaged.get_parameter(name), expected, rtol=0, atol=1e-6)
+    offsets = trainer.averaged.get_buffer("image_encoder.offsets")
+    assert offsets.tolist() == list(range(16))
+
+
+def test_a_step_with_a_gradient_that_is_not_finite_is_skipped(
+    make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    trainer = make_trainer(tmp_path, dataclasses.replace(SMALL, epochs=1))
+    weights: list[torch.Tensor] = []
+
+    def poison_after_the_first(step: int) -> None:
+        weights.append(
+            trainer.model.get_parameter("mask_decoder.iou_token.weight").detach().clone()
+        )
+        vars(trainer.model.image_encoder)["poisoned"] = step == 1
+
+    trainer.run(ignore, poison_after_the_first)
+    assert trainer.skipped_steps == 1
+    assert torch.equal(weights[0], weights[1])
+
+
+def test_mixed_precision_learns_about_the_same(
+    make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    losses = []
+    for precision in ("fp32", "bf16"):
+        records: list[EpochRecord] = []
+        config = dataclasses.replace(SMALL, epochs=1, precision=precision)
+        make_trainer(tmp_path / precision, config).run(records.append, ignore)
+        losses.append(records[0].train_loss)
+    # bf16 keeps 8 bits; two steps do not multiply its rounding
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+def test_too_few_cases_are_refused(
+    make_small_model: Callable[[], SamusHF], bright_cases: list[UltrasoundCase], tmp_path: Path
+) -> None:
+    for train, val, got in (
+        (bright_cases[:1], bright_cases, "1 and 5"),
+        (bright_cases, [], "5 and 0"),
+    ):
+        with pytest.raises(ValueError, match=rf"at least batch_size 2 cases .* got {got}"):
+            Trainer(make_small_model(), SMALL, train, val, tmp_path)
+    assert not any(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """The model inside a bundle: exported graphs back to torch."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime.bundle import Bundle
 
 FloatArray = npt.NDArray[np.float32]
+
+FIRST_CNN_KERNEL = "image_encoder.cnn_branch.steps.0.conv.weight"
+GATE_PREFIX = "image_encoder.cnn_branch.gate."
 
 
 def load_bundle_model(folder: Path | None = None) -> SamusHF:
@@ -36,26 +40,37 @@ def load_bundle_model(folder: Path | None = None) -> SamusHF:
         WeightsError: if its graphs do not say where the model's tensors are, or lack some.
     """
     bundle = Bundle.open(folder)
-    model = samus_hf_tiny()
-    fold_conv_norms(model)
-    own = model.state_dict()
-    restored: dict[str, torch.Tensor] = {}
+    stored: dict[str, tuple[FloatArray, str]] = {}
     for name in bundle.manifest.graphs:
         graph = onnx.load_from_string(bundle.read_graph(name))
         initializers = _float_initializers(graph)
         for tensor_name, (initializer, form) in _tensor_map(graph, bundle.folder).items():
-            if tensor_name in own and initializer in initializers:
-                shape = tuple(own[tensor_name].shape)
-                values = restore(initializers[initializer], form, tensor_name, shape)
-                restored[tensor_name] = torch.tensor(values)
-    missing = sorted(set(own) - set(restored))
+            if initializer in initializers:
+                stored[tensor_name] = (initializers[initializer], form)
+    model = _switched_model(stored)
+    own = model.state_dict()
+    missing = sorted(set(own) - set(stored))
     if missing:
         raise WeightsError(
             f"{bundle.folder} lacks {len(missing)} tensors of the model: {', '.join(missing)}. "
             "Export it again with this version."
         )
+    restored = {
+        name: torch.tensor(restore(*stored[name], name, tuple(tensor.shape)))
+        for name, tensor in own.items()
+    }
     model.load_state_dict(restored)
     return model.eval().requires_grad_(False)
+
+
+def _switched_model(stored: Mapping[str, tuple[FloatArray, str]]) -> SamusHF:
+    """A folded model with the switches that the stored tensors show."""
+    kernel = stored.get(FIRST_CNN_KERNEL)
+    hf = kernel is None or kernel[0].shape[1] == 2  # grey and high-frequency image
+    gate = any(name.startswith(GATE_PREFIX) for name in stored)
+    model = samus_hf_tiny(hf=hf, gate=gate)
+    fold_conv_norms(model)
+    return model
 
 
 def _tensor_map(graph: ModelProto, folder: Path) -> dict[str, tuple[str, str]]:

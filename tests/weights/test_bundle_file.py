@@ -1,17 +1,20 @@
 """A bundle's graphs hold the model that was exported, bit for bit."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import pytest
 import torch
+from onnx import ModelProto, numpy_helper
 
 from samus_edge.errors import ExportMismatchError, WeightsError
 from samus_edge.export.bundle_writer import shipped_model
 from samus_edge.export.parity import measure_parity
 from samus_edge.export.tensor_map import TENSOR_MAP_KEY, map_tensors
-from samus_edge.modeling import SamusHF
+from samus_edge.modeling import SamusHF, samus_hf_tiny
+from samus_edge.modeling.conv_norm import fold_conv_norms
 from samus_edge.runtime.bundle import default_bundle_folder
 from samus_edge.runtime.file_hash import sha256_of_file
 from samus_edge.runtime.manifest import MANIFEST_FILE
@@ -36,21 +39,62 @@ def test_initialisers_carry_the_names_of_the_model(random_bundle: Path) -> None:
     }
 
 
-def test_bundle_without_a_tensor_map_is_refused(random_bundle: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "bare"
+def rewrite_bundle(bundle: Path, folder: Path, edit: Callable[[ModelProto], None]) -> Path:
+    """A copy of a bundle with edited graphs and a manifest that fits them."""
     folder.mkdir()
-    manifest = json.loads((random_bundle / MANIFEST_FILE).read_text(encoding="utf-8"))
+    manifest = json.loads((bundle / MANIFEST_FILE).read_text(encoding="utf-8"))
     for name in ("image_encoder", "mask_decoder"):
-        graph = onnx.load(random_bundle / f"{name}.onnx")
-        kept = [entry for entry in graph.metadata_props if entry.key != TENSOR_MAP_KEY]
-        del graph.metadata_props[:]
-        graph.metadata_props.extend(kept)
+        graph = onnx.load(bundle / f"{name}.onnx")
+        edit(graph)
         path = folder / f"{name}.onnx"
         onnx.save(graph, path)
         manifest["graphs"][name] |= {"sha256": sha256_of_file(path), "bytes": path.stat().st_size}
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest), encoding="utf-8")
+    return folder
+
+
+def edit_map(graph: ModelProto, is_kept: Callable[[str], bool]) -> None:
+    """Remove tensors from a graph's map."""
+    for entry in graph.metadata_props:
+        if entry.key == TENSOR_MAP_KEY:
+            places = json.loads(entry.value)
+            entry.value = json.dumps({name: places[name] for name in places if is_kept(name)})
+
+
+def test_bundle_without_a_tensor_map_is_refused(random_bundle: Path, tmp_path: Path) -> None:
+    def remove_map(graph: ModelProto) -> None:
+        kept = [entry for entry in graph.metadata_props if entry.key != TENSOR_MAP_KEY]
+        del graph.metadata_props[:]
+        graph.metadata_props.extend(kept)
+
+    folder = rewrite_bundle(random_bundle, tmp_path / "bare", remove_map)
     with pytest.raises(WeightsError, match="does not say where its graphs keep"):
         load_bundle_model(folder)
+
+
+def test_tensors_that_a_bundle_lacks_are_all_named(random_bundle: Path, tmp_path: Path) -> None:
+    absent = {"image_encoder.skip0.bias", "mask_decoder.iou_token.weight"}
+    folder = rewrite_bundle(
+        random_bundle, tmp_path / "less", lambda graph: edit_map(graph, lambda n: n not in absent)
+    )
+    with pytest.raises(WeightsError, match=rf"lacks 2 tensors .*: {', '.join(sorted(absent))}\."):
+        load_bundle_model(folder)
+
+
+def test_switched_off_parts_are_recognised(random_bundle: Path, tmp_path: Path) -> None:
+    def switch_off(graph: ModelProto) -> None:
+        edit_map(graph, lambda name: ".cnn_branch.gate." not in name)
+        for initializer in graph.graph.initializer:
+            if initializer.name == "image_encoder.cnn_branch.steps.0.conv.weight":
+                grey_only = numpy_helper.to_array(initializer)[:, :1]
+                initializer.CopyFrom(numpy_helper.from_array(grey_only, initializer.name))
+
+    folder = rewrite_bundle(random_bundle, tmp_path / "off", switch_off)
+    expected = samus_hf_tiny(hf=False, gate=False)
+    fold_conv_norms(expected)
+    restored = load_bundle_model(folder).state_dict()
+    assert restored.keys() == expected.state_dict().keys()
+    assert restored["image_encoder.cnn_branch.steps.0.conv.weight"].shape == (32, 1, 3, 3)
 
 
 def test_a_tensor_that_the_graph_lacks_is_named(random_bundle: Path) -> None:

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import AttributeProto, GraphProto, NodeProto, ValueInfoProto, helper, numpy_helper
 
-from samus_edge.runtime.bundle import Bundle
+from samus_edge.runtime.bundle import Bundle, default_bundle_folder
 from samus_edge.runtime.graph_record import TensorSpec
 
 OPSET = 20
@@ -60,10 +60,16 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="module", params=["exported now", "default"])
+def folder(request: pytest.FixtureRequest, random_bundle: Path) -> Path:
+    """A bundle that this exporter has just written, and the one of the package."""
+    return random_bundle if request.param == "exported now" else default_bundle_folder()
+
+
 @pytest.fixture(scope="module")
-def model(name: str, random_bundle: Path) -> onnx.ModelProto:
+def model(name: str, folder: Path) -> onnx.ModelProto:
     """The graph as it is shipped."""
-    return onnx.load(random_bundle / f"{name}.onnx")
+    return onnx.load(folder / f"{name}.onnx")
 
 
 def signature(values: list[ValueInfoProto]) -> list[tuple[str, str, tuple[int | str, ...]]]:
@@ -112,9 +118,9 @@ def test_axes_of_one_meaning_have_one_name(model: onnx.ModelProto, name: str) ->
 
 
 def test_the_manifest_says_what_the_graph_says(
-    model: onnx.ModelProto, name: str, random_bundle: Path
+    model: onnx.ModelProto, name: str, folder: Path
 ) -> None:
-    record = Bundle.open(random_bundle).manifest.graphs[name]
+    record = Bundle.open(folder).manifest.graphs[name]
 
     def dynamic(specs: tuple[TensorSpec, ...]) -> list[tuple[str, str, tuple[int | str, ...]]]:
         return [
@@ -134,11 +140,16 @@ def test_the_manifest_says_what_the_graph_says(
 
 
 def test_only_standard_and_known_operators(model: onnx.ModelProto, name: str) -> None:
-    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", OPSET)]
+    assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", OPSET)}
     assert not model.functions
     nodes = all_nodes(model.graph)
     assert {node.domain for node in nodes} <= {"", "ai.onnx"}
     assert {node.op_type for node in nodes} - ALLOWED_OPERATORS[name] == set()
+
+
+@pytest.mark.parametrize("graph", ["image_encoder", "mask_decoder"])
+def test_the_operator_set_is_imported_once(graph: str, random_bundle: Path) -> None:
+    assert len(onnx.load(random_bundle / f"{graph}.onnx").opset_import) == 1
 
 
 def without_weights(model: onnx.ModelProto) -> bytes:

@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(err), EXIT_FAILED)
     except MemoryError:
         return _fail("not enough memory. Use a smaller image or fewer prompts.", EXIT_FAILED)
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         return _fail("interrupted", EXIT_INTERRUPTED)
     return result if isinstance(result, int) else 0
 

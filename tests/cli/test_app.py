@@ -105,6 +105,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
         (MemoryError(), 1, "not enough memory. Use a smaller image or fewer prompts."),
         (ValueError("two\n   lines\tand a tab"), 2, "two lines and a tab"),
         (typer.Abort(), 130, "interrupted"),
+        (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
 def test_errors_are_one_line_and_their_exit_code(

@@ -89,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("not enough memory. Use a smaller image or fewer prompts.", EXIT_FAILED)
     except (typer.Abort, KeyboardInterrupt):
         return _fail("interrupted", EXIT_INTERRUPTED)
+    if result == EXIT_INTERRUPTED:  # what Typer makes of a first Ctrl-C
+        return _fail("interrupted", EXIT_INTERRUPTED)
     return result if isinstance(result, int) else 0
 
 

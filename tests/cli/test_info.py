@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from samus_edge.modeling import samus_hf_tiny
 from samus_edge.runtime.bundle import default_bundle_folder
+from samus_edge.weights.model_file import save_model
 
 Run = Callable[..., Any]
 
@@ -50,6 +52,53 @@ def test_a_tampered_graph_is_one_line_and_exit_code_1(
     assert (outcome.exit_code, outcome.stdout) == (1, "")
     assert "mask_decoder.onnx has SHA-256" in outcome.stderr
     assert outcome.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arch", ["tiny", "vit_b"])
+def test_an_architecture_is_shown_by_its_parts(run: Run, arch: str) -> None:
+    outcome = run("info", "--arch", arch, "--json")
+    assert (outcome.exit_code, outcome.stderr) == (0, "")
+    document = json.loads(outcome.stdout)
+    assert (document["arch"], document["hf"], document["gate"]) == (arch, True, True)
+    for key, total in (("parameters", "parameters"), ("trainable", "trainable")):
+        assert sum(part[key] for part in document["parts"]) == document[total]
+    assert (document["trainable"] == document["parameters"]) == (arch == "tiny")
+    text = run("info", "--arch", arch)
+    assert text.exit_code == 0
+    for part in document["parts"]:
+        (line,) = (line for line in text.stdout.splitlines() if f"│ {part['part']} " in line)
+        assert f"{part['parameters']:,}" in line and f"{part['trainable']:,}" in line
+    assert f"{document['parameters']:,}" in text.stdout
+
+
+def test_weights_are_shown_with_their_switches(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    model = samus_hf_tiny(gate=False)
+    save_model(model, path, {"arch": "tiny", "hf": True, "gate": False})
+    outcome = run("info", "--weights", path, "--json")
+    assert (outcome.exit_code, outcome.stderr) == (0, "")
+    document = json.loads(outcome.stdout)
+    assert document["weights"] == str(path)
+    assert (document["arch"], document["hf"], document["gate"]) == ("tiny", True, False)
+    assert document["parameters"] == sum(p.numel() for p in model.parameters())
+    assert "gate" not in {part["part"] for part in document["parts"]}
+    assert "tiny, hf on, gate off" in " ".join(run("info", "--weights", path).stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (("--arch", "vit_h"), 2, "one of tiny, vit_b, got 'vit_h'"),
+        (("--arch", "tiny", "--weights", "x"), 2, "exclude each other"),
+        (("--weights", "nowhere.safetensors"), 1, "nowhere.safetensors"),
+    ],
+)
+def test_models_that_cannot_be_shown_are_one_line(
+    run: Run, arguments: tuple[str, ...], exit_code: int, message: str
+) -> None:
+    outcome = run("info", *arguments)
+    assert (outcome.exit_code, outcome.stdout) == (exit_code, "")
+    assert message in outcome.stderr and outcome.stderr.count("\n") == 1
 
 
 def test_an_unknown_bundle_is_one_line_and_exit_code_1(run: Run, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Weights files: what is saved comes back, and what is not ours is refused."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from samus_edge.errors import OutputFileError, WeightsError
 from samus_edge.modeling import SamusHF, samus_hf_tiny
-from samus_edge.weights.model_file import load_model, save_model
+from samus_edge.weights.checkpoint_file import read_checkpoint
+from samus_edge.weights.model_file import load_model, load_own, save_model, settings_of
 
 SETTINGS = {"arch": "tiny", "hf": True, "gate": True}
 
@@ -124,3 +126,70 @@ def test_all_tensors_that_do_not_fit_are_named_in_one_error(weights: Path) -> No
     assert "missing image_encoder.skip0.bias" in message
     assert "unexpected head.weight" in message
     assert "image_encoder.neck_in.0.weight (1, 2, 3, 4), expected (256, 320, 1, 1)" in message
+
+
+@pytest.fixture
+def plain_weights(tmp_path: Path) -> Path:
+    """Weights of a tiny model with both switches off."""
+    path = tmp_path / "plain.safetensors"
+    save_model(
+        samus_hf_tiny(hf=False, gate=False), path, {"arch": "tiny", "hf": False, "gate": False}
+    )
+    return path
+
+
+def test_a_model_with_more_switches_on_starts_as_what_it_is_started_from(
+    plain_weights: Path,
+) -> None:
+    model = samus_hf_tiny()
+    account = load_own(model, read_checkpoint(plain_weights))
+    kernel = "image_encoder.cnn_branch.steps.0.conv.weight"
+    assert list(account.adapted) == [kernel] and account.left_over == ()
+    assert account.new and all(".gate." in name for name in account.new)
+    plain = load_model(plain_weights)
+    generator = torch.Generator().manual_seed(0)
+    image, high_frequency = torch.rand(2, 1, 1, 256, 256, generator=generator)
+    with torch.no_grad():
+        found = model.eval().image_encoder(image, high_frequency)
+        expected = plain.image_encoder(image, high_frequency)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)  # float32, values around 1
+
+
+def test_a_vit_with_more_switches_on_takes_everything(
+    small_vit: Callable[..., SamusHF], tmp_path: Path
+) -> None:
+    path = tmp_path / "plain.safetensors"
+    plain = small_vit(hf=False, gate=False)
+    save_model(plain, path, {"arch": "vit_b", "hf": False, "gate": False})
+    model = small_vit()
+    account = load_own(model, read_checkpoint(path))
+    assert sorted(account.taken) == sorted(plain.state_dict()) and not account.adapted
+    assert {name.split(".")[2] for name in account.new} == {"hf_conv", "gate"}
+
+
+@pytest.mark.parametrize(
+    ("hf", "gate", "lost"),
+    [(False, True, "hf"), (True, False, "gate"), (False, False, "hf and gate")],
+)
+def test_a_trained_switch_is_not_dropped_in_silence(
+    hf: bool, gate: bool, lost: str, weights: Path, small_vit: Callable[..., SamusHF]
+) -> None:
+    with pytest.raises(WeightsError, match=f"was trained with {lost}, which"):
+        load_own(samus_hf_tiny(hf=hf, gate=gate), read_checkpoint(weights))
+    path = weights.with_name("vit.safetensors")
+    save_model(small_vit(), path, {"arch": "vit_b", "hf": True, "gate": True})
+    with pytest.raises(WeightsError, match=f"was trained with {lost}, which"):
+        load_own(small_vit(hf=hf, gate=gate), read_checkpoint(path))
+
+
+@pytest.mark.parametrize("gate", [True, False])
+@pytest.mark.parametrize("hf", [True, False])
+def test_a_models_settings_are_read_off_it(
+    hf: bool, gate: bool, small_vit: Callable[..., SamusHF]
+) -> None:
+    for model, arch in (
+        (samus_hf_tiny(hf=hf, gate=gate), "tiny"),
+        (small_vit(hf=hf, gate=gate), "vit_b"),
+    ):
+        settings = settings_of(model)
+        assert (settings.arch, settings.hf, settings.gate) == (arch, hf, gate)

@@ -1,0 +1,18 @@
+"""The architectures by name, without torch."""
+
+from typing import Final
+
+__all__ = ["ARCHS", "check_arch"]
+
+ARCHS: Final = ("tiny", "vit_b")
+
+
+def check_arch(arch: str) -> str:
+    """The name as it was given.
+
+    Raises:
+        ValueError: if it is not one of :data:`ARCHS`.
+    """
+    if arch not in ARCHS:
+        raise ValueError(f"arch must be one of {', '.join(ARCHS)}, got {arch!r}.")
+    return arch

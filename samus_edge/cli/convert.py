@@ -1,0 +1,46 @@
+"""`samus-edge convert`: a checkpoint in, weights of our own out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samus_edge.archs import check_arch
+
+__all__ = ["command"]
+
+
+def command(
+    checkpoint: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="sam_vit_b_01ec64.pth or a SAMUS checkpoint (vit_b), lite_medsam.pth (tiny), or "
+            "weights of samus-edge.",
+        ),
+    ],
+    arch: Annotated[str, typer.Option(metavar="NAME", help="tiny or vit_b.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE.safetensors", help="Weights to write; replaced if there.")
+    ],
+    hf: Annotated[
+        bool, typer.Option("--hf/--no-hf", help="Whether the high-frequency image is seen.")
+    ] = True,
+    gate: Annotated[
+        bool, typer.Option("--gate/--no-gate", help="Whether there is an attention gate.")
+    ] = True,
+) -> None:
+    """Turn a checkpoint into weights that train, export and eval take.
+
+    Prints which tensors were taken, adapted, new (drawn from seed 0) and left over. With a SAMUS
+    checkpoint the model computes what SAMUS does until it is trained. No pickled code is run.
+
+    Exit codes: 0 written; 1 not a checkpoint for this architecture, or out not writable; 2 an
+    argument is wrong.
+    """
+    # Here, so that --help answers at once.
+    from samus_edge.weights.conversion import convert_checkpoint
+
+    account = convert_checkpoint(checkpoint, out, arch=check_arch(arch), hf=hf, gate=gate)
+    typer.echo(account.summary())
+    typer.echo(f"weights: {out}")

@@ -1,0 +1,103 @@
+"""Any checkpoint that a model can start from, recognised by what it holds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from samus_edge.errors import WeightsError
+from samus_edge.modeling.builders import arch_of, build_samus_hf
+from samus_edge.modeling.samus_hf import SamusHF
+from samus_edge.weights.account import WeightAccount
+from samus_edge.weights.checkpoint_file import CheckpointFile, read_checkpoint
+from samus_edge.weights.lite_medsam import load_lite_medsam
+from samus_edge.weights.model_file import is_own, load_own, read_settings
+from samus_edge.weights.sam_family import load_sam, load_samus
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of checkpoint.
+
+    Attributes:
+        title: completes "holds ...".
+        arch: the architecture that starts from it.
+        load: copies it into a model.
+    """
+
+    title: str
+    arch: str
+    load: Callable[[SamusHF, CheckpointFile], WeightAccount]
+
+
+# By the beginning of a name that shows the kind; SAMUS before SAM, all of whose names it has.
+_FOREIGN_KINDS = {
+    "image_encoder.cnn_embed.": _Kind("SAMUS's weights", "vit_b", load_samus),
+    "image_encoder.pos_embed": _Kind("SAM's weights", "vit_b", load_sam),
+    "image_encoder.layers.": _Kind("LiteMedSAM's weights", "tiny", load_lite_medsam),
+}
+
+
+def model_from_checkpoint(
+    path: Path, arch: str, *, hf: bool = True, gate: bool = True, seed: int = 0
+) -> tuple[SamusHF, WeightAccount]:
+    """A model with a checkpoint's weights; what the checkpoint lacks is drawn from a seed.
+
+    Args:
+        path: a checkpoint of SAM (ViT-B), SAMUS, LiteMedSAM or samus-edge.
+        arch: one of :data:`samus_edge.archs.ARCHS`.
+        hf: whether the high-frequency image enters the CNN branch.
+        gate: whether the multi-scale attention gate follows the CNN branch.
+        seed: of the fresh parts.
+
+    Returns:
+        The model in training mode and the account of its weights.
+
+    Raises:
+        WeightsError: if the file is no such checkpoint, or starts another architecture.
+    """
+    checkpoint = read_checkpoint(path)
+    _kind_for(checkpoint, arch)  # before the time that building takes
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_samus_hf(arch, hf=hf, gate=gate)
+    return model, load_start_weights(model, checkpoint)
+
+
+def load_start_weights(model: SamusHF, checkpoint: CheckpointFile) -> WeightAccount:
+    """Copy a checkpoint of any known kind into a model, in place.
+
+    Args:
+        model: the model.
+        checkpoint: from :func:`read_checkpoint`.
+
+    Raises:
+        WeightsError: if the checkpoint is of no known kind or does not fit; the model is as before.
+    """
+    return _kind_for(checkpoint, arch_of(model)).load(model, checkpoint)
+
+
+def _kind_for(checkpoint: CheckpointFile, arch: str) -> _Kind:
+    """The checkpoint's kind, which has to start the architecture."""
+    kind = _kind_of(checkpoint)
+    if kind.arch != arch:
+        raise WeightsError(
+            f"{checkpoint.path} holds {kind.title}, which start the architecture {kind.arch!r}, "
+            f"not {arch!r}. Choose the architecture {kind.arch!r} or another checkpoint."
+        )
+    return kind
+
+
+def _kind_of(checkpoint: CheckpointFile) -> _Kind:
+    if is_own(checkpoint):
+        return _Kind("weights of samus-edge", read_settings(checkpoint).arch, load_own)
+    for sign, kind in _FOREIGN_KINDS.items():
+        if any(name.startswith(sign) for name in checkpoint.tensors):
+            return kind
+    example = next(iter(checkpoint.tensors), "none")
+    raise WeightsError(
+        f"{checkpoint.path} holds no weights that a model can start from: "
+        f"{len(checkpoint.tensors)} tensors, {example} for one. Expected a checkpoint of SAM "
+        "(sam_vit_b_01ec64.pth), SAMUS or LiteMedSAM, or weights of samus-edge."
+    )

@@ -1,0 +1,96 @@
+"""Converted checkpoint tensors into a model, with an account of every one."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from samus_edge.errors import WeightsError
+from samus_edge.modeling.model_parts import parts_of
+from samus_edge.modeling.samus_hf import SamusHF
+from samus_edge.weights.account import WeightAccount
+
+MAX_NAMED = 4
+"""How many tensors an error names of each kind."""
+
+
+@dataclass
+class ConvertedTensors:
+    """Checkpoint tensors under the names of our model.
+
+    Attributes:
+        tensors: by our names.
+        adapted: how, for those that are not as they were in the checkpoint.
+        left_over: names in the checkpoint that our model has no use for.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    adapted: dict[str, str] = field(default_factory=dict)
+    left_over: list[str] = field(default_factory=list)
+
+
+def transfer(
+    model: SamusHF,
+    converted: ConvertedTensors,
+    *,
+    path: Path,
+    kind: str,
+    new_parts: Collection[str],
+) -> WeightAccount:
+    """Copy tensors into a model, in place; a checkpoint that does not fit changes nothing.
+
+    Args:
+        model: the model.
+        converted: tensors by the model's names.
+        path: the checkpoint, for errors.
+        kind: what the checkpoint is, for the account and for errors.
+        new_parts: parts that may keep their initial values; see :mod:`model_parts`.
+
+    Raises:
+        WeightsError: naming tensors that are missing, of another shape or not finite.
+    """
+    target = model.state_dict()
+    parts = parts_of(target)
+    missing = [
+        name for name in target if name not in converted.tensors and parts[name] not in new_parts
+    ]
+    misshapen = [
+        f"{name} {tuple(value.shape)}, expected {tuple(target[name].shape)}"
+        for name, value in converted.tensors.items()
+        if name in target and value.shape != target[name].shape
+    ]
+    not_finite = [
+        name
+        for name, value in converted.tensors.items()
+        if value.is_floating_point() and not bool(torch.isfinite(value).all())
+    ]
+    problems = [
+        f"{problem}: {_named(names)}"
+        for problem, names in (
+            ("missing", missing),
+            ("of another shape", misshapen),
+            ("with NaN or infinite values", not_finite),
+        )
+        if names
+    ]
+    if problems:
+        raise WeightsError(f"{path} is not {kind} that fits the model; {'; '.join(problems)}.")
+    unused = [name for name in converted.tensors if name not in target]
+    used: Mapping[str, Tensor] = {
+        name: value for name, value in converted.tensors.items() if name in target
+    }
+    model.load_state_dict({**target, **used})
+    return WeightAccount(
+        source=f"{kind} ({path.name})",
+        taken=tuple(name for name in used if name not in converted.adapted),
+        adapted={name: how for name, how in converted.adapted.items() if name in used},
+        new=tuple(name for name in target if name not in used),
+        left_over=(*converted.left_over, *unused),
+    )
+
+
+def _named(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"{len(names)} ({', '.join(names[:MAX_NAMED])}{more})"

@@ -138,6 +138,70 @@ def fake_split(fake_busi: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def fake_folders(tmp_path: Path) -> Path:
+    """A folder of images/ and masks/, 50x40 pixels each; every lesion is a rectangle.
+
+    | case | image | masks |
+    | --- | --- | --- |
+    | case_2 | PNG | PNG and, for a second lesion, BMP |
+    | case_10 | JPEG | TIFF |
+    | scan_1 | PNG | PNG |
+    | cyst/c1 | PNG in a class folder | PNG |
+    | normal/n1 | PNG in the class folder of images without a lesion | none |
+    """
+    root = tmp_path / "folders"
+    rng = np.random.default_rng(1)
+    masks = ("case_2.png", "case_2_1.bmp", "case_10.tif", "scan_1.png", "cyst/c1.png")
+    images = ("case_2.png", "case_10.JPG", "scan_1.png", "cyst/c1.png", "normal/n1.png")
+    for name in (*(f"images/{name}" for name in images), *(f"masks/{name}" for name in masks)):
+        pixels = np.zeros((40, 50), dtype=np.uint8)
+        if name.startswith("images/"):
+            pixels = rng.integers(1, 255, pixels.shape, dtype=np.uint8)
+        else:
+            top = 5 if name.endswith(".png") else 22
+            pixels[top : top + 12, 8:30] = 255
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(root / name), pixels)
+    return root
+
+
+@pytest.fixture
+def fake_us30k(tmp_path: Path) -> Path:
+    """A folder in US30K's layout, 32x24 pixels each, as SAMUS's example folder has it.
+
+    | dataset | classes | label maps |
+    | --- | --- | --- |
+    | Breast | 2, with the background | b1 to b3 hold 0 and 255 |
+    | Echo | 4 | e1 to e3 hold 0, 1 and 2 |
+    """
+    root = tmp_path / "US30K"
+    rng = np.random.default_rng(2)
+    for dataset, names in (("Breast", ("b1", "b2", "b3")), ("Echo", ("e1", "e2", "e3"))):
+        for folder in ("img", "label"):
+            (root / dataset / folder).mkdir(parents=True)
+        for name in names:
+            label = np.zeros((24, 32), dtype=np.uint8)
+            label[4:12, 5:15] = 255 if dataset == "Breast" else 1
+            if dataset == "Echo":
+                label[14:20, 8:28] = 2
+            image = rng.integers(0, 255, label.shape, dtype=np.uint8)
+            assert cv2.imwrite(str(root / dataset / "img" / f"{name}.png"), image)
+            assert cv2.imwrite(str(root / dataset / "label" / f"{name}.png"), label)
+    files = {
+        "class.json": '{"Breast": 2, "Echo": 4}',
+        "train.txt": "1/Breast/b1\n1/Echo/e1\n2/Echo/e1\n",
+        "val.txt": "1/Breast/b2\n1/Echo/e2",
+        "test.txt": "Breast/b3\r\n1/Echo/e3\r\n",
+        "train-Breast.txt": "1/Breast/b1",
+        "test-Breast.txt": "Breast/b3",
+    }
+    (root / "MainPatient").mkdir()
+    for name, content in files.items():
+        (root / "MainPatient" / name).write_text(content, encoding="utf-8", newline="")
+    return root
+
+
 @pytest.fixture(scope="session")
 def busi_root() -> Path:
     """The real `Dataset_BUSI_with_GT`, from SAMUS_EDGE_BUSI; skips without it."""

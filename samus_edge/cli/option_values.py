@@ -1,6 +1,6 @@
-"""From the text of `--box`, `--point` and `--threads` to numbers."""
+"""From the text of `--box`, `--point`, `--threads`, `--fractions` and `--seeds` to numbers."""
 
-__all__ = ["parse_box", "parse_point", "parse_threads"]
+__all__ = ["parse_box", "parse_fractions", "parse_point", "parse_seeds", "parse_threads"]
 
 
 def parse_box(text: str) -> tuple[float, float, float, float]:
@@ -50,6 +50,31 @@ def parse_threads(text: str) -> int:
         return int(text)
     except ValueError as err:
         raise ValueError(f"--threads {text!r} is not an integer, as in --threads 2.") from err
+
+
+def parse_fractions(text: str) -> tuple[float, float, float]:
+    """Parse "train,val,test".
+
+    Raises:
+        ValueError: if it is not three numbers.
+    """
+    expected = "3 numbers train,val,test, as in --fractions 0.7,0.1,0.2"
+    numbers = _parse_numbers("--fractions", text, expected)
+    if len(numbers) != 3:
+        raise ValueError(f"--fractions {text!r} has {len(numbers)} numbers, expected {expected}.")
+    return numbers[0], numbers[1], numbers[2]
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Parse "seed,seed,...".
+
+    Raises:
+        ValueError: if it is not one or more integers of at least 0.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() for part in parts):
+        raise ValueError(f"--seeds {text!r} is not integers of at least 0, as in --seeds 0,1,2.")
+    return tuple(int(part) for part in parts)
 
 
 def _parse_numbers(option: str, text: str, expected: str) -> list[float]:

@@ -1,5 +1,6 @@
-"""Augmentation of ultrasound frames: geometry, gain, depth, speckle, blur, resolution."""
+"""Augmentation of ultrasound frames: geometry, elasticity, gain, depth, speckle, blur, resolution."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import cv2
@@ -10,6 +11,8 @@ from samus_edge.settings_checks import FRACTION, NOT_NEGATIVE, Bound, find_probl
 
 UInt8Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
+
+ELASTIC_GRID = 5  # control points per side: deformations no finer than a fifth of the frame
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class AugmentationConfig:
         log_aspect: natural logarithm of the stretch of x over y is uniform in plus or minus this.
         translation: shift in plus or minus this, fraction of the side.
         flip_probability: horizontal mirror.
+        elastic_probability: chance of a smooth deformation, as tissue under the probe.
+        elastic_displacement: its largest displacement of a control point, fraction of the side.
         log_gamma: natural logarithm of the gamma exponent is uniform in plus or minus this.
         log_gain: natural logarithm of the gain is uniform in plus or minus this.
         offset: added grey, plus or minus, fraction of full scale.
@@ -40,6 +45,8 @@ class AugmentationConfig:
     log_aspect: float = 0.15
     translation: float = 0.12
     flip_probability: float = 0.5
+    elastic_probability: float = 0.4
+    elastic_displacement: float = 0.04
     log_gamma: float = 0.45
     log_gain: float = 0.3
     offset: float = 0.08
@@ -72,23 +79,23 @@ class AugmentationConfig:
 
 def augment_geometry(
     image: UInt8Image,
-    mask: Mask,
+    masks: Sequence[Mask],
     config: AugmentationConfig,
     rng: np.random.Generator,
     mask_size: int,
-) -> tuple[UInt8Image, Mask]:
-    """Rotate, zoom, stretch, shift, mirror and change the resolution of a frame with its mask.
+) -> tuple[UInt8Image, list[Mask]]:
+    """Rotate, zoom, stretch, shift, mirror, deform a frame with its masks, change its resolution.
 
     Args:
         image: (H, W), uint8, grey frame.
-        mask: (H, W), bool, one lesion.
+        masks: (H, W), bool, any number of them.
         config: strengths.
         rng: source of randomness.
-        mask_size: side of the square mask that comes out.
+        mask_size: side of the square masks that come out.
 
     Returns:
-        Frame (h, w), uint8, of a size of its own, and mask (mask_size, mask_size), bool, which
-        covers the same field of view. What lies outside the original frame is black.
+        Frame (h, w), uint8, of a size of its own, and masks (mask_size, mask_size), bool, which
+        cover the same field of view. What lies outside the original frame is black.
     """
     height, width = image.shape
     resolution = 1.0
@@ -96,9 +103,13 @@ def augment_geometry(
         resolution = rng.uniform(config.min_resolution, 1.0)
     out_h, out_w = (max(32, round(side * resolution)) for side in (height, width))
     matrix = _random_affine(height, width, config, rng)
-    frame = _warp(image, matrix, (out_h, out_w))
-    warped_mask = _warp(mask.astype(np.uint8) * 255, matrix, (mask_size, mask_size)) > 127
-    return frame, warped_mask
+    displacement = None
+    if rng.random() < config.elastic_probability:
+        displacement = _random_displacement(config.elastic_displacement, rng)
+    frame = _warp(image, matrix, displacement, (out_h, out_w))
+    mask_hw = (mask_size, mask_size)
+    warped = [_warp(mask.astype(np.uint8) * 255, matrix, displacement, mask_hw) for mask in masks]
+    return frame, [mask > 127 for mask in warped]
 
 
 def _random_affine(
@@ -120,10 +131,22 @@ def _random_affine(
     return np.asarray(moved, dtype=np.float64)
 
 
+def _random_displacement(largest: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """(G, G, 2) displacements (x, y) of a coarse grid of control points, fraction of the side."""
+    shape = (ELASTIC_GRID, ELASTIC_GRID, 2)
+    return rng.uniform(-largest, largest, size=shape).astype(np.float32)
+
+
 def _warp(
-    image: npt.NDArray[np.uint8], matrix: npt.NDArray[np.float64], out_hw: tuple[int, int]
+    image: npt.NDArray[np.uint8],
+    matrix: npt.NDArray[np.float64],
+    displacement: npt.NDArray[np.float32] | None,
+    out_hw: tuple[int, int],
 ) -> npt.NDArray[np.uint8]:
-    """Apply a map between [-1, 1] fields of view to pixels, bilinearly, with half-pixel centres."""
+    """Apply a map between [-1, 1] fields of view to pixels, bilinearly, with half-pixel centres.
+
+    The displacement, if any, moves the point of the original that an output pixel shows.
+    """
 
     def to_view(hw: tuple[int, int]) -> npt.NDArray[np.float64]:
         h, w = hw
@@ -131,8 +154,18 @@ def _warp(
 
     height, width = image.shape
     pixels = np.linalg.inv(to_view(out_hw)) @ matrix @ to_view((height, width))
-    warped = cv2.warpAffine(image, pixels[:2], (out_hw[1], out_hw[0]), flags=cv2.INTER_LINEAR)
-    return np.asarray(warped, dtype=np.uint8)
+    out_h, out_w = out_hw
+    if displacement is None:
+        warped = cv2.warpAffine(image, pixels[:2], (out_w, out_h), flags=cv2.INTER_LINEAR)
+        return np.asarray(warped, dtype=np.uint8)
+    to_original = np.linalg.inv(pixels).astype(np.float32)
+    columns = np.arange(out_w, dtype=np.float32)[None, :]
+    rows = np.arange(out_h, dtype=np.float32)[:, None]
+    shift = cv2.resize(displacement, (out_w, out_h), interpolation=cv2.INTER_CUBIC)
+    x = to_original[0, 0] * columns + to_original[0, 1] * rows + to_original[0, 2]
+    y = to_original[1, 0] * columns + to_original[1, 1] * rows + to_original[1, 2]
+    x, y = x + shift[..., 0] * width, y + shift[..., 1] * height
+    return np.asarray(cv2.remap(image, x, y, cv2.INTER_LINEAR), dtype=np.uint8)
 
 
 def augment_appearance(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 Mask = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float32]
 
-LABEL_FOREGROUND = 1
+LABEL_BACKGROUND, LABEL_FOREGROUND, LABEL_PADDING = 0, 1, -1
 
 
 def simulate_box(mask: Mask, rng: np.random.Generator) -> Points:
@@ -55,6 +55,46 @@ def simulate_click(mask: Mask, rng: np.random.Generator) -> Points:
         if 0 <= x < mask.shape[1] and 0 <= y < mask.shape[0] and mask[y, x]:
             return np.array([[x, y]], dtype=np.float32)
     return _random_pixel(mask, rng)
+
+
+def simulate_background_click(mask: Mask, rng: np.random.Generator) -> tuple[Points, int]:
+    """A click that says "not here": close to the lesion half of the time, else anywhere outside.
+
+    Args:
+        mask: (S, S), bool.
+        rng: source of randomness.
+
+    Returns:
+        (1, 2) click, float32, (x, y) off the mask, and its label 0; a frame that is all lesion gets
+        a point labelled -1, which is none.
+    """
+    if mask.all():
+        return np.zeros((1, 2), dtype=np.float32), LABEL_PADDING
+    outside = ~mask
+    if rng.random() < 0.5 and mask.any():
+        distance = cv2.distanceTransform(outside.astype(np.uint8), cv2.DIST_L2, 3)
+        reach = 0.5 * np.sqrt(mask.sum())  # half the side of a square as large as the lesion
+        close = outside & (distance <= max(2.0, reach))
+        return _random_pixel(close, rng), LABEL_BACKGROUND
+    return _random_pixel(outside, rng), LABEL_BACKGROUND
+
+
+def simulate_phantom(side: int, rng: np.random.Generator) -> Mask:
+    """An ellipse where a lesion might be, to prompt a frame that has none.
+
+    Args:
+        side: side of the square frame, pixels.
+        rng: source of randomness.
+
+    Returns:
+        (side, side), bool, not empty.
+    """
+    centre = rng.uniform(0.2, 0.8, size=2) * side
+    radii = rng.uniform(0.05, 0.25, size=2) * side
+    rows, columns = np.ogrid[:side, :side]
+    return np.asarray(
+        ((columns - centre[0]) / radii[0]) ** 2 + ((rows - centre[1]) / radii[1]) ** 2 <= 1.0
+    )
 
 
 def simulate_correction(

@@ -1,7 +1,7 @@
 """Augmented training samples and fixed validation samples from cases held in memory."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
@@ -11,36 +11,51 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from samus_edge.data.augmentation import AugmentationConfig, augment_appearance, augment_geometry
-from samus_edge.data.busi import UltrasoundCase, read_image, read_instances
-from samus_edge.data.prompts import simulate_box, simulate_click
+from samus_edge.data.case import UltrasoundCase, read_image, read_instances
+from samus_edge.data.prompts import (
+    simulate_background_click,
+    simulate_box,
+    simulate_click,
+    simulate_phantom,
+)
 from samus_edge.errors import DataError
 from samus_edge.evaluation.prompt_protocol import case_generator, centre_point, jittered_box
 from samus_edge.modeling.high_frequency import HighFrequency
 from samus_edge.modeling.input_scaling import InputScaling
 
+Mask = npt.NDArray[np.bool_]
+
 # at 256x256; a lesion that an augmentation has almost pushed out teaches nothing
 MIN_LESION_PX = 24
 GEOMETRY_TRIES = 4
 VALIDATION_JITTER = 0.05
+NUM_CLICKS = 3
 
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """One lesion of one frame with a box and a click; a batch has one more, leading dimension.
+    """One lesion of one frame with prompts; a batch has one more, leading dimension.
 
     Attributes:
         image: (1, S, S), float32, grey in [0, 1].
         high_frequency: (1, S, S), float32, in [0, 1].
         mask: (1, S, S), float32, values in {0, 1}.
+        teacher_mask: (1, S, S), float32, values in {0, 1}: the lesion as a teacher marks it; the
+            same as ``mask`` without a teacher.
         box: (2, 2), float32, top left and bottom right corner (x, y), model frame.
-        click: (1, 2), float32, (x, y) on the lesion, model frame.
+        clicks: (3, 2), float32, (x, y) on the lesion, model frame.
+        background_click: (1, 2), float32, (x, y) off the lesion, model frame.
+        background_label: (1,), float32: 0, or -1 where the frame has no background.
     """
 
     image: Tensor
     high_frequency: Tensor
     mask: Tensor
+    teacher_mask: Tensor
     box: Tensor
-    click: Tensor
+    clicks: Tensor
+    background_click: Tensor
+    background_label: Tensor
 
 
 class LesionDataset(Dataset[TrainingSample]):
@@ -50,11 +65,15 @@ class LesionDataset(Dataset[TrainingSample]):
     one sees.
 
     Args:
-        cases: cases with at least one lesion.
+        cases: cases with at least one lesion; the samples come in their order.
         image_size: side of the model input, pixels.
         augmentation: strengths, or None for fixed samples: no augmentation, the first lesion, and
             the evaluation's jittered box and centre point as prompts.
         seed: seed of all samples.
+        normal_cases: cases without a lesion, prompted as if there were one and with an empty mask
+            as the answer; they come after the others. Only with an augmentation.
+        teacher_masks: for each case, a teacher's mask of each lesion, (H, W), bool; None without a
+            teacher.
 
     Raises:
         DataError: if a case cannot be read or has no lesion; all of the latter are named.
@@ -67,16 +86,19 @@ class LesionDataset(Dataset[TrainingSample]):
         image_size: int,
         augmentation: AugmentationConfig | None,
         seed: int,
+        normal_cases: Sequence[UltrasoundCase] = (),
+        teacher_masks: Sequence[Sequence[Mask]] | None = None,
     ) -> None:
         self.keys = [case.key for case in cases]
-        self.images = [read_image(case) for case in cases]
-        self.instances = [read_instances(case) for case in cases]
+        self.images = [read_image(case) for case in (*cases, *normal_cases)]
+        self.instances: list[Sequence[Mask]] = [read_instances(case) for case in cases]
         empty = [case.key for case, found in zip(cases, self.instances, strict=True) if not found]
         if empty:
             raise DataError(
                 f"Cases without a lesion cannot be trained on, got {', '.join(empty)}. "
                 "Leave them out of the subset, or mend their masks."
             )
+        self.teacher_masks = self.instances if teacher_masks is None else list(teacher_masks)
         self.image_size = image_size
         self.augmentation = augmentation
         self.seed = seed
@@ -91,27 +113,44 @@ class LesionDataset(Dataset[TrainingSample]):
         if self.augmentation is None:
             return self._fixed_sample(index)
         rng = np.random.default_rng((self.seed, self.epoch, index))
-        image = self.images[index]
-        instance = self.instances[index][rng.integers(len(self.instances[index]))]
-        for _ in range(GEOMETRY_TRIES):
-            frame, mask = augment_geometry(image, instance, self.augmentation, rng, self.image_size)
-            if mask.sum() >= MIN_LESION_PX:
-                break
+        if index < len(self.instances):
+            frame, masks = self._augmented_lesion(index, self.augmentation, rng)
         else:
-            frame, mask = image, self._resized(instance)
+            frame, _ = augment_geometry(
+                self.images[index], [], self.augmentation, rng, self.image_size
+            )
+            masks = [np.zeros((self.image_size, self.image_size), dtype=np.bool_)] * 2
         frame = augment_appearance(frame, self.augmentation, rng)
-        return self._sample(frame, mask, simulate_box(mask, rng), simulate_click(mask, rng))
+        prompted = masks[0] if masks[0].any() else simulate_phantom(self.image_size, rng)
+        box = simulate_box(prompted, rng)
+        clicks = np.concatenate([simulate_click(prompted, rng) for _ in range(NUM_CLICKS)])
+        return self._sample(frame, masks, box, clicks, simulate_background_click(masks[0], rng))
+
+    def _augmented_lesion(
+        self, index: int, augmentation: AugmentationConfig, rng: np.random.Generator
+    ) -> tuple[npt.NDArray[np.uint8], list[Mask]]:
+        """A moved frame with one of its lesions, as marked and as the teacher marks it."""
+        image = self.images[index]
+        lesion = int(rng.integers(len(self.instances[index])))
+        pair = (self.instances[index][lesion], self.teacher_masks[index][lesion])
+        for _ in range(GEOMETRY_TRIES):
+            frame, masks = augment_geometry(image, pair, augmentation, rng, self.image_size)
+            if masks[0].sum() >= MIN_LESION_PX:
+                return frame, masks
+        return image, [self._resized(mask) for mask in pair]
 
     def _fixed_sample(self, index: int) -> TrainingSample:
         image, instance = self.images[index], self.instances[index][0]
         scale = self.image_size / np.array([image.shape[1], image.shape[0]])
         rng = case_generator(self.keys[index], 0, self.seed)
         box = jittered_box(instance, VALIDATION_JITTER, rng).reshape(2, 2)
-        click = centre_point(instance).reshape(1, 2)
+        clicks = np.repeat(centre_point(instance).reshape(1, 2), NUM_CLICKS, axis=0)
         mask = self._resized(instance)
-        return self._sample(image, mask, _to_model_frame(box, scale), _to_model_frame(click, scale))
+        background = simulate_background_click(mask, rng)
+        box, clicks = _to_model_frame(box, scale), _to_model_frame(clicks, scale)
+        return self._sample(image, [mask, mask], box, clicks, background)
 
-    def _resized(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    def _resized(self, mask: Mask) -> Mask:
         size = (self.image_size, self.image_size)
         resized = cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_LINEAR)
         return np.asarray(resized > 127)
@@ -119,28 +158,30 @@ class LesionDataset(Dataset[TrainingSample]):
     def _sample(
         self,
         frame: npt.NDArray[np.uint8],
-        mask: npt.NDArray[np.bool_],
+        masks: Sequence[Mask],
         box: npt.NDArray[np.float32],
-        click: npt.NDArray[np.float32],
+        clicks: npt.NDArray[np.float32],
+        background: tuple[npt.NDArray[np.float32], int],
     ) -> TrainingSample:
         frames = torch.from_numpy(np.ascontiguousarray(frame))[None]
+        mask, teacher_mask = (torch.from_numpy(mask.astype(np.float32))[None] for mask in masks)
         return TrainingSample(
             image=self._input_scaling(frames)[0],
             high_frequency=self._high_frequency(frames)[0] / 255.0,
-            mask=torch.from_numpy(mask.astype(np.float32))[None],
+            mask=mask,
+            teacher_mask=teacher_mask,
             box=torch.from_numpy(box),
-            click=torch.from_numpy(click),
+            clicks=torch.from_numpy(clicks),
+            background_click=torch.from_numpy(background[0]),
+            background_label=torch.tensor([float(background[1])]),
         )
 
 
 def collate(samples: Sequence[TrainingSample]) -> TrainingSample:
     """Stack samples: every field gains a leading batch dimension."""
+    names = [field.name for field in fields(TrainingSample)]
     return TrainingSample(
-        image=torch.stack([sample.image for sample in samples]),
-        high_frequency=torch.stack([sample.high_frequency for sample in samples]),
-        mask=torch.stack([sample.mask for sample in samples]),
-        box=torch.stack([sample.box for sample in samples]),
-        click=torch.stack([sample.click for sample in samples]),
+        **{name: torch.stack([getattr(sample, name) for sample in samples]) for name in names}
     )
 
 

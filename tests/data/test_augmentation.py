@@ -42,7 +42,7 @@ def overlap(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
 def test_frame_and_mask_move_together(seed: int, hw: tuple[int, int]) -> None:
     frame, mask = bright_lesion(hw)
     rng = np.random.default_rng(seed)
-    moved, moved_mask = augment_geometry(frame, mask, AugmentationConfig(), rng, MASK_SIZE)
+    moved, (moved_mask,) = augment_geometry(frame, [mask], AugmentationConfig(), rng, MASK_SIZE)
     assert moved.dtype == np.uint8 and moved_mask.dtype == np.bool_
     assert moved_mask.shape == (MASK_SIZE, MASK_SIZE)
     assert all(32 <= side <= limit for side, limit in zip(moved.shape, hw, strict=True))
@@ -55,7 +55,7 @@ def geometry(hw: tuple[int, int], **changes: float) -> npt.NDArray[np.bool_]:
     """The mask of `bright_lesion` after the identity with some strengths switched on."""
     frame, mask = bright_lesion(hw)
     config = dataclasses.replace(IDENTITY, **changes)
-    _, moved = augment_geometry(frame, mask, config, np.random.default_rng(0), MASK_SIZE)
+    _, (moved,) = augment_geometry(frame, [mask], config, np.random.default_rng(0), MASK_SIZE)
     return moved
 
 
@@ -63,7 +63,7 @@ def test_without_strengths_the_frame_stays_as_it_is() -> None:
     frame, mask = bright_lesion((180, 240))
     frame[::3] = np.arange(240, dtype=np.uint8)
     rng = np.random.default_rng(0)
-    same, moved_mask = augment_geometry(frame, mask, IDENTITY, rng, MASK_SIZE)
+    same, (moved_mask,) = augment_geometry(frame, [mask], IDENTITY, rng, MASK_SIZE)
     np.testing.assert_array_equal(same, frame)
     expected = cv2.resize(mask.astype(np.uint8) * 255, (MASK_SIZE, MASK_SIZE)) > 127
     assert overlap(moved_mask, expected) >= 0.999
@@ -85,7 +85,7 @@ def test_a_rotation_in_a_wide_frame_keeps_shapes() -> None:
     for seed in range(5):
         rng = np.random.default_rng(seed)
         frame = np.where(disc, 255, 0).astype(np.uint8)
-        turned, _ = augment_geometry(frame, disc, config, rng, MASK_SIZE)
+        turned, _ = augment_geometry(frame, [disc], config, rng, MASK_SIZE)
         assert overlap(turned > 127, disc) >= MIN_OVERLAP
 
 
@@ -95,7 +95,7 @@ def test_zoom_changes_the_area_by_its_square() -> None:
     frame = np.where(disc, 255, 0).astype(np.uint8)
     ratios = []
     for seed in range(20):
-        _, zoomed = augment_geometry(frame, disc, config, np.random.default_rng(seed), 200)
+        _, (zoomed,) = augment_geometry(frame, [disc], config, np.random.default_rng(seed), 200)
         ratios.append(zoomed.sum() / disc.sum())
     assert np.exp(-0.6) * 0.97 <= min(ratios) < 0.8
     assert 1.25 < max(ratios) <= np.exp(0.6) * 1.03
@@ -104,7 +104,8 @@ def test_zoom_changes_the_area_by_its_square() -> None:
 def test_resolution_leaves_the_field_of_view() -> None:
     frame, mask = bright_lesion((400, 300))
     config = dataclasses.replace(IDENTITY, resolution_probability=1.0, min_resolution=0.35)
-    small, moved_mask = augment_geometry(frame, mask, config, np.random.default_rng(1), MASK_SIZE)
+    rng = np.random.default_rng(1)
+    small, (moved_mask,) = augment_geometry(frame, [mask], config, rng, MASK_SIZE)
     assert small.shape[0] < 400 and abs(small.shape[0] / small.shape[1] - 4 / 3) < 0.02
     assert overlap(moved_mask, geometry((400, 300))) >= MIN_OVERLAP
 
@@ -112,9 +113,59 @@ def test_resolution_leaves_the_field_of_view() -> None:
 def test_outside_the_original_frame_is_black() -> None:
     white, mask = np.full((100, 100), 255, dtype=np.uint8), np.ones((100, 100), dtype=np.bool_)
     config = dataclasses.replace(IDENTITY, translation=0.12)
-    shifted, shifted_mask = augment_geometry(white, mask, config, np.random.default_rng(3), 100)
+    rng = np.random.default_rng(3)
+    shifted, (shifted_mask,) = augment_geometry(white, [mask], config, rng, 100)
     assert (shifted == 0).any() and (shifted == 255).any()
     assert overlap(shifted > 127, shifted_mask) >= MIN_OVERLAP
+
+
+def test_all_masks_move_alike_and_none_is_needed() -> None:
+    frame, mask = bright_lesion((150, 200))
+    config = AugmentationConfig(elastic_probability=1.0)
+
+    def move(masks: list[npt.NDArray[np.bool_]]) -> tuple[Any, list[npt.NDArray[np.bool_]]]:
+        return augment_geometry(frame, masks, config, np.random.default_rng(4), MASK_SIZE)
+
+    alone, (expected,) = move([mask])
+    together, (first, second, inverse) = move([mask, mask, ~mask])
+    bare, none = move([])
+    assert none == []
+    np.testing.assert_array_equal(together, alone)
+    np.testing.assert_array_equal(bare, alone)
+    np.testing.assert_array_equal(first, expected)
+    np.testing.assert_array_equal(second, expected)
+    assert not (inverse & expected).any()
+
+
+def test_an_elastic_deformation_bends_without_tearing_and_no_farther_than_it_may() -> None:
+    """A grid of dots, each of which is found again near its place; the shifts vary smoothly."""
+    side, spacing, largest = 240, 40, 0.04
+    frame = np.zeros((side, side), dtype=np.uint8)
+    places = [(y, x) for y in range(40, 220, spacing) for x in range(40, 220, spacing)]
+    for y, x in places:
+        frame[y - 3 : y + 4, x - 3 : x + 4] = 255
+    config = dataclasses.replace(IDENTITY, elastic_probability=1.0, elastic_displacement=largest)
+    bent, _ = augment_geometry(frame, [], config, np.random.default_rng(0), MASK_SIZE)
+    assert bent.shape == frame.shape
+    count, _, _, centres = cv2.connectedComponentsWithStats((bent > 100).astype(np.uint8))[:4]
+    assert count - 1 == len(places)
+    shifts = []
+    for y, x in places:
+        distances = np.hypot(*(centres[1:] - (x, y)).T)
+        shifts.append(float(distances.min()))
+    # bicubic interpolation between control points may overshoot a little
+    assert max(shifts) <= 1.3 * largest * side * np.sqrt(2)
+    assert max(shifts) > 2.0
+
+
+def test_an_elastic_deformation_comes_as_often_as_asked() -> None:
+    frame, mask = bright_lesion((100, 100))
+    config = dataclasses.replace(IDENTITY, elastic_probability=0.4, elastic_displacement=0.04)
+    changed = [
+        (augment_geometry(frame, [mask], config, np.random.default_rng(s), 64)[0] != frame).any()
+        for s in range(200)
+    ]
+    assert 0.3 < np.mean(changed) < 0.5
 
 
 def test_the_same_seed_gives_the_same_frame() -> None:
@@ -122,7 +173,7 @@ def test_the_same_seed_gives_the_same_frame() -> None:
 
     def run(seed: int) -> list[npt.NDArray[Any]]:
         rng = np.random.default_rng(seed)
-        moved, moved_mask = augment_geometry(frame, mask, AugmentationConfig(), rng, MASK_SIZE)
+        moved, (moved_mask,) = augment_geometry(frame, [mask], AugmentationConfig(), rng, MASK_SIZE)
         return [augment_appearance(moved, AugmentationConfig(), rng), moved_mask]
 
     for one, again in zip(run(5), run(5), strict=True):
@@ -180,6 +231,8 @@ def test_speckle_is_noise_around_the_signal() -> None:
         ("flip_probability", -0.1),
         ("speckle_probability", 1.5),
         ("rotation_deg", -1.0),
+        ("elastic_probability", 1.01),
+        ("elastic_displacement", -0.1),
         ("min_resolution", 0.0),
         ("min_resolution", 1.1),
         ("log_gain", "strong"),

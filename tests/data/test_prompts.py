@@ -6,7 +6,13 @@ import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samus_edge.data.prompts import simulate_box, simulate_click, simulate_correction
+from samus_edge.data.prompts import (
+    simulate_background_click,
+    simulate_box,
+    simulate_click,
+    simulate_correction,
+    simulate_phantom,
+)
 
 SIZE = 32
 
@@ -111,3 +117,53 @@ def test_the_edges_of_a_thin_lesion_stay_in_order() -> None:
     rng = np.random.default_rng(0)
     boxes = np.stack([simulate_box(mask, rng) for _ in range(200)])
     assert (boxes[:, 0] <= boxes[:, 1]).all()
+
+
+@given(masks(), SEEDS)
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_background_clicks_miss_the_lesion(mask: npt.NDArray[np.bool_], seed: int) -> None:
+    click, label = simulate_background_click(mask, np.random.default_rng(seed))
+    assert click.shape == (1, 2) and click.dtype == np.float32
+    if mask.all():
+        assert label == -1
+        return
+    x, y = click[0].astype(int)
+    assert (label, bool(mask[y, x])) == (0, False)
+
+
+def test_half_of_the_background_clicks_are_close_to_the_lesion() -> None:
+    """Close is half the side of a square as large as the lesion: 10 of 100 pixels here."""
+    mask = np.zeros((100, 100), dtype=np.bool_)
+    mask[40:60, 40:60] = True
+    rng = np.random.default_rng(0)
+    clicks = np.concatenate([simulate_background_click(mask, rng)[0] for _ in range(400)])
+    beyond = np.maximum(np.abs(clicks - 49.5) - 9.5, 0)  # from the lesion's edge, in x and y
+    near = (np.hypot(*beyond.T) <= 10.5).mean()
+    assert 0.5 < near < 0.65  # a tenth of the other half is as close
+    assert np.hypot(*beyond.T).max() > 30
+
+
+def test_a_frame_without_a_lesion_is_clicked_anywhere() -> None:
+    empty = np.zeros((100, 100), dtype=np.bool_)
+    rng = np.random.default_rng(0)
+    found = [simulate_background_click(empty, rng) for _ in range(300)]
+    assert {label for _, label in found} == {0}
+    clicks = np.concatenate([click for click, _ in found])
+    assert (np.abs(clicks.mean(axis=0) - 49.5) < 6).all()  # three deviations: 29 / sqrt(300)
+    assert clicks.min() < 10 and clicks.max() > 90
+
+
+def test_phantoms_are_ellipses_of_the_size_of_lesions() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        phantom = simulate_phantom(200, rng)
+        assert phantom.shape == (200, 200) and phantom.dtype == np.bool_
+        rows, columns = np.nonzero(phantom)
+        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+        if min(rows.min(), columns.min()) > 0 and max(rows.max(), columns.max()) < 199:
+            assert 0.05 * 200 * 2 - 2 <= min(height, width)
+            assert max(height, width) <= 0.25 * 200 * 2 + 1
+            filled = phantom.sum() / (height * width)
+            assert abs(filled - np.pi / 4) < 0.08  # an ellipse in its box
+        count, _ = cv2.connectedComponents(phantom.astype(np.uint8))
+        assert count == 2

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from samus_edge.data.augmentation import AugmentationConfig
-from samus_edge.data.busi import UltrasoundCase, list_cases, select_lesions
+from samus_edge.data.case import UltrasoundCase, select_lesions
+from samus_edge.data.dataset import list_cases
 from samus_edge.data.training_samples import LesionDataset, TrainingSample, collate
 from samus_edge.errors import DataError
 from samus_edge.high_frequency import high_frequency_image
@@ -28,9 +30,22 @@ def cases(fake_busi: Path) -> list[UltrasoundCase]:
 
 
 def dataset(
-    cases: list[UltrasoundCase], augmentation: AugmentationConfig | None, seed: int = 0
+    cases: list[UltrasoundCase],
+    augmentation: AugmentationConfig | None,
+    seed: int = 0,
+    **more: Any,
 ) -> LesionDataset:
-    return LesionDataset(cases, image_size=SIZE, augmentation=augmentation, seed=seed)
+    return LesionDataset(cases, image_size=SIZE, augmentation=augmentation, seed=seed, **more)
+
+
+def still() -> AugmentationConfig:
+    """No augmentation at all."""
+    return AugmentationConfig(
+        **{
+            field.name: 1.0 if field.name == "min_resolution" else 0.0
+            for field in dataclasses.fields(AugmentationConfig)
+        }
+    )
 
 
 def same(one: TrainingSample, other: TrainingSample) -> bool:
@@ -45,12 +60,16 @@ def test_shapes_types_and_ranges(cases: list[UltrasoundCase]) -> None:
         data = dataset(cases, augmentation)
         assert len(data) == 5
         for sample in (data[index] for index in range(5)):
-            for image in (sample.image, sample.high_frequency, sample.mask):
+            images = (sample.image, sample.high_frequency, sample.mask, sample.teacher_mask)
+            for image in images:
                 assert image.shape == (1, SIZE, SIZE) and image.dtype == torch.float32
                 assert float(image.min()) >= 0.0 and float(image.max()) <= 1.0 + 1e-6
             assert set(sample.mask.flatten().tolist()) == {0.0, 1.0}
             assert sample.box.shape == (2, 2) and sample.box.dtype == torch.float32
-            assert sample.click.shape == (1, 2) and sample.click.dtype == torch.float32
+            assert sample.clicks.shape == (3, 2) and sample.clicks.dtype == torch.float32
+            assert sample.background_click.shape == (1, 2)
+            assert sample.background_label.tolist() == [0.0]
+            assert torch.equal(sample.teacher_mask, sample.mask)
 
 
 def test_samples_depend_on_seed_epoch_and_index_alone(cases: list[UltrasoundCase]) -> None:
@@ -83,7 +102,8 @@ def test_validation_prompts_are_in_the_model_frame(cases: list[UltrasoundCase]) 
     """benign (1): rows 10:30 and columns 20:60 of 80x60 pixels, so 16 to 48 and 11 to 32 of 64."""
     sample = dataset(cases, None)[0]
     assert cases[0].key == "benign/benign (1)"
-    assert sample.click[0].tolist() == pytest.approx([31.5, (19.5 + 0.5) * 64 / 60 - 0.5])
+    for click in sample.clicks:
+        assert click.tolist() == pytest.approx([31.5, (19.5 + 0.5) * 64 / 60 - 0.5])
     exact = np.array([[20 + 0.5, 10 + 0.5], [59 + 0.5, 29 + 0.5]]) * (64 / 80, 64 / 60) - 0.5
     jitter = 0.05 * np.array([40 * 64 / 80, 20 * 64 / 60])
     assert (np.abs(sample.box.numpy() - exact) <= jitter + 1e-4).all()
@@ -93,13 +113,7 @@ def test_validation_prompts_are_in_the_model_frame(cases: list[UltrasoundCase]) 
 
 
 def test_each_lesion_of_a_case_gets_its_turn(cases: list[UltrasoundCase]) -> None:
-    still = AugmentationConfig(
-        **{
-            field.name: 1.0 if field.name == "min_resolution" else 0.0
-            for field in dataclasses.fields(AugmentationConfig)
-        }
-    )
-    data = dataset(cases, still)
+    data = dataset(cases, still())
     index = data.keys.index("benign/benign (2)")  # 40x20 pixels and 20x10 pixels
     areas = []
     for epoch in range(12):
@@ -110,14 +124,63 @@ def test_each_lesion_of_a_case_gets_its_turn(cases: list[UltrasoundCase]) -> Non
     assert max(areas) == pytest.approx(40 * 20, rel=0.1)
 
 
-def test_a_click_is_on_the_augmented_lesion(cases: list[UltrasoundCase]) -> None:
+def test_clicks_are_on_the_augmented_lesion_and_one_is_off_it(cases: list[UltrasoundCase]) -> None:
     data = dataset(cases, AugmentationConfig())
     for epoch in range(3):
         data.epoch = epoch
         for index in range(5):
             sample = data[index]
-            x, y = sample.click[0].int().tolist()
-            assert sample.mask[0, y, x] == 1.0
+            for x, y in sample.clicks.int().tolist():
+                assert sample.mask[0, y, x] == 1.0
+            x, y = sample.background_click[0].int().tolist()
+            assert sample.mask[0, y, x] == 0.0
+
+
+def test_the_clicks_of_a_sample_differ(cases: list[UltrasoundCase]) -> None:
+    data = dataset(cases, AugmentationConfig())
+    clicks = [{tuple(click) for click in data[index].clicks.tolist()} for index in range(5)]
+    assert sum(len(found) for found in clicks) > 12  # of 15; two may hit one pixel
+
+
+def test_a_teachers_mask_moves_with_the_lesion_that_it_is_of(cases: list[UltrasoundCase]) -> None:
+    """benign (2) has two lesions; the teacher saw the left half of each."""
+    case = next(case for case in cases if case.key == "benign/benign (2)")
+    first, second = np.zeros((60, 80), np.bool_), np.zeros((60, 80), np.bool_)
+    first[10:30, 20:40] = True  # of columns 20:60
+    second[40:50, 5:15] = True  # of columns 5:25
+    config = AugmentationConfig(rotation_deg=0.0, flip_probability=0.0, elastic_probability=0.0)
+    data = dataset([case], config, teacher_masks=[[first, second]])
+    for epoch in range(10):
+        data.epoch = epoch
+        mask, taught = (image[0].numpy() > 0 for image in (data[0].mask, data[0].teacher_mask))
+        assert taught.any() and not (taught & ~mask).any()
+        left = np.nonzero(mask)[1].min()
+        assert np.nonzero(taught)[1].min() == left
+    data = dataset([case], still(), teacher_masks=[[first, second]])
+    assert float(data[0].teacher_mask.sum() / data[0].mask.sum()) == pytest.approx(0.5, abs=0.05)
+
+
+def test_normals_come_last_with_an_empty_mask_and_prompts_all_the_same(
+    fake_busi: Path, cases: list[UltrasoundCase]
+) -> None:
+    normals = [case for case in list_cases(fake_busi) if case.class_name == "normal"]
+    plain = dataset(cases, AugmentationConfig())
+    data = dataset(cases, AugmentationConfig(), normal_cases=normals)
+    assert (len(plain), len(data)) == (5, 6)
+    assert all(same(data[index], plain[index]) for index in range(5))
+    boxes = []
+    for epoch in range(5):
+        data.epoch = epoch
+        sample = data[5]
+        assert not sample.mask.any() and not sample.teacher_mask.any()
+        (left, top), (right, bottom) = sample.box.tolist()
+        assert 0 <= left < right <= SIZE - 1 and 0 <= top < bottom <= SIZE - 1
+        for x, y in sample.clicks.tolist():  # in the box, but for its jitter
+            assert left - SIZE / 8 <= x <= right + SIZE / 8
+            assert top - SIZE / 8 <= y <= bottom + SIZE / 8
+        assert sample.background_label.tolist() == [0.0]
+        boxes.append((left, top, right, bottom))
+    assert len(set(boxes)) == 5
 
 
 def test_a_lesion_that_leaves_the_frame_is_shown_unmoved(cases: list[UltrasoundCase]) -> None:

@@ -20,9 +20,13 @@ from rich.progress import Progress
 
 from hardware import describe_hardware
 from lite_medsam import INPUT_SIZE, boxed_decoder, build_lite_medsam, encoder_input
-from samus_edge.data.busi import UltrasoundCase, list_cases, load_groups, load_split, select_lesions
-from samus_edge.evaluation.evaluate import Predictor, evaluate
-from samus_edge.evaluation.prompt_protocol import BOX_JITTERS, BoxProtocol
+from samus_edge.data.case import UltrasoundCase, select_lesions
+from samus_edge.data.dataset import list_cases
+from samus_edge.data.split_file import load_groups, load_split
+from samus_edge.evaluation.evaluate import evaluate
+from samus_edge.evaluation.predictor import Predictor
+from samus_edge.evaluation.prompt_protocol import box_sweep
+from samus_edge.evaluation.robustness_prompts import loose_box_sweep
 from samus_edge.runtime import Segmenter
 
 RESULTS_DIR = Path(__file__).resolve().parent / "results"
@@ -100,7 +104,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Result file.")] = RESULTS_DIR
     / "lite_medsam_accuracy.json",
 ) -> None:
-    """Evaluate both on the test subset with boxes of 0 to 20 % jitter."""
+    """Evaluate both on the test subset with boxes of 0 to 20 % jitter, and 5 to 20 % too loose."""
     cases = select_lesions(list_cases(data, load_split(split)["test"]))
     groups = load_groups(split)
     console = Console()
@@ -130,7 +134,7 @@ def _evaluate(
         report = evaluate(
             predictor,
             cases,
-            protocols=[BoxProtocol(jitter) for jitter in BOX_JITTERS],
+            protocols=[*box_sweep(), *loose_box_sweep()],
             groups=groups,
             on_case=lambda case: progress.advance(task),
         )

@@ -8,7 +8,8 @@ SamusEdgeError
  ├── ExportMismatchError
  ├── WeightsError
  ├── DataError
- └── BackendError
+ ├── BackendError
+ └── JobInterruptedError
 
 Bad arguments are ValueError or TypeError, as everywhere in Python.
 """
@@ -19,6 +20,7 @@ __all__ = [
     "DataError",
     "ExportMismatchError",
     "ImageFileError",
+    "JobInterruptedError",
     "MissingExtraError",
     "OutputFileError",
     "SamusEdgeError",
@@ -60,3 +62,7 @@ class DataError(SamusEdgeError):
 
 class BackendError(SamusEdgeError):
     """A backend is not available, or fails on a graph."""
+
+
+class JobInterruptedError(SamusEdgeError):
+    """A job was asked to stop, and has saved what it had."""

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from samus_edge import __version__
+from samus_edge.cli import ablate, convert, data, export, infer, info, train
 from samus_edge.cli import eval as evaluation  # not to hide the builtin
-from samus_edge.cli import export, infer, info, train
-from samus_edge.errors import SamusEdgeError
+from samus_edge.errors import JobInterruptedError, SamusEdgeError
 
 __all__ = ["app", "main"]
 
@@ -31,8 +31,11 @@ app = typer.Typer(
 # In the order in which they are met: first use, then make.
 app.command("infer")(infer.command)
 app.command("info")(info.command)
+app.add_typer(data.app, name="data")
 app.command("train")(train.command)
+app.command("convert")(convert.command)
 app.command("eval")(evaluation.command)
+app.command("ablate")(ablate.command)
 app.command("export")(export.command)
 
 
@@ -77,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except _UsageError as err:
         return _fail(_usage_message(err), EXIT_BAD_ARGUMENT)
+    except JobInterruptedError as err:
+        return _fail(str(err), EXIT_INTERRUPTED)
     except SamusEdgeError as err:
         return _fail(str(err), EXIT_FAILED)
     except (ValueError, TypeError) as err:

@@ -1,4 +1,4 @@
-"""`samus-edge eval`: Dice, IoU and Hausdorff distances of a bundle or of weights on a test set."""
+"""`samus-edge eval`: how well a bundle, or weights, segment a test set."""
 
 from enum import Enum
 from pathlib import Path
@@ -6,20 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from samus_edge.cli import eval_tables
 from samus_edge.cli.dataset_options import DataFolder, SplitFile
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from samus_edge.data.busi import UltrasoundCase
-    from samus_edge.evaluation.evaluate import Predictor
-    from samus_edge.evaluation.prompt_protocol import PromptProtocol
+    from samus_edge.data.case import UltrasoundCase
+    from samus_edge.evaluation.evaluation_run import EvaluationResult, EvaluationSettings
+    from samus_edge.evaluation.predictor import Predictor
     from samus_edge.evaluation.report import EvaluationReport
 
 __all__ = ["Subset", "command"]
 
 PIPE_WIDTH = 140
-"""Columns of the printed table where there is no terminal whose width could be asked."""
+"""Columns of the printed tables where there is no terminal whose width could be asked."""
+
+HTML_NAME = "report.html"
 
 
 class Subset(str, Enum):
@@ -32,7 +33,7 @@ class Subset(str, Enum):
 
 def command(
     data: DataFolder,
-    split: SplitFile,
+    split: SplitFile = None,
     subset: Annotated[Subset, typer.Option(help="Subset to evaluate.")] = Subset.TEST,
     bundle: Annotated[
         Path | None, typer.Option(help="Bundle folder; the default bundle if left out.")
@@ -48,11 +49,28 @@ def command(
     box_sweep: Annotated[
         bool, typer.Option("--box-sweep", help="Also boxes with 0, 10, 15 and 20 % jitter.")
     ] = False,
+    robustness: Annotated[
+        bool,
+        typer.Option(
+            "--robustness",
+            help="Also worse prompts (jittered, loose and tight boxes, points off centre) and worse "
+            "images (gain, gamma, speckle, noise, stored smaller, frame sizes); encodes each image "
+            "23 times.",
+        ),
+    ] = False,
+    normals: Annotated[
+        bool, typer.Option(help="Also what prompts on images without a lesion give.")
+    ] = True,
+    worst: Annotated[int, typer.Option(help="How many of the worst lesions to show.")] = 5,
     out: Annotated[
-        Path | None, typer.Option(help="Write the summaries to this JSON file.", dir_okay=False)
+        Path | None, typer.Option(help="Write the tables to this JSON file.", dir_okay=False)
     ] = None,
     csv: Annotated[
         Path | None, typer.Option(help="Write one row per lesion and prompt.", dir_okay=False)
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help=f"Write a report with plots and pictures; into a folder: {HTML_NAME}."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of prompts and intervals.")] = 0,
     record: Annotated[
@@ -62,7 +80,7 @@ def command(
     """Segment every lesion of a subset from simulated prompts and report how well.
 
     Each lesion is prompted with its box, edges moved by up to 5 %, and with its centre point. Dice
-    and IoU are measured at the image's own size, Hausdorff distances (pixels) at 256x256.
+    and IoU are measured at the image's own size, distances (pixels) at 256x256.
     """
     if bundle is not None and weights is not None:
         raise typer.BadParameter(
@@ -70,66 +88,79 @@ def command(
         )
     if record and weights is not None:
         raise typer.BadParameter("goes with a bundle, not with --weights.", param_hint="--record")
-    if seed < 0:
-        raise typer.BadParameter(f"must be at least 0, got {seed}.", param_hint="--seed")
-    for name, path in (("--out", out), ("--csv", csv)):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise typer.BadParameter(
-                f"the folder of {path} does not exist; create it first.", param_hint=name
-            )
+    for name, number in (("--seed", seed), ("--worst", worst)):
+        if number < 0:
+            raise typer.BadParameter(f"must be at least 0, got {number}.", param_hint=name)
+    if html is not None and html.is_dir():
+        html = html / HTML_NAME
+    _check_outputs({"--out": out, "--csv": csv, "--html": html})
 
-    from samus_edge.data.busi import list_cases, load_groups, load_split, select_lesions
+    from samus_edge.data.dataset import load_subsets
+    from samus_edge.evaluation import prompt_protocol
+    from samus_edge.evaluation.evaluation_run import EvaluationSettings
 
-    keys = load_split(split)[subset.value]
-    cases = select_lesions(list_cases(data, keys))
-    about = {"data": data.resolve().name, "split": split.name, "subset": subset.value}
-    protocols, groups = _protocols(box_sweep), load_groups(split)
-    report = _evaluate(cases, bundle, weights, protocols, groups, about, seed)
-    report.write(json_path=out, csv_path=csv)
+    if html is not None:
+        from samus_edge.evaluation.report_plots import check_matplotlib
+
+        check_matplotlib()
+    subsets = load_subsets(data, split, names=(subset.value,))
+    split_name = "the dataset's own" if split is None else split.name
+    about = {"data": data.resolve().name, "split": split_name, "subset": subset.value}
+    extra = prompt_protocol.box_sweep() if box_sweep else ()
+    settings = EvaluationSettings(
+        protocols=tuple(dict.fromkeys((*prompt_protocol.STANDARD_PROTOCOLS, *extra))),
+        robustness=robustness,
+        normals=normals,
+        pictures=html is not None,
+        worst_count=worst,
+        seed=seed,
+    )
+    cases, groups = subsets.get(subset.value), subsets.groups
+    result = _evaluate(cases, bundle, weights, settings, groups, about)
+    also = {}
+    if html is not None:
+        from samus_edge.evaluation.html_report import render_html
+
+        also[html] = render_html(result.report, result.views, _details(weights)).encode()
+    result.report.write(json_path=out, csv_path=csv, also=also)
     if record:
         from samus_edge.evaluation.bundle_accuracy import record_accuracy
         from samus_edge.runtime.bundle import Bundle
 
-        record_accuracy(Bundle.open(bundle), report)
-    _print_summaries(report)
+        record_accuracy(Bundle.open(bundle), result.report)
+    _print_tables(result.report, worst)
+
+
+def _check_outputs(files: dict[str, Path | None]) -> None:
+    taken: dict[Path, str] = {}
+    for name, path in files.items():
+        if path is None:
+            continue
+        if not path.absolute().parent.is_dir():
+            raise typer.BadParameter(
+                f"the folder of {path} does not exist; create it first.", param_hint=name
+            )
+        other = taken.setdefault(path.resolve(), name)
+        if other != name:
+            raise typer.BadParameter(f"{path} is that of {other} as well.", param_hint=name)
 
 
 def _evaluate(
     cases: "list[UltrasoundCase]",
     bundle: Path | None,
     weights: Path | None,
-    protocols: "list[PromptProtocol]",
+    settings: "EvaluationSettings",
     groups: dict[str, int],
     about: dict[str, str],
-    seed: int,
-) -> "EvaluationReport":
+) -> "EvaluationResult":
     """Load what is to be evaluated, and evaluate it with a progress bar on a terminal's stderr."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from samus_edge.evaluation.evaluate import evaluate
     from samus_edge.runtime.file_hash import sha256_of_file
-
-    def run(predictor: "Predictor[Any]") -> "EvaluationReport":
-        console = Console(stderr=True)
-        # Where there is no terminal, even a disappearing bar would leave an empty line.
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task("Evaluating", total=len(cases))
-            return evaluate(
-                predictor,
-                cases,
-                protocols=protocols,
-                seed=seed,
-                groups=groups,
-                about=about,
-                on_case=lambda case: progress.advance(task),
-            )
 
     if weights is not None:
         from samus_edge.evaluation.torch_predictor import TorchPredictor
 
         about |= {"weights": weights.name, "weights_sha256": sha256_of_file(weights)}
-        return run(TorchPredictor.load(weights))
+        return _run(TorchPredictor.load(weights), cases, settings, groups, about)
 
     from samus_edge.runtime import Segmenter
 
@@ -141,55 +172,68 @@ def _evaluate(
             "precision": segmenter.precision,
             **{f"{name}_sha256": graph.sha256 for name, graph in manifest.graphs.items()},
         }
-        return run(segmenter)
+        return _run(segmenter, cases, settings, groups, about)
 
 
-def _protocols(box_sweep: bool) -> "list[PromptProtocol]":
-    from samus_edge.evaluation import prompt_protocol
+def _run(
+    predictor: "Predictor[Any]",
+    cases: "list[UltrasoundCase]",
+    settings: "EvaluationSettings",
+    groups: dict[str, int],
+    about: dict[str, str],
+) -> "EvaluationResult":
+    from rich.console import Console
+    from rich.progress import Progress
 
-    extra = prompt_protocol.box_sweep() if box_sweep else ()
-    return list(dict.fromkeys((*prompt_protocol.STANDARD_PROTOCOLS, *extra)))
+    from samus_edge.evaluation.evaluation_run import run_evaluation
+
+    console = Console(stderr=True)
+    # Where there is no terminal, even a disappearing bar would leave an empty line.
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("Evaluating", total=len(cases))
+        return run_evaluation(
+            predictor,
+            cases,
+            settings,
+            groups=groups,
+            about=about,
+            on_case=lambda case: progress.advance(task),
+        )
 
 
-def _print_summaries(report: "EvaluationReport") -> None:
+def _details(weights: Path | None) -> dict[str, str]:
+    """The command and the versions, for the header of the HTML report."""
+    import platform
+    import shlex
+    import sys
+    from importlib.metadata import version
+
+    from samus_edge import __version__
+
+    engine = "onnxruntime" if weights is None else "torch"
+    packages = (engine, "numpy", "opencv-python-headless")
+    return {
+        "command": shlex.join(["samus-edge", *sys.argv[1:]]),
+        "versions": ", ".join(
+            [
+                f"samus-edge {__version__}",
+                f"Python {platform.python_version()}",
+                *(f"{package} {version(package)}" for package in packages),
+            ]
+        ),
+    }
+
+
+def _print_tables(report: "EvaluationReport", worst: int) -> None:
     from rich.console import Console
 
     console = Console()
     if not console.is_terminal:
         console = Console(width=PIPE_WIDTH)
-    console.print(summary_table(report))
-    worst = min(report.scores, key=lambda score: score.dice)
-    console.print(
-        f"Worst: {worst.key}, lesion {worst.instance}, {worst.prompt}: Dice {worst.dice:.4f}",
-        markup=False,
-        highlight=False,
-    )
-
-
-def summary_table(report: "EvaluationReport") -> "Table":
-    """The summaries as a table: mean metrics per prompt and class, with the interval of Dice."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, caption="HD: Hausdorff distance, pixels at 256x256; means")
-    table.add_column("prompt")
-    table.add_column("class")
-    for name in ("lesions", "Dice", "95 % interval", "median", "worst", "IoU"):
-        table.add_column(name, justify="right")
-    for name in ("HD", "HD Manhattan", "HD95", "HD rows (SAMUS)"):
-        table.add_column(name, justify="right")
-    for summary in report.summaries:
-        low, high = summary.dice_interval
-        distances = (summary.hd, summary.hd_manhattan, summary.hd95, summary.hd_rows)
-        table.add_row(
-            summary.prompt,
-            summary.class_name,
-            str(summary.lesions),
-            f"{summary.dice.mean:.4f}",
-            f"{low:.4f}-{high:.4f}",
-            f"{summary.dice.median:.4f}",
-            f"{summary.dice.worst:.4f}",
-            f"{summary.iou.mean:.4f}",
-            *(f"{distance.mean:.2f}" for distance in distances),
-        )
-    return table
+    console.print(eval_tables.summary_table(report))
+    if report.robustness:
+        console.print(eval_tables.robustness_table(report))
+    if report.normals:
+        console.print(eval_tables.normals_table(report))
+    if worst:
+        console.print(eval_tables.worst_table(report, worst))

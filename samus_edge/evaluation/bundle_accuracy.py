@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from samus_edge.evaluation.report import EvaluationReport, Summary
+from samus_edge.evaluation.report import EvaluationReport
+from samus_edge.evaluation.summary import ALL_SIZES, Summary
 from samus_edge.runtime.bundle import Bundle
 from samus_edge.runtime.json_fields import JsonValue
 from samus_edge.runtime.manifest import MANIFEST_FILE
@@ -33,6 +34,8 @@ def record_accuracy(bundle: Bundle, report: EvaluationReport) -> None:
     about = {key: value for key, value in report.about.items() if not key.endswith("_sha256")}
     results: dict[str, JsonValue] = {}
     for summary in report.summaries:
+        if summary.size != ALL_SIZES:
+            continue
         by_class = results.setdefault(summary.prompt, {})
         assert isinstance(by_class, dict)
         by_class[summary.class_name] = _means(summary)
@@ -47,6 +50,7 @@ def _means(summary: Summary) -> dict[str, JsonValue]:
         "dice": round(summary.dice.mean, DIGITS),
         "dice_95_interval": [round(end, DIGITS) for end in summary.dice_interval],
         "iou": round(summary.iou.mean, DIGITS),
+        "nsd": round(summary.nsd.mean, DIGITS),
         "hd_px": round(summary.hd.mean, DIGITS),
         "hd_manhattan_px": round(summary.hd_manhattan.mean, DIGITS),
         "hd95_px": round(summary.hd95.mean, DIGITS),

@@ -1,76 +1,45 @@
 """Evaluation of anything that segments from prompts, lesion by lesion."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
+import cv2
 import numpy as np
-import numpy.typing as npt
 
-from samus_edge.data.busi import UltrasoundCase, read_image, read_instances
+from samus_edge.data.case import UltrasoundCase, read_image, read_instances
 from samus_edge.errors import DataError
+from samus_edge.evaluation.image_perturbation import Image, ImagePerturbation
+from samus_edge.evaluation.instance_score import AS_IS, InstanceScore
+from samus_edge.evaluation.lesion_size import equivalent_diameter_px, lesion_size
 from samus_edge.evaluation.metrics import (
     Mask,
     dice,
     hausdorff_distance,
     hausdorff_distance_95,
     iou,
+    normalised_surface_dice,
     resize_mask,
     row_hausdorff_distance,
 )
+from samus_edge.evaluation.predictor import Embedding, Predictor, predict_prompts
+from samus_edge.evaluation.prompt import Prompt, scale_prompt
 from samus_edge.evaluation.prompt_protocol import (
     STANDARD_PROTOCOLS,
-    BoxProtocol,
     PromptProtocol,
     case_generator,
-    centre_point,
-    jittered_box,
 )
-from samus_edge.evaluation.report import EvaluationReport, InstanceScore, summarise
+from samus_edge.evaluation.report import EvaluationReport
+from samus_edge.evaluation.summary import summarise
+from samus_edge.evaluation.variant import Variant, merge_variants
 
-__all__ = ["DISTANCE_HW", "PredictedMasks", "Predictor", "evaluate"]
+__all__ = ["DISTANCE_HW", "NSD_TOLERANCE_PX", "evaluate", "perturbed_image"]
 
 DISTANCE_HW: Final = (256, 256)
 """Size at which distances are measured, pixels, as SAMUS and the report do: both masks are resized
 to it without keeping the aspect, so distances compare between images of different sizes."""
 
-Embedding = TypeVar("Embedding")
-
-
-class PredictedMasks(Protocol):
-    """What a predictor returns for N prompts."""
-
-    @property
-    def masks(self) -> npt.NDArray[np.bool_]:
-        """(N, 1, H, W) masks at the size of the image."""
-        ...
-
-    @property
-    def iou_predictions(self) -> npt.NDArray[np.float32]:
-        """(N, 1) the model's estimates of the masks' IoU."""
-        ...
-
-
-class Predictor(Protocol[Embedding]):
-    """What is evaluated; `samus_edge.runtime.Segmenter` is one."""
-
-    def encode(self, image: npt.NDArray[np.uint8], /) -> Embedding:
-        """Encode a (H, W) grey image, 0..255, once for all its prompts."""
-        ...
-
-    def predict(
-        self,
-        embedding: Embedding,
-        /,
-        *,
-        boxes: npt.NDArray[np.float32] | None = None,
-        point_coords: npt.NDArray[np.float32] | None = None,
-        point_labels: npt.NDArray[np.int32] | None = None,
-    ) -> PredictedMasks:
-        """Segment from (N, 4) boxes, or from (N, 1, 2) points with (N, 1) labels.
-
-        Both are in pixels of the image; see `samus_edge.evaluation.prompt_protocol`.
-        """
-        ...
+NSD_TOLERANCE_PX: Final = 2.0
+"""Deviation that the normalised surface Dice accepts, pixels at ``DISTANCE_HW``: 0.8 % of the image."""
 
 
 def evaluate(
@@ -78,6 +47,7 @@ def evaluate(
     cases: Sequence[UltrasoundCase],
     *,
     protocols: Sequence[PromptProtocol] = STANDARD_PROTOCOLS,
+    variants: Sequence[Variant] = (),
     seed: int = 0,
     groups: Mapping[str, int] | None = None,
     about: Mapping[str, str] | None = None,
@@ -86,20 +56,23 @@ def evaluate(
     """Segment every lesion of the cases from every kind of prompt, and score the masks.
 
     Each mask file of an image is one lesion with its own prompt and score. Dice and IoU are
-    measured at the image's own size, distances at ``DISTANCE_HW``.
+    measured at the image's own size, distances at ``DISTANCE_HW``. Every image is encoded once, and
+    once more for each perturbation; a mask of an image that was resized is resized back.
 
     Args:
         predictor: What segments.
         cases: Cases to evaluate on; those without a lesion contribute nothing.
-        protocols: Kinds of prompt.
-        seed: Of the prompts, together with each case's key, and of the bootstrap; at least 0.
+        protocols: Kinds of prompt, given on the images as they are, and summarised.
+        variants: What to score besides, such as the rows of the robustness table.
+        seed: Of the prompts and perturbations, together with each case's key, and of the bootstrap;
+            at least 0.
         groups: Group number of each case key; cases that share one are near-duplicates and are
             resampled together for the interval. A case without a group is its own.
         about: What is evaluated on what; carried into the report.
         on_case: Called after each case, for progress.
 
     Returns:
-        Scores and summaries.
+        Scores, and summaries of ``protocols``.
 
     Raises:
         ValueError: If there is no protocol, or if the seed is negative.
@@ -110,14 +83,15 @@ def evaluate(
     if seed < 0:
         raise ValueError(f"seed must be at least 0, got {seed}.")
     groups = groups or {}
+    merged = merge_variants([Variant(tuple(protocols)), *variants])
     scores: list[InstanceScore] = []
     for case in cases:
         group = f"group {groups[case.key]}" if case.key in groups else case.key
         targets = read_instances(case)
         if targets:
-            embedding = predictor.encode(read_image(case))
-            for protocol in protocols:
-                scores += _score_case(predictor, embedding, case, targets, protocol, seed, group)
+            image = read_image(case)
+            for variant in merged:
+                scores += _score_variant(predictor, case, image, targets, variant, seed, group)
         if on_case is not None:
             on_case(case)
     if not scores:
@@ -125,72 +99,99 @@ def evaluate(
             f"None of the {len(cases)} cases has a lesion, so there is nothing to evaluate."
         )
     # Protocols together, which is how the scores are read.
-    order = {protocol.name: position for position, protocol in enumerate(protocols)}
-    scores.sort(key=lambda score: order[score.prompt])
-    return EvaluationReport(tuple(scores), summarise(scores, seed), seed, dict(about or {}))
+    pairs = [(variant.image, protocol.name) for variant in merged for protocol in variant.protocols]
+    order = {pair: position for position, pair in enumerate(pairs)}
+    scores.sort(key=lambda score: order[score.image, score.prompt])
+    summarised = {protocol.name for protocol in protocols}
+    standard = [score for score in scores if score.image == AS_IS and score.prompt in summarised]
+    return EvaluationReport(tuple(scores), summarise(standard, seed), seed, dict(about or {}))
 
 
-def _score_case(
+def perturbed_image(
+    image: Image, perturbation: ImagePerturbation | None, key: str, seed: int
+) -> Image:
+    """The (H, W) image of a case as it is encoded; the same in every run."""
+    if perturbation is None:
+        return image
+    # All strengths of a noise draw the same numbers, so their results compare image by image.
+    return perturbation.apply(image, case_generator(f"{key}\nimage", 0, seed))
+
+
+def _score_variant(
     predictor: Predictor[Embedding],
-    embedding: Embedding,
     case: UltrasoundCase,
+    image: Image,
     targets: Sequence[Mask],
-    protocol: PromptProtocol,
+    variant: Variant,
     seed: int,
     group: str,
 ) -> list[InstanceScore]:
-    """Segment all lesions of a case in one call, and score each."""
-    if isinstance(protocol, BoxProtocol):
-        prompts = np.stack(
-            [
-                jittered_box(target, protocol.jitter, case_generator(case.key, instance, seed))
-                for instance, target in enumerate(targets)
-            ]
-        )  # (N, 4)
-        predicted = predictor.predict(embedding, boxes=prompts)
-    else:
-        prompts = np.stack([centre_point(target) for target in targets])  # (N, 2)
-        labels = np.ones((len(targets), 1), dtype=np.int32)
-        predicted = predictor.predict(
-            embedding, point_coords=prompts[:, None, :], point_labels=labels
-        )
-    return [
-        _score(
-            case,
-            instance,
-            group,
-            protocol,
-            prompts[instance],
-            predicted.masks[instance, 0],
-            target,
-            float(predicted.iou_predictions[instance, 0]),
-        )
-        for instance, target in enumerate(targets)
-    ]
+    """Encode one image, segment all lesions in one call per protocol, and score each."""
+    original_hw = (image.shape[0], image.shape[1])
+    encoded = perturbed_image(image, variant.perturbation, case.key, seed)
+    encoded_hw = (encoded.shape[0], encoded.shape[1])
+    embedding = predictor.encode(encoded)
+    scores = []
+    for protocol in variant.protocols:
+        prompts = [
+            scale_prompt(
+                protocol.prompt(target, case_generator(case.key, instance, seed)),
+                original_hw,
+                encoded_hw,
+            )
+            for instance, target in enumerate(targets)
+        ]
+        predicted = predict_prompts(predictor, embedding, prompts)
+        for instance, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
+            prediction = _resize_back(predicted.masks[instance, 0], original_hw)
+            iou_prediction = float(predicted.iou_predictions[instance, 0])
+            names = (variant.image, protocol.name)
+            scores.append(
+                _score(case, instance, group, names, prompt, prediction, target, iou_prediction)
+            )
+    return scores
+
+
+def _resize_back(mask: Mask, original_hw: tuple[int, int]) -> Mask:
+    """The mask at the image's own size: interpolated, then thresholded at a half."""
+    if mask.shape == original_hw:
+        return mask
+    shrinks = original_hw[0] <= mask.shape[0] and original_hw[1] <= mask.shape[1]
+    grey = cv2.resize(
+        mask.astype(np.float32),
+        original_hw[::-1],
+        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+    )
+    return np.asarray(np.asarray(grey) > 0.5)
 
 
 def _score(
     case: UltrasoundCase,
     instance: int,
     group: str,
-    protocol: PromptProtocol,
-    prompt: npt.NDArray[np.float32],
+    image_and_prompt: tuple[str, str],
+    prompt: Prompt,
     prediction: Mask,
     target: Mask,
     iou_prediction: float,
 ) -> InstanceScore:
     small = resize_mask(prediction, DISTANCE_HW), resize_mask(target, DISTANCE_HW)
+    diameter_px = equivalent_diameter_px(target)
     return InstanceScore(
         key=case.key,
         class_name=case.class_name,
         instance=instance,
         group=group,
-        prompt=protocol.name,
-        prompt_coords=" ".join(f"{value:.2f}" for value in prompt),
+        size=lesion_size(diameter_px),
+        diameter_px=diameter_px,
+        image=image_and_prompt[0],
+        prompt=image_and_prompt[1],
+        prompt_coords=prompt.coords_text,
         height=target.shape[0],
         width=target.shape[1],
         dice=dice(prediction, target),
         iou=iou(prediction, target),
+        nsd=normalised_surface_dice(*small, NSD_TOLERANCE_PX),
         hd=hausdorff_distance(*small),
         hd_manhattan=hausdorff_distance(*small, metric="manhattan"),
         hd95=hausdorff_distance_95(*small),

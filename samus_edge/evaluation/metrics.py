@@ -5,7 +5,7 @@ have defined values, so that a mean over a test set always exists:
 
 | metric | both empty | exactly one empty |
 | --- | --- | --- |
-| Dice, IoU | 1 | 0 |
+| Dice, IoU, normalised surface Dice | 1 | 0 |
 | the spatial distances | 0 | the largest distance possible in the frame |
 | the row distance | 0 | as computed: the longest row of the other mask |
 """
@@ -22,6 +22,7 @@ __all__ = [
     "hausdorff_distance",
     "hausdorff_distance_95",
     "iou",
+    "normalised_surface_dice",
     "resize_mask",
     "row_hausdorff_distance",
 ]
@@ -29,6 +30,8 @@ __all__ = [
 Mask = npt.NDArray[np.bool_]
 
 _PERCENTILE: Final = 95.0
+_DISTANCE_ERROR_PX: Final = 1e-3
+"""OpenCV computes distances in float32; this much above a tolerance is still at the tolerance."""
 
 
 def dice(prediction: Mask, target: Mask) -> float:
@@ -111,6 +114,40 @@ def hausdorff_distance_95(prediction: Mask, target: Mask) -> float:
         float(np.percentile(_distance_to(to, "euclidean")[of], _PERCENTILE))
         for of, to in (outlines, outlines[::-1])
     )
+
+
+def normalised_surface_dice(prediction: Mask, target: Mask, tolerance_px: float) -> float:
+    """Share of both outlines that lies within a tolerance of the other: 0..1, higher is better.
+
+    With the outlines as in `hausdorff_distance_95`: the number of outline pixels of either mask
+    whose distance to the nearest outline pixel of the other is at most the tolerance, over the
+    number of outline pixels of both. Unlike Dice it does not favour large lesions.
+
+    Args:
+        prediction: (H, W) predicted mask.
+        target: (H, W) true mask.
+        tolerance_px: Accepted deviation, Euclidean, in pixels of the masks as given; at least 0.
+
+    Raises:
+        TypeError: If a mask is not a bool array.
+        ValueError: If the masks are not two-dimensional or differ in size, or the tolerance is
+            negative.
+
+    Source:
+        Nikolov et al. (arXiv:1809.04430), equation 1, there with surface areas in mm2. We count
+        outline pixels, as MONAI does by default.
+    """
+    _check_masks(prediction, target)
+    if not tolerance_px >= 0:
+        raise ValueError(f"tolerance_px must be at least 0, got {tolerance_px}.")
+    if not (prediction.any() and target.any()):
+        return float(prediction.any() == target.any())
+    outlines = _outline(prediction), _outline(target)
+    within = sum(
+        int((_distance_to(to, "euclidean")[of] <= tolerance_px + _DISTANCE_ERROR_PX).sum())
+        for of, to in (outlines, outlines[::-1])
+    )
+    return within / sum(int(outline.sum()) for outline in outlines)
 
 
 def row_hausdorff_distance(prediction: Mask, target: Mask) -> float:

@@ -9,11 +9,13 @@ the middle one of the mask's pixels in reading order.
 
 import hashlib
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+from samus_edge.evaluation.prompt import Prompt
 
 __all__ = [
     "BOX_JITTERS",
@@ -28,6 +30,7 @@ __all__ = [
     "centre_point",
     "jittered_box",
     "mask_box",
+    "ordered_edges",
 ]
 
 Mask = npt.NDArray[np.bool_]
@@ -42,6 +45,24 @@ BOX_JITTERS: Final = (0.0, 0.05, 0.10, 0.15, 0.20)
 def _check_jitter(jitter: float) -> None:
     if not 0.0 <= jitter < 0.5:
         raise ValueError(f"jitter must be at least 0 and below 0.5, got {jitter}.")
+
+
+class PromptProtocol(Protocol):
+    """A kind of prompt: from a lesion's mask to what a user would give for it."""
+
+    @property
+    def name(self) -> str:
+        """Name in reports; protocols with the same name are the same."""
+        ...
+
+    def prompt(self, mask: Mask, rng: np.random.Generator) -> Prompt:
+        """The prompt for a lesion.
+
+        Args:
+            mask: (H, W), not empty.
+            rng: the lesion's own source of randomness, fresh from `case_generator`.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -61,6 +82,10 @@ class BoxProtocol:
         """Name in reports, such as ``"box_5%"``, or ``"box_exact"``."""
         return f"box_{self.jitter * 100:g}%" if self.jitter else "box_exact"
 
+    def prompt(self, mask: Mask, rng: np.random.Generator) -> Prompt:
+        """The `jittered_box`."""
+        return Prompt(box=jittered_box(mask, self.jitter, rng))
+
 
 @dataclass(frozen=True)
 class PointProtocol:
@@ -71,8 +96,10 @@ class PointProtocol:
         """Name in reports."""
         return "centre_point"
 
+    def prompt(self, mask: Mask, rng: np.random.Generator) -> Prompt:
+        """The `centre_point`; draws nothing."""
+        return Prompt(points=centre_point(mask)[None])
 
-PromptProtocol = BoxProtocol | PointProtocol
 
 JITTERED_BOX: Final = BoxProtocol(0.05)
 """The standard box prompt: each edge off by up to 5 %."""
@@ -85,7 +112,7 @@ STANDARD_PROTOCOLS: Final[tuple[PromptProtocol, ...]] = (JITTERED_BOX, CENTRE_PO
 
 
 def box_sweep() -> tuple[PromptProtocol, ...]:
-    """The robustness table: a box protocol for each of ``BOX_JITTERS``."""
+    """A box protocol for each of ``BOX_JITTERS``."""
     return tuple(BoxProtocol(jitter) for jitter in BOX_JITTERS)
 
 
@@ -144,8 +171,8 @@ def jittered_box(mask: Mask, jitter: float, rng: np.random.Generator) -> npt.NDA
     sides = np.tile([box[2] - box[0] + 1.0, box[3] - box[1] + 1.0], 2)
     moved = box + rng.uniform(-1.0, 1.0, size=4) * jitter * sides
     last_x, last_y = mask.shape[1] - 1.0, mask.shape[0] - 1.0
-    x1, x2 = _ordered_edges(moved[0], moved[2], last_x)
-    y1, y2 = _ordered_edges(moved[1], moved[3], last_y)
+    x1, x2 = ordered_edges(moved[0], moved[2], last_x)
+    y1, y2 = ordered_edges(moved[1], moved[3], last_y)
     return np.array([x1, y1, x2, y2], dtype=np.float32)
 
 
@@ -174,7 +201,7 @@ def centre_point(mask: Mask) -> npt.NDArray[np.float32]:
     return np.array([column, row], dtype=np.float32)
 
 
-def _ordered_edges(low: float, high: float, last: float) -> tuple[float, float]:
+def ordered_edges(low: float, high: float, last: float) -> tuple[float, float]:
     """Clip two edges to 0..last, in order, at least ``MIN_BOX_SIDE_PX`` apart where that fits."""
     low, high = sorted((min(max(low, 0.0), last), min(max(high, 0.0), last)))
     if high - low < MIN_BOX_SIDE_PX:

@@ -1,5 +1,6 @@
 """Resumable training state on disk, written atomically."""
 
+import contextlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import torch
 
 from samus_edge.errors import WeightsError
 from samus_edge.runtime.atomic_write import write_files_atomically
+from samus_edge.training.config import OPERATIONAL_SETTINGS
 
 
 @dataclass
@@ -17,22 +19,24 @@ class TrainingState:
     """Everything that a training needs to go on.
 
     Attributes:
-        model: state dict of the model in training.
-        ema: state dict of the averaged model.
-        optimizer: state dict of the optimiser.
-        step: optimisation steps done.
-        epoch: epochs done.
+        learner: model, averaged model, optimiser and their steps: `Learner.state_dict`.
+        epoch: whole epochs done.
+        epoch_losses: loss of each step of the epoch that is under way.
         best_loss: smallest validation loss so far.
+        history: the fields of each `EpochRecord`.
         config: the training configuration as plain values.
+        data: tells the cases from others: `TrainingData.fingerprint`.
+        processes: how many processes share each batch.
     """
 
-    model: dict[str, Any]
-    ema: dict[str, Any]
-    optimizer: dict[str, Any]
-    step: int
+    learner: dict[str, Any]
     epoch: int
+    epoch_losses: list[float]
     best_loss: float
+    history: list[dict[str, Any]]
     config: dict[str, Any]
+    data: str
+    processes: int
 
 
 def save_state(
@@ -44,6 +48,9 @@ def save_state(
         state: the state.
         path: its file.
         along: contents of other files that belong to this state, written only if it can be.
+
+    Raises:
+        OutputFileError: if a file cannot be written.
     """
     buffer = io.BytesIO()
     torch.save(vars(state), buffer)
@@ -60,5 +67,47 @@ def load_state(path: Path) -> TrainingState:
         return TrainingState(**torch.load(path, map_location="cpu", weights_only=True))
     except Exception as err:  # torch raises half a dozen types for a file that it did not write
         raise WeightsError(
-            f"{path} is not a training state ({type(err).__name__}). Remove it to start afresh."
+            f"{path} is not a training state of this version ({type(err).__name__}). "
+            "Remove it to start afresh."
         ) from err
+
+
+def check_state(
+    state: TrainingState, path: Path, *, config: Mapping[str, Any], data: str, processes: int
+) -> None:
+    """Refuse the state of another training.
+
+    Settings that change nothing but speed may differ.
+
+    Args:
+        state: the state.
+        path: its file, for the message.
+        config: the configuration to go on with, as plain values.
+        data: fingerprint of the cases to go on with.
+        processes: how many processes go on.
+
+    Raises:
+        WeightsError: naming everything that differs.
+    """
+    keys = [
+        key
+        for key in {**config, **state.config}
+        if key not in OPERATIONAL_SETTINGS and state.config.get(key) != config.get(key)
+    ]
+    problems = [f"another configuration, which differs in {', '.join(keys)}"] if keys else []
+    if state.data != data:
+        problems.append("other cases or another order of them")
+    if state.processes != processes:
+        problems.append(f"{state.processes} process(es) instead of {processes}")
+    if problems:
+        raise WeightsError(
+            f"{path} was made with {', and with '.join(problems)}. "
+            "Use the same to resume, or another folder."
+        )
+
+
+def remove_unfinished_files(folder: Path) -> None:
+    """Remove what a killed process had not finished writing; a state may be gigabytes large."""
+    for path in folder.glob(".samus-edge-*.tmp"):
+        with contextlib.suppress(OSError):
+            path.unlink()

@@ -1,13 +1,47 @@
 """Losses on masks and on the predicted IoU."""
 
+from dataclasses import dataclass, fields
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from samus_edge.settings_checks import NOT_NEGATIVE, find_problems
+
 LOSS_SIZE = 256  # logits are compared with masks at the model's input size
-MULTIMASK_WEIGHT = 0.3
-IOU_WEIGHT = 0.5
 SMOOTHING = 1.0
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the terms of the loss.
+
+    Attributes:
+        dice: soft Dice loss.
+        mse: mean squared error of the probabilities.
+        bce: binary cross-entropy.
+        multimask: the same three on the best of the multimask outputs, times this.
+        iou: squared error of the predicted IoU.
+    """
+
+    dice: float = 1.0
+    mse: float = 1.0
+    bce: float = 0.0
+    multimask: float = 0.3
+    iou: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ValueError: naming every bad one.
+        """
+        bounds = {field.name: NOT_NEGATIVE for field in fields(self)}
+        problems = find_problems(self, bounds, prefix="loss.")
+        if self.dice == self.mse == self.bce == 0:
+            problems.append("one of loss.dice, loss.mse and loss.bce must be above 0, got zeros")
+        if problems:
+            raise ValueError("; ".join(problems))
 
 
 def dice_loss(mask_logits: Tensor, mask_targets: Tensor) -> Tensor:
@@ -36,15 +70,23 @@ def mse_loss(mask_logits: Tensor, mask_targets: Tensor) -> Tensor:
     return error.square().flatten(2).mean(-1)
 
 
+def bce_loss(mask_logits: Tensor, mask_targets: Tensor) -> Tensor:
+    """Mean binary cross-entropy of each mask, (N, M); arguments as :func:`dice_loss`."""
+    targets = mask_targets.expand_as(mask_logits)
+    error = F.binary_cross_entropy_with_logits(mask_logits, targets, reduction="none")
+    return error.flatten(2).mean(-1)
+
+
 def segmentation_loss(
-    low_res_masks: Tensor, iou_predictions: Tensor, mask_targets: Tensor
+    low_res_masks: Tensor, iou_predictions: Tensor, mask_targets: Tensor, weights: LossWeights
 ) -> Tensor:
-    """Dice + MSE of the single mask and of the best multimask output, and the IoU head's error.
+    """Loss of the single mask, of the best multimask output, and the IoU head's error.
 
     Args:
         low_res_masks: (N, M, h, w), float32 logits; index 0 is the single-mask output.
         iou_predictions: (N, M), float32.
         mask_targets: (N, 1, 256, 256), float32, values in {0, 1}.
+        weights: of the terms; one that is 0 is not computed.
 
     Returns:
         (N,), float32.
@@ -53,10 +95,18 @@ def segmentation_loss(
     for training the best of several masks and the IoU head.
     """
     logits = upscale(low_res_masks)  # (N, M, 256, 256)
-    mask_losses = dice_loss(logits, mask_targets) + mse_loss(logits, mask_targets)  # (N, M)
-    best_multimask = mask_losses[:, 1:].amin(dim=1)
-    iou_error = (iou_predictions - mask_iou(logits, mask_targets)).square().mean(dim=1)
-    return mask_losses[:, 0] + MULTIMASK_WEIGHT * best_multimask + IOU_WEIGHT * iou_error
+    terms = {"dice": dice_loss, "mse": mse_loss, "bce": bce_loss}
+    mask_losses = torch.zeros_like(iou_predictions)  # (N, M)
+    for name, term in terms.items():
+        if weight := getattr(weights, name):
+            mask_losses = mask_losses + weight * term(logits, mask_targets)
+    loss = mask_losses[:, 0]
+    if weights.multimask:
+        loss = loss + weights.multimask * mask_losses[:, 1:].amin(dim=1)
+    if weights.iou:
+        iou_error = (iou_predictions - mask_iou(logits, mask_targets)).square().mean(dim=1)
+        loss = loss + weights.iou * iou_error
+    return loss
 
 
 def upscale(low_res_masks: Tensor) -> Tensor:

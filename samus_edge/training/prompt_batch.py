@@ -38,15 +38,36 @@ class PromptBatch(NamedTuple):
 
 def box_prompts(batch: TrainingSample, *, with_click: bool) -> PromptBatch:
     """A box for each image; with a click inside it, too, if asked."""
-    coords = torch.cat((batch.box, batch.click), dim=1) if with_click else batch.box
+    coords = torch.cat((batch.box, batch.clicks[:, :1]), dim=1) if with_click else batch.box
     labels = (*BOX_LABELS, FOREGROUND) if with_click else BOX_LABELS
     return _without_mask(coords, labels)
 
 
-def click_prompts(batch: TrainingSample) -> PromptBatch:
-    """A click for each image, and the padding point that SAM adds to prompts without a box."""
-    coords = torch.cat((batch.click, torch.zeros_like(batch.click)), dim=1)
+def click_prompts(batch: TrainingSample, *, which: int = 0) -> PromptBatch:
+    """A click for each image, and the padding point that SAM adds to prompts without a box.
+
+    Args:
+        batch: the samples.
+        which: number of the click among the samples' clicks.
+    """
+    click = batch.clicks[:, which : which + 1]
+    coords = torch.cat((click, torch.zeros_like(click)), dim=1)
     return _without_mask(coords, (FOREGROUND, PADDING))
+
+
+def several_click_prompts(batch: TrainingSample, *, count: int) -> PromptBatch:
+    """Clicks on the lesion, one off it, and SAM's padding point, for each image.
+
+    Args:
+        batch: the samples.
+        count: clicks on the lesion, at most as many as the samples have.
+    """
+    clicks = batch.clicks[:, :count]
+    coords = torch.cat((clicks, batch.background_click, torch.zeros_like(clicks[:, :1])), dim=1)
+    prompts = _without_mask(coords, (*(FOREGROUND,) * count, FOREGROUND, PADDING))
+    labels = prompts.point_labels.clone()
+    labels[:, count] = batch.background_label[:, 0]
+    return prompts._replace(point_labels=labels)
 
 
 def corrected_prompts(
@@ -61,24 +82,25 @@ def corrected_prompts(
         rng: source of randomness.
     """
     previous = mask_logits.detach()
-    predicted = (upscale(previous) > 0)[:, 0].numpy()
-    truth = (mask_targets > 0.5)[:, 0].numpy()
+    device = previous.device
+    predicted = (upscale(previous) > 0)[:, 0].cpu().numpy()
+    truth = (mask_targets > 0.5)[:, 0].cpu().numpy()
     corrections = [simulate_correction(t, p, rng) for t, p in zip(truth, predicted, strict=True)]
-    clicks = torch.from_numpy(np.stack([click for click, _ in corrections]))  # (N, 1, 2)
-    labels = torch.tensor([[float(label)] for _, label in corrections])  # (N, 1)
+    clicks = torch.from_numpy(np.stack([click for click, _ in corrections])).to(device)  # (N, 1, 2)
+    labels = torch.tensor([[float(label)] for _, label in corrections], device=device)  # (N, 1)
     return PromptBatch(
         point_coords=torch.cat((clicks, prompts.point_coords), dim=1),
         point_labels=torch.cat((labels, prompts.point_labels), dim=1),
         mask_input=previous,
-        has_mask_input=torch.ones(len(labels), 1),
+        has_mask_input=torch.ones(len(labels), 1, device=device),
     )
 
 
 def _without_mask(coords: Tensor, labels: tuple[float, ...]) -> PromptBatch:
-    count = len(coords)
+    count, device = len(coords), coords.device
     return PromptBatch(
         point_coords=coords,
-        point_labels=torch.tensor(labels).expand(count, -1),
-        mask_input=torch.zeros(count, 1, MASK_INPUT_SIZE, MASK_INPUT_SIZE),
-        has_mask_input=torch.zeros(count, 1),
+        point_labels=torch.tensor(labels, device=device).expand(count, -1),
+        mask_input=torch.zeros(count, 1, MASK_INPUT_SIZE, MASK_INPUT_SIZE, device=device),
+        has_mask_input=torch.zeros(count, 1, device=device),
     )

@@ -1,78 +1,75 @@
-"""The training loop: steps, validation, averaged weights, checkpoints, resume."""
+"""The training loop: epochs, the best weights, and a state to resume from at any moment."""
 
-import csv
+import contextlib
 import dataclasses
-import io
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
 
-from samus_edge.data.busi import UltrasoundCase
-from samus_edge.data.training_samples import LesionDataset, TrainingSample, collate
-from samus_edge.errors import WeightsError
+from samus_edge.data.training_samples import LesionDataset, TrainingSample
+from samus_edge.errors import JobInterruptedError
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime.atomic_write import write_files_atomically
-from samus_edge.training.checkpoint import TrainingState, load_state, save_state
-from samus_edge.training.config import TrainConfig, config_document
-from samus_edge.training.losses import mask_iou, segmentation_loss, upscale
-from samus_edge.training.prompt_batch import (
-    PromptBatch,
-    box_prompts,
-    click_prompts,
-    corrected_prompts,
+from samus_edge.training.batches import epoch_batches, load_batches, share
+from samus_edge.training.checkpoint import (
+    TrainingState,
+    check_state,
+    load_state,
+    remove_unfinished_files,
+    save_state,
 )
+from samus_edge.training.config import TrainConfig, config_document
+from samus_edge.training.history import EpochRecord, history_csv
+from samus_edge.training.learner import Learner
+from samus_edge.training.processes import Processes
+from samus_edge.training.training_data import TrainingData
+from samus_edge.training.validation import validate
 from samus_edge.weights.model_file import save_model
 
 STATE_FILE = "state.pt"
 BEST_FILE = "best.safetensors"
 HISTORY_FILE = "history.csv"
 CONFIG_FILE = "config.json"
-REFINE_WEIGHT = 0.5
 VALIDATION_SEED = 0
 
 
 @dataclass(frozen=True)
-class EpochRecord:
-    """One row of the history.
+class StepRecord:
+    """What a step did.
 
     Attributes:
-        epoch: epochs done.
-        train_loss: mean loss of the epoch's steps.
-        val_loss: Dice + MSE loss of the averaged weights on the validation cases, both prompts.
-        val_dice_box: mean Dice at 256x256 with a jittered box, in [0, 1].
-        val_dice_point: mean Dice at 256x256 with the centre point, in [0, 1].
+        step: steps done, this one included.
+        loss: its loss, the mean over all processes.
+        learning_rate: its rate of the encoder.
     """
 
-    epoch: int
-    train_loss: float
-    val_loss: float
-    val_dice_box: float
-    val_dice_point: float
+    step: int
+    loss: float
+    learning_rate: float
 
 
 class Trainer:
     """Train SAMUS-HF on lesions, from the start or from the last state.
 
+    A step takes ``batch_size * accumulation_steps`` images on each process. On the CPU, a training
+    that was stopped at any moment and resumed ends with the same bits as one that was not.
+
     Args:
-        model: the model with its initial weights.
+        model: the model with its initial weights; what does not require a gradient stays frozen.
         config: the training configuration.
-        train_cases: cases to learn from.
-        val_cases: cases to choose the best checkpoint by.
+        data: the cases.
         out_dir: folder of checkpoints and history; a state found there is resumed.
+        processes: this process among those that train together.
 
     Raises:
-        ValueError: if there are no validation cases, or fewer training cases than a batch holds.
-        WeightsError: if the folder holds a state of another configuration or a damaged one.
+        ValueError: if there are no validation cases, fewer training cases than a step takes, or
+            nothing to train.
+        WeightsError: if the folder holds a state of another training or a damaged one.
         DataError: if a case cannot be read or has no lesion.
     """
 
@@ -80,36 +77,40 @@ class Trainer:
         self,
         model: SamusHF,
         config: TrainConfig,
-        train_cases: Sequence[UltrasoundCase],
-        val_cases: Sequence[UltrasoundCase],
+        data: TrainingData,
         out_dir: Path,
+        processes: Processes | None = None,
     ) -> None:
         self.config = config
+        self.data = data
         self.out_dir = out_dir
-        if len(train_cases) < config.batch_size or not val_cases:
+        self.processes = processes or Processes()
+        self._pass_size = config.batch_size * self.processes.count
+        self.steps_per_epoch = data.train_count // (self._pass_size * config.accumulation_steps)
+        if not self.steps_per_epoch or not data.val_cases:
             raise ValueError(
-                f"training needs at least batch_size {config.batch_size} cases and one to validate "
-                f"on, got {len(train_cases)} and {len(val_cases)}."
+                "training needs at least as many cases as a step takes (batch_size "
+                f"{config.batch_size} x accumulation_steps {config.accumulation_steps} x "
+                f"{self.processes.count} process(es)) and one to validate on, got "
+                f"{data.train_count} and {len(data.val_cases)}."
             )
         image_size = model.prompt_encoder.image_size
         self.train_data = LesionDataset(
-            train_cases, image_size=image_size, augmentation=config.augmentation, seed=config.seed
+            data.train_cases,
+            image_size=image_size,
+            augmentation=config.augmentation,
+            seed=config.seed,
+            normal_cases=data.normal_cases,
+            teacher_masks=data.teacher_masks,
         )
         self.val_data = LesionDataset(
-            val_cases, image_size=image_size, augmentation=None, seed=VALIDATION_SEED
+            data.val_cases, image_size=image_size, augmentation=None, seed=VALIDATION_SEED
         )
-        self.steps_per_epoch = len(self.train_data) // config.batch_size
-        # torch's annotations of Module.to leave memory_format out
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.model = model
-        average = _averaging(config.ema_decay)
-        self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-        self.averaged = cast(SamusHF, self.ema.module)  # a copy of the model
-        self.optimizer = torch.optim.AdamW(_parameter_groups(model, config), betas=(0.9, 0.99))
-        self.step = 0
+        self.learner = Learner(model, config, self.total_steps, self.processes)
         self.epoch = 0
         self.best_loss = math.inf
-        self.skipped_steps = 0
+        self.history: list[EpochRecord] = []
+        self._epoch_losses: list[float] = []
         self._resume()
 
     @property
@@ -117,131 +118,119 @@ class Trainer:
         """Optimisation steps of the whole training."""
         return self.config.epochs * self.steps_per_epoch
 
-    def run(self, report: Callable[[EpochRecord], None], progress: Callable[[int], None]) -> Path:
+    def run(
+        self,
+        report: Callable[[EpochRecord], None],
+        progress: Callable[[StepRecord], None],
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Path:
         """Train to the configured number of epochs.
 
         Args:
-            report: called after each epoch.
-            progress: called after each step with the steps done.
+            report: called after each epoch when its state is saved, on the first process.
+            progress: called after each step.
+            should_stop: asked after each step; the training ends there if any process says yes.
 
         Returns:
             Path of the best weights, by validation loss.
+
+        Raises:
+            JobInterruptedError: if it was asked to stop; the state was saved before.
+            OutputFileError: if a checkpoint cannot be written; the previous one is whole.
         """
-        self.out_dir.mkdir(parents=True, exist_ok=True)
-        document = json.dumps(config_document(self.config), indent=2)
-        write_files_atomically({self.out_dir / CONFIG_FILE: f"{document}\n".encode()})
+        if self.processes.is_first:
+            self.out_dir.mkdir(parents=True, exist_ok=True)
+            remove_unfinished_files(self.out_dir)
+            document = json.dumps(config_document(self.config), indent=2)
+            write_files_atomically({self.out_dir / CONFIG_FILE: f"{document}\n".encode()})
         while self.epoch < self.config.epochs:
-            losses = []
-            for batch in self._batches():
-                losses.append(self._train_step(batch))
-                progress(self.step)
+            self._train_epoch(progress, should_stop)
             self.epoch += 1
-            record = self._validate(float(np.mean(losses)))
-            if record.val_loss < self.best_loss:
-                self.best_loss = record.val_loss
-                save_model(self.averaged, self.out_dir / BEST_FILE, config_document(self.config))
-            self._save(record)
-            report(record)
+            losses, self._epoch_losses = self._epoch_losses, []
+            if self.processes.is_first:
+                report(self._end_epoch(float(np.mean(losses))))
         return self.out_dir / BEST_FILE
 
-    def _batches(self) -> Iterator[TrainingSample]:
+    def _train_epoch(
+        self, progress: Callable[[StepRecord], None], should_stop: Callable[[], bool]
+    ) -> None:
+        """The steps of an epoch that are not done yet."""
+        interval = self.config.checkpoint_interval_steps
+        done, learner = len(self._epoch_losses), self.learner
+        with contextlib.closing(self._batches(done)) as batches:
+            for number in range(done + 1, self.steps_per_epoch + 1):
+                own = torch.tensor([learner.step(batches), should_stop()], dtype=torch.float64)
+                loss, stop = self.processes.mean(own).tolist()
+                self._epoch_losses.append(loss)
+                progress(StepRecord(learner.steps_done, loss, learner.learning_rate))
+                if stop:
+                    self._interrupt()
+                is_due = interval and learner.steps_done % interval == 0
+                if is_due and number < self.steps_per_epoch and self.processes.is_first:
+                    self._save()
+
+    def _batches(self, steps_done: int) -> Generator[TrainingSample, None, None]:
+        """This process's batches of the epoch, from the first that is not done."""
         self.train_data.epoch = self.epoch
-        generator = torch.Generator().manual_seed(self.config.seed * 100_003 + self.epoch)
-        loader: DataLoader[TrainingSample] = DataLoader(
-            self.train_data,
-            batch_size=self.config.batch_size,
-            shuffle=True,
-            drop_last=True,
-            collate_fn=collate,
-            generator=generator,
-        )
-        yield from loader
+        config, processes = self.config, self.processes
+        batches = epoch_batches(len(self.train_data), self._pass_size, config.seed, self.epoch)
+        passes = config.accumulation_steps
+        todo = batches[steps_done * passes : self.steps_per_epoch * passes]
+        own = [share(batch, processes.rank, processes.count) for batch in todo]
+        return load_batches(self.train_data, own, config.num_workers)
 
-    def _train_step(self, batch: TrainingSample) -> float:
-        """One optimisation step; returns the loss."""
-        config = self.config
-        factor = _schedule(self.step, config.warmup_steps, self.total_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * factor
-        rng = np.random.default_rng((config.seed, self.step, 1))
-        self.model.train()
-        with self._autocast():
-            embeddings = _encode(self.model, batch)
-        with_click = rng.random() < config.box_and_click_probability
-        refine = rng.random() < config.refine_probability
-        losses = []
-        for prompts in (box_prompts(batch, with_click=with_click), click_prompts(batch)):
-            logits, iou = self._decode(embeddings, prompts)
-            losses.append(segmentation_loss(logits, iou, batch.mask).mean())
-            if refine:
-                corrected = corrected_prompts(prompts, logits[:, :1], batch.mask, rng)
-                logits, iou = self._decode(embeddings, corrected)
-                refined = segmentation_loss(logits, iou, batch.mask).mean()
-                losses.append(REFINE_WEIGHT * refined)
-        loss = torch.stack(losses).sum() / 2
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        norm = clip_grad_norm_(self.model.parameters(), config.gradient_clip)
-        if torch.isfinite(norm):
-            self.optimizer.step()
-        else:
-            self.skipped_steps += 1
-        self.step += 1
-        self.ema.update_parameters(self.model)
-        return float(loss.detach())
-
-    def _decode(self, embeddings: Tensor, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
-        """Logits and predicted IoU, float32; prompts too, as half precision would move points."""
-        sparse, dense = self.model.prompt_encoder(*prompts)
-        image_pe = self.model.prompt_encoder.dense_pe()
-        with self._autocast():
-            logits, iou = self.model.mask_decoder(embeddings, image_pe, sparse, dense)
-        return logits.float(), iou.float()
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bf16")
-
-    @torch.no_grad()
-    def _validate(self, train_loss: float) -> EpochRecord:
-        model = self.averaged.eval()
-        loader = DataLoader(self.val_data, batch_size=self.config.batch_size, collate_fn=collate)
-        losses: list[Tensor] = []
-        dices: dict[str, list[Tensor]] = {"box": [], "point": []}
-        for batch in loader:
-            embeddings = _encode(model, batch)
-            prompts = {"box": box_prompts(batch, with_click=False), "point": click_prompts(batch)}
-            for kind, prompt in prompts.items():
-                logits, iou = model.decode(embeddings, *prompt)
-                losses.append(segmentation_loss(logits, iou, batch.mask))
-                overlap = mask_iou(upscale(logits[:, :1]), batch.mask)[:, 0]
-                dices[kind].append(2 * overlap / (1 + overlap))
-        return EpochRecord(
+    def _end_epoch(self, train_loss: float) -> EpochRecord:
+        """Validate, keep the weights if they are the best, and save the state."""
+        learner = self.learner
+        scores = validate(learner.averaged, self.val_data, self.config, learner.device)
+        record = EpochRecord(
             epoch=self.epoch,
             train_loss=train_loss,
-            val_loss=float(torch.cat(losses).mean()),
-            val_dice_box=float(torch.cat(dices["box"]).mean()),
-            val_dice_point=float(torch.cat(dices["point"]).mean()),
+            val_loss=scores.loss,
+            val_dice_box=scores.dice_box,
+            val_dice_point=scores.dice_point,
+            learning_rate=learner.learning_rate,
+        )
+        self.history.append(record)
+        # before the state: a kill in between repeats the epoch, and ends with the same weights
+        if record.val_loss < self.best_loss or not (self.out_dir / BEST_FILE).exists():
+            self.best_loss = min(self.best_loss, record.val_loss)
+            self._save_best()
+        self._save()
+        return record
+
+    def _interrupt(self) -> None:
+        """Save the state, and weights if there are none yet, and end the training.
+
+        Raises:
+            JobInterruptedError: always.
+        """
+        if self.processes.is_first:
+            self._save()
+            if not (self.out_dir / BEST_FILE).exists():
+                self._save_best()
+        raise JobInterruptedError(
+            f"interrupted after step {self.learner.steps_done} of {self.total_steps}. "
+            f"{self.out_dir} holds the state; run the same command again to go on."
         )
 
-    def _save(self, record: EpochRecord) -> None:
+    def _save_best(self) -> None:
+        document = config_document(self.config)
+        save_model(self.learner.averaged, self.out_dir / BEST_FILE, document)
+
+    def _save(self) -> None:
+        """Save the state and the history that belongs to it."""
         state = TrainingState(
-            model=self.model.state_dict(),
-            ema=self.ema.state_dict(),
-            optimizer=self.optimizer.state_dict(),
-            step=self.step,
+            learner=self.learner.state_dict(),
             epoch=self.epoch,
+            epoch_losses=self._epoch_losses,
             best_loss=self.best_loss,
+            history=[dataclasses.asdict(record) for record in self.history],
             config=config_document(self.config),
+            data=self.data.fingerprint(),
+            processes=self.processes.count,
         )
-        history = self.out_dir / HISTORY_FILE
-        row = dataclasses.asdict(record)
-        earlier = history.read_bytes() if record.epoch > 1 and history.exists() else b""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(row), lineterminator="\n")
-        if not earlier:
-            writer.writeheader()
-        writer.writerow(row)
-        along = {history: earlier + text.getvalue().encode()}
+        along = {self.out_dir / HISTORY_FILE: history_csv(self.history).encode()}
         save_state(state, self.out_dir / STATE_FILE, along=along)
 
     def _resume(self) -> None:
@@ -249,61 +238,14 @@ class Trainer:
         if not path.exists():
             return
         state = load_state(path)
-        own = config_document(self.config)
-        if state.config != own:
-            keys = [key for key in {**own, **state.config} if state.config.get(key) != own.get(key)]
-            raise WeightsError(
-                f"{path} was made with another configuration, which differs in {', '.join(keys)}. "
-                "Use the same one to resume, or another folder."
-            )
-        self.model.load_state_dict(state.model)
-        self.ema.load_state_dict(state.ema)
-        self.optimizer.load_state_dict(state.optimizer)
-        self.step, self.epoch, self.best_loss = state.step, state.epoch, state.best_loss
-
-
-def _encode(model: SamusHF, batch: TrainingSample) -> Tensor:
-    """Embeddings of a batch, in the memory layout in which convolutions are fastest."""
-    layout = torch.channels_last
-    embeddings: Tensor = model.image_encoder(
-        batch.image.contiguous(memory_format=layout),
-        batch.high_frequency.contiguous(memory_format=layout),
-    )
-    return embeddings
-
-
-def _parameter_groups(model: SamusHF, config: TrainConfig) -> list[dict[str, object]]:
-    """Encoder and decoder rates; matrices and kernels decayed, vectors and tables not."""
-    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        is_encoder = name.startswith("image_encoder.")
-        rate = config.learning_rate if is_encoder else config.decoder_learning_rate
-        is_decayed = parameter.ndim >= 2 and not name.endswith(("bias_table", ".scale"))
-        key = (rate, config.weight_decay if is_decayed else 0.0)
-        groups.setdefault(key, []).append(parameter)
-    return [
-        {"params": parameters, "lr": rate, "peak_lr": rate, "weight_decay": decay}
-        for (rate, decay), parameters in groups.items()
-    ]
-
-
-def _averaging(decay: float) -> Callable[..., None]:
-    """Moving average of numbers; integers, such as the offsets of attention windows, are copied."""
-    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-
-    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], count: object) -> None:
-        if averaged[0].is_floating_point():
-            average(averaged, current, count)
-            return
-        for target, source in zip(averaged, current, strict=True):
-            target.copy_(source)
-
-    return update
-
-
-def _schedule(step: int, warmup_steps: int, total_steps: int) -> float:
-    """Linear warm-up, then half a cosine to zero: factor of the peak rate, in (0, 1]."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+        check_state(
+            state,
+            path,
+            config=config_document(self.config),
+            data=self.data.fingerprint(),
+            processes=self.processes.count,
+        )
+        self.learner.load_state_dict(state.learner)
+        self.epoch, self.best_loss = state.epoch, state.best_loss
+        self.history = [EpochRecord(**record) for record in state.history]
+        self._epoch_losses = state.epoch_losses

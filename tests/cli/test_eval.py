@@ -165,7 +165,8 @@ def test_a_bundle_is_evaluated_and_reported(
     assert document["bundle"] == "box filler"
     encoder = (box_filling_bundle / "image_encoder.onnx").read_bytes()
     assert document["image_encoder_sha256"] == hashlib.sha256(encoder).hexdigest()
-    found = {(s["prompt"], s["class_name"]): s for s in document["summaries"]}
+    summaries = [s for s in document["summaries"] if s["size"] == "all"]
+    found = {(s["prompt"], s["class_name"]): s for s in summaries}
     assert found["box_5%", "all"]["lesions"] == 3  # two test images, one with two lesions
     # Each edge is off by up to 5 %, which costs a rectangle about 5 % of its area.
     assert 0.9 < found["box_5%", "all"]["dice"]["mean"] < 1.0
@@ -213,7 +214,8 @@ def test_the_sweep_adds_the_other_jitters(
     arguments += ["--bundle", str(box_filling_bundle), "--box-sweep", "--out", str(out)]
     assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
     summaries = json.loads(out.read_text())["summaries"]
-    assert [s["prompt"] for s in summaries if s["class_name"] == "all"] == [
+    everything = [s for s in summaries if s["class_name"] == s["size"] == "all"]
+    assert [s["prompt"] for s in everything] == [
         "box_5%",
         "centre_point",
         "box_exact",
@@ -221,6 +223,56 @@ def test_the_sweep_adds_the_other_jitters(
         "box_15%",
         "box_20%",
     ]
+
+
+def test_robustness_and_an_html_report(
+    app: typer.Typer, fake_busi: Path, fake_split: Path, box_filling_bundle: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "report.json"
+    arguments = ["--data", str(fake_busi), "--split", str(fake_split), "--subset", "val"]
+    arguments += ["--bundle", str(box_filling_bundle), "--out", str(out), "--worst", "2"]
+    arguments += ["--robustness", "--no-normals", "--html", str(tmp_path)]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    document = json.loads(out.read_text())
+    loose = {row["prompt"]: row for row in document["robustness"]}["box_loose_15%"]
+    # Filled boxes, 1.3 times as wide and high as rectangles: 2 / (1 + 1.69), within a pixel or so.
+    assert loose["dice"]["mean"] == pytest.approx(2 / 2.69, abs=0.05)
+    assert "box_loose_15%" in result.stdout and "Worst lesions" in result.stdout
+    page = (tmp_path / "report.html").read_text()
+    encoder = (box_filling_bundle / "image_encoder.onnx").read_bytes()
+    assert hashlib.sha256(encoder).hexdigest() in page
+    assert "onnxruntime " in page and "box_loose_15%" in page
+
+
+def test_images_without_a_lesion_are_evaluated_too(
+    app: typer.Typer, fake_busi: Path, fake_split: Path, box_filling_bundle: Path, tmp_path: Path
+) -> None:
+    split = json.loads(fake_split.read_text())
+    normal = "normal/normal (1)"
+    for name in ("train", "val", "test"):
+        split[name] = [key for key in split[name] if key != normal]
+    split["test"].append(normal)
+    fake_split.write_text(json.dumps(split))
+    out = tmp_path / "report.json"
+    arguments = ["--data", str(fake_busi), "--split", str(fake_split), "--out", str(out)]
+    arguments += ["--bundle", str(box_filling_bundle)]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    box, point = json.loads(out.read_text())["normals"]
+    assert (box["prompt"], box["images"], box["marked_fraction"]) == ("typical_box", 1, 1.0)
+    assert (point["marked_fraction"], point["mean_area_fraction"]) == (0.0, 0.0)
+    assert "Images without a lesion" in result.stdout
+
+
+def test_two_outputs_in_one_file_are_a_bad_argument(
+    app: typer.Typer, fake_busi: Path, fake_split: Path, tmp_path: Path
+) -> None:
+    target = str(tmp_path / "result")
+    arguments = ["--data", str(fake_busi), "--split", str(fake_split)]
+    arguments += ["--csv", target, "--html", target]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "400"})
+    assert result.exit_code == 2
+    assert f"{target} is that of --csv as well" in result.stderr
 
 
 def test_a_failed_evaluation_writes_nothing(
@@ -250,7 +302,7 @@ def test_bundle_and_weights_together_are_a_bad_argument(
     assert "both --bundle somewhere and --weights" in result.stderr
 
 
-@pytest.mark.parametrize("option", ["--out", "--csv"])
+@pytest.mark.parametrize("option", ["--out", "--csv", "--html"])
 def test_an_output_folder_that_does_not_exist_is_found_before_the_work(
     app: typer.Typer, fake_busi: Path, fake_split: Path, option: str
 ) -> None:
@@ -263,7 +315,13 @@ def test_an_output_folder_that_does_not_exist_is_found_before_the_work(
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--data", "nowhere"), ("--split", "nowhere"), ("--subset", "all"), ("--seed", "-1")],
+    [
+        ("--data", "nowhere"),
+        ("--split", "nowhere"),
+        ("--subset", "all"),
+        ("--seed", "-1"),
+        ("--worst", "-1"),
+    ],
 )
 def test_a_bad_argument_is_named(
     app: typer.Typer, fake_busi: Path, fake_split: Path, option: str, value: str

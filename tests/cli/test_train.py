@@ -2,8 +2,12 @@
 
 import csv
 import json
+import os
+import resource
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ import pytest
 import yaml
 
 from samus_edge.errors import MissingExtraError
+from samus_edge.training.checkpoint import load_state
 from samus_edge.weights.lite_medsam import default_checkpoint
 from samus_edge.weights.model_file import load_model
 
@@ -22,7 +27,12 @@ Run = Callable[..., Any]
 def config(tmp_path: Path) -> Path:
     """One epoch of one step on two images, in float32."""
     path = tmp_path / "config.yaml"
-    settings = {"epochs": 1, "batch_size": 2, "precision": "fp32", "refine_probability": 0.0}
+    settings = {
+        "epochs": 1,
+        "batch_size": 2,
+        "precision": "fp32",
+        "prompts": {"refine_probability": 0.0, "several_clicks_probability": 0.0},
+    }
     path.write_text(yaml.safe_dump(settings), encoding="utf-8")
     return path
 
@@ -39,24 +49,34 @@ def flat(arguments: dict[str, Path]) -> list[Path | str]:
     return [item for pair in arguments.items() for item in pair]
 
 
-def test_a_training_runs_without_the_test_subset_and_is_not_repeated(
-    run: Run, arguments: dict[str, Path], fake_busi: Path
-) -> None:
+@pytest.fixture
+def lite_medsam() -> None:
+    """Skips without the checkpoint that a training starts from."""
     try:
         default_checkpoint()
     except MissingExtraError as err:
         pytest.skip(str(err))
+
+
+@pytest.mark.usefixtures("lite_medsam")
+def test_a_training_runs_without_the_test_subset_and_is_not_repeated(
+    run: Run, arguments: dict[str, Path], fake_busi: Path
+) -> None:
     for stem in ("benign/benign (2)", "malignant/malignant (1)"):  # the test subset
         for path in fake_busi.glob(f"{stem.replace('(', '[(]')}*"):
             path.unlink()
-    outcome = run("train", *flat(arguments))
+    outcome = run("train", *flat(arguments), "--tensorboard")
     assert outcome.exit_code == 0, outcome.stderr
     assert "423 tensors taken, 12 adapted, 91 new, 0 left over" in outcome.stdout
+    assert "train: 2 images with lesions, 0 without; val: 1\n" in outcome.stdout
+    assert "1 epochs x 1 steps = 1 steps of 2 images, on 1 x cpu, fp32\n" in outcome.stdout
+    assert "mask_decoder" in outcome.stdout and "resumed" not in outcome.stdout
     assert outcome.stderr.startswith("epoch 1: train loss ") and outcome.stderr.count("\n") == 1
     out = arguments["--out"]
     assert f"best weights: {out / 'best.safetensors'}\n" in outcome.stdout
     assert sorted(path.name for path in out.iterdir()) == [
-        *("best.safetensors", "config.json", "history.csv", "state.pt")
+        *("best.safetensors", "config.json", "curves.png", "history.csv", "state.pt"),
+        "tensorboard",
     ]
     with (out / "history.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
@@ -66,22 +86,123 @@ def test_a_training_runs_without_the_test_subset_and_is_not_repeated(
     load_model(out / "best.safetensors")
 
     before = (out / "state.pt").read_bytes()
-    assert run("train", *flat(arguments)).exit_code == 0
+    again = run("train", *flat(arguments))
+    assert again.exit_code == 0
+    assert "resumed after step 1\n" in again.stdout
     assert (out / "state.pt").read_bytes() == before
-    other = run("train", *flat(arguments), "--epochs", "2")
+    other = run(
+        "train", *flat(arguments), "--epochs", "2", "--set", "loss.bce=1", "--unfreeze", "vit"
+    )
     assert other.exit_code == 1
-    assert "state.pt was made with another configuration, which differs in epochs" in other.stderr
+    assert "with another configuration, which differs in unfreeze, epochs, loss." in other.stderr
     assert other.stderr.count("\n") == 1
+
+
+@pytest.mark.usefixtures("lite_medsam")
+def test_ctrl_c_saves_the_state_says_how_to_go_on_and_exits_130(
+    run: Run, arguments: dict[str, Path]
+) -> None:
+    out = arguments["--out"]
+    ended = threading.Event()
+
+    def interrupt_when_a_state_is_there() -> None:
+        while not ended.wait(0.02):
+            if (out / "state.pt").exists():
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    thread = threading.Thread(target=interrupt_when_a_state_is_there)
+    thread.start()
+    outcome = run("train", *flat(arguments), "--epochs", "10000")
+    ended.set()
+    thread.join()
+    assert outcome.exit_code == 130
+    *epochs, last = outcome.stderr.splitlines()
+    assert all(line.startswith("epoch ") for line in epochs)
+    state = load_state(out / "state.pt")
+    steps = state.learner["steps_done"]
+    assert last == (
+        f"error: interrupted after step {steps} of 10000. {out} holds the state; run the same "
+        "command again to go on."
+    )
+    load_model(out / "best.safetensors")
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.usefixtures("lite_medsam")
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing_half_written(
+    run: Run, arguments: dict[str, Path]
+) -> None:
+    """The weights of 42 MB fit, the state of 168 MB does not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000_000, hard))
+    try:
+        outcome = run("train", *flat(arguments))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    out = arguments["--out"]
+    assert outcome.exit_code == 1
+    assert outcome.stderr.startswith(
+        f"error: {out / 'state.pt'} cannot be written (File too large)"
+    )
+    assert outcome.stderr.count("\n") == 1
+    assert sorted(path.name for path in out.iterdir()) == ["best.safetensors", "config.json"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("lite_medsam")
+def test_torchrun_trains_on_two_processes(arguments: dict[str, Path]) -> None:
+    """Each with one image, so one step of two; only the first one reports and writes."""
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
+    command = ["-m", "samus_edge.cli.app", "train", *map(str, flat(arguments))]
+    result = subprocess.run(
+        [*launcher, *command, "--set", "batch_size=1"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("1 steps of 2 images, on 2 x cpu") == 1
+    assert result.stdout.count("best weights: ") == result.stderr.count("epoch 1: ") == 1
+    assert load_state(arguments["--out"] / "state.pt").processes == 2
+
+
+def test_a_vit_b_needs_a_checkpoint_and_says_which(run: Run, arguments: dict[str, Path]) -> None:
+    outcome = run("train", *flat(arguments), "--set", "arch=vit_b")
+    assert outcome.exit_code == 2
+    assert "sam_vit_b_01ec64.pth" in outcome.stderr and "--start" in outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+
+
+@pytest.mark.usefixtures("lite_medsam")
+def test_a_part_that_is_not_there_is_named_with_those_that_are(
+    run: Run, arguments: dict[str, Path]
+) -> None:
+    outcome = run("train", *flat(arguments), "--unfreeze", "brain")
+    assert outcome.exit_code == 2
+    assert "'brain'" in outcome.stderr and "mask_decoder" in outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+    assert not arguments["--out"].exists()
 
 
 def test_settings_that_are_wrong_are_all_named_in_one_line(
     run: Run, arguments: dict[str, Path]
 ) -> None:
     arguments["--config"].write_text("epochs: -1\nbatch_sise: 4\n", encoding="utf-8")
-    outcome = run("train", *flat(arguments))
+    outcome = run("train", *flat(arguments), "--set", "loss.dise=1", "--set", "seed")
     assert outcome.exit_code == 2
     assert outcome.stderr.count("\n") == 1
     assert "unknown setting 'batch_sise'" in outcome.stderr
+    assert "unknown setting 'loss.dise'" in outcome.stderr
+    assert "'seed' is not key=value" in outcome.stderr
     assert "epochs must be positive, got -1" in outcome.stderr
     assert not arguments["--out"].exists()
 

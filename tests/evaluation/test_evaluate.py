@@ -7,15 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from samus_edge.data.busi import list_cases, read_image
+from samus_edge.data.case import read_image
+from samus_edge.data.dataset import list_cases
 from samus_edge.errors import DataError
 from samus_edge.evaluation.evaluate import evaluate
+from samus_edge.evaluation.image_perturbation import FrameSize, GaussianNoise
 from samus_edge.evaluation.prompt_protocol import (
     CENTRE_POINT,
     JITTERED_BOX,
     BoxProtocol,
     case_generator,
 )
+from samus_edge.evaluation.variant import Variant
 
 EXACT_BOX = BoxProtocol(0.0)
 
@@ -39,6 +42,7 @@ def test_filling_the_exact_box_is_perfect(fake_busi: Path, box_filler: Any) -> N
     for score in report.scores:
         assert score.dice == score.iou == 1.0
         assert score.hd == score.hd_manhattan == score.hd95 == score.hd_rows == 0.0
+        assert score.nsd == 1.0
         assert score.iou_prediction == 0.75
     assert all(summary.dice_interval == (1.0, 1.0) for summary in report.summaries)
 
@@ -51,6 +55,10 @@ def test_finding_nothing_is_scored_as_the_worst(fake_busi: Path, box_filler: Any
     assert score.hd_manhattan == 510
     assert score.prompt_coords == "39.50 19.50"  # rows 10:30, columns 20:60
     assert score.hd_rows == 128  # 40 of 80 columns, at 256
+    assert score.nsd == 0.0
+    # A sixth of the image: 4 A / pi with A = 65536 / 6.
+    assert score.diameter_px == pytest.approx((4 * 65536 / 6 / np.pi) ** 0.5)
+    assert score.size == "large"
 
 
 def test_distances_are_measured_at_256(fake_busi: Path, box_filler: Any) -> None:
@@ -103,6 +111,37 @@ def test_prompts_do_not_depend_on_the_other_cases_or_protocols(
     offsets = rng.uniform(-1.0, 1.0, size=4) * 0.05 * [20, 10, 20, 10]
     expected = np.array([5, 40, 24, 49]) + offsets
     assert alone[1].prompt_coords == " ".join(f"{value:.2f}" for value in expected)
+
+
+def test_perturbed_images_are_scored_at_the_original_size(fake_busi: Path, box_filler: Any) -> None:
+    cases = list_cases(fake_busi, ["benign/benign (1)"])
+    double = Variant((EXACT_BOX,), FrameSize(160, 120))
+    report = evaluate(box_filler, cases, variants=[double])
+    (score,) = [score for score in report.scores if score.image == "frame_160x120"]
+    assert box_filler.encoded[1].shape == (120, 160)
+    # Columns 20 to 59 and rows 10 to 29: their centres in an image twice as large.
+    assert score.prompt_coords == "40.50 20.50 118.50 58.50"
+    assert (score.height, score.width) == (60, 80)
+    # The filler rounds to even: columns 40 to 118 and rows 20 to 58, which is half a pixel short on
+    # two sides; half a pixel is not enough to be marked.
+    assert score.dice == pytest.approx(2 * 39 * 19 / (39 * 19 + 40 * 20))
+    assert [summary.prompt for summary in report.summaries if summary.size == "all"] == [
+        *("box_5%", "box_5%", "centre_point", "centre_point")
+    ]
+
+
+def test_perturbations_are_the_same_in_every_run_and_in_all_strengths(
+    fake_busi: Path, box_filler: Any
+) -> None:
+    cases = list_cases(fake_busi, ["benign/benign (1)"])
+    noises = [Variant((EXACT_BOX,), GaussianNoise(sigma)) for sigma in (2.0, 4.0)]
+    for _ in range(2):
+        evaluate(box_filler, cases, variants=noises)
+    first, second = box_filler.encoded[:3], box_filler.encoded[3:]
+    np.testing.assert_array_equal(first, second)
+    image, weak, strong = (encoded.astype(float) for encoded in first)
+    inside = (strong > 0) & (strong < 255)
+    np.testing.assert_allclose((strong - image)[inside], 2 * (weak - image)[inside], atol=1.5)
 
 
 def test_another_seed_gives_other_boxes(fake_busi: Path, box_filler: Any) -> None:

@@ -14,6 +14,7 @@ from samus_edge.evaluation.metrics import (
     hausdorff_distance,
     hausdorff_distance_95,
     iou,
+    normalised_surface_dice,
     resize_mask,
     row_hausdorff_distance,
 )
@@ -31,6 +32,10 @@ PAIRS = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
 
 def manhattan(prediction: Mask, target: Mask) -> float:
     return hausdorff_distance(prediction, target, metric="manhattan")
+
+
+def surface_dice(prediction: Mask, target: Mask) -> float:
+    return normalised_surface_dice(prediction, target, tolerance_px=2)
 
 
 def rectangle(image_hw: tuple[int, int], x1: int, y1: int, x2: int, y2: int) -> Mask:
@@ -90,6 +95,16 @@ def test_hd95_forgives_a_small_outlier() -> None:
     assert hausdorff_distance_95(prediction, target) == 0
 
 
+def test_surface_dice_counts_outline_pixels_within_the_tolerance() -> None:
+    # Two lines of 10 pixels, 6 columns shared, one row apart. Off the shared part pixels are
+    # sqrt(1 + d^2) away for d = 1..4 columns: 1.41, 2.24, 3.16, 4.12.
+    a, b = rectangle((8, 30), 2, 3, 12, 4), rectangle((8, 30), 6, 4, 16, 5)
+    for tolerance, pixels in ((0.5, 0), (1, 6), (2, 7), (3, 8), (4, 9), (5, 10)):
+        assert normalised_surface_dice(a, b, tolerance) == pytest.approx(2 * pixels / 20)
+    with pytest.raises(ValueError, match="tolerance_px must be at least 0, got -1"):
+        normalised_surface_dice(a, b, -1)
+
+
 def test_row_distance_compares_rows_wherever_they_are() -> None:
     a = rectangle((6, 10), 2, 0, 6, 2)  # rows of 4 pixels
     assert row_hausdorff_distance(a, rectangle((6, 10), 2, 4, 6, 6)) == 0  # moved down: not seen
@@ -104,6 +119,7 @@ def test_row_distance_compares_rows_wherever_they_are() -> None:
     [
         (dice, 1.0, 0.0),
         (iou, 1.0, 0.0),
+        (surface_dice, 1.0, 0.0),
         (hausdorff_distance, 0.0, 5.0),  # the diagonal of 4 x 5 pixels: 3 rows and 4 columns
         (manhattan, 0.0, 7.0),
         (hausdorff_distance_95, 0.0, 5.0),
@@ -173,9 +189,9 @@ def test_metrics_are_symmetric_and_perfect_for_equal_masks(masks: tuple[Mask, Ma
         hausdorff_distance_95,
         row_hausdorff_distance,
     )
-    for metric in (dice, iou, *distances):
+    for metric in (dice, iou, surface_dice, *distances):
         assert metric(a, b) == pytest.approx(metric(b, a))
-    assert dice(a, a) == iou(a, a) == 1.0
+    assert dice(a, a) == iou(a, a) == surface_dice(a, a) == 1.0
     for metric in distances:
         assert metric(a, a) == 0.0
 
@@ -190,7 +206,8 @@ def test_resizing_takes_the_nearest_pixel() -> None:
 
 
 @pytest.mark.parametrize(
-    "metric", [dice, iou, hausdorff_distance, hausdorff_distance_95, row_hausdorff_distance]
+    "metric",
+    [dice, iou, surface_dice, hausdorff_distance, hausdorff_distance_95, row_hausdorff_distance],
 )
 def test_metrics_raise_for_what_is_not_two_masks_of_one_size(metric: Metric) -> None:
     mask = np.ones((4, 5), dtype=np.bool_)

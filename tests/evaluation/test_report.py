@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from samus_edge.errors import OutputFileError
-from samus_edge.evaluation.report import EvaluationReport, InstanceScore, summarise
+from samus_edge.evaluation.instance_score import AS_IS, InstanceScore
+from samus_edge.evaluation.report import EvaluationReport
+from samus_edge.evaluation.summary import summarise
 
 
 def score(
@@ -17,18 +19,24 @@ def score(
     prompt: str = "box_5%",
     group: str = "",
     hd: float = 0,
+    size: str = "medium",
+    image: str = AS_IS,
 ) -> InstanceScore:
     return InstanceScore(
         key=key,
         class_name=key.split("/")[0],
         instance=0,
         group=group or key,
+        size=size,
+        diameter_px=60,
+        image=image,
         prompt=prompt,
         prompt_coords="1.00 2.00 3.00 4.00",
         height=60,
         width=80,
         dice=dice,
         iou=dice / (2 - dice),
+        nsd=dice**2,
         hd=hd,
         hd_manhattan=hd,
         hd95=hd,
@@ -38,21 +46,24 @@ def score(
 
 
 SCORES = [
-    score(0.9, "benign/benign (1)", hd=4),
-    score(0.6, "benign/benign (2)", hd=10),
-    score(0.3, "malignant/malignant (1)", hd=40),
+    score(0.9, "benign/benign (1)", hd=4, size="large"),
+    score(0.6, "benign/benign (2)", hd=10, size="small"),
+    score(0.3, "malignant/malignant (1)", hd=40, size="small"),
     score(0.5, "benign/benign (1)", prompt="centre_point"),
 ]
 
 
-def test_each_prompt_is_summarised_over_all_classes_and_by_class() -> None:
+def test_each_prompt_is_summarised_over_everything_by_class_and_by_size() -> None:
     summaries = summarise(SCORES, seed=0)
-    assert [(s.prompt, s.class_name, s.lesions) for s in summaries] == [
-        ("box_5%", "all", 3),
-        ("box_5%", "benign", 2),
-        ("box_5%", "malignant", 1),
-        ("centre_point", "all", 1),
-        ("centre_point", "benign", 1),
+    assert [(s.prompt, s.class_name, s.size, s.lesions) for s in summaries] == [
+        ("box_5%", "all", "all", 3),
+        ("box_5%", "benign", "all", 2),
+        ("box_5%", "malignant", "all", 1),
+        ("box_5%", "all", "small", 2),
+        ("box_5%", "all", "large", 1),
+        ("centre_point", "all", "all", 1),
+        ("centre_point", "benign", "all", 1),
+        ("centre_point", "all", "medium", 1),
     ]
     every = summaries[0]
     assert every.dice.mean == pytest.approx(0.6)
@@ -61,6 +72,9 @@ def test_each_prompt_is_summarised_over_all_classes_and_by_class() -> None:
     assert every.dice_worst_key == "malignant/malignant (1)"
     assert (every.hd.mean, every.hd.median, every.hd.worst) == (18, 10, 40)
     assert summaries[1].dice.mean == pytest.approx(0.75)
+    assert summaries[3].dice.mean == pytest.approx(0.45)
+    assert every.nsd.mean == pytest.approx((0.81 + 0.36 + 0.09) / 3)
+    assert every.nsd.worst == pytest.approx(0.09)
 
 
 def test_the_interval_is_that_of_the_mean() -> None:
@@ -101,11 +115,21 @@ def test_files_hold_summaries_and_scores(tmp_path: Path) -> None:
     assert document["format"] == "samus-edge-evaluation"
     assert (document["data"], document["seed"]) == ("BUSI", 7)
     assert document["summaries"][0]["dice"]["worst"] == 0.3
+    assert (document["robustness"], document["normals"]) == ([], [])
     with (tmp_path / "rows.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["key"] for row in rows] == [score.key for score in SCORES]
     assert float(rows[1]["dice"]) == 0.6
     assert rows[1]["prompt_coords"] == "1.00 2.00 3.00 4.00"
+
+
+def test_further_files_are_written_together(tmp_path: Path) -> None:
+    report = EvaluationReport(tuple(SCORES), summarise(SCORES, 0), 0)
+    report.write(csv_path=tmp_path / "rows.csv", also={tmp_path / "page.html": b"<p>"})
+    assert (tmp_path / "page.html").read_bytes() == b"<p>"
+    with pytest.raises(OutputFileError):
+        report.write(csv_path=tmp_path / "nowhere" / "r", also={tmp_path / "page.html": b"new"})
+    assert (tmp_path / "page.html").read_bytes() == b"<p>"
 
 
 def test_a_folder_that_does_not_exist_raises_and_leaves_nothing(tmp_path: Path) -> None:

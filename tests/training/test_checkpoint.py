@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from samus_edge.errors import OutputFileError, WeightsError
-from samus_edge.training.checkpoint import TrainingState, load_state, save_state
+from samus_edge.training.checkpoint import (
+    TrainingState,
+    check_state,
+    load_state,
+    remove_unfinished_files,
+    save_state,
+)
 
 
 @pytest.fixture
@@ -20,13 +26,14 @@ def state() -> TrainingState:
     layer(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     return TrainingState(
-        model=layer.state_dict(),
-        ema=layer.state_dict(),
-        optimizer=optimizer.state_dict(),
-        step=7,
+        learner={"model": layer.state_dict(), "optimizer": optimizer.state_dict()},
         epoch=3,
+        epoch_losses=[0.1 + 0.2, 0.5],
         best_loss=float("inf"),
-        config={"seed": 1, "augmentation": {"log_gain": 0.5}},
+        history=[{"epoch": 1, "val_dice_box": None}],
+        config={"seed": 1, "num_workers": 0, "augmentation": {"log_gain": 0.5}},
+        data="abc",
+        processes=1,
     )
 
 
@@ -34,11 +41,12 @@ def test_a_state_comes_back(state: TrainingState, tmp_path: Path) -> None:
     path, note = tmp_path / "state.pt", tmp_path / "note.txt"
     save_state(state, path, along={note: b"kept with it"})
     loaded = load_state(path)
-    assert (loaded.step, loaded.epoch, loaded.best_loss) == (7, 3, float("inf"))
-    assert loaded.config == state.config
-    assert torch.equal(loaded.model["weight"], state.model["weight"])
-    moments = loaded.optimizer["state"][0]["exp_avg"]
-    assert torch.equal(moments, state.optimizer["state"][0]["exp_avg"])
+    assert (loaded.epoch, loaded.epoch_losses) == (3, [0.1 + 0.2, 0.5])
+    assert (loaded.best_loss, loaded.processes, loaded.data) == (float("inf"), 1, "abc")
+    assert (loaded.config, loaded.history) == (state.config, state.history)
+    assert torch.equal(loaded.learner["model"]["weight"], state.learner["model"]["weight"])
+    moments = loaded.learner["optimizer"]["state"][0]["exp_avg"]
+    assert torch.equal(moments, state.learner["optimizer"]["state"][0]["exp_avg"])
     assert note.read_bytes() == b"kept with it"
 
 
@@ -65,7 +73,9 @@ def test_a_write_that_fails_leaves_the_previous_files_whole(
 def test_a_file_that_is_no_state_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match=r"state\.pt is not a training state .* start afresh"):
+    with pytest.raises(
+        WeightsError, match=r"state\.pt is not a training state of this version .* start afresh"
+    ):
         load_state(path)
 
 
@@ -105,3 +115,28 @@ def test_a_malicious_state_is_refused_and_not_run(tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match=r"state\.pt is not a training state"):
             load_state(path)
     assert not trace.exists()
+
+
+def test_a_state_of_another_training_is_refused_with_every_difference(
+    state: TrainingState, tmp_path: Path
+) -> None:
+    path = tmp_path / "state.pt"
+    same = {**state.config, "num_workers": 8, "device": "cuda"}  # change speed alone
+    check_state(state, path, config=same, data="abc", processes=1)
+    other = {**state.config, "seed": 2, "augmentation": {"log_gain": 0.0}, "new": True}
+    with pytest.raises(WeightsError) as caught:
+        check_state(state, path, config=other, data="xyz", processes=2)
+    assert str(caught.value) == (
+        f"{path} was made with another configuration, which differs in seed, augmentation, new, and "
+        "with other cases or another order of them, and with 1 process(es) instead of 2. Use the "
+        "same to resume, or another folder."
+    )
+
+
+def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    """The name is that of the atomic writer; `test_resume` kills real writes."""
+    (tmp_path / ".samus-edge-0123.tmp").write_bytes(b"half")
+    for name in ("state.pt", ".hidden", "note.tmp"):
+        (tmp_path / name).write_bytes(b"whole")
+    remove_unfinished_files(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "note.tmp", "state.pt"]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from samus_edge.training.losses import (
-    IOU_WEIGHT,
-    MULTIMASK_WEIGHT,
+    LossWeights,
+    bce_loss,
     dice_loss,
     mask_iou,
     mse_loss,
@@ -68,11 +68,27 @@ def test_mse_loss(
     assert float(mse_loss(tensor(logits), tensor(target))) == pytest.approx(expected, abs=TOLERANCE)
 
 
+@pytest.mark.parametrize(
+    ("logits", "target", "expected"),
+    [
+        (LEFT, LEFT_TARGET, 0.0),
+        (NOTHING, EMPTY_TARGET, 0.0),
+        (HALVES, LEFT_TARGET, np.log(2)),
+        (-LEFT, LEFT_TARGET, SURE),  # -log(sigmoid(-x)) is x to the last digit
+        (np.full((2, 2), np.log(3)), LEFT_TARGET, -(np.log(0.75) + np.log(0.25)) / 2),
+    ],
+)
+def test_bce_loss(
+    logits: npt.NDArray[np.float64], target: npt.NDArray[np.float64], expected: float
+) -> None:
+    assert float(bce_loss(tensor(logits), tensor(target))) == pytest.approx(expected, abs=TOLERANCE)
+
+
 def test_losses_and_overlap_are_taken_mask_by_mask() -> None:
     logits = torch.cat((tensor(LEFT), tensor(HALVES), tensor(NOTHING)), dim=1)  # (1, 3, 2, 2)
     logits = torch.cat((logits, logits.flip(1)))  # (2, 3, 2, 2)
     targets = torch.cat((tensor(LEFT_TARGET), tensor(EMPTY_TARGET)))
-    for function in (dice_loss, mse_loss, mask_iou):
+    for function in (dice_loss, mse_loss, bce_loss, mask_iou):
         together = function(logits, targets)
         assert together.shape == (2, 3)
         for n in range(2):
@@ -114,15 +130,17 @@ def test_segmentation_loss_sums_the_single_mask_the_best_of_the_others_and_the_i
     target = tensor(np.repeat(left, 2, axis=0).repeat(2, axis=1))
     iou_predictions = torch.tensor([[0.75, 0.0, 1.0, 0.5]])
     logits = torch.cat([tensor(image) for image in (half, bad, good, half)], dim=1)
-    loss = segmentation_loss(logits, iou_predictions, target)
+    weights = LossWeights(dice=1.0, mse=2.0, multimask=0.3, iou=0.5)
+    loss = segmentation_loss(logits, iou_predictions, target, weights)
     assert loss.shape == (1,)
     area = 256 * 256 / 2
-    half_mask = (1 - (area + 1) / (2 * area + 1)) + 0.25
+    half_mask = (1 - (area + 1) / (2 * area + 1)) + 2.0 * 0.25
     # bilinear upscaling leaves two columns between the halves undecided: (0.25, 0.75 of the way)
-    best = float((dice_loss(upscale(logits), target) + mse_loss(upscale(logits), target))[0, 2])
+    upscaled = upscale(logits)
+    best = float((dice_loss(upscaled, target) + 2.0 * mse_loss(upscaled, target))[0, 2])
     assert best < 0.01 * half_mask
     iou_error = (0.75**2 + 0.0**2 + (1 - 1.0) ** 2 + 0.5**2) / 4
-    expected = half_mask + MULTIMASK_WEIGHT * best + IOU_WEIGHT * iou_error
+    expected = half_mask + 0.3 * best + 0.5 * iou_error
     assert float(loss) == pytest.approx(expected, abs=1e-5)
 
 
@@ -131,7 +149,7 @@ def test_only_the_best_of_the_multimask_outputs_learns() -> None:
     target[:, :, :, :128] = 1
     towards = (2 * target[:, :, ::2, ::2] - 1) * 0.1
     logits = torch.cat((towards, -towards, 2 * towards, towards), dim=1).requires_grad_()
-    segmentation_loss(logits, torch.zeros(1, 4), target).sum().backward()  # type: ignore[no-untyped-call]
+    segmentation_loss(logits, torch.zeros(1, 4), target, LossWeights()).sum().backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     assert [bool(logits.grad[0, mask].any()) for mask in range(4)] == [True, False, True, False]
 
@@ -139,7 +157,21 @@ def test_only_the_best_of_the_multimask_outputs_learns() -> None:
 def test_the_iou_head_learns_but_the_overlap_does_not_move_the_masks() -> None:
     predictions = torch.full((1, 4), 0.9, requires_grad=True)
     logits = torch.full((1, 4, 128, 128), -SURE)
-    segmentation_loss(logits, predictions, torch.ones(1, 1, 256, 256)).sum().backward()  # type: ignore[no-untyped-call]
+    targets = torch.ones(1, 1, 256, 256)
+    segmentation_loss(logits, predictions, targets, LossWeights()).sum().backward()  # type: ignore[no-untyped-call]
     # d/dp of 0.5 * mean((p - 0)^2) = 0.5 * 2 * 0.9 / 4
     assert predictions.grad is not None
     torch.testing.assert_close(predictions.grad, torch.full((1, 4), 0.225), rtol=0, atol=TOLERANCE)
+
+
+def test_a_term_without_weight_teaches_nothing() -> None:
+    target = torch.zeros(1, 1, 256, 256)
+    target[:, :, :, :128] = 1
+    predictions = torch.full((1, 4), 0.9, requires_grad=True)
+    logits = torch.zeros(1, 4, 128, 128, requires_grad=True)
+    weights = LossWeights(dice=0.0, mse=0.0, bce=1.0, multimask=0.0, iou=0.0)
+    loss = segmentation_loss(logits, predictions, target, weights)
+    assert float(loss.detach()) == pytest.approx(np.log(2), abs=TOLERANCE)
+    loss.sum().backward()  # type: ignore[no-untyped-call]
+    assert predictions.grad is None and logits.grad is not None
+    assert [bool(logits.grad[0, mask].any()) for mask in range(4)] == [True, False, False, False]

@@ -9,6 +9,7 @@ from samus_edge.errors import MissingExtraError, WeightsError
 from samus_edge.training.config import TrainConfig
 from samus_edge.training.start import started_model
 from samus_edge.weights.lite_medsam import default_checkpoint
+from samus_edge.weights.model_file import save_model
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,35 @@ def test_the_switches_reach_the_model(checkpoint: Path) -> None:
     model, account = started_model(TrainConfig(hf=False, gate=False), checkpoint)
     assert model.state_dict()["image_encoder.cnn_branch.steps.0.conv.weight"].shape[1] == 1
     assert not any(".gate." in name for name in account.new)
+
+
+def test_tiny_starts_from_lite_medsam_by_default(checkpoint: Path) -> None:
+    model, account = started_model(TrainConfig(), None)
+    given, _ = started_model(TrainConfig(), checkpoint)
+    assert account.source == "LiteMedSAM (lite_medsam.pth)"
+    state = given.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+def test_vit_b_says_which_checkpoint_to_bring() -> None:
+    with pytest.raises(ValueError, match=r"'vit_b' needs a checkpoint.*sam_vit_b_01ec64\.pth"):
+        started_model(TrainConfig(arch="vit_b"))
+
+
+def test_another_architectures_checkpoint_is_an_error(checkpoint: Path) -> None:
+    with pytest.raises(WeightsError, match=r"LiteMedSAM's weights, .* 'tiny', not 'vit_b'"):
+        started_model(TrainConfig(arch="vit_b"), checkpoint)
+
+
+def test_a_training_goes_on_from_our_own_weights(checkpoint: Path, tmp_path: Path) -> None:
+    first, _ = started_model(TrainConfig(hf=False), checkpoint)
+    path = tmp_path / "best.safetensors"
+    save_model(first, path, {"arch": "tiny", "hf": False, "gate": True})
+    model, account = started_model(TrainConfig(hf=False, seed=7), path)
+    assert account.new == () and account.adapted == {}
+    state = first.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_a_wrong_checkpoint_is_an_error(tmp_path: Path) -> None:

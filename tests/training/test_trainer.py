@@ -14,15 +14,20 @@ import torch
 from safetensors.torch import load_file
 
 from samus_edge.data.augmentation import AugmentationConfig
-from samus_edge.data.busi import UltrasoundCase, read_image, read_instances
-from samus_edge.errors import OutputFileError, WeightsError
+from samus_edge.data.case import UltrasoundCase, read_image, read_instances
+from samus_edge.data.training_samples import LesionDataset, TrainingSample
+from samus_edge.errors import JobInterruptedError, OutputFileError, WeightsError
 from samus_edge.evaluation.metrics import dice
 from samus_edge.evaluation.prompt_protocol import mask_box
 from samus_edge.evaluation.torch_predictor import TorchPredictor
 from samus_edge.modeling import SamusHF, samus_hf_tiny
+from samus_edge.training.batches import epoch_batches
 from samus_edge.training.checkpoint import load_state
 from samus_edge.training.config import TrainConfig, config_document
-from samus_edge.training.trainer import EpochRecord, Trainer
+from samus_edge.training.history import EpochRecord
+from samus_edge.training.prompt_schedule import PromptConfig
+from samus_edge.training.trainer import StepRecord, Trainer
+from samus_edge.training.training_data import TrainingData
 
 SMALL = TrainConfig(
     epochs=3,
@@ -31,8 +36,8 @@ SMALL = TrainConfig(
     decoder_learning_rate=1e-3,
     warmup_steps=2,
     ema_decay=0.5,
-    refine_probability=0.5,
     precision="fp32",
+    prompts=PromptConfig(refine_probability=0.5),
 )
 
 
@@ -50,8 +55,9 @@ def make_trainer(
 ) -> Callable[..., Trainer]:
     """Makes a trainer of the small model on four cases, two steps an epoch, in a given folder."""
 
-    def make(folder: Path, config: TrainConfig = SMALL) -> Trainer:
-        return Trainer(make_small_model(), config, bright_cases[:4], bright_cases[4:], folder)
+    def make(folder: Path, config: TrainConfig = SMALL, **more: Any) -> Trainer:
+        data = TrainingData(bright_cases[:4], bright_cases[4:], **more)
+        return Trainer(make_small_model(), config, data, folder)
 
     return make
 
@@ -92,9 +98,13 @@ def test_the_tiny_model_learns_a_lesion_and_its_best_weights_find_it(
         decoder_learning_rate=1e-3,
         warmup_steps=0,
         ema_decay=0.0,
-        box_and_click_probability=0.0,
-        refine_probability=0.0,
         precision="fp32",
+        prompts=PromptConfig(
+            box_and_click_probability=0.0,
+            second_click_probability=0.0,
+            several_clicks_probability=0.0,
+            refine_probability=0.0,
+        ),
         augmentation=AugmentationConfig(**{**still, "min_resolution": 1.0}),
     )
     with torch.random.fork_rng(devices=[]):
@@ -104,7 +114,8 @@ def test_the_tiny_model_learns_a_lesion_and_its_best_weights_find_it(
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.5  # twelve steps are too few for statistics that follow slowly
     records: list[EpochRecord] = []
-    best = Trainer(model, config, [case] * 6, [case], tmp_path).run(records.append, ignore)
+    trainer = Trainer(model, config, TrainingData([case] * 6, [case]), tmp_path)
+    best = trainer.run(records.append, ignore)
     assert records[1].train_loss < 0.8 * records[0].train_loss
 
     image, target = read_image(case), read_instances(case)[0]
@@ -113,28 +124,104 @@ def test_the_tiny_model_learns_a_lesion_and_its_best_weights_find_it(
     assert dice(prediction.masks[0, 0], target) > 0.6
 
 
-def test_an_interrupted_training_resumes_bit_for_bit(
+def test_a_training_that_failed_in_an_epoch_resumes_bit_for_bit(
     make_trainer: Callable[..., Trainer], tmp_path: Path
 ) -> None:
+    """From the end of the epoch before; `test_resume` kills trainings with states in between."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    steps: list[int] = []
+    steps: list[StepRecord] = []
     make_trainer(whole).run(ignore, steps.append)
-    assert steps == [1, 2, 3, 4, 5, 6]
+    assert [record.step for record in steps] == [1, 2, 3, 4, 5, 6]
 
-    def interrupt_in_the_second_epoch(step: int) -> None:
-        if step == 3:
+    def interrupt_in_the_second_epoch(record: StepRecord) -> None:
+        if record.step == 3:
             raise Interrupted
 
     with pytest.raises(Interrupted):
         make_trainer(parts).run(ignore, interrupt_in_the_second_epoch)
     assert load_state(parts / "state.pt").epoch == 1
     resumed = make_trainer(parts)
-    assert (resumed.step, resumed.epoch) == (2, 1)
+    assert (resumed.learner.steps_done, resumed.epoch) == (2, 1)
     resumed.run(ignore, ignore)
 
     assert_same(vars(load_state(parts / "state.pt")), vars(load_state(whole / "state.pt")))
     assert_same(load_file(parts / "best.safetensors"), load_file(whole / "best.safetensors"))
     assert (parts / "history.csv").read_bytes() == (whole / "history.csv").read_bytes()
+
+
+def test_a_training_asked_to_stop_saves_itself_and_weights_even_before_the_first_epoch_ends(
+    make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    trainer = make_trainer(tmp_path)
+    with pytest.raises(JobInterruptedError, match=r"after step 1 of 6\. .* run the same command"):
+        trainer.run(ignore, ignore, lambda: True)
+    state = load_state(tmp_path / "state.pt")
+    assert (state.epoch, len(state.epoch_losses), state.learner["steps_done"]) == (0, 1, 1)
+    assert_same(load_file(tmp_path / "best.safetensors"), trainer.learner.averaged.state_dict())
+    assert history(tmp_path) == []
+
+
+def test_samples_of_steps_that_are_done_are_not_made_again(
+    make_trainer: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(SMALL, epochs=1, num_workers=0)
+    with pytest.raises(JobInterruptedError):
+        make_trainer(tmp_path, config).run(ignore, ignore, lambda: True)
+    resumed = make_trainer(tmp_path, config)
+    made: list[int] = []
+    make = LesionDataset.__getitem__
+
+    def noting(data: LesionDataset, index: int) -> TrainingSample:
+        if data is resumed.train_data:
+            made.append(index)
+        return make(data, index)
+
+    monkeypatch.setattr(LesionDataset, "__getitem__", noting)
+    resumed.run(ignore, ignore)
+    assert made == epoch_batches(4, 2, config.seed, 0)[1]
+
+
+def test_states_are_saved_every_so_many_steps(
+    make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    found = []
+
+    def note(record: StepRecord) -> None:
+        path = tmp_path / "state.pt"
+        found.append(load_state(path).learner["steps_done"] if path.exists() else 0)
+
+    config = dataclasses.replace(SMALL, batch_size=1, epochs=2, checkpoint_interval_steps=3)
+    make_trainer(tmp_path, config).run(ignore, note)
+    # seen in the step after: 3, then 4, the end of an epoch, then 6
+    assert found == [0, 0, 0, 3, 4, 4, 6, 6]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_number_of_threads_changes_nothing_and_may_change_in_between(
+    make_trainer: Callable[..., Trainer], tmp_path: Path, workers: int
+) -> None:
+    expected: list[StepRecord] = []
+    make_trainer(tmp_path / "one", dataclasses.replace(SMALL, epochs=1)).run(
+        ignore, expected.append
+    )
+    config = dataclasses.replace(SMALL, epochs=1, num_workers=workers)
+    found: list[StepRecord] = []
+    make_trainer(tmp_path / "other", config).run(ignore, found.append)
+    assert found == expected
+    make_trainer(tmp_path / "one", config)  # resumes
+
+
+def test_normals_are_trained_on_but_not_validated_on(
+    make_trainer: Callable[..., Trainer], normal_cases: list[UltrasoundCase], tmp_path: Path
+) -> None:
+    config = dataclasses.replace(SMALL, epochs=1, num_workers=0)
+    trainer = make_trainer(tmp_path, config, normal_cases=normal_cases)
+    assert (trainer.steps_per_epoch, len(trainer.train_data), len(trainer.val_data)) == (3, 6, 1)
+    records: list[EpochRecord] = []
+    trainer.run(records.append, ignore)
+    assert trainer.learner.skipped_steps == 0 and math.isfinite(records[0].train_loss)
+    with pytest.raises(WeightsError, match="with other cases"):
+        make_trainer(tmp_path, config)
 
 
 def test_a_finished_training_is_left_as_it_is(
@@ -159,7 +246,7 @@ def test_history_has_a_row_for_each_epoch_and_the_best_weights_are_those_of_the_
     def keep(record: EpochRecord) -> None:
         records.append(record)
         saved.append(
-            {name: tensor.clone() for name, tensor in trainer.averaged.state_dict().items()}
+            {name: value.clone() for name, value in trainer.learner.averaged.state_dict().items()}
         )
 
     trainer = make_trainer(tmp_path)
@@ -185,8 +272,8 @@ def test_a_save_that_fails_leaves_a_state_from_which_the_training_goes_on(
     def full_disk(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    def fill_the_disk(step: int) -> None:
-        if step == 4:  # the last of the second epoch
+    def fill_the_disk(record: StepRecord) -> None:
+        if record.step == 4:  # the last of the second epoch
             monkeypatch.setattr(os, "fsync", full_disk)
 
     with pytest.raises(OutputFileError, match="No space left on device"):
@@ -221,72 +308,16 @@ def test_a_history_left_behind_does_not_join_a_new_training(
 def test_rates_warm_up_and_fall_along_a_cosine(
     make_trainer: Callable[..., Trainer], tmp_path: Path
 ) -> None:
+    records: list[StepRecord] = []
+    epochs: list[EpochRecord] = []
     trainer = make_trainer(tmp_path)
-    rates: list[tuple[float, float]] = []
-
-    def note(step: int) -> None:
-        found = {group["peak_lr"]: group["lr"] for group in trainer.optimizer.param_groups}
-        rates.append((found[3e-3], found[1e-3]))
-
-    trainer.run(ignore, note)
+    trainer.run(epochs.append, records.append)
     cosine = [(1 + math.cos(math.pi * k / 4)) / 2 for k in range(4)]  # 6 steps, 2 of warm-up
-    factors = [0.5, 1.0, *cosine]
-    assert rates == [pytest.approx((3e-3 * factor, 1e-3 * factor)) for factor in factors]
-
-
-def test_vectors_and_tables_are_not_decayed_and_the_decoder_learns_slower(
-    bright_cases: list[UltrasoundCase], tmp_path: Path
-) -> None:
-    model = samus_hf_tiny()
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    config = TrainConfig(batch_size=1)
-    trainer = Trainer(model, config, bright_cases[:1], bright_cases[4:], tmp_path)
-    found: dict[str, tuple[float, float]] = {}
-    for group in trainer.optimizer.param_groups:
-        for parameter in group["params"]:
-            found[names[id(parameter)]] = (group["peak_lr"], group["weight_decay"])
-    assert found.keys() == set(names.values())
-    for name, (rate, decay) in found.items():
-        assert rate == (3e-4 if name.startswith("image_encoder.") else 1e-4)
-        is_vector = model.get_parameter(name).ndim == 1 or "bias_table" in name
-        assert decay == (0.0 if is_vector or name.endswith("gate.scale") else 0.05)
-
-
-def test_averaged_weights_follow_the_model_and_integers_are_copied(
-    make_trainer: Callable[..., Trainer], tmp_path: Path
-) -> None:
-    """0.9 is a decay at which averaging truncated integers would lower them."""
-    trainer = make_trainer(tmp_path, dataclasses.replace(SMALL, ema_decay=0.9))
-    weights: list[torch.Tensor] = []
-    name = "image_encoder.conv.weight"
-
-    def note(step: int) -> None:
-        weights.append(trainer.model.get_parameter(name).detach().clone())
-
-    trainer.run(ignore, note)
-    expected = weights[0]
-    for weight in weights[1:]:
-        expected = 0.9 * expected + 0.1 * weight
-    torch.testing.assert_close(trainer.averaged.get_parameter(name), expected, rtol=0, atol=1e-6)
-    offsets = trainer.averaged.get_buffer("image_encoder.offsets")
-    assert offsets.tolist() == list(range(16))
-
-
-def test_a_step_with_a_gradient_that_is_not_finite_is_skipped(
-    make_trainer: Callable[..., Trainer], tmp_path: Path
-) -> None:
-    trainer = make_trainer(tmp_path, dataclasses.replace(SMALL, epochs=1))
-    weights: list[torch.Tensor] = []
-
-    def poison_after_the_first(step: int) -> None:
-        weights.append(
-            trainer.model.get_parameter("mask_decoder.iou_token.weight").detach().clone()
-        )
-        vars(trainer.model.image_encoder)["poisoned"] = step == 1
-
-    trainer.run(ignore, poison_after_the_first)
-    assert trainer.skipped_steps == 1
-    assert torch.equal(weights[0], weights[1])
+    expected = [3e-3 * factor for factor in (0.5, 1.0, *cosine)]
+    assert [record.learning_rate for record in records] == pytest.approx(expected)
+    assert [record.learning_rate for record in epochs] == pytest.approx(expected[1::2])
+    rates = {group["peak_lr"]: group["lr"] for group in trainer.learner.optimizer.param_groups}
+    assert rates == pytest.approx({3e-3: 3e-3 * cosine[3], 1e-3: 1e-3 * cosine[3]})
 
 
 def test_mixed_precision_learns_about_the_same(
@@ -305,10 +336,11 @@ def test_mixed_precision_learns_about_the_same(
 def test_too_few_cases_are_refused(
     make_small_model: Callable[[], SamusHF], bright_cases: list[UltrasoundCase], tmp_path: Path
 ) -> None:
+    config = dataclasses.replace(SMALL, accumulation_steps=2)
     for train, val, got in (
-        (bright_cases[:1], bright_cases, "1 and 5"),
+        (bright_cases[:3], bright_cases, "3 and 5"),
         (bright_cases, [], "5 and 0"),
     ):
-        with pytest.raises(ValueError, match=rf"at least batch_size 2 cases .* got {got}"):
-            Trainer(make_small_model(), SMALL, train, val, tmp_path)
+        with pytest.raises(ValueError, match=rf"batch_size 2 x accumulation_steps 2 .* got {got}"):
+            Trainer(make_small_model(), config, TrainingData(train, val), tmp_path)
     assert not any(tmp_path.iterdir())

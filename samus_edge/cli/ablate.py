@@ -1,0 +1,156 @@
+"""`samus-edge ablate`: the report's Table 1, from training to comparison."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from samus_edge.cli.dataset_options import DataFolder, SplitFile
+from samus_edge.cli.option_values import parse_seeds
+from samus_edge.cli.train import ConfigFile, Epochs, Settings, StartCheckpoint, read_settings
+from samus_edge.cli.training_display import TrainingDisplay
+
+if TYPE_CHECKING:
+    from samus_edge.training.ablation import AblationRun
+    from samus_edge.training.ablation_results import AblationResults, SeedSpread
+
+__all__ = ["command"]
+
+PIPE_WIDTH = 120
+"""Columns of the printed tables where there is no terminal whose width could be asked."""
+
+
+def command(
+    data: DataFolder,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of the runs and results; what is done there is not done again.",
+            file_okay=False,
+        ),
+    ],
+    split: SplitFile = None,
+    config: ConfigFile = None,
+    start: StartCheckpoint = None,
+    epochs: Epochs = None,
+    set_: Settings = None,
+    seeds: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Seeds that each variant is trained with.")
+    ] = "0,1,2",
+) -> None:
+    """Train without HF and gate, with each of them, and with both; evaluate on the test subset.
+
+    Everything but HF, gate and seed is the same for all. The table has means and standard deviations
+    over seeds; a paired test compares each variant with neither, on the same lesions.
+
+    Ctrl-C and crashes lose nothing: the same command goes on. Writes results.json, ablation.png and
+    one folder for each run.
+
+    Exit codes: 0 done; 1 failed; 2 an argument is wrong; 130 interrupted, and saved.
+    """
+    numbers = parse_seeds(seeds)
+
+    from samus_edge.data.dataset import load_subsets
+    from samus_edge.runtime.atomic_write import write_files_atomically
+    from samus_edge.training.ablation import ablation_runs, run_ablation
+    from samus_edge.training.ablation_chart import draw_ablation
+    from samus_edge.training.ablation_results import collect_results
+    from samus_edge.training.config import config_document
+    from samus_edge.training.figure import require_matplotlib
+    from samus_edge.training.interruption import stop_on_signal
+    from samus_edge.training.processes import training_processes
+    from samus_edge.training.training_run import prepare_training, run_training
+
+    settings = read_settings(config, set_, epochs)
+    require_matplotlib()
+    subsets = load_subsets(data, split)
+    runs = ablation_runs(settings, out, numbers)
+    display = TrainingDisplay()
+    with training_processes(settings.device) as processes, stop_on_signal() as stop:
+        if processes.count > 1:
+            raise typer.BadParameter(
+                f"ablate runs on one process, not on {processes.count}: start it without torchrun."
+            )
+
+        def train(run: "AblationRun") -> Path:
+            trainer, _ = prepare_training(
+                run.config,
+                subsets,
+                run.folder,
+                start=start,
+                processes=processes,
+                note=display.note,
+                progress=display.stage,
+                should_stop=stop.is_set,
+            )
+            display.start(trainer, run.name)
+            return run_training(trainer, display.epoch, display.step, stop.is_set)
+
+        with display.bars:
+            run_ablation(runs, subsets, train, lambda run: typer.echo(f"done: {run.name}"))
+    results = collect_results(runs)
+    about = {
+        "data": data.resolve().name,
+        "split": "the dataset's own" if split is None else split.name,
+        "config": config_document(settings),
+    }
+    write_files_atomically(
+        {
+            out / "results.json": results.to_json(about).encode(),
+            out / "ablation.png": draw_ablation(results),
+        }
+    )
+    _print_results(results)
+    typer.echo(f"results: {out / 'results.json'}, chart: {out / 'ablation.png'}")
+
+
+def _print_results(results: "AblationResults") -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=PIPE_WIDTH)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        caption=f"mean and standard deviation over {len(results.seeds)} seed(s); "
+        "HD: Hausdorff distance, pixels at 256x256",
+    )
+    for name in ("prompt", "variant"):
+        table.add_column(name)
+    for name in ("Dice", "HD", "HD rows (SAMUS)"):
+        table.add_column(name, justify="right")
+    for row in results.rows:
+        table.add_row(
+            row.prompt,
+            row.variant,
+            _spread(row.metrics["dice"], 4),
+            _spread(row.metrics["hd"], 2),
+            _spread(row.metrics["hd_rows"], 2),
+        )
+    console.print(table)
+    comparisons = Table(box=box.SIMPLE_HEAD, caption="paired, seeds averaged lesion by lesion")
+    for name in ("prompt", "metric", "comparison"):
+        comparisons.add_column(name)
+    for name in ("difference", "95 % interval", "p"):
+        comparisons.add_column(name, justify="right")
+    for comparison in results.comparisons:
+        result, digits = comparison.result, 4 if comparison.metric == "dice" else 2
+        low, high = result.interval
+        comparisons.add_row(
+            comparison.prompt,
+            {"dice": "Dice", "hd": "HD"}[comparison.metric],
+            f"{result.second} - {result.first}",
+            f"{result.mean_difference:+.{digits}f}",
+            f"{low:+.{digits}f} to {high:+.{digits}f}",
+            f"{result.p_value:.4f}",
+        )
+    console.print(comparisons)
+
+
+def _spread(spread: "SeedSpread", digits: int) -> str:
+    """ "mean +- standard deviation", or the mean alone with one seed."""
+    std = "" if spread.std is None else f" ± {spread.std:.{digits}f}"
+    return f"{spread.mean:.{digits}f}{std}"

@@ -1,0 +1,220 @@
+"""Changes of an image that scanners, exports and screens make, the same in every run.
+
+They are what a model is tested with, and are defined apart from the augmentation that a model is
+trained with. Every grey level v is 0..255; results are rounded and clipped to that range.
+
+| name | new grey level | strength |
+| --- | --- | --- |
+| ``gain_x2`` | g v | g: 1 is as it was; what exceeds 255 saturates |
+| ``gamma_0.5`` | 255 (v / 255)^gamma | below 1 brighter, above 1 darker; black and white stay |
+| ``speckle_0.2`` | v (1 + sigma n) | sigma; n is one standard normal number per speckle grain |
+| ``noise_10`` | v + sigma n | sigma, grey levels; n is one standard normal number per pixel |
+| ``stored_at_0.5`` | shrunk to that share of width and height, enlarged again | the share |
+| ``frame_640x480`` | the image resized to that width and height; its aspect is not kept | the size |
+"""
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "FrameSize",
+    "Gain",
+    "Gamma",
+    "GaussianNoise",
+    "Image",
+    "ImagePerturbation",
+    "Speckle",
+    "StoredSmaller",
+]
+
+Image = npt.NDArray[np.uint8]
+
+SPECKLE_GRAINS: Final = 256
+"""Speckle grains along the longer side of the image, so that speckle looks the same at all sizes."""
+
+
+class ImagePerturbation(Protocol):
+    """A change of an image; a different size is allowed."""
+
+    @property
+    def name(self) -> str:
+        """Name in reports; perturbations with the same name are the same."""
+        ...
+
+    def apply(self, image: Image, rng: np.random.Generator) -> Image:
+        """Change a copy of the (H, W) image.
+
+        Args:
+            image: (H, W) grey, uint8.
+            rng: the image's own source of randomness.
+
+        Returns:
+            (H', W') grey, uint8.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Every grey level multiplied; black stays black."""
+
+    factor: float
+    """Above 0."""
+
+    def __post_init__(self) -> None:
+        """Check the factor."""
+        _check_positive("factor", self.factor)
+
+    @property
+    def name(self) -> str:
+        """Such as ``"gain_x2"``."""
+        return f"gain_x{self.factor:g}"
+
+    def apply(self, image: Image, rng: np.random.Generator) -> Image:
+        """Draws nothing."""
+        return _to_grey(image * np.float64(self.factor))
+
+
+@dataclass(frozen=True)
+class Gamma:
+    """Another grey map: a power of the grey level."""
+
+    exponent: float
+    """Above 0."""
+
+    def __post_init__(self) -> None:
+        """Check the exponent."""
+        _check_positive("exponent", self.exponent)
+
+    @property
+    def name(self) -> str:
+        """Such as ``"gamma_0.5"``."""
+        return f"gamma_{self.exponent:g}"
+
+    def apply(self, image: Image, rng: np.random.Generator) -> Image:
+        """Draws nothing."""
+        return _to_grey(255.0 * (image / 255.0) ** self.exponent)
+
+
+@dataclass(frozen=True)
+class Speckle:
+    """Multiplicative noise with grains of 1/256 of the longer side of the image.
+
+    The grains are drawn on a grid, resized bilinearly to the image, and scaled to unit variance.
+    """
+
+    sigma: float
+    """Standard deviation as a fraction of the grey level; above 0."""
+
+    def __post_init__(self) -> None:
+        """Check sigma."""
+        _check_positive("sigma", self.sigma)
+
+    @property
+    def name(self) -> str:
+        """Such as ``"speckle_0.2"``."""
+        return f"speckle_{self.sigma:g}"
+
+    def apply(self, image: Image, rng: np.random.Generator) -> Image:
+        """Draws one number per grain."""
+        height, width = image.shape
+        per_px = SPECKLE_GRAINS / max(height, width)
+        grains = rng.standard_normal(
+            (max(1, round(height * per_px)), max(1, round(width * per_px)))
+        )
+        resized = cv2.resize(grains, (width, height), interpolation=cv2.INTER_LINEAR)
+        field = np.asarray(resized, dtype=np.float64)
+        return _to_grey(image * (1.0 + self.sigma * field / max(float(field.std()), 1e-6)))
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """Additive noise, independent in every pixel."""
+
+    sigma: float
+    """Standard deviation, grey levels; above 0."""
+
+    def __post_init__(self) -> None:
+        """Check sigma."""
+        _check_positive("sigma", self.sigma)
+
+    @property
+    def name(self) -> str:
+        """Such as ``"noise_10"``."""
+        return f"noise_{self.sigma:g}"
+
+    def apply(self, image: Image, rng: np.random.Generator) -> Image:
+        """Draws one number per pixel."""
+        return _to_grey(image + self.sigma * rng.standard_normal(image.shape))
+
+
+@dataclass(frozen=True)
+class StoredSmaller:
+    """An image that was stored smaller and is shown at its old size again: detail is lost.
+
+    Shrunk by area averaging, enlarged bilinearly.
+    """
+
+    scale: float
+    """Stored width and height as a fraction of the original; above 0, below 1."""
+
+    def __post_init__(self) -> None:
+        """Check the scale."""
+        if not 0.0 < self.scale < 1.0:
+            raise ValueError(f"scale must be above 0 and below 1, got {self.scale}.")
+
+    @property
+    def name(self) -> str:
+        """Such as ``"stored_at_0.5"``."""
+        return f"stored_at_{self.scale:g}"
+
+    def apply(self, image: Image, rng: np.random.Generator) -> Image:
+        """Draws nothing."""
+        height, width = image.shape
+        stored_wh = (max(1, round(width * self.scale)), max(1, round(height * self.scale)))
+        stored = cv2.resize(image, stored_wh, interpolation=cv2.INTER_AREA)
+        shown = cv2.resize(stored, (width, height), interpolation=cv2.INTER_LINEAR)
+        return np.asarray(shown, dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class FrameSize:
+    """The image as another scanner's frame of a given size, whatever its aspect was.
+
+    By area averaging if both sides shrink, else bilinearly.
+    """
+
+    width: int
+    """Pixels; at least 1."""
+    height: int
+    """Pixels; at least 1."""
+
+    def __post_init__(self) -> None:
+        """Check the size."""
+        _check_positive("width", self.width)
+        _check_positive("height", self.height)
+
+    @property
+    def name(self) -> str:
+        """Such as ``"frame_640x480"``."""
+        return f"frame_{self.width}x{self.height}"
+
+    def apply(self, image: Image, rng: np.random.Generator) -> Image:
+        """Draws nothing."""
+        shrinks = self.width <= image.shape[1] and self.height <= image.shape[0]
+        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        resized = cv2.resize(image, (self.width, self.height), interpolation=interpolation)
+        return np.asarray(resized, dtype=np.uint8)
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (value > 0 and np.isfinite(value)):
+        raise ValueError(f"{name} must be a finite number above 0, got {value}.")
+
+
+def _to_grey(values: npt.NDArray[np.float64]) -> Image:
+    return np.rint(values).clip(0, 255).astype(np.uint8)

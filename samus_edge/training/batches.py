@@ -1,0 +1,75 @@
+"""The batches of an epoch: their order, their share for each process, their preparation ahead."""
+
+import dataclasses
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+
+from samus_edge.data.training_samples import LesionDataset, TrainingSample, collate
+
+# Prepared batches that wait, for each thread: enough to bridge one that takes long.
+BATCHES_AHEAD = 2
+
+
+def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Indices of the samples of each batch of an epoch, shuffled; what fills no batch is left out.
+
+    Args:
+        count: number of samples.
+        batch_size: of each batch.
+        seed: seed of the training.
+        epoch: number of the epoch.
+    """
+    generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+    # a shuffling DataLoader, which has given every order so far, draws a seed for its workers first
+    torch.empty((), dtype=torch.int64).random_(generator=generator)
+    order = torch.randperm(count, generator=generator).tolist()
+    starts = range(0, count - batch_size + 1, batch_size)
+    return [order[start : start + batch_size] for start in starts]
+
+
+def load_batches(
+    data: LesionDataset, batches: Sequence[Sequence[int]], num_workers: int
+) -> Generator[TrainingSample, None, None]:
+    """Prepare batches, ahead of their use if there are threads for it.
+
+    Samples depend on (seed, epoch, index) alone, so the number of threads changes nothing. Threads
+    are enough: decoding, resizing and filtering leave Python's lock, and cases stay in memory once.
+
+    Args:
+        data: the samples; its epoch must not change before the iteration ends.
+        batches: indices of each batch.
+        num_workers: threads; 0 to prepare each batch when it is asked for.
+    """
+    if num_workers == 0:
+        for batch in batches:
+            yield _load(data, batch)
+        return
+    remaining = deque(batches)
+    pending: deque[Future[TrainingSample]] = deque()
+    executor = ThreadPoolExecutor(num_workers, thread_name_prefix="samples")
+    try:
+        while remaining or pending:
+            while remaining and len(pending) < BATCHES_AHEAD * num_workers:
+                pending.append(executor.submit(_load, data, remaining.popleft()))
+            yield pending.popleft().result()
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def share(batch: Sequence[int], rank: int, count: int) -> Sequence[int]:
+    """The samples of a batch that are one process's; the batch divides evenly."""
+    size = len(batch) // count
+    return batch[rank * size : (rank + 1) * size]
+
+
+def to_device(batch: TrainingSample, device: torch.device) -> TrainingSample:
+    """The batch on a device."""
+    names = (field.name for field in dataclasses.fields(TrainingSample))
+    return TrainingSample(**{name: getattr(batch, name).to(device) for name in names})
+
+
+def _load(data: LesionDataset, batch: Sequence[int]) -> TrainingSample:
+    return collate([data[index] for index in batch])

@@ -1,0 +1,136 @@
+"""A whole training: from a configuration and subsets to a trainer, and what is written as it runs."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+from samus_edge.data.case import NORMAL_CLASS, select_lesions
+from samus_edge.data.dataset import Subsets
+from samus_edge.modeling.model_parts import select_trainable
+from samus_edge.runtime.atomic_write import write_files_atomically
+from samus_edge.training.config import TrainConfig
+from samus_edge.training.curves import draw_curves
+from samus_edge.training.distillation import DistillationProgress, prepare_distillation
+from samus_edge.training.figure import require_matplotlib
+from samus_edge.training.history import EpochRecord
+from samus_edge.training.processes import Processes
+from samus_edge.training.start import started_model
+from samus_edge.training.tensorboard_log import TensorBoardLog
+from samus_edge.training.trainer import StepRecord, Trainer
+from samus_edge.training.training_data import TrainingData
+from samus_edge.weights.account import WeightAccount
+
+CURVES_FILE = "curves.png"
+TENSORBOARD_FOLDER = "tensorboard"
+
+
+def prepare_training(
+    config: TrainConfig,
+    subsets: Subsets,
+    out_dir: Path,
+    *,
+    start: Path | None = None,
+    processes: Processes | None = None,
+    note: Callable[[str], None] = lambda line: None,
+    progress: Callable[[DistillationProgress], None] = lambda progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[Trainer, WeightAccount]:
+    """Build what a configuration describes, learned from its teacher, ready to run or to go on.
+
+    Args:
+        config: the training configuration.
+        subsets: `train` and `val`; normal images are trained on if the configuration says so.
+        out_dir: folder of the run; a state found there is resumed.
+        start: checkpoint to start from; None for the architecture's own.
+        processes: this process among those that train together.
+        note: called with lines for a log while it learns from the teacher.
+        progress: called while it learns from the teacher.
+        should_stop: asked meanwhile; it ends there if it says yes.
+
+    Returns:
+        The trainer, and the account of the start weights.
+
+    Raises:
+        ValueError: if the configuration does not fit the model or the data.
+        WeightsError: if a checkpoint is not what it should be.
+        DataError: if a case cannot be read or has no lesion.
+        JobInterruptedError: if it was asked to stop; what was done is saved.
+    """
+    processes = processes or Processes()
+    model, account = started_model(config, start)
+    select_trainable(model, train_decoder=config.train_decoder, unfreeze=config.unfreeze)
+    teacher_masks = None
+    if config.distillation.teacher != "none":
+        with processes.first_before_others():
+            teacher_masks = prepare_distillation(
+                model,
+                config,
+                subsets.train,
+                out_dir,
+                device=processes.device,
+                report=note,
+                progress=progress,
+                should_stop=should_stop,
+            )
+    normals = [case for case in subsets.train if case.class_name == NORMAL_CLASS]
+    data = TrainingData(
+        train_cases=select_lesions(subsets.train),
+        val_cases=select_lesions(subsets.val),
+        normal_cases=normals if config.normals else (),
+        teacher_masks=teacher_masks,
+    )
+    return Trainer(model, config, data, out_dir, processes), account
+
+
+def run_training(
+    trainer: Trainer,
+    report: Callable[[EpochRecord], None] = lambda record: None,
+    progress: Callable[[StepRecord], None] = lambda record: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    *,
+    tensorboard: bool = False,
+) -> Path:
+    """Train, and draw the curves after each epoch.
+
+    Args:
+        trainer: from :func:`prepare_training`.
+        report: called after each epoch, on the first process.
+        progress: called after each step.
+        should_stop: asked after each step; the training ends there if any process says yes.
+        tensorboard: whether to log for TensorBoard, too.
+
+    Returns:
+        Path of the best weights.
+
+    Raises:
+        JobInterruptedError: if it was asked to stop; the state was saved before.
+        OutputFileError: if a file cannot be written; the previous state is whole.
+        MissingExtraError: if matplotlib, or tensorboardX if asked for, is not installed.
+    """
+    require_matplotlib()
+    with contextlib.ExitStack() as stack:
+        log = None
+        if tensorboard and trainer.processes.is_first:
+            log = TensorBoardLog(trainer.out_dir / TENSORBOARD_FOLDER, trainer.learner.steps_done)
+            stack.enter_context(contextlib.closing(log))
+
+        def on_step(record: StepRecord) -> None:
+            if log is not None:
+                scalars = {"loss/step": record.loss, "learning_rate": record.learning_rate}
+                log.add(record.step, scalars)
+            progress(record)
+
+        def on_epoch(record: EpochRecord) -> None:
+            curves = draw_curves(trainer.history)
+            write_files_atomically({trainer.out_dir / CURVES_FILE: curves})
+            if log is not None:
+                scalars = {
+                    "loss/train": record.train_loss,
+                    "loss/val": record.val_loss,
+                    "dice/box": record.val_dice_box,
+                    "dice/point": record.val_dice_point,
+                }
+                log.add(trainer.learner.steps_done, scalars)
+            report(record)
+
+        return trainer.run(on_epoch, on_step, should_stop)

@@ -1,0 +1,81 @@
+"""The command `samus-edge ablate`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samus_edge.errors import MissingExtraError
+from samus_edge.weights.lite_medsam import default_checkpoint
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def arguments(fake_busi: Path, fake_split: Path, tmp_path: Path) -> list[str]:
+    """An ablation of one epoch of one step on `fake_busi`, with one seed."""
+    return [
+        *("--data", str(fake_busi), "--split", str(fake_split), "--out", str(tmp_path / "out")),
+        *("--epochs", "1", "--set", "batch_size=2", "--set", "precision=fp32"),
+        *("--set", "prompts.several_clicks_probability=0", "--seeds", "3"),
+    ]
+
+
+@pytest.mark.slow
+def test_four_variants_are_trained_compared_and_not_repeated(
+    run: Run, arguments: list[str], tmp_path: Path
+) -> None:
+    try:
+        default_checkpoint()
+    except MissingExtraError as err:
+        pytest.skip(str(err))
+    outcome = run("ablate", *arguments)
+    assert outcome.exit_code == 0, outcome.stderr
+    variants = ["neither", "hf", "gate", "both"]
+    done = [line for line in outcome.stdout.splitlines() if line.startswith("done: ")]
+    assert done == [f"done: {variant}, seed 3" for variant in variants]
+    assert [line.split(", ")[0] for line in outcome.stderr.splitlines()] == variants
+    for text in ("box_5%", "centre_point", "both - neither", "over 1 seed(s)"):
+        assert text in outcome.stdout
+    out = tmp_path / "out"
+    document = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert document["seeds"] == [3]
+    assert document["config"]["epochs"] == 1
+    assert {row["variant"] for row in document["rows"]} == set(variants)
+    assert {row["result"]["lesions"] for row in document["comparisons"]} == {3}
+    assert (out / "ablation.png").read_bytes().startswith(b"\x89PNG")
+
+    results = (out / "results.json").read_bytes()
+    again = run("ablate", *arguments)
+    assert again.exit_code == 0 and again.stderr == ""  # no epoch
+    assert (out / "results.json").read_bytes() == results
+    other = run("ablate", *arguments, "--set", "seed=1", "--set", "loss.bce=1")
+    assert other.exit_code == 1
+    assert (
+        "neither_seed3 was made with another configuration, which differs in loss." in other.stderr
+    )
+    assert other.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seeds", "1,x"], "--seeds '1,x' is not integers"),
+        (["--seeds", ""], "--seeds '' is not integers"),
+        (["--seeds", "-1"], "--seeds '-1' is not integers"),
+        (["--seeds", "1,1"], "seeds must be different and at least one, got [1, 1]"),
+        (["--set", "epoch=3"], "unknown setting 'epoch'"),
+        (["--epochs", "0"], "epochs must be positive, got 0"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_a_bad_argument_is_one_line(
+    run: Run, arguments: list[str], tmp_path: Path, options: list[str], message: str
+) -> None:
+    outcome = run("ablate", *arguments, *options)
+    assert outcome.exit_code == 2
+    assert message in outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -55,7 +55,7 @@ def command(
             "--robustness",
             help="Also worse prompts (jittered, loose and tight boxes, points off centre) and worse "
             "images (gain, gamma, speckle, noise, stored smaller, frame sizes); encodes each image "
-            "23 times.",
+            "24 times.",
         ),
     ] = False,
     normals: Annotated[

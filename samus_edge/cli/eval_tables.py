@@ -15,10 +15,10 @@ def summary_table(report: "EvaluationReport") -> "Table":
     from samus_edge.evaluation.summary import ALL_SIZES
 
     table = _table(
-        "NSD, HD: at 256x256, tolerance 2 px, distances in pixels; means over lesions",
+        "Means over lesions. NSD and distances at 256x256: tolerance 2 px, pixels. HD rows: as SAMUS' reference",
         ("prompt", "lesions"),
         *("n", "Dice", "95 % interval", "median", "worst", "IoU", "NSD"),
-        *("HD", "HD Manhattan", "HD95", "HD rows (SAMUS)"),
+        *("HD", "HD Manhattan", "HD95", "HD rows"),
     )
     for summary in report.summaries:
         low, high = summary.dice_interval

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from samus_edge.cli.option_values import parse_box, parse_point, parse_threads
+from samus_edge.cli.option_values import parse_box, parse_point, parse_seeds, parse_threads
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,14 @@ def test_threads_are_an_integer() -> None:
     for text in ("two", "2.0", ""):
         with pytest.raises(ValueError, match=f"--threads '{text}' is not an integer"):
             parse_threads(text)
+
+
+def test_seeds_are_integers_in_the_order_given() -> None:
+    assert parse_seeds("0") == (0,)
+    assert parse_seeds("3, 1,20") == (3, 1, 20)
+
+
+@pytest.mark.parametrize("text", ["", "1,", "-1", "1.5", "a", "²", "1 2"])
+def test_seeds_that_are_no_integers_are_named(text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"--seeds {text!r} is not integers")):
+        parse_seeds(text)

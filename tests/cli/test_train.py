@@ -212,7 +212,7 @@ def test_a_start_that_is_no_checkpoint_is_one_clear_line(
 ) -> None:
     start = tmp_path / "start.pth"
     for content, message in (
-        (None, f"error: There is no checkpoint at {start}."),
+        (None, f"error: There is no checkpoint at {start}: "),
         (b"text", f"error: {start} is not a PyTorch checkpoint"),
     ):
         if content is not None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -69,3 +70,22 @@ def run_scenarios() -> Callable[..., tuple[list[int], str]]:
         return codes, result.stderr
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tensorboard_events() -> Callable[[Path], list[Any]]:
+    """Reads the events of all files in a folder, in order; skips without tensorboardX."""
+    pytest.importorskip("tensorboardX", reason="tensorboardX is not installed")
+    from tensorboardX.proto.event_pb2 import Event
+
+    def read(folder: Path) -> list[Any]:
+        found = []
+        for path in sorted(folder.iterdir()):
+            content, position = path.read_bytes(), 0
+            while position < len(content):  # length, its checksum, the event, its checksum
+                (length,) = struct.unpack_from("<Q", content, position)
+                found.append(Event.FromString(content[position + 12 : position + 12 + length]))
+                position += 12 + length + 4
+        return found
+
+    return read

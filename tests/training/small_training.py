@@ -128,7 +128,7 @@ def run_scenario(
                 os.kill(os.getpid(), signal.SIGKILL)
         replace(source, target)
 
-    os.replace = replace_or_die
+    vars(os)["replace"] = replace_or_die  # this process is a forked one
 
     def on_step(record: StepRecord) -> None:
         if record.step == kill_at_step:

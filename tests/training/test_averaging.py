@@ -45,4 +45,4 @@ def test_a_decay_of_0_keeps_the_weights_themselves() -> None:
         with torch.no_grad():
             model.weight.fill_(value)
         averaged.update_parameters(model)
-    assert torch.equal(averaged.module.weight, model.weight)
+    assert torch.equal(averaged.module.get_parameter("weight"), model.weight)

@@ -19,7 +19,7 @@ def test_the_order_is_that_of_a_shuffling_data_loader(
 ) -> None:
     """With the seed that earlier trainings gave to torch's own loader."""
     generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-    loader = DataLoader(
+    loader: DataLoader[int] = DataLoader(
         range(count),  # type: ignore[arg-type]  # a sequence is a dataset
         batch_size=size,
         shuffle=True,

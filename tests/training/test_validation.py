@@ -55,8 +55,8 @@ def test_prompts_that_are_not_trained_are_not_scored(
 ) -> None:
     data = LesionDataset(bright_cases[:2], image_size=256, augmentation=None, seed=0)
     areas = [float(data[index].mask.mean()) for index in range(2)]
-    off = {"box": "click_probability", "click": "box_probability"}[kind]
-    prompts = dataclasses.replace(PromptConfig(), **{off: 0.0})
+    off: Any = {"box": "click_probability", "click": "box_probability"}[kind]
+    prompts = dataclasses.replace(PromptConfig(), **{off: 0})
     loss = LossWeights(dice=0, mse=1, multimask=0, iou=0)
     config = TrainConfig(batch_size=2, prompts=prompts, loss=loss)
     scores = validate(all_marked, data, config, CPU)

@@ -58,6 +58,15 @@ def command(
     start: StartCheckpoint = None,
     epochs: Epochs = None,
     set_: Settings = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep decoded images and masks here instead of in memory; a later training finds "
+            "them. For datasets larger than memory.",
+            file_okay=False,
+        ),
+    ] = None,
     train_decoder: Annotated[
         bool,
         typer.Option(
@@ -104,6 +113,7 @@ def command(
                 subsets,
                 out,
                 start=start,
+                cache=cache,
                 processes=processes,
                 note=display.note,
                 progress=display.stage,

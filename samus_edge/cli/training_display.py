@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from samus_edge.training.distillation import DistillationProgress
     from samus_edge.training.history import EpochRecord
+    from samus_edge.training.stage_progress import StageProgress
     from samus_edge.training.trainer import StepRecord, Trainer
 
 __all__ = ["TrainingDisplay"]
@@ -65,8 +65,8 @@ class TrainingDisplay:
             f"{self._label}{line}", highlight=False, soft_wrap=True, markup=False
         )
 
-    def stage(self, progress: "DistillationProgress") -> None:
-        """Show how far the learning from a teacher is."""
+    def stage(self, progress: "StageProgress") -> None:
+        """Show how far what comes before the steps is."""
         self._show(f"{self._label}{progress.stage}", progress.done, progress.total)
 
     def step(self, record: "StepRecord") -> None:

@@ -3,22 +3,63 @@
 Coordinates are pixels of the model frame, (x, y), pixel centres at integers.
 """
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from samus_edge.settings_checks import FRACTION, find_problems
+
 Mask = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float32]
 
+CAREFUL_JITTER = 0.05
 LABEL_BACKGROUND, LABEL_FOREGROUND, LABEL_PADDING = 0, 1, -1
 
 
-def simulate_box(mask: Mask, rng: np.random.Generator) -> Points:
+@dataclass(frozen=True)
+class BoxConfig:
+    """How boxes miss the lesion; what the shares leave over is jittered by 5 %.
+
+    Attributes:
+        jitter_share: share of boxes whose edges move by up to ``jitter``, each on its own.
+        jitter: largest move of an edge in either direction, as a fraction of the side.
+        loose_share: share of boxes whose edges are too far out, each on its own.
+        evenly_loose_share: share of boxes whose edges are all too far out by the same fraction.
+        looseness: furthest that an edge is too far out, as a fraction of the side.
+    """
+
+    jitter_share: float = 0.3
+    jitter: float = 0.12
+    loose_share: float = 0.25
+    evenly_loose_share: float = 0.0
+    looseness: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ValueError: naming every bad one.
+        """
+        shares = ("jitter_share", "loose_share", "evenly_loose_share")
+        bounds = dict.fromkeys((*shares, "jitter", "looseness"), FRACTION)
+        problems = find_problems(self, bounds, prefix="boxes.")
+        if not problems and sum(getattr(self, name) for name in shares) > 1.0:
+            problems.append("boxes: the shares must add up to at most 1")
+        if self.jitter >= 0.5:
+            problems.append(f"boxes.jitter must be less than 0.5, got {self.jitter}")
+        if problems:
+            raise ValueError("; ".join(problems))
+
+
+def simulate_box(mask: Mask, rng: np.random.Generator, config: BoxConfig) -> Points:
     """A box around the lesion as drawn by hand: tight, jittered or loose.
 
     Args:
         mask: (S, S), bool, not empty.
         rng: source of randomness.
+        config: how boxes miss the lesion.
 
     Returns:
         (2, 2), float32: top left and bottom right (x, y) in pixels, inside the frame.
@@ -26,12 +67,17 @@ def simulate_box(mask: Mask, rng: np.random.Generator) -> Points:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     box = np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float64)
     sides = np.tile([box[2] - box[0] + 1, box[3] - box[1] + 1], 2)
-    kind = rng.random()
-    if kind < 0.75:  # each edge on its own
-        jitter = 0.05 if kind < 0.45 else 0.12
+    outwards = np.array([-1.0, -1.0, 1.0, 1.0])
+    # from the end: loose boxes, wide jitter, then the jitter of a careful hand
+    kind = 1.0 - rng.random()
+    if kind <= config.evenly_loose_share:
+        box += outwards * rng.uniform(0.0, config.looseness) * sides
+    elif kind <= config.evenly_loose_share + config.loose_share:
+        box += outwards * rng.uniform(0.0, config.looseness, size=4) * sides
+    else:
+        wide = kind <= config.evenly_loose_share + config.loose_share + config.jitter_share
+        jitter = config.jitter if wide else CAREFUL_JITTER
         box += rng.uniform(-jitter, jitter, size=4) * sides
-    else:  # too loose, as most annotators draw
-        box += np.array([-1, -1, 1, 1]) * rng.uniform(0.0, 0.2, size=4) * sides
     corners = np.clip(box, 0, mask.shape[0] - 1).reshape(2, 2)
     # the edges of a lesion one pixel wide may have changed places
     return np.sort(corners, axis=0).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Augmented training samples and fixed validation samples from cases held in memory."""
+"""Augmented training samples and fixed validation samples from cases."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from samus_edge.data.augmentation import AugmentationConfig, augment_appearance, augment_geometry
-from samus_edge.data.case import UltrasoundCase, read_image, read_instances
+from samus_edge.data.case import UltrasoundCase
+from samus_edge.data.case_source import CasesInMemory, CaseSource
 from samus_edge.data.prompts import (
+    BoxConfig,
     simulate_background_click,
     simulate_box,
     simulate_click,
@@ -59,7 +61,7 @@ class TrainingSample:
 
 
 class LesionDataset(Dataset[TrainingSample]):
-    """Lesions of cases, one per case and epoch, decoded once and kept in memory.
+    """Lesions of cases, one per case and epoch.
 
     Samples depend on (seed, epoch, index) only, so a resumed training sees what an uninterrupted
     one sees.
@@ -70,10 +72,12 @@ class LesionDataset(Dataset[TrainingSample]):
         augmentation: strengths, or None for fixed samples: no augmentation, the first lesion, and
             the evaluation's jittered box and centre point as prompts.
         seed: seed of all samples.
+        boxes: how boxes miss the lesion; the default without it.
         normal_cases: cases without a lesion, prompted as if there were one and with an empty mask
             as the answer; they come after the others. Only with an augmentation.
         teacher_masks: for each case, a teacher's mask of each lesion, (H, W), bool; None without a
             teacher.
+        source: decoded cases; None to decode them here and hold them in memory.
 
     Raises:
         DataError: if a case cannot be read or has no lesion; all of the latter are named.
@@ -86,43 +90,45 @@ class LesionDataset(Dataset[TrainingSample]):
         image_size: int,
         augmentation: AugmentationConfig | None,
         seed: int,
+        boxes: BoxConfig | None = None,
         normal_cases: Sequence[UltrasoundCase] = (),
         teacher_masks: Sequence[Sequence[Mask]] | None = None,
+        source: CaseSource | None = None,
     ) -> None:
-        self.keys = [case.key for case in cases]
-        self.images = [read_image(case) for case in (*cases, *normal_cases)]
-        self.instances: list[Sequence[Mask]] = [read_instances(case) for case in cases]
-        empty = [case.key for case, found in zip(cases, self.instances, strict=True) if not found]
+        self._cases = (*cases, *normal_cases)
+        self._lesion_cases = len(cases)
+        self._source = source or CasesInMemory(self._cases)
+        empty = [case.key for case in cases if not self._source.instances(case)]
         if empty:
             raise DataError(
                 f"Cases without a lesion cannot be trained on, got {', '.join(empty)}. "
                 "Leave them out of the subset, or mend their masks."
             )
-        self.teacher_masks = self.instances if teacher_masks is None else list(teacher_masks)
+        self.teacher_masks = teacher_masks
         self.image_size = image_size
         self.augmentation = augmentation
+        self.boxes = boxes or BoxConfig()
         self.seed = seed
         self.epoch = 0
         self._input_scaling = InputScaling(image_size)
         self._high_frequency = HighFrequency(image_size)
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self._cases)
 
     def __getitem__(self, index: int) -> TrainingSample:
         if self.augmentation is None:
             return self._fixed_sample(index)
         rng = np.random.default_rng((self.seed, self.epoch, index))
-        if index < len(self.instances):
+        if index < self._lesion_cases:
             frame, masks = self._augmented_lesion(index, self.augmentation, rng)
         else:
-            frame, _ = augment_geometry(
-                self.images[index], [], self.augmentation, rng, self.image_size
-            )
+            image = self._source.image(self._cases[index])
+            frame, _ = augment_geometry(image, [], self.augmentation, rng, self.image_size)
             masks = [np.zeros((self.image_size, self.image_size), dtype=np.bool_)] * 2
         frame = augment_appearance(frame, self.augmentation, rng)
         prompted = masks[0] if masks[0].any() else simulate_phantom(self.image_size, rng)
-        box = simulate_box(prompted, rng)
+        box = simulate_box(prompted, rng, self.boxes)
         clicks = np.concatenate([simulate_click(prompted, rng) for _ in range(NUM_CLICKS)])
         return self._sample(frame, masks, box, clicks, simulate_background_click(masks[0], rng))
 
@@ -130,9 +136,11 @@ class LesionDataset(Dataset[TrainingSample]):
         self, index: int, augmentation: AugmentationConfig, rng: np.random.Generator
     ) -> tuple[npt.NDArray[np.uint8], list[Mask]]:
         """A moved frame with one of its lesions, as marked and as the teacher marks it."""
-        image = self.images[index]
-        lesion = int(rng.integers(len(self.instances[index])))
-        pair = (self.instances[index][lesion], self.teacher_masks[index][lesion])
+        case = self._cases[index]
+        image, instances = self._source.image(case), self._source.instances(case)
+        lesion = int(rng.integers(len(instances)))
+        taught = instances if self.teacher_masks is None else self.teacher_masks[index]
+        pair = (instances[lesion], taught[lesion])
         for _ in range(GEOMETRY_TRIES):
             frame, masks = augment_geometry(image, pair, augmentation, rng, self.image_size)
             if masks[0].sum() >= MIN_LESION_PX:
@@ -140,9 +148,10 @@ class LesionDataset(Dataset[TrainingSample]):
         return image, [self._resized(mask) for mask in pair]
 
     def _fixed_sample(self, index: int) -> TrainingSample:
-        image, instance = self.images[index], self.instances[index][0]
+        case = self._cases[index]
+        image, instance = self._source.image(case), self._source.instances(case)[0]
         scale = self.image_size / np.array([image.shape[1], image.shape[0]])
-        rng = case_generator(self.keys[index], 0, self.seed)
+        rng = case_generator(case.key, 0, self.seed)
         box = jittered_box(instance, VALIDATION_JITTER, rng).reshape(2, 2)
         clicks = np.repeat(centre_point(instance).reshape(1, 2), NUM_CLICKS, axis=0)
         mask = self._resized(instance)

@@ -5,6 +5,7 @@ from typing import Any
 
 from samus_edge.archs import ARCHS
 from samus_edge.data.augmentation import AugmentationConfig
+from samus_edge.data.prompts import BoxConfig
 from samus_edge.settings_checks import BELOW_ONE, NOT_NEGATIVE, POSITIVE, find_problems
 from samus_edge.training.distillation_config import DistillationConfig
 from samus_edge.training.losses import LossWeights
@@ -51,6 +52,7 @@ class TrainConfig:
             epoch is saved, too. 0 for these alone.
         augmentation: strengths of the augmentations.
         prompts: chances of the prompts.
+        boxes: how boxes miss the lesion.
         loss: weights of the loss.
         distillation: what is learned from a teacher.
     """
@@ -79,6 +81,7 @@ class TrainConfig:
     checkpoint_interval_steps: int = 200
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)
+    boxes: BoxConfig = field(default_factory=BoxConfig)
     loss: LossWeights = field(default_factory=LossWeights)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
 
@@ -125,6 +128,7 @@ class TrainConfig:
 SECTIONS: dict[str, type[Any]] = {
     "augmentation": AugmentationConfig,
     "prompts": PromptConfig,
+    "boxes": BoxConfig,
     "loss": LossWeights,
     "distillation": DistillationConfig,
 }

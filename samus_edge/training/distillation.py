@@ -15,6 +15,7 @@ from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.training.checkpoint import remove_unfinished_files
 from samus_edge.training.config import TrainConfig
 from samus_edge.training.feature_distillation import FeatureDistillation
+from samus_edge.training.stage_progress import StageProgress
 from samus_edge.training.teacher import Mask, Teacher, load_teacher
 from samus_edge.training.teacher_cache import TeacherCache
 from samus_edge.training.teacher_masks import make_teacher_masks
@@ -28,21 +29,6 @@ FEATURES = "feature distillation"
 MASKS = "teacher's masks"
 
 
-@dataclasses.dataclass(frozen=True)
-class DistillationProgress:
-    """How far a stage is.
-
-    Attributes:
-        stage: :data:`VIEWS`, :data:`FEATURES` or :data:`MASKS`.
-        done: views, steps or cases that are done.
-        total: how many there are.
-    """
-
-    stage: str
-    done: int
-    total: int
-
-
 def prepare_distillation(
     model: SamusHF,
     config: TrainConfig,
@@ -51,7 +37,7 @@ def prepare_distillation(
     *,
     device: torch.device | None = None,
     report: Callable[[str], None] = lambda line: None,
-    progress: Callable[[DistillationProgress], None] = lambda progress: None,
+    progress: Callable[[StageProgress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[list[Mask]] | None:
     """Distil a teacher's features into a model, in place, and collect the teacher's masks.
@@ -94,7 +80,7 @@ def prepare_distillation(
     folder = out_dir / DISTILLATION_FOLDER
 
     def advance(stage: str, done: int, total: int) -> None:
-        progress(DistillationProgress(stage, done, total))
+        progress(StageProgress(stage, done, total))
         if stage != FEATURES and should_stop():  # the feature distillation asks for itself
             raise JobInterruptedError(
                 f"interrupted after {done} of {total} of the {stage}. {folder} keeps them; run the "

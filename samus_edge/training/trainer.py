@@ -100,11 +100,17 @@ class Trainer:
             image_size=image_size,
             augmentation=config.augmentation,
             seed=config.seed,
+            boxes=config.boxes,
             normal_cases=data.normal_cases,
             teacher_masks=data.teacher_masks,
+            source=data.source,
         )
         self.val_data = LesionDataset(
-            data.val_cases, image_size=image_size, augmentation=None, seed=VALIDATION_SEED
+            data.val_cases,
+            image_size=image_size,
+            augmentation=None,
+            seed=VALIDATION_SEED,
+            source=data.source,
         )
         self.learner = Learner(model, config, self.total_steps, self.processes)
         self.epoch = 0

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge.data.case import UltrasoundCase
+from samus_edge.data.case_source import CaseSource
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,14 @@ class TrainingData:
         val_cases: cases with lesions to choose the best weights by.
         normal_cases: cases without a lesion to learn from, if any.
         teacher_masks: a teacher's mask of each lesion of each training case, (H, W), bool, if any.
+        source: decoded cases; None to decode them and hold them in memory.
     """
 
     train_cases: Sequence[UltrasoundCase]
     val_cases: Sequence[UltrasoundCase]
     normal_cases: Sequence[UltrasoundCase] = ()
     teacher_masks: Sequence[Sequence[npt.NDArray[np.bool_]]] | None = None
+    source: CaseSource | None = None
 
     @property
     def train_count(self) -> int:

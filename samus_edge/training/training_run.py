@@ -1,19 +1,23 @@
 """A whole training: from a configuration and subsets to a trainer, and what is written as it runs."""
 
 import contextlib
+import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 from samus_edge.data.case import NORMAL_CLASS, select_lesions
+from samus_edge.data.case_cache import CaseCache
 from samus_edge.data.dataset import Subsets
 from samus_edge.modeling.model_parts import select_trainable
 from samus_edge.runtime.atomic_write import write_files_atomically
 from samus_edge.training.config import TrainConfig
 from samus_edge.training.curves import draw_curves
-from samus_edge.training.distillation import DistillationProgress, prepare_distillation
+from samus_edge.training.distillation import prepare_distillation
 from samus_edge.training.figure import require_matplotlib
 from samus_edge.training.history import EpochRecord
 from samus_edge.training.processes import Processes
+from samus_edge.training.stage_progress import StageProgress
 from samus_edge.training.start import started_model
 from samus_edge.training.tensorboard_log import TensorBoardLog
 from samus_edge.training.trainer import StepRecord, Trainer
@@ -23,6 +27,8 @@ from samus_edge.weights.account import WeightAccount
 CURVES_FILE = "curves.png"
 TENSORBOARD_FOLDER = "tensorboard"
 
+DECODING = "decoding"
+
 
 def prepare_training(
     config: TrainConfig,
@@ -30,9 +36,10 @@ def prepare_training(
     out_dir: Path,
     *,
     start: Path | None = None,
+    cache: Path | None = None,
     processes: Processes | None = None,
     note: Callable[[str], None] = lambda line: None,
-    progress: Callable[[DistillationProgress], None] = lambda progress: None,
+    progress: Callable[[StageProgress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Trainer, WeightAccount]:
     """Build what a configuration describes, learned from its teacher, ready to run or to go on.
@@ -42,10 +49,11 @@ def prepare_training(
         subsets: `train` and `val`; normal images are trained on if the configuration says so.
         out_dir: folder of the run; a state found there is resumed.
         start: checkpoint to start from; None for the architecture's own.
+        cache: folder of decoded images and masks; None to hold them in memory.
         processes: this process among those that train together.
         note: called with lines for a log while it learns from the teacher.
-        progress: called while it learns from the teacher.
-        should_stop: asked meanwhile; it ends there if it says yes.
+        progress: called while the cache is filled and while it learns from the teacher.
+        should_stop: asked while it learns from the teacher; it ends there if it says yes.
 
     Returns:
         The trainer, and the account of the start weights.
@@ -79,7 +87,22 @@ def prepare_training(
         normal_cases=normals if config.normals else (),
         teacher_masks=teacher_masks,
     )
+    if cache is not None:
+        with processes.first_before_others():
+            source = _filled_cache(cache, data, progress)
+        data = dataclasses.replace(data, source=source)
     return Trainer(model, config, data, out_dir, processes), account
+
+
+def _filled_cache(
+    folder: Path, data: TrainingData, progress: Callable[[StageProgress], None]
+) -> CaseCache:
+    """The cache with every case in it, so that broken files are named before the training."""
+    source = CaseCache(folder)
+    cases = (*data.train_cases, *data.normal_cases, *data.val_cases)
+    done = itertools.count(1)
+    source.fill(cases, lambda case: progress(StageProgress(DECODING, next(done), len(cases))))
+    return source
 
 
 def run_training(

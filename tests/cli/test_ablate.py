@@ -7,9 +7,6 @@ from typing import Any
 
 import pytest
 
-from samus_edge.errors import MissingExtraError
-from samus_edge.weights.lite_medsam import default_checkpoint
-
 Run = Callable[..., Any]
 
 
@@ -24,13 +21,10 @@ def arguments(fake_busi: Path, fake_split: Path, tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("lite_medsam_checkpoint")
 def test_four_variants_are_trained_compared_and_not_repeated(
     run: Run, arguments: list[str], tmp_path: Path
 ) -> None:
-    try:
-        default_checkpoint()
-    except MissingExtraError as err:
-        pytest.skip(str(err))
     outcome = run("ablate", *arguments)
     assert outcome.exit_code == 0, outcome.stderr
     variants = ["neither", "hf", "gate", "both"]

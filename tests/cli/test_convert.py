@@ -13,9 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from samus_edge.errors import MissingExtraError
 from samus_edge.modeling import SamusHF, samus_hf_tiny
-from samus_edge.weights.lite_medsam import default_checkpoint
 from samus_edge.weights.model_file import load_model, save_model
 
 Run = Callable[..., Any]
@@ -47,12 +45,18 @@ def expect_failure(outcome: Any, exit_code: int, message: str, out: Path) -> Non
     assert not out.parent.is_dir() or list(out.parent.iterdir()) == []
 
 
-def test_lite_medsam_becomes_weights_of_our_own(run: Run, out: Path) -> None:
-    try:
-        checkpoint = default_checkpoint()
-    except MissingExtraError as err:
-        pytest.skip(str(err))
-    arguments = ("--checkpoint", checkpoint, "--arch", "tiny", "--no-gate", "--out", out)
+def test_lite_medsam_becomes_weights_of_our_own(
+    run: Run, out: Path, lite_medsam_checkpoint: Path
+) -> None:
+    arguments = (
+        "--checkpoint",
+        lite_medsam_checkpoint,
+        "--arch",
+        "tiny",
+        "--no-gate",
+        "--out",
+        out,
+    )
     outcome = run("convert", *arguments)
     assert (outcome.exit_code, outcome.stderr) == (0, "")
     lines = outcome.stdout.splitlines()
@@ -66,10 +70,10 @@ def test_lite_medsam_becomes_weights_of_our_own(run: Run, out: Path) -> None:
         "hf": True,
         "gate": False,
         "converted_from": "lite_medsam.pth",
-        "converted_from_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "converted_from_sha256": hashlib.sha256(lite_medsam_checkpoint.read_bytes()).hexdigest(),
     }
     state = load_model(out).state_dict()
-    theirs = torch.load(checkpoint, weights_only=True)
+    theirs = torch.load(lite_medsam_checkpoint, weights_only=True)
     name = "mask_decoder.iou_token.weight"
     assert torch.equal(state[name], theirs[name])
     assert run("convert", *arguments).exit_code == 0

@@ -8,13 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from samus_edge.errors import MissingExtraError
 from samus_edge.modeling.lite_medsam_image_encoder import (
     LiteMedSamImageEncoder,
     PaddedTinyViTBlock,
 )
 from samus_edge.training.lite_medsam_teacher import load_lite_medsam_model
-from samus_edge.weights.lite_medsam import default_checkpoint
 from tests.conftest import AssetFrame
 
 TOLERANCE = 1e-4
@@ -28,15 +26,6 @@ BLOCK_NAMES = {
     "local_conv.bn.": "local_conv.norm.",
     "attn.attention_biases": "attn.bias_table",
 }
-
-
-@pytest.fixture(scope="module")
-def checkpoint() -> Path:
-    """LiteMedSAM's checkpoint; skips where its package is not installed."""
-    try:
-        return default_checkpoint()
-    except MissingExtraError as err:
-        pytest.skip(str(err))
 
 
 @pytest.mark.parametrize("grid_hw", [(9, 12), (7, 8), (14, 7), (3, 2)])
@@ -63,7 +52,9 @@ def test_padded_block_computes_what_lite_medsams_does(
 
 
 def test_encoder_computes_what_lite_medsams_does_on_a_real_frame(
-    checkpoint: Path, lite_medsam_tiny_vit: types.ModuleType, asset_frames: list[AssetFrame]
+    lite_medsam_checkpoint: Path,
+    lite_medsam_tiny_vit: types.ModuleType,
+    asset_frames: list[AssetFrame],
 ) -> None:
     reference = lite_medsam_tiny_vit.TinyViT(
         img_size=256,
@@ -76,11 +67,11 @@ def test_encoder_computes_what_lite_medsams_does_on_a_real_frame(
         layer_lr_decay=0.8,
     )
     prefix = "image_encoder."
-    weights = torch.load(checkpoint, weights_only=True)
+    weights = torch.load(lite_medsam_checkpoint, weights_only=True)
     reference.load_state_dict(
         {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
     )
-    model = load_lite_medsam_model(checkpoint)
+    model = load_lite_medsam_model(lite_medsam_checkpoint)
     frames = torch.from_numpy(asset_frames[0].image)[None]
     image = model.input_scaling(frames)  # (1, 1, 256, 256)
     normalised = (image - image.min()) / (image.max() - image.min())

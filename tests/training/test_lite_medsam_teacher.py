@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from samus_edge.errors import MissingExtraError, WeightsError
+from samus_edge.errors import WeightsError
 from samus_edge.runtime.file_hash import sha256_of_file
 from samus_edge.training.lite_medsam_teacher import (
     LiteMedSamTeacher,
@@ -17,19 +17,9 @@ from samus_edge.training.lite_medsam_teacher import (
     padded_input,
 )
 from samus_edge.training.teacher import load_teacher
-from samus_edge.weights.lite_medsam import default_checkpoint
 from tests.conftest import AssetFrame
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def checkpoint() -> Path:
-    """LiteMedSAM's checkpoint; skips where its package is not installed."""
-    try:
-        return default_checkpoint()
-    except MissingExtraError as err:
-        pytest.skip(str(err))
 
 
 def test_a_frame_keeps_its_shape_and_is_padded_with_zeros() -> None:
@@ -60,14 +50,16 @@ def test_a_constant_frame_and_a_line_are_finite() -> None:
 
 
 def test_masks_are_those_of_lite_medsams_own_inference(
-    checkpoint: Path, segment_anything_modeling: types.ModuleType, asset_frames: list[AssetFrame]
+    lite_medsam_checkpoint: Path,
+    segment_anything_modeling: types.ModuleType,
+    asset_frames: list[AssetFrame],
 ) -> None:
     """Against Segment Anything's decoder with LiteMedSAM's weights, one box at a time."""
     frame = next(f for f in asset_frames if f.image.shape[0] != f.image.shape[1])
     height, width = frame.image.shape
     small = np.array([width * 0.3, height * 0.4, width * 0.6, height * 0.8], np.float32)
     boxes = np.stack([frame.box, small])
-    model = load_lite_medsam_model(checkpoint)
+    model = load_lite_medsam_model(lite_medsam_checkpoint)
     seen: list[tuple[Tensor, Tensor]] = []
     model.image_encoder.register_forward_hook(lambda _, args, out: seen.append((args[0], out)))
     teacher = LiteMedSamTeacher(model, "", precision="fp32", device=CPU)
@@ -85,7 +77,7 @@ def test_masks_are_those_of_lite_medsams_own_inference(
     )
     transformer = sam.TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8)
     decoder = sam.MaskDecoder(transformer_dim=256, transformer=transformer)
-    weights = torch.load(checkpoint, weights_only=True)
+    weights = torch.load(lite_medsam_checkpoint, weights_only=True)
     for name, module in (("prompt_encoder.", prompt_encoder), ("mask_decoder.", decoder)):
         part = {key[len(name) :]: value for key, value in weights.items() if key.startswith(name)}
         module.load_state_dict(part)
@@ -110,8 +102,8 @@ def test_masks_are_those_of_lite_medsams_own_inference(
             assert (mask != expected).mean() < 0.001
 
 
-def test_another_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    weights = torch.load(checkpoint, weights_only=True)
+def test_another_checkpoint_is_refused(lite_medsam_checkpoint: Path, tmp_path: Path) -> None:
+    weights = torch.load(lite_medsam_checkpoint, weights_only=True)
     name = "image_encoder.layers.1.blocks.0.attn.attention_biases"
     path = tmp_path / "lite_medsam.pth"
     cases = {
@@ -134,7 +126,7 @@ def test_another_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None
 
 
 def test_its_places_are_averaged_to_the_students(
-    checkpoint: Path, asset_frames: list[AssetFrame]
+    lite_medsam_checkpoint: Path, asset_frames: list[AssetFrame]
 ) -> None:
     class Encoder(nn.Module):
         """Three numbers for each of 64x64 places."""
@@ -142,7 +134,7 @@ def test_its_places_are_averaged_to_the_students(
         def forward(self, image: Tensor, high_frequency: Tensor) -> Tensor:
             return torch.cat([image[:, :, k::4, k::4] for k in range(3)], dim=1)
 
-    model = load_lite_medsam_model(checkpoint)
+    model = load_lite_medsam_model(lite_medsam_checkpoint)
     model.image_encoder = Encoder()
     frames = [frame.image for frame in asset_frames[-2:]]
     got = LiteMedSamTeacher(model, "", precision="fp32", device=CPU).embeddings(frames)
@@ -153,7 +145,7 @@ def test_its_places_are_averaged_to_the_students(
             np.testing.assert_allclose(embedding[k], places.mean(axis=(1, 3)), atol=1e-5)
 
 
-def test_it_is_found_by_name(checkpoint: Path) -> None:
+def test_it_is_found_by_name(lite_medsam_checkpoint: Path) -> None:
     teacher = load_teacher("lite_medsam", precision="fp32")
     assert isinstance(teacher, LiteMedSamTeacher)
-    assert teacher.weights_sha256 == sha256_of_file(checkpoint)
+    assert teacher.weights_sha256 == sha256_of_file(lite_medsam_checkpoint)

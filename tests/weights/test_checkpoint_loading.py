@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from samus_edge.errors import MissingExtraError, WeightsError
+from samus_edge.errors import WeightsError
 from samus_edge.modeling import SamusHF, samus_hf_tiny
 from samus_edge.weights.checkpoint_file import CheckpointFile, read_checkpoint
 from samus_edge.weights.checkpoint_loading import load_start_weights, model_from_checkpoint
-from samus_edge.weights.lite_medsam import default_checkpoint
 from samus_edge.weights.model_file import save_model
 
 Build = Callable[..., SamusHF]
@@ -61,11 +60,10 @@ def test_what_is_no_known_checkpoint_is_refused(small_vit: Build) -> None:
             load_start_weights(model, other)
 
 
-def test_fresh_parts_depend_on_the_seed_alone_and_own_weights_come_back(tmp_path: Path) -> None:
-    try:
-        path = default_checkpoint()
-    except MissingExtraError as err:
-        pytest.skip(str(err))
+def test_fresh_parts_depend_on_the_seed_alone_and_own_weights_come_back(
+    tmp_path: Path, lite_medsam_checkpoint: Path
+) -> None:
+    path = lite_medsam_checkpoint
     first, account = model_from_checkpoint(path, "tiny", gate=False)
     again, _ = model_from_checkpoint(path, "tiny", gate=False)
     states = [model.state_dict() for model in (first, again)]

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,21 +19,52 @@ from samus_edge.calibration.weight_rounding import round_weights
 from samus_edge.calibration.weight_storage import store_compactly
 from samus_edge.errors import SamusEdgeError
 from samus_edge.export.encoder_graph import image_encoder_graph
+from samus_edge.export.folder_replacement import put_in_place
 from samus_edge.export.parity import ParityReport, measure_parity
 from samus_edge.export.tensor_map import map_tensors
 from samus_edge.export.torch_graph import DEFAULT_OPSET, mask_decoder_graph
 from samus_edge.modeling.builders import arch_of
-from samus_edge.modeling.conv_norm import fold_conv_norms
+from samus_edge.modeling.folding import fold_constants
 from samus_edge.modeling.samus_hf import SamusHF
+from samus_edge.runtime.atomic_write import write_files_atomically
 from samus_edge.runtime.graph_contract import IMAGE_ENCODER, MASK_DECODER
 from samus_edge.runtime.graph_record import GraphRecord, TensorSpec
 from samus_edge.runtime.input_contract import Preprocessing, PromptFrame
 from samus_edge.runtime.manifest import MANIFEST_FILE, Manifest
+from samus_edge.weights.model_file import settings_of
 
-EXPORTED_ARCH = "tiny"
+INT8_DECODER_ARCHS = ("tiny",)
+"""Where the mask decoder's large matrices are stored as int8: it is two fifths of a `tiny`.
+Of a `vit_b` it is 3 %, not worth the coarser grid."""
 
 MIN_INT8_MATRIX = 65_536
 """Matrices of the mask decoder from this size on are stored as int8, the rest as half precision."""
+
+_CREDITS = {
+    "tiny": (
+        "Trained on BUSI: W. Al-Dhabyani et al., Data in Brief 28 (2020) 104863.",
+        "Started from LiteMedSAM (Apache-2.0), whose training data probably included BUSI.",
+        "Architecture after SAMUS (arXiv 2309.06824), TinyViT (2207.10666) and SAM (2304.02643).",
+    ),
+    "vit_b": (
+        "Architecture after SAMUS (arXiv 2309.06824) and SAM (2304.02643).",
+        "Started from weights of SAM ViT-B (Apache-2.0) or SAMUS, which were brought along.",
+    ),
+}
+_NO_DEVICE = "Not a medical device; not for diagnosis."
+_NO_DETECTION = "It segments what the prompt marks and does not decide whether there is a lesion."
+_LIMITS = {
+    "tiny": (
+        _NO_DEVICE,
+        "Trained on one public breast dataset; other organs, scanners and modes are untested.",
+        _NO_DETECTION,
+    ),
+    "vit_b": (
+        _NO_DEVICE,
+        "What it was trained on and how accurate it is, is not recorded here: measure before use.",
+        _NO_DETECTION,
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -50,19 +81,23 @@ class BundleText:
 
     name: str
     licence: str = "Apache-2.0"
-    credits: tuple[str, ...] = (
-        "Trained on BUSI: W. Al-Dhabyani et al., Data in Brief 28 (2020) 104863.",
-        "Started from LiteMedSAM (Apache-2.0), whose training data probably included BUSI.",
-        "Architecture after SAMUS (arXiv 2309.06824), TinyViT (2207.10666) and SAM (2304.02643).",
-    )
+    credits: tuple[str, ...] = _CREDITS["tiny"]
     intended_use: str = (
         "Research and engineering: prompted segmentation of breast lesions in B-mode ultrasound."
     )
-    limits: tuple[str, ...] = (
-        "Not a medical device; not for diagnosis.",
-        "Trained on one public breast dataset; other organs, scanners and modes are untested.",
-        "It segments what the prompt marks and does not decide whether there is a lesion.",
-    )
+    limits: tuple[str, ...] = _LIMITS["tiny"]
+
+    @classmethod
+    def of(cls, model: SamusHF, name: str | None = None) -> "BundleText":
+        """What a bundle of this model's architecture says, unless more is known about it.
+
+        Args:
+            model: the model.
+            name: the bundle's name; None for `samus-hf-` and the architecture.
+        """
+        arch = arch_of(model)
+        name = f"samus-hf-{arch.replace('_', '-')}" if name is None else name
+        return cls(name, credits=_CREDITS[arch], limits=_LIMITS[arch])
 
 
 def write_bundle(
@@ -93,15 +128,9 @@ def write_bundle(
 
     Raises:
         ValueError: if there are no frames.
-        SamusEdgeError: if the model is not of the architecture that is exported, or if ``folder``
-            exists and is not to be overwritten, or is no bundle.
+        SamusEdgeError: if ``folder`` exists and is not to be overwritten, or is no bundle.
         ExportMismatchError: if a parity gate does not hold; nothing is left at ``folder``.
     """
-    if arch_of(model) != EXPORTED_ARCH:
-        raise SamusEdgeError(
-            f"Bundles are written for the architecture {EXPORTED_ARCH!r}, got {arch_of(model)!r}. "
-            "Its weights train and evaluate with samus-edge train and samus-edge eval --weights."
-        )
     if not frames:
         raise ValueError("frames must hold at least one real frame to measure parity on, got none.")
     if folder.exists():
@@ -117,15 +146,19 @@ def write_bundle(
             report(f"exporting {name}")
             graph = build(model, opset=opset)
             map_tensors(graph, _tensors(model, name))
-            graphs[name] = _write_graph(graph, name, draft)
-        manifest = _manifest(model, text, weights_sha256, graphs, parity={})
+            is_int8 = name == MASK_DECODER and arch_of(model) in INT8_DECODER_ARCHS
+            graphs[name] = _write_graph(graph, name, draft, "int8" if is_int8 else "fp16")
+            del graph  # half a gigabyte for a large encoder, before the next one is made
+        # Should this process be killed, what it leaves says what it is.
+        unfinished = replace(text, name=f"unfinished export of {text.name}")
+        manifest = _manifest(model, unfinished, weights_sha256, graphs, parity={})
         manifest.write(draft / MANIFEST_FILE)
         report(f"comparing with torch on {len(frames)} frames")
         parity = measure_parity(model, draft, frames)
         parity.check()
         manifest = _manifest(model, text, weights_sha256, graphs, parity=parity.to_json())
         manifest.write(draft / MANIFEST_FILE)
-        _put_in_place(draft, folder)
+        put_in_place(draft, folder)
     return manifest, parity
 
 
@@ -139,29 +172,17 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
         )
 
 
-def _put_in_place(draft: Path, folder: Path) -> None:
-    """Move the draft to its place; what was there stays if that fails."""
-    replaced = draft.with_name("replaced")
-    if folder.exists():
-        folder.replace(replaced)
-    try:
-        draft.replace(folder)
-    except OSError:
-        if replaced.exists():
-            replaced.replace(folder)
-        raise
-
-
 def shipped_model(model: SamusHF) -> SamusHF:
-    """A copy that computes what the bundle computes: normalisation folded, weights rounded."""
+    """A copy that computes what the bundle computes: constants folded, weights rounded."""
     model = copy.deepcopy(model).eval().requires_grad_(False)
     # torch's annotations of Module.to leave memory_format out
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    fold_conv_norms(model)
+    fold_constants(model)
     int8 = [
         f"mask_decoder.{name}"
         for name, parameter in model.mask_decoder.named_parameters()
         if parameter.ndim == 2 and parameter.numel() >= MIN_INT8_MATRIX
+        if arch_of(model) in INT8_DECODER_ARCHS
     ]
     round_weights(model, int8=int8)
     return model
@@ -177,20 +198,20 @@ def _tensors(model: SamusHF, graph: str) -> dict[str, npt.NDArray[np.float32]]:
     }
 
 
-def _write_graph(graph: ModelProto, name: str, folder: Path) -> GraphRecord:
+def _write_graph(graph: ModelProto, name: str, folder: Path, weight_storage: str) -> GraphRecord:
     store_compactly(graph)
     graph.graph.name = name
     graph.producer_name, graph.producer_version = "samus-edge", __version__
     onnx.checker.check_model(graph, full_check=True)
     content = graph.SerializeToString(deterministic=True)
     path = folder / f"{name}.onnx"
-    path.write_bytes(content)
+    write_files_atomically({path: content})
     return GraphRecord(
         file=path.name,
         sha256=hashlib.sha256(content).hexdigest(),
         size_bytes=len(content),
         precision="fp32",
-        weight_storage="int8" if name == MASK_DECODER else "fp16",
+        weight_storage=weight_storage,
         opset=graph.opset_import[0].version,
         inputs=tuple(_spec(value) for value in graph.graph.input),
         outputs=tuple(_spec(value) for value in graph.graph.output),
@@ -204,6 +225,22 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     return TensorSpec(value.name, dtype, shape)
 
 
+def preprocessing_of(model: SamusHF) -> Preprocessing:
+    """What the image encoder's graph does to a frame, in words."""
+    size = model.prompt_encoder.image_size
+    wavelet = (
+        "one-level Haar details of the raw frame, HL + LH + HH, each and the sum min-max scaled, "
+        "resized as the frame, in [0, 1]"
+    )
+    return Preprocessing(
+        image_size=size,
+        grey="colour to grey before the graph: 0.299 R + 0.587 G + 0.114 B, rounded to uint8",
+        resize=f"bilinear to {size}x{size}, half-pixel centres, no antialiasing, aspect not kept",
+        scaling="grey / 255, no mean or standard deviation",
+        high_frequency=wavelet if settings_of(model).hf else "none, the model was built without it",
+    )
+
+
 def _manifest(
     model: SamusHF,
     text: BundleText,
@@ -215,7 +252,7 @@ def _manifest(
     return Manifest(
         name=text.name,
         model="samus_hf",
-        arch=EXPORTED_ARCH,
+        arch=arch_of(model),
         weights_sha256=weights_sha256,
         created_with={
             "samus_edge": __version__,
@@ -223,18 +260,7 @@ def _manifest(
             "onnx": onnx.__version__,
             "onnxruntime": onnxruntime.__version__,
         },
-        preprocessing=Preprocessing(
-            image_size=size,
-            grey="colour to grey before the graph: 0.299 R + 0.587 G + 0.114 B, rounded to uint8",
-            resize=(
-                f"bilinear to {size}x{size}, half-pixel centres, no antialiasing, aspect not kept"
-            ),
-            scaling="grey / 255, no mean or standard deviation",
-            high_frequency=(
-                "one-level Haar details of the raw frame, HL + LH + HH, each and the sum min-max "
-                "scaled, resized as the frame, in [0, 1]"
-            ),
-        ),
+        preprocessing=preprocessing_of(model),
         prompts=PromptFrame(
             frame="model",
             size=size,

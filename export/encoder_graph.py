@@ -2,6 +2,7 @@
 
 from onnx import ModelProto, compose
 
+from samus_edge.export.graph_cleanup import remove_unused
 from samus_edge.export.preprocessing_graph import preprocessing_graph
 from samus_edge.export.torch_graph import encoder_core_graph
 from samus_edge.modeling.samus_hf import SamusHF
@@ -11,11 +12,12 @@ def image_encoder_graph(model: SamusHF, *, opset: int) -> ModelProto:
     """Build `image_encoder`: `image` (B, H, W) uint8 to `image_embeddings` (B, 256, 32, 32).
 
     Args:
-        model: the model, batch normalisation folded, in evaluation mode.
+        model: the model, constants folded, in evaluation mode.
         opset: ONNX operator set.
 
     Returns:
-        One graph with resizing, scaling and the wavelet inside.
+        One graph with resizing, scaling and the wavelet inside; a model without the switch `hf` has
+        no wavelet.
     """
     core = encoder_core_graph(model, opset=opset)
     preprocessing = preprocessing_graph(
@@ -30,4 +32,5 @@ def image_encoder_graph(model: SamusHF, *, opset: int) -> ModelProto:
     )
     # merging lists the operator set once for each part, but a model has to name a domain once
     del merged.opset_import[1:]
+    remove_unused(merged)
     return merged

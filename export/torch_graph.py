@@ -11,6 +11,7 @@ import torch
 from onnx import ModelProto, version_converter
 from torch import Tensor, nn
 
+from samus_edge.export.graph_cleanup import fix_resize_sizes
 from samus_edge.modeling.samus_hf import SamusHF
 
 MIN_OPSET = 20  # the first with Gelu as one node
@@ -113,6 +114,7 @@ def _export(
     if model.opset_import[0].version != opset:
         model = version_converter.convert_version(model, opset)
     _strip_traces(model)
+    fix_resize_sizes(model)
     return model
 
 

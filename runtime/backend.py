@@ -56,13 +56,21 @@ class Backend(Protocol):
     @property
     def threads(self) -> int: ...
 
-    def open_graph(self, name: str, graph: bytes, record: GraphRecord) -> GraphSession:
+    def open_graph(
+        self,
+        name: str,
+        graph: bytes,
+        record: GraphRecord,
+        external_data: Mapping[str, bytes] | None = None,
+    ) -> GraphSession:
         """Make a graph ready to run.
 
         Args:
             name: of the graph, for messages.
             graph: the ONNX file's bytes.
             record: what the manifest says about it.
+            external_data: the files that the graph keeps tensors in, by the location that it names;
+                nothing else may be read for it from the disk. None for a graph in one file.
 
         Raises:
             BundleError: if the graph is not ONNX, or differs from its record.

@@ -1,14 +1,20 @@
-"""A bundle: a folder with the graphs of one model and the manifest that describes them."""
+"""A bundle: the graphs of one model and the manifest that describes them, in a folder or a zip."""
 
-import hashlib
 import os
+import posixpath
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from samus_edge.errors import BundleError
-from samus_edge.runtime.file_hash import sha256_of_file
+from samus_edge.runtime.bundle_files import BundleFiles, check_file, read_file
+from samus_edge.runtime.bundle_folder import FolderFiles
+from samus_edge.runtime.bundle_path import is_safe_path
+from samus_edge.runtime.file_record import FileRecord
 from samus_edge.runtime.graph_record import GraphRecord
-from samus_edge.runtime.manifest import MANIFEST_FILE, Manifest
+from samus_edge.runtime.json_fields import show_value
+from samus_edge.runtime.manifest import Manifest
+from samus_edge.runtime.onnx_external_data import external_data_locations
 
 __all__ = ["Bundle", "default_bundle_folder"]
 
@@ -20,49 +26,59 @@ def default_bundle_folder() -> Path:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle, every graph of which was found whole.
+    """An opened bundle, every file of which was found whole.
 
     Attributes:
-        folder: the bundle's folder.
+        files: the bundle's files.
         manifest: what the bundle says about itself.
     """
 
-    folder: Path
+    files: BundleFiles
     manifest: Manifest
 
     @staticmethod
-    def open(folder: str | os.PathLike[str] | None = None) -> "Bundle":
-        """Open a bundle and check the size and SHA-256 of every graph in it.
+    def open(path: str | os.PathLike[str] | None = None) -> "Bundle":
+        """Open a bundle and check the size and SHA-256 of every file that its manifest lists.
 
         Args:
-            folder: the bundle's folder; None for the default bundle.
+            path: the bundle's folder, or a zip file of it; None for the default bundle.
 
         Raises:
-            BundleError: if the folder is not a bundle, is of a newer format version, or has a graph
-                that is missing, lies outside the folder or differs from the manifest; every such
-                file is named.
+            BundleError: if there is no bundle, it is of a newer format version, or a file is missing,
+                lies outside the bundle or differs from the manifest; every such file is named.
         """
-        path = default_bundle_folder() if folder is None else Path(folder)
-        if folder is None and not path.is_dir():
-            raise BundleError(
-                f"this installation has no default bundle (expected in {path}). "
-                "Install samus-edge again, or name the folder of a bundle."
-            )
-        if not path.is_dir():
-            found = "is not a folder" if path.exists() else "does not exist"
-            raise BundleError(
-                f"bundle {path} {found}. Name a folder that `samus-edge export` has made, "
-                "or none for the default bundle."
-            )
-        bundle = Bundle(folder=path, manifest=Manifest.read(path / MANIFEST_FILE))
-        graphs = bundle.manifest.graphs.items()
-        problems = [problem for name, record in graphs if (problem := bundle._fault(name, record))]
+        files = _files_of(default_bundle_folder() if path is None else Path(path), path is None)
+        bundle = Bundle(files=files, manifest=files.read_manifest())
+        problems = [
+            problem
+            for name, record in bundle.manifest.graphs.items()
+            for problem in _problems(files, name, record)
+        ]
         if problems:
             raise BundleError(
-                f"bundle {path} was damaged or changed: {'; '.join(problems)}. "
+                f"bundle {files.path} was damaged or changed: {'; '.join(problems)}. "
                 "Copy or export the bundle again."
             )
         return bundle
+
+    @property
+    def path(self) -> Path:
+        """The bundle's folder or zip file."""
+        return self.files.path
+
+    @property
+    def folder(self) -> Path:
+        """The bundle's folder, for what writes into it.
+
+        Raises:
+            BundleError: if the bundle is a zip file.
+        """
+        if not isinstance(self.files, FolderFiles):
+            raise BundleError(
+                f"bundle {self.path} is a zip file, which is only read. Unpack it and name the folder "
+                f"instead: unzip {self.path} -d {self.path.with_suffix('')}"
+            )
+        return self.files.path
 
     def graph_record(self, name: str) -> GraphRecord:
         """The manifest's record of one graph.
@@ -74,7 +90,7 @@ class Bundle:
         if record is None:
             names = ", ".join(sorted(self.manifest.graphs)) or "none"
             raise BundleError(
-                f"bundle {self.folder} has no graph {name!r}, only: {names}. Export it again."
+                f"bundle {self.path} has no graph {name!r}, only: {names}. Export it again."
             )
         return record
 
@@ -82,44 +98,97 @@ class Bundle:
         """The bytes of one graph, checked once more, so that what runs is what was recorded.
 
         Raises:
-            BundleError: if there is no such graph, or its file has changed since the bundle was
-                opened.
+            BundleError: if there is no such graph, its file has changed since the bundle was opened,
+                or it keeps tensors in a file that the manifest does not list.
         """
         record = self.graph_record(name)
-        path = self.folder / record.file
+        graph = self._read_again(record)
+        _check_external_data(self.path / record.file, record, graph)
+        return graph
+
+    def read_external_data(self, name: str) -> dict[str, bytes]:
+        """The files that one graph keeps tensors in, checked once more.
+
+        Returns:
+            Bytes by location, as the graph names it: relative to the graph's folder.
+
+        Raises:
+            BundleError: as `read_graph`.
+        """
+        locations = _locations(self.graph_record(name))
+        return {location: self._read_again(data) for location, data in locations.items()}
+
+    def _read_again(self, record: GraphRecord | FileRecord) -> bytes:
         try:
-            content = path.read_bytes()
-        except OSError as err:
-            raise BundleError(f"{path} cannot be read ({err.strerror}).") from err
-        if hashlib.sha256(content).hexdigest() != record.sha256:
+            return read_file(self.files, record)
+        except BundleError as err:
             raise BundleError(
-                f"{path} has changed since the bundle was opened. Copy or export the bundle again."
+                f"{self.path / record.file} has changed since the bundle was opened ({err}). "
+                "Copy or export the bundle again."
+            ) from err
+
+
+def _files_of(path: Path, is_default: bool) -> BundleFiles:
+    if path.is_dir():
+        return FolderFiles(path)
+    if is_default:
+        raise BundleError(
+            f"this installation has no default bundle (expected in {path}). "
+            "Install samus-edge again, or name a bundle."
+        )
+    found = "does not exist"
+    if path.exists():
+        # Here, because what it imports would make opening a folder slower.
+        from samus_edge.runtime.bundle_zip import ZipFiles, is_zip_file
+
+        if is_zip_file(path):
+            return ZipFiles(path)
+        found = "is neither a folder nor a whole zip file"
+    raise BundleError(
+        f"bundle {path} {found}. Name a folder that `samus-edge export` has made, a zip file of it, "
+        "or none for the default bundle."
+    )
+
+
+def _problems(files: BundleFiles, name: str, record: GraphRecord) -> Iterator[str]:
+    """Everything that is wrong with the files of a graph."""
+    parts: tuple[GraphRecord | FileRecord, ...] = (record, *record.external_data)
+    for part in parts:
+        if not is_safe_path(part.file):
+            yield (
+                f"graph {show_value(name)} names the file {show_value(part.file)}, which is outside "
+                "the folder or no plain path (relative, forward slashes, no '..', none of "
+                '\\:*?"<>|)'
             )
-        return content
-
-    def _fault(self, name: str, record: GraphRecord) -> str | None:
-        """What is wrong with a graph's file, or None."""
-        if not self._is_inside(record.file):
-            return f"graph {name!r} names the file {record.file!r}, which is outside the folder"
-        path = self.folder / record.file
+            continue
         try:
-            if not path.is_file():
-                return f"{record.file} is missing"
-            size_bytes = path.stat().st_size
-            if size_bytes != record.size_bytes:
-                return f"{record.file} has {size_bytes} bytes, expected {record.size_bytes}"
-            sha256 = sha256_of_file(path)
-        except OSError as err:
-            return f"{record.file} cannot be read ({err.strerror})"
-        if sha256 != record.sha256:
-            return f"{record.file} has SHA-256 {sha256}, expected {record.sha256}"
-        return None
+            check_file(files, part)
+        except BundleError as err:
+            yield str(err)
 
-    def _is_inside(self, file: str) -> bool:
-        """Whether a graph's path stays in the folder, on every system and through links too."""
-        pure, windows = PurePosixPath(file), PureWindowsPath(file)
-        if pure.is_absolute() or windows.is_absolute() or windows.drive or "\\" in file:
-            return False
-        if ".." in pure.parts or "\0" in file:
-            return False
-        return (self.folder / file).resolve().is_relative_to(self.folder.resolve())
+
+def _check_external_data(path: Path, record: GraphRecord, graph: bytes) -> None:
+    """Refuse a graph for which an engine would read a file that was not checked.
+
+    Raises:
+        BundleError: naming each location.
+    """
+    try:
+        locations = external_data_locations(graph)
+    except ValueError as err:
+        raise BundleError(
+            f"{path} is not a valid ONNX graph ({err}). Export the bundle again."
+        ) from err
+    unknown = locations - set(_locations(record))
+    if unknown:
+        raise BundleError(
+            f"{path} keeps tensors in {', '.join(map(show_value, sorted(unknown)))}, which the "
+            "manifest does not list in its external_data. Export the bundle again."
+        )
+
+
+def _locations(record: GraphRecord) -> dict[str, FileRecord]:
+    """A graph's listed files by the location that the graph names: relative to its own folder."""
+    # Absolute, or the working directory would be asked for.
+    folder = posixpath.dirname(f"/{record.file}")
+    return {posixpath.relpath(f"/{data.file}", folder): data for data in record.external_data}

@@ -19,7 +19,7 @@ def bundle_json(bundle: Bundle) -> dict[str, JsonValue]:
         bundle: as `Bundle.open` gives it, which has verified every graph's hash.
     """
     return {
-        "path": str(bundle.folder),
+        "path": str(bundle.path),
         "hashes_verified": True,
         "manifest": bundle.manifest.to_json(),
     }
@@ -36,7 +36,7 @@ def bundle_lines(bundle: Bundle) -> list[str]:
     version = manifest.format_version
     lines = [
         f"{manifest.name}: {manifest.model} ({manifest.arch}), bundle format {version}",
-        f"  folder: {bundle.folder}",
+        f"  path: {bundle.path}",
         f"  weights: sha256 {manifest.weights_sha256}",
         f"  made with: {versions or 'not recorded'}",
         f"  mask threshold: logit > {manifest.mask_threshold:g}",

@@ -44,7 +44,7 @@ class FileSegmentation:
         image: a PNG, JPEG, BMP or TIFF file; see `read_image`.
         boxes: XYXY, pixels of the image.
         points: (x, y, label), pixels of the image; label 1 foreground, 0 background.
-        bundle: folder of a bundle; None for the default bundle.
+        bundle: folder of a bundle, or a zip file of one; None for the default bundle.
         backend: see `select_backend`.
         precision: see `Segmenter.load`.
         threads: CPU threads; None for all cores, at most 8.

@@ -1,16 +1,14 @@
 """One ONNX file of a bundle: its identity, its precision, what it takes and gives."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from samus_edge.runtime.json_fields import JsonFields, JsonValue
+from samus_edge.runtime.file_record import FileRecord, read_sha256
+from samus_edge.runtime.json_fields import JsonFields, JsonValue, show_value
 
 __all__ = ["Dimension", "GraphRecord", "TensorSpec"]
 
 Dimension = int | str
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,8 @@ class TensorSpec:
                 shape.append(size)
             else:
                 problems.append(
-                    f"{fields.path_of('shape')}[{axis}] must be an integer or a name, got {size!r}"
+                    f"{fields.path_of('shape')}[{axis}] must be an integer or a name, "
+                    f"got {show_value(size)}"
                 )
         return TensorSpec(
             name=fields.text("name"),
@@ -74,7 +73,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class GraphRecord:
-    """One ONNX file of a bundle. A graph is one self-contained file: no external data.
+    """One ONNX file of a bundle, with the files that it keeps tensors in.
 
     Attributes:
         file: path relative to the bundle's folder, with forward slashes; may not leave it.
@@ -85,6 +84,8 @@ class GraphRecord:
         opset: version of the default ONNX operator set.
         inputs: what the graph takes, in its order.
         outputs: what the graph gives, in its order.
+        external_data: every file that the graph keeps tensors in; empty for a graph in one file, as
+            `samus-edge export` writes it. Left out of the JSON where it is empty.
         extra: fields of a later format version, kept as they were read.
     """
 
@@ -96,17 +97,13 @@ class GraphRecord:
     opset: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    external_data: tuple[FileRecord, ...] = ()
     extra: Mapping[str, JsonValue] = field(default_factory=dict)
 
     @staticmethod
     def from_json(value: object, where: str, problems: list[str]) -> "GraphRecord":
         """Read it; what is wrong with it is appended to `problems`."""
         fields = JsonFields(value, where, problems)
-        sha256 = fields.text("sha256")
-        if sha256 and not _SHA256.fullmatch(sha256):
-            problems.append(
-                f"{fields.path_of('sha256')} must be 64 lower-case hex digits, got {sha256!r}"
-            )
         tensors: dict[str, tuple[TensorSpec, ...]] = {}
         for kind in ("inputs", "outputs"):
             tensors[kind] = tuple(
@@ -115,18 +112,23 @@ class GraphRecord:
             )
         return GraphRecord(
             file=fields.text("file"),
-            sha256=sha256,
+            sha256=read_sha256(fields, problems),
             size_bytes=fields.integer("bytes"),
             precision=fields.text("precision"),
             weight_storage=fields.text("weight_storage"),
             opset=fields.integer("opset"),
             inputs=tensors["inputs"],
             outputs=tensors["outputs"],
+            external_data=tuple(
+                FileRecord.from_json(item, f"{fields.path_of('external_data')}[{index}]", problems)
+                for index, item in enumerate(fields.optional_items("external_data"))
+            ),
             extra=fields.unknown(),
         )
 
     def to_json(self) -> dict[str, JsonValue]:
         """As a JSON object, unknown fields included."""
+        external_data = [record.to_json() for record in self.external_data]
         return {
             "file": self.file,
             "sha256": self.sha256,
@@ -136,5 +138,6 @@ class GraphRecord:
             "opset": self.opset,
             "inputs": [spec.to_json() for spec in self.inputs],
             "outputs": [spec.to_json() for spec in self.outputs],
+            **({"external_data": external_data} if external_data else {}),
             **self.extra,
         }

@@ -1,6 +1,6 @@
 """Typed fields out of one JSON object, with every problem noted instead of only the first."""
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias, TypeVar
 
@@ -11,6 +11,7 @@ JsonValue: TypeAlias = (
 _T = TypeVar("_T")
 _MISSING: Final = object()
 _SHOWN_CHARACTERS = 60
+_MAX_INTEGER = 2**53
 
 
 class JsonFields:
@@ -35,7 +36,7 @@ class JsonFields:
         elif value is _MISSING:
             problems.append(f"{where} is missing")
         else:
-            problems.append(f"{where or 'the document'} must be an object, got {_show(value)}")
+            problems.append(f"{where or 'the document'} must be an object, got {show_value(value)}")
 
     def text(self, name: str) -> str:
         """A string that is not empty."""
@@ -45,16 +46,20 @@ class JsonFields:
         return self._mistyped(name, "a non-empty string", value, "")
 
     def integer(self, name: str) -> int:
-        """An integer of at least 1."""
+        """An integer from 1 to 2**53, up to which JSON integers are exact everywhere."""
         value = self._take(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_INTEGER:
             return value
-        return self._mistyped(name, "a positive integer", value, 1)
+        return self._mistyped(name, "a positive integer up to 2**53", value, 1)
 
     def number(self, name: str) -> float:
         """A finite number."""
         value = self._take(name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        if (
+            isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and abs(value) <= sys.float_info.max  # false for NaN; exact for an integer of any size
+        ):
             return float(value)
         return self._mistyped(name, "a finite number", value, 0.0)
 
@@ -86,6 +91,10 @@ class JsonFields:
             return list(value)
         return self._mistyped(name, "a list", value, [])
 
+    def optional_items(self, name: str) -> list[JsonValue]:
+        """A list of anything; empty where the field is missing."""
+        return self.items(name) if name in self._object else []
+
     def value(self, name: str) -> object:
         """Whatever is there, to be read by another `JsonFields`; a missing one is noted there."""
         return self._take(name)
@@ -106,11 +115,13 @@ class JsonFields:
         if value is _MISSING:
             self._problems.append(f"{self.path_of(name)} is missing")
         else:
-            self._problems.append(f"{self.path_of(name)} must be {expected}, got {_show(value)}")
+            self._problems.append(
+                f"{self.path_of(name)} must be {expected}, got {show_value(value)}"
+            )
         return neutral
 
 
-def _show(value: object) -> str:
-    """The value as an error message shows it, cut where it is long."""
+def show_value(value: object) -> str:
+    """A value as an error message shows it, cut where it is long."""
     text = repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."

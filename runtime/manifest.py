@@ -16,7 +16,8 @@ from samus_edge.errors import BundleError
 from samus_edge.runtime.atomic_write import write_files_atomically
 from samus_edge.runtime.graph_record import GraphRecord, TensorSpec
 from samus_edge.runtime.input_contract import Preprocessing, PromptFrame
-from samus_edge.runtime.json_fields import JsonFields, JsonValue
+from samus_edge.runtime.json_fields import JsonFields, JsonValue, show_value
+from samus_edge.runtime.manifest_text import MAX_MANIFEST_BYTES, parse_manifest
 
 __all__ = [
     "FORMAT",
@@ -33,9 +34,8 @@ FORMAT = "samus-edge-bundle"
 FORMAT_VERSION = "1.0"
 MANIFEST_FILE = "manifest.json"
 
-_FORMAT_VERSION = re.compile(r"(\d{1,6})\.\d{1,6}")
+_FORMAT_VERSION = re.compile(r"([0-9]{1,6})\.[0-9]{1,6}")
 _SUPPORTED_MAJOR = int(FORMAT_VERSION.split(".")[0])
-_MAX_MANIFEST_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -86,30 +86,54 @@ class Manifest:
     def read(path: Path) -> "Manifest":
         """Read a manifest file.
 
+        Args:
+            path: a regular file.
+
         Raises:
-            BundleError: if the file is missing or unreadable, is not a bundle manifest, is of a newer
-                major format version, or has missing or mistyped fields (all of them are named).
+            BundleError: if the file is missing or unreadable, and as `from_bytes`.
         """
         try:
-            if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            if path.exists() and not path.is_file():  # a pipe would be waited for
                 raise BundleError(
-                    f"{path} has {path.stat().st_size} bytes; a manifest has at most "
-                    f"{_MAX_MANIFEST_BYTES}. Export the bundle again."
+                    f"{path} is not a regular file. Name a folder that `samus-edge export` has made."
                 )
-            value = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+            with path.open("rb") as file:
+                content = file.read(MAX_MANIFEST_BYTES + 1)
         except OSError as err:
             raise BundleError(
                 f"{path} cannot be read ({err.strerror}). "
                 "Name a folder that `samus-edge export` has made."
             ) from err
+        return Manifest.from_bytes(content, str(path))
+
+    @staticmethod
+    def from_bytes(content: bytes, source: str) -> "Manifest":
+        """Read a manifest's content.
+
+        Args:
+            content: of the file; more than `MAX_MANIFEST_BYTES` of it need not be given.
+            source: where it is from, for messages.
+
+        Raises:
+            BundleError: if it is too large or no JSON that has one meaning, is not a bundle manifest,
+                is of a newer major format version, or has missing or mistyped fields (all of them are
+                named).
+        """
+        if len(content) > MAX_MANIFEST_BYTES:
+            raise BundleError(
+                f"{source} has more than {MAX_MANIFEST_BYTES} bytes, and no manifest has. "
+                "Export the bundle again."
+            )
+        try:
+            value = parse_manifest(content)
         except (ValueError, RecursionError) as err:
             raise BundleError(
-                f"{path} is not valid JSON ({err}). Export or copy the bundle again."
+                f"{source} is not valid JSON ({err}). Export or copy the bundle again."
             ) from err
         try:
             return Manifest.from_json(value)
         except BundleError as err:
-            raise BundleError(f"{path}: {err}") from err
+            raise BundleError(f"{source}: {err}") from err
 
     def write(self, path: Path) -> None:
         """Write the manifest, unknown fields included; a reader never sees half of it.
@@ -190,12 +214,12 @@ class Manifest:
 def _check_format(found_format: str, format_version: str) -> None:
     if found_format != FORMAT:
         raise BundleError(
-            f'format is {found_format!r}, expected "{FORMAT}". '
+            f'format is {show_value(found_format)}, expected "{FORMAT}". '
             "Name the folder of a samus-edge bundle."
         )
     match = _FORMAT_VERSION.fullmatch(format_version)
     if match is None:
-        raise BundleError(f'format_version must look like "1.0", got {format_version!r}.')
+        raise BundleError(f'format_version must look like "1.0", got {show_value(format_version)}.')
     major = int(match[1])
     if major > _SUPPORTED_MAJOR:
         raise BundleError(
@@ -212,7 +236,3 @@ def _check_format(found_format: str, format_version: str) -> None:
 def _raise_all(problems: list[str]) -> None:
     if problems:
         raise BundleError("; ".join(problems) + ". Export the bundle again.")
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")

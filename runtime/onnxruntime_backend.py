@@ -97,12 +97,21 @@ class OnnxRuntimeBackend:
         """Threads that compute one graph."""
         return self._threads
 
-    def open_graph(self, name: str, graph: bytes, record: GraphRecord) -> OnnxRuntimeSession:
+    def open_graph(
+        self,
+        name: str,
+        graph: bytes,
+        record: GraphRecord,
+        external_data: Mapping[str, bytes] | None = None,
+    ) -> OnnxRuntimeSession:
         """Make a graph ready to run; see `Backend.open_graph`."""
+        options = self._session_options()
+        if external_data:
+            _add_external_data(options, record.file, external_data)
         try:
             session = ort.InferenceSession(
                 graph,
-                sess_options=self._session_options(),
+                sess_options=options,
                 providers=[_CPU_PROVIDER],
                 enable_fallback=0,  # its fallback prints to stdout
             )
@@ -125,7 +134,23 @@ class OnnxRuntimeBackend:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.use_deterministic_compute = True
         options.log_severity_level = _LOG_ERRORS_ONLY
+        # Else bytes that begin like ONNX Runtime's own format are taken for that, which no one checks.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         return options
+
+
+def _add_external_data(
+    options: ort.SessionOptions, file: str, external_data: Mapping[str, bytes]
+) -> None:
+    """Give the session the content of files, so that it looks for none on the disk."""
+    add = getattr(options, "add_external_initializers_from_files_in_memory", None)
+    if add is None:
+        raise BackendError(
+            f"{file} keeps tensors in other files, which ONNX Runtime {ort.__version__} cannot take "
+            "from memory. Upgrade it: pip install --upgrade onnxruntime"
+        )
+    contents = list(external_data.values())
+    add(list(external_data), contents, [len(content) for content in contents])
 
 
 def _check_tensors(

@@ -32,6 +32,6 @@ def require_precision(bundle: Bundle, precision: str) -> None:
     found = bundle.graph_record(IMAGE_ENCODER).precision
     if precision not in ("auto", found):
         raise BackendError(
-            f"bundle {bundle.folder} has its image encoder in {found}, not in {precision}. "
+            f"bundle {bundle.path} has its image encoder in {found}, not in {precision}. "
             f"Use the precision {found} or auto, or a bundle exported in {precision}."
         )

@@ -112,7 +112,7 @@ class SegmentationReport:
             "precision": self.precision,
             "bundle": {
                 "name": manifest.name,
-                "path": str(self.bundle.folder),
+                "path": str(self.bundle.path),
                 "format_version": manifest.format_version,
                 "model": manifest.model,
                 "arch": manifest.arch,

@@ -68,8 +68,8 @@ class Segmenter:
         self._encoder_sha256 = encoder.sha256
         self._mask_input_hw = mask_input_hw(decoder)
         self._sessions: tuple[GraphSession, GraphSession] | None = (
-            backend.open_graph(IMAGE_ENCODER, bundle.read_graph(IMAGE_ENCODER), encoder),
-            backend.open_graph(MASK_DECODER, bundle.read_graph(MASK_DECODER), decoder),
+            _open_graph(backend, bundle, IMAGE_ENCODER),
+            _open_graph(backend, bundle, MASK_DECODER),
         )
 
     @classmethod
@@ -84,7 +84,7 @@ class Segmenter:
         """Open a bundle and make it ready to segment.
 
         Args:
-            bundle: folder of a bundle; None for the one that is installed with samus-edge.
+            bundle: folder of a bundle, or a zip file of one; None for the one that is installed with samus-edge.
             backend: "auto", "onnxruntime" (CPU) or "tensorrt"; see `select_backend`.
             precision: of the image encoder: "auto" takes what the bundle has; "fp32", "fp16" or
                 "int8" is an error where the bundle has another.
@@ -289,3 +289,9 @@ class Segmenter:
 def _original_hw(frame: npt.NDArray[np.uint8]) -> tuple[int, int]:
     height, width = frame.shape
     return height, width
+
+
+def _open_graph(backend: Backend, bundle: Bundle, name: str) -> GraphSession:
+    return backend.open_graph(
+        name, bundle.read_graph(name), bundle.graph_record(name), bundle.read_external_data(name)
+    )

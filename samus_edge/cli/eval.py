@@ -36,7 +36,8 @@ def command(
     split: SplitFile = None,
     subset: Annotated[Subset, typer.Option(help="Subset to evaluate.")] = Subset.TEST,
     bundle: Annotated[
-        Path | None, typer.Option(help="Bundle folder; the default bundle if left out.")
+        Path | None,
+        typer.Option(help="Bundle: a folder, or a zip file of it; the default one if left out."),
     ] = None,
     weights: Annotated[
         Path | None,
@@ -98,7 +99,10 @@ def command(
     from samus_edge.data.dataset import load_subsets
     from samus_edge.evaluation import prompt_protocol
     from samus_edge.evaluation.evaluation_run import EvaluationSettings
+    from samus_edge.runtime.bundle import Bundle
 
+    if record:
+        _ = Bundle.open(bundle).folder  # a zip file is refused now, not after the evaluation
     if html is not None:
         from samus_edge.evaluation.report_plots import check_matplotlib
 
@@ -125,7 +129,6 @@ def command(
     result.report.write(json_path=out, csv_path=csv, also=also)
     if record:
         from samus_edge.evaluation.bundle_accuracy import record_accuracy
-        from samus_edge.runtime.bundle import Bundle
 
         record_accuracy(Bundle.open(bundle), result.report)
     _print_tables(result.report, worst)

@@ -21,7 +21,10 @@ def command(
             file_okay=False,
         ),
     ],
-    name: Annotated[str, typer.Option(help="Name of the bundle.")] = "samus-hf-tiny",
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the bundle.", show_default="samus-hf- and the architecture"),
+    ] = None,
     opset: Annotated[int, typer.Option(help="ONNX operator set, 20 or newer.")] = 20,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing bundle.")
@@ -50,7 +53,7 @@ def command(
         manifest, parity = write_bundle(
             model,
             out,
-            text=BundleText(name),
+            text=BundleText.of(model, name),
             weights_sha256=sha256_of_file(weights),
             frames=[read_image(path) for path in paths],
             opset=opset,

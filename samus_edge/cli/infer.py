@@ -36,7 +36,11 @@ def command(
     ] = None,
     bundle: Annotated[
         Path | None,
-        typer.Option("--bundle", metavar="DIR", help="Bundle to use instead of the default one."),
+        typer.Option(
+            "--bundle",
+            metavar="PATH",
+            help="Bundle to use instead of the default one: a folder, or a zip file of it.",
+        ),
     ] = None,
     backend: Annotated[
         str,

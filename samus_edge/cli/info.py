@@ -13,7 +13,11 @@ __all__ = ["command"]
 def command(
     bundle: Annotated[
         Path | None,
-        typer.Option("--bundle", metavar="DIR", help="Bundle to show instead of the default one."),
+        typer.Option(
+            "--bundle",
+            metavar="PATH",
+            help="Bundle to show instead of the default one: a folder, or a zip file of it.",
+        ),
     ] = None,
     arch: Annotated[
         str | None,

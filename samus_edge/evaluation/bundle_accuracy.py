@@ -21,14 +21,16 @@ def record_accuracy(bundle: Bundle, report: EvaluationReport) -> None:
         report: its evaluation; `about` says on which data.
 
     Raises:
+        BundleError: if the bundle is a zip file, which is only read.
         ValueError: if the report is of other graphs.
         OutputFileError: if the manifest cannot be written.
     """
+    folder = bundle.folder
     for name, graph in bundle.manifest.graphs.items():
         measured = report.about.get(f"{name}_sha256")
         if measured != graph.sha256:
             raise ValueError(
-                f"the report is of the {name} {measured}, and {bundle.folder} has {graph.sha256}. "
+                f"the report is of the {name} {measured}, and {folder} has {graph.sha256}. "
                 "Evaluate this bundle."
             )
     about = {key: value for key, value in report.about.items() if not key.endswith("_sha256")}
@@ -41,7 +43,7 @@ def record_accuracy(bundle: Bundle, report: EvaluationReport) -> None:
         by_class[summary.class_name] = _means(summary)
     accuracy: dict[str, JsonValue] = {**about, "seed": report.seed, "results": results}
     manifest = replace(bundle.manifest, accuracy=accuracy)
-    manifest.write(bundle.folder / MANIFEST_FILE)
+    manifest.write(folder / MANIFEST_FILE)
 
 
 def _means(summary: Summary) -> dict[str, JsonValue]:

@@ -18,18 +18,29 @@ def relative_offsets(side: int) -> Tensor:
     return (position[:, None] - position[None, :] + side - 1).flatten()
 
 
-def decomposed_relative_bias(
-    query: Tensor, rel_pos_h: Tensor, rel_pos_w: Tensor, offsets: Tensor
-) -> Tensor:
+def table_by_position(table: Tensor, offsets: Tensor) -> Tensor:
+    """An offset table written out for every pair of positions along its axis.
+
+    Args:
+        table: (2 * side - 1, d), float32.
+        offsets: from :func:`relative_offsets`.
+
+    Returns:
+        (side, d, side), float32: by position of the query, then by position of the key.
+    """
+    side = (table.shape[0] + 1) // 2
+    return table.index_select(0, offsets).view(side, side, -1).transpose(1, 2)
+
+
+def decomposed_relative_bias(query: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """What relative positions add to attention scores: a term for rows and a term for columns.
 
     The term of an axis is the product of the query with the table's row for the offset along it.
 
     Args:
         query: (B, heads, side * side, d), float32, not scaled.
-        rel_pos_h: (2 * side - 1, d), float32, table of vertical offsets.
-        rel_pos_w: (2 * side - 1, d), float32, table of horizontal offsets.
-        offsets: from :func:`relative_offsets`.
+        rows: (side, d, side), float32, from :func:`table_by_position` for vertical offsets.
+        columns: (side, d, side), float32, the same for horizontal offsets.
 
     Returns:
         (B, heads, side * side, side * side), float32: by query, then by key.
@@ -37,12 +48,10 @@ def decomposed_relative_bias(
     Source: MViTv2 (arXiv 2112.01526), section 4.1, as Segment Anything uses it.
     """
     batch, heads, length, dim = query.shape
-    side = (rel_pos_h.shape[0] + 1) // 2
+    side = rows.shape[0]
     grid = query.view(batch, heads, side, side, dim)  # (B, heads, y, x, d)
-    rows = rel_pos_h.index_select(0, offsets).view(side, side, dim)  # (y, y of key, d)
-    columns = rel_pos_w.index_select(0, offsets).view(side, side, dim)  # (x, x of key, d)
-    bias_h = grid @ rows.transpose(1, 2)  # (B, heads, y, x, y of key)
-    bias_w = grid.transpose(2, 3) @ columns.transpose(1, 2)  # (B, heads, x, y, x of key)
+    bias_h = grid @ rows  # (B, heads, y, x, y of key)
+    bias_w = grid.transpose(2, 3) @ columns  # (B, heads, x, y, x of key)
     bias_h = bias_h.reshape(batch, heads, length, side, 1)
     bias_w = bias_w.transpose(2, 3).reshape(batch, heads, length, 1, side)
     return (bias_h + bias_w).view(batch, heads, length, length)

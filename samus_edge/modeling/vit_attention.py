@@ -4,7 +4,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samus_edge.modeling.relative_position import decomposed_relative_bias, relative_offsets
+from samus_edge.modeling.relative_position import (
+    decomposed_relative_bias,
+    relative_offsets,
+    table_by_position,
+)
 from samus_edge.modeling.scaled_attention import scaled_attention
 
 
@@ -14,6 +18,9 @@ class VitAttention(nn.Module):
     Windows that reach over the edge are padded with zero tokens, which are attended to like any
     other. Queries, keys and values of a zero token are their biases: they are padded rather than
     the tokens, and only real tokens are projected.
+
+    Which row of the position tables belongs to a query and a key never changes: after :meth:`fold`
+    the tables hold the rows where they are used, and ``offsets`` is gone.
 
     Args:
         dim: C.
@@ -27,7 +34,7 @@ class VitAttention(nn.Module):
     Source: Segment Anything (arXiv 2304.02643); same parameter names.
     """
 
-    offsets: Tensor
+    offsets: Tensor | None
 
     def __init__(
         self, dim: int, *, num_heads: int, grid_size: int, window_size: int | None = None
@@ -58,9 +65,26 @@ class VitAttention(nn.Module):
         head_dim = dim // self.num_heads
         qkv = qkv.reshape(batch * rows * columns, side * side, 3, self.num_heads, head_dim)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (windows, heads, L, d) each
-        bias = decomposed_relative_bias(query, self.rel_pos_h, self.rel_pos_w, self.offsets)
+        bias = decomposed_relative_bias(query, *self._position_tables())
         attended = scaled_attention(query, key, value, bias)  # (windows, heads, L, d)
         attended = attended.transpose(1, 2).reshape(batch, rows, columns, side, side, dim)
         attended = attended.transpose(2, 3).reshape(batch, rows * side, columns * side, dim)
         out: Tensor = self.proj(attended[:, :height, :width])
         return out
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Write the position tables out by position, once; later calls do nothing."""
+        rows, columns = self._position_tables()
+        self.rel_pos_h = nn.Parameter(rows.contiguous(), requires_grad=False)
+        self.rel_pos_w = nn.Parameter(columns.contiguous(), requires_grad=False)
+        self.offsets = None
+
+    def _position_tables(self) -> tuple[Tensor, Tensor]:
+        """Vertical and horizontal, (side, d, side) each."""
+        if self.offsets is None:
+            return self.rel_pos_h, self.rel_pos_w
+        return (
+            table_by_position(self.rel_pos_h, self.offsets),
+            table_by_position(self.rel_pos_w, self.offsets),
+        )

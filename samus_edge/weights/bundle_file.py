@@ -1,7 +1,8 @@
 """The model inside a bundle: exported graphs back to torch."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,22 +13,29 @@ from onnx import ModelProto, numpy_helper
 
 from samus_edge.errors import WeightsError
 from samus_edge.export.tensor_map import TENSOR_MAP_KEY, restore
-from samus_edge.modeling.builders import samus_hf_tiny
-from samus_edge.modeling.conv_norm import fold_conv_norms
+from samus_edge.modeling.builders import samus_hf_tiny, samus_hf_vit
+from samus_edge.modeling.folding import fold_constants
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime.bundle import Bundle
 
 FloatArray = npt.NDArray[np.float32]
 
+_BLOCK_PATTERN = r"image_encoder\.blocks\.(\d+)\.(cross_branch\.)?"
+
 FIRST_CNN_KERNEL = "image_encoder.cnn_branch.steps.0.conv.weight"
+"""Of `tiny`."""
+HF_KERNEL = "image_encoder.cnn_branch.hf_conv.weight"
+"""Of `vit_b`."""
 GATE_PREFIX = "image_encoder.cnn_branch.gate."
+PATCH_KERNEL = "image_encoder.patch_embed.weight"
+"""Of `vit_b`, as is the next one; their shapes tell the width and the heads."""
+FIRST_POSITIONS = "image_encoder.blocks.0.attn.rel_pos_h"
 
 
 def load_bundle_model(folder: Path | None = None) -> SamusHF:
     """Build the torch model that a bundle's graphs compute, from the graphs themselves.
 
-    Its batch normalisation is folded and its weights are the rounded ones, so it gives the bundle's
-    outputs.
+    Its constants are folded and its weights are the rounded ones, so it gives the bundle's outputs.
 
     Args:
         folder: the bundle; None for the default one.
@@ -42,19 +50,25 @@ def load_bundle_model(folder: Path | None = None) -> SamusHF:
     bundle = Bundle.open(folder)
     stored: dict[str, tuple[FloatArray, str]] = {}
     for name in bundle.manifest.graphs:
+        if bundle.graph_record(name).external_data:
+            raise WeightsError(
+                f"{bundle.path} keeps tensors of {name} outside the graph's file. Export it with "
+                "samus-edge export, which keeps them inside."
+            )
         graph = onnx.load_from_string(bundle.read_graph(name))
         initializers = _float_initializers(graph)
-        for tensor_name, (initializer, form) in _tensor_map(graph, bundle.folder).items():
+        for tensor_name, (initializer, form) in _tensor_map(graph, bundle.path).items():
             if initializer in initializers:
                 stored[tensor_name] = (initializers[initializer], form)
-    model = _switched_model(stored)
+    missing = [name for name in (PATCH_KERNEL, FIRST_POSITIONS) if name not in stored]
+    if bundle.manifest.arch == "vit_b" and missing:
+        raise _lacking(bundle.path, missing)
+    model = _vit(stored) if bundle.manifest.arch == "vit_b" else _tiny(stored)
+    fold_constants(model)
     own = model.state_dict()
     missing = sorted(set(own) - set(stored))
     if missing:
-        raise WeightsError(
-            f"{bundle.folder} lacks {len(missing)} tensors of the model: {', '.join(missing)}. "
-            "Export it again with this version."
-        )
+        raise _lacking(bundle.path, missing)
     restored = {
         name: torch.tensor(restore(*stored[name], name, tuple(tensor.shape)))
         for name, tensor in own.items()
@@ -63,14 +77,37 @@ def load_bundle_model(folder: Path | None = None) -> SamusHF:
     return model.eval().requires_grad_(False)
 
 
-def _switched_model(stored: Mapping[str, tuple[FloatArray, str]]) -> SamusHF:
-    """A folded model with the switches that the stored tensors show."""
+def _tiny(stored: Mapping[str, tuple[FloatArray, str]]) -> SamusHF:
+    """A `tiny` with the switches that the stored tensors show."""
     kernel = stored.get(FIRST_CNN_KERNEL)
     hf = kernel is None or kernel[0].shape[1] == 2  # grey and high-frequency image
-    gate = any(name.startswith(GATE_PREFIX) for name in stored)
-    model = samus_hf_tiny(hf=hf, gate=gate)
-    fold_conv_norms(model)
-    return model
+    return samus_hf_tiny(hf=hf, gate=_has_gate(stored))
+
+
+def _vit(stored: Mapping[str, tuple[FloatArray, str]]) -> SamusHF:
+    """A `vit_b`, of whatever size, with the size and the switches that the stored tensors show."""
+    dim = stored[PATCH_KERNEL][0].shape[0]
+    head_dim = stored[FIRST_POSITIONS][0].shape[1]
+    blocks = [match for name in stored if (match := re.match(_BLOCK_PATTERN, name))]
+    return samus_hf_vit(
+        embed_dim=dim,
+        depth=len({match[1] for match in blocks}),
+        num_heads=dim // head_dim,
+        global_blocks=sorted({int(match[1]) for match in blocks if match[2]}),
+        hf=HF_KERNEL in stored,
+        gate=_has_gate(stored),
+    )
+
+
+def _has_gate(stored: Mapping[str, tuple[FloatArray, str]]) -> bool:
+    return any(name.startswith(GATE_PREFIX) for name in stored)
+
+
+def _lacking(folder: Path, names: Sequence[str]) -> WeightsError:
+    return WeightsError(
+        f"{folder} lacks {len(names)} tensors of the model: {', '.join(names)}. "
+        "Export it again with this version."
+    )
 
 
 def _tensor_map(graph: ModelProto, folder: Path) -> dict[str, tuple[str, str]]:

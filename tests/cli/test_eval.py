@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -184,8 +185,15 @@ def test_the_result_is_recorded_in_the_bundle(
 ) -> None:
     arguments = ["--data", str(fake_busi), "--split", str(fake_split)]
     arguments += ["--bundle", str(box_filling_bundle), "--record"]
+    file = box_filling_bundle / "manifest.json"
+    before = json.loads(file.read_text())
+    before |= {"later": {"nested": [1, None]}, "format_version": "1.7"}
+    before["graphs"]["image_encoder"]["later"] = 0.125
+    file.write_text(json.dumps(before))
     assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
-    accuracy = Manifest.read(box_filling_bundle / "manifest.json").accuracy
+    after = json.loads(file.read_text())
+    assert after | {"accuracy": None} == before | {"accuracy": None}  # what we do not know is kept
+    accuracy = Manifest.read(file).accuracy
     assert (accuracy["data"], accuracy["subset"]) == (fake_busi.name, "test")
     results = accuracy["results"]
     assert isinstance(results, dict)
@@ -194,6 +202,24 @@ def test_the_result_is_recorded_in_the_bundle(
         results["centre_point"]["malignant"] | {"dice": 0.0, "lesions": 1}
         == (results["centre_point"]["malignant"])
     )
+
+
+def test_a_zip_is_evaluated_and_never_written(
+    app: typer.Typer, fake_busi: Path, fake_split: Path, box_filling_bundle: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.make_archive(str(tmp_path / "filler"), "zip", box_filling_bundle))
+    before, out = path.read_bytes(), tmp_path / "report.json"
+    arguments = ["--data", str(fake_busi), "--split", str(fake_split), "--bundle", str(path)]
+    result = CliRunner().invoke(app, [*arguments, "--out", str(out)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert json.loads(out.read_text())["bundle"] == "box filler"
+    out.unlink()
+    with pytest.raises(
+        BundleError, match=r"filler\.zip is a zip file, which is only read\. Unpack it"
+    ):
+        CliRunner().invoke(app, [*arguments, "--out", str(out), "--record"], catch_exceptions=False)
+    assert path.read_bytes() == before
+    assert not out.exists()  # refused before the evaluation
 
 
 def test_record_needs_a_bundle(app: typer.Typer, fake_busi: Path, fake_split: Path) -> None:

@@ -59,7 +59,9 @@ def test_weights_become_a_checked_bundle(
     assert again.exit_code == 1
     assert again.stderr.count("\n") == 1
     assert "exists. Give another folder, or --overwrite to replace it." in again.stderr
-    assert run("export", *arguments, "--overwrite").exit_code == 0
+    assert run("export", *arguments[:-2], "--overwrite").exit_code == 0
+    unnamed = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    assert unnamed["name"] == "samus-hf-tiny"
 
 
 def test_weights_of_another_kind_are_one_clear_line(run: Run, frames: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -65,6 +66,18 @@ def test_files_agree_with_the_document(run: Run, image: Path, box: str, bundle: 
         "mask.png",
         "overlay.png",
     ]
+
+
+def test_a_zip_gives_the_masks_of_its_folder(
+    run: Run, image: Path, box: str, bundle: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.make_archive(str(tmp_path / "model"), "zip", bundle))
+    folder, zipped = (
+        json.loads(run("infer", "--image", image, "--box", box, "--bundle", given, "--json").stdout)
+        for given in (bundle, path)
+    )
+    assert zipped["masks"] == folder["masks"]
+    assert zipped["bundle"] == folder["bundle"] | {"path": str(path)}
 
 
 def test_without_json_there_are_lines_for_people(

@@ -54,6 +54,25 @@ def test_a_tampered_graph_is_one_line_and_exit_code_1(
     assert outcome.stderr.count("\n") == 1
 
 
+def test_a_zip_is_shown_like_its_folder(run: Run, bundle: Path, tmp_path: Path) -> None:
+    path = Path(shutil.make_archive(str(tmp_path / "model"), "zip", bundle.parent, bundle.name))
+    outcome = run("info", "--bundle", path, "--json")
+    assert (outcome.exit_code, outcome.stderr) == (0, "")
+    document = json.loads(outcome.stdout)
+    assert document["path"] == str(path)
+    assert document["manifest"] == json.loads((bundle / "manifest.json").read_text("utf-8"))
+    assert str(path) in run("info", "--bundle", path).stdout
+
+
+def test_a_zip_that_is_none_is_one_line_and_exit_code_1(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "model.zip"
+    path.write_bytes(b"PK")
+    outcome = run("info", "--bundle", path)
+    assert (outcome.exit_code, outcome.stdout) == (1, "")
+    assert "model.zip is neither a folder nor a whole zip file" in outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("arch", ["tiny", "vit_b"])
 def test_an_architecture_is_shown_by_its_parts(run: Run, arch: str) -> None:
     outcome = run("info", "--arch", arch, "--json")

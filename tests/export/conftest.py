@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import pytest
+import torch
 
 from samus_edge.export.bundle_writer import BundleText, write_bundle
 from samus_edge.modeling import SamusHF
+from samus_edge.modeling.builders import samus_hf_vit
 from tests.conftest import AssetFrame
 
 Array = npt.NDArray[Any]
@@ -28,6 +30,43 @@ def run_graph(content: bytes) -> RunGraph:
         return dict(zip(names, session.run(None, feeds), strict=True))
 
     return run
+
+
+def small_vit(*, hf: bool, gate: bool) -> SamusHF:
+    """A small `vit_b` with a block of each kind, from seed 0; a full one takes a minute to export."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return samus_hf_vit(
+            embed_dim=32, depth=2, num_heads=2, global_blocks=(1,), hf=hf, gate=gate
+        ).eval()
+
+
+@pytest.fixture(scope="session")
+def vit_model() -> SamusHF:
+    """`small_vit` with HF and gate; no tensor is left constant, as in `random_model`."""
+    model = small_vit(hf=True, gate=True)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(1)
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point() and bool((tensor == tensor.flatten()[0]).all()):
+                tensor += 0.02 * torch.randn_like(tensor)
+    return model.requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def vit_bundle(
+    vit_model: SamusHF, tmp_path_factory: pytest.TempPathFactory, asset_frames: list[AssetFrame]
+) -> Path:
+    """A bundle that the exporter wrote from `vit_model`; do not change it."""
+    folder: Path = tmp_path_factory.mktemp("bundle") / "vit"
+    write_bundle(
+        vit_model,
+        folder,
+        text=BundleText.of(vit_model),
+        weights_sha256="0" * 64,
+        frames=[frame.image for frame in asset_frames[-2:]],
+    )
+    return folder
 
 
 @pytest.fixture

@@ -1,12 +1,24 @@
 """What the exported graphs are made of: the bundle's contract, and nothing that must not leave."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from onnx import AttributeProto, GraphProto, NodeProto, ValueInfoProto, helper, numpy_helper
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+    numpy_helper,
+)
+from torch import nn
 
+from samus_edge.modeling import SamusHF
+from samus_edge.modeling.layer_norm_2d import LayerNorm2d
 from samus_edge.runtime.bundle import Bundle, default_bundle_folder
 from samus_edge.runtime.graph_record import TensorSpec
 
@@ -32,19 +44,29 @@ SIGNATURES = {
     ),
 }
 
+ENCODER_OPERATORS = {
+    *("Add", "Cast", "Concat", "Conv", "Div", "Gelu", "LayerNormalization", "MatMul", "Max"),
+    *("Mul", "Pad", "ReduceMax", "ReduceMin", "ReduceSum", "Relu", "Reshape", "Resize"),
+    *("Sigmoid", "Slice", "Softmax", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
+}
+DECODER_OPERATORS = {
+    *("Add", "Cast", "Concat", "Conv", "ConvTranspose", "Cos", "Div", "Equal", "Expand"),
+    *("Gather", "Gelu", "Gemm", "LayerNormalization", "MatMul", "Mul", "Relu", "Reshape"),
+    *("Shape", "Sin", "Softmax", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
+}
 # An operator that is not here was not checked on the runtimes we ship to: look before adding it.
 ALLOWED_OPERATORS = {
-    "image_encoder": {
-        *("Add", "AveragePool", "Cast", "Concat", "Conv", "Div", "Gather", "Gelu"),
-        *("LayerNormalization", "MatMul", "Max", "Mul", "Pad", "ReduceMax", "ReduceMin"),
-        *("ReduceSum", "Relu", "Reshape", "Resize", "Sigmoid", "Slice", "Softmax", "Squeeze"),
-        *("Sub", "Transpose", "Unsqueeze"),
-    },
-    "mask_decoder": {
-        *("Add", "Cast", "Concat", "Conv", "ConvTranspose", "Cos", "Div", "Equal", "Expand"),
-        *("Gather", "Gelu", "Gemm", "LayerNormalization", "MatMul", "Mul", "Relu", "Reshape"),
-        *("Shape", "Sin", "Softmax", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
-    },
+    ("tiny", "image_encoder"): ENCODER_OPERATORS | {"AveragePool", "Gather"},
+    ("tiny", "mask_decoder"): DECODER_OPERATORS,
+    ("vit_b", "image_encoder"): ENCODER_OPERATORS | {"MaxPool"},
+    ("vit_b", "mask_decoder"): DECODER_OPERATORS,
+}
+
+WEIGHT_STORAGE = {
+    ("tiny", "image_encoder"): "fp16",
+    ("tiny", "mask_decoder"): "int8",
+    ("vit_b", "image_encoder"): "fp16",
+    ("vit_b", "mask_decoder"): "fp16",
 }
 
 TRACES = (
@@ -60,10 +82,17 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="module", params=["exported now", "default"])
-def folder(request: pytest.FixtureRequest, random_bundle: Path) -> Path:
-    """A bundle that this exporter has just written, and the one of the package."""
-    return random_bundle if request.param == "exported now" else default_bundle_folder()
+@pytest.fixture(scope="module", params=["tiny exported now", "small vit", "default"])
+def folder(request: pytest.FixtureRequest, random_bundle: Path, vit_bundle: Path) -> Path:
+    """Bundles that this exporter has just written, and the one of the package."""
+    now = {"tiny exported now": random_bundle, "small vit": vit_bundle}
+    return now.get(request.param) or default_bundle_folder()
+
+
+@pytest.fixture(scope="module")
+def arch(folder: Path) -> str:
+    """The bundle's architecture."""
+    return Bundle.open(folder).manifest.arch
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +147,7 @@ def test_axes_of_one_meaning_have_one_name(model: onnx.ModelProto, name: str) ->
 
 
 def test_the_manifest_says_what_the_graph_says(
-    model: onnx.ModelProto, name: str, folder: Path
+    model: onnx.ModelProto, name: str, folder: Path, arch: str
 ) -> None:
     record = Bundle.open(folder).manifest.graphs[name]
 
@@ -136,20 +165,49 @@ def test_the_manifest_says_what_the_graph_says(
     assert dynamic(record.outputs) == SIGNATURES[name][1]
     assert record.opset == model.opset_import[0].version == OPSET
     assert record.precision == "fp32"
-    assert record.weight_storage == {"image_encoder": "fp16", "mask_decoder": "int8"}[name]
+    assert record.weight_storage == WEIGHT_STORAGE[arch, name]
+    stored = {tensor.data_type for tensor in model.graph.initializer}
+    assert (TensorProto.INT8 in stored) == (record.weight_storage == "int8")
 
 
-def test_only_standard_and_known_operators(model: onnx.ModelProto, name: str) -> None:
+def test_only_standard_and_known_operators(model: onnx.ModelProto, name: str, arch: str) -> None:
     assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", OPSET)}
     assert not model.functions
     nodes = all_nodes(model.graph)
     assert {node.domain for node in nodes} <= {"", "ai.onnx"}
-    assert {node.op_type for node in nodes} - ALLOWED_OPERATORS[name] == set()
+    assert {node.op_type for node in nodes} - ALLOWED_OPERATORS[arch, name] == set()
+
+
+def test_an_encoder_computes_no_integers(folder: Path) -> None:
+    """Shapes and positions are constants: integers at run time hinder other runtimes."""
+    model = onnx.shape_inference.infer_shapes(onnx.load(folder / "image_encoder.onnx"))
+    computed = {output for node in model.graph.node for output in node.output}
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    types |= {value.name: value.type.tensor_type.elem_type for value in model.graph.output}
+    assert {types[output] for output in computed} == {TensorProto.FLOAT}
+
+
+def test_a_vits_normalisations_and_activations_are_single_nodes(
+    vit_bundle: Path, vit_model: SamusHF
+) -> None:
+    encoder = vit_model.image_encoder
+    position = list(encoder.get_submodule("position").modules())  # folded into a constant
+    modules = [module for module in encoder.modules() if module not in position]
+    graph = onnx.load(vit_bundle / "image_encoder.onnx").graph
+    counts = Counter(node.op_type for node in graph.node)
+    norms = sum(isinstance(module, nn.LayerNorm | LayerNorm2d) for module in modules)
+    assert counts["LayerNormalization"] == norms > 0
+    assert counts["Gelu"] == sum(isinstance(module, nn.GELU) for module in modules) > 0
+    assert counts["Softmax"] == 3  # two blocks, one of them with cross-branch attention
 
 
 @pytest.mark.parametrize("graph", ["image_encoder", "mask_decoder"])
-def test_the_operator_set_is_imported_once(graph: str, random_bundle: Path) -> None:
-    assert len(onnx.load(random_bundle / f"{graph}.onnx").opset_import) == 1
+@pytest.mark.parametrize("bundle", ["random_bundle", "vit_bundle"])
+def test_the_operator_set_is_imported_once(
+    graph: str, bundle: str, request: pytest.FixtureRequest
+) -> None:
+    folder: Path = request.getfixturevalue(bundle)
+    assert len(onnx.load(folder / f"{graph}.onnx").opset_import) == 1
 
 
 def without_weights(model: onnx.ModelProto) -> bytes:

@@ -9,6 +9,7 @@ from samus_edge.modeling.relative_position import (
     decomposed_relative_bias,
     relative_offsets,
     resized_table,
+    table_by_position,
 )
 
 TOLERANCE = 1e-5
@@ -23,7 +24,10 @@ def test_bias_is_segment_anythings(segment_anything_modeling: types.ModuleType) 
     expected = segment_anything_modeling.image_encoder.add_decomposed_rel_pos(
         scores, query.flatten(0, 1), table_h, table_w, (side, side), (side, side)
     )
-    bias = decomposed_relative_bias(query, table_h, table_w, relative_offsets(side))
+    offsets = relative_offsets(side)
+    rows, columns = table_by_position(table_h, offsets), table_by_position(table_w, offsets)
+    assert rows.shape == columns.shape == (side, dim, side)
+    bias = decomposed_relative_bias(query, rows, columns)
     torch.testing.assert_close(bias.flatten(0, 1), expected, rtol=0, atol=TOLERANCE)
 
 

@@ -32,6 +32,11 @@ def test_attends_as_segment_anything(
         windows, padded_hw = encoder.window_partition(x, side)
         expected = encoder.window_unpartition(theirs(windows), side, padded_hw, (GRID, GRID))
         torch.testing.assert_close(ours(x), expected, rtol=0, atol=TOLERANCE)
+        unfolded = ours(x)
+        for _ in range(2):  # the second time does nothing
+            ours.fold()
+            assert torch.equal(ours(x), unfolded)
+    assert ours.rel_pos_h.shape == ours.rel_pos_w.shape == (side, DIM // HEADS, side)
 
 
 def test_heads_that_do_not_divide_the_dimension_are_refused() -> None:

@@ -1,8 +1,11 @@
 """The runtime's public names, and what importing and running it brings along."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import samus_edge.runtime
 
@@ -43,7 +46,11 @@ def test_every_module_of_the_runtime_does_without_torch() -> None:
         assert name not in loaded
 
 
-def test_segmenting_does_without_torch(disc_bundle: Path) -> None:
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_segmenting_does_without_torch(disc_bundle: Path, tmp_path: Path, form: str) -> None:
+    bundle = str(disc_bundle)
+    if form == "zip":
+        bundle = shutil.make_archive(str(tmp_path / "discs"), "zip", disc_bundle)
     code = (
         "import sys, numpy as np\n"
         "from samus_edge.runtime import Segmenter\n"
@@ -51,7 +58,8 @@ def test_segmenting_does_without_torch(disc_bundle: Path) -> None:
         "    image = np.zeros((30, 40, 3), np.uint8)\n"
         "    assert segmenter.segment(image, boxes=[[5, 5, 20, 20]]).masks.any()\n"
     )
-    loaded = loaded_after(code, str(disc_bundle))
+    loaded = loaded_after(code, bundle)
     assert "onnxruntime" in loaded
     for name in NOT_IN_THE_BASE_INSTALL:
         assert name not in loaded
+    assert ("zipfile" in loaded) == (form == "zip")  # a folder opens without its cost

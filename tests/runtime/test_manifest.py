@@ -97,6 +97,15 @@ def test_a_newer_major_version_is_refused_before_anything_else(disc_manifest: Ma
         (("graphs",), [], r"graphs must be an object, got \[\]"),
         (("graphs", "image_encoder"), 3, "graphs.image_encoder must be an object, got 3"),
         (("graphs", "mask_decoder", "sha256"), "ABC", "graphs.mask_decoder.sha256 must be 64"),
+        (("mask_threshold",), 10**400, "mask_threshold must be a finite number, got 1000"),
+        (("prompts", "size"), 10**400, r"prompts.size must be a positive integer up to 2\*\*53"),
+        (("format_version",), "\u0661.0", "format_version must look like"),  # another script's 1
+        (("graphs", "mask_decoder", "external_data"), {}, "external_data must be a list, got {}"),
+        (
+            ("graphs", "mask_decoder", "external_data"),
+            [{"file": "w.bin", "bytes": 8, "sha256": "ABC"}],
+            r"graphs.mask_decoder.external_data\[0\].sha256 must be 64 lower-case hex digits",
+        ),
         (("graphs", "mask_decoder", "bytes"), -1, "graphs.mask_decoder.bytes must be a positive"),
         (
             ("graphs", "mask_decoder", "inputs", 0, "shape"),
@@ -132,7 +141,15 @@ def test_all_problems_are_reported_at_once(disc_manifest: Manifest) -> None:
         (b'{"mask_threshold": NaN}', "NaN is not a JSON number"),
         (b"[" * 100_000, "is not valid JSON"),
         (b"[]", r"the document must be an object, got \[\]"),
-        (b" " * (5 << 20), "has 5242880 bytes"),
+        (b" " * (5 << 20), "has more than 4194304 bytes"),
+        (b'{"a": {"sha256": "0", "sha256": "1"}}', "the field 'sha256' is there twice"),
+        (b'{"later": 1e999}', "a number is too large"),
+        (b'{"later": 1' + b"0" * 5000 + b"}", "is not valid JSON"),
+        (b'{"later": ' + b"[" * 100 + b"]" * 100 + b"}", "nested more than 64 deep"),
+        (b'{"name": "\\u001b[2J"}', r"a text holds the control character '\\x1b'"),
+        (b'{"\\u0000": 1}', r"a text holds the control character '\\x00'"),
+        (b'{"name": "\\ud800"}', r"a text holds the control character '\\ud800'"),
+        ('{"name": "x"}'.encode("utf-16"), "is not valid JSON"),
     ],
 )
 def test_a_file_that_is_no_manifest_is_named(tmp_path: Path, content: bytes, message: str) -> None:

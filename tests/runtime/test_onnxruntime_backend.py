@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 from samus_edge.errors import BackendError, BundleError
@@ -103,3 +104,19 @@ def test_default_threads_are_the_usable_cores_at_most_eight(
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: set(range(n)))
         assert default_threads() == expected
     assert OnnxRuntimeBackend().threads == 8
+
+
+def test_onnx_runtimes_own_format_is_refused(disc_bundle: Path, tmp_path: Path) -> None:
+    """It is no protocol buffers message, so nothing has looked for files that it names."""
+    bundle = Bundle.open(disc_bundle)
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "encoder.ort")
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    ort.InferenceSession(
+        bundle.read_graph("image_encoder"), options, providers=["CPUExecutionProvider"]
+    )
+    content = (tmp_path / "encoder.ort").read_bytes()
+    assert content[4:8] == b"ORTM"
+    record = bundle.graph_record("image_encoder")
+    with pytest.raises((BundleError, BackendError), match=r"image_encoder\.onnx"):
+        OnnxRuntimeBackend(1).open_graph("image_encoder", content, record)

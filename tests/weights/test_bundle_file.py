@@ -1,6 +1,7 @@
 """A bundle's graphs hold the model that was exported, bit for bit."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,27 @@ def test_model_comes_back_bit_for_bit(random_model: SamusHF, random_bundle: Path
     assert restored.keys() == expected.keys()
     different = [name for name in expected if not torch.equal(restored[name], expected[name])]
     assert different == []
+
+
+def test_model_comes_back_from_a_zip(random_bundle: Path, tmp_path: Path) -> None:
+    path = Path(shutil.make_archive(str(tmp_path / "bundle"), "zip", random_bundle))
+    expected = load_bundle_model(random_bundle).state_dict()
+    restored = load_bundle_model(path).state_dict()
+    assert restored.keys() == expected.keys()
+    assert all(torch.equal(restored[name], expected[name]) for name in expected)
+
+
+def test_tensors_outside_the_graphs_are_not_read(random_bundle: Path, tmp_path: Path) -> None:
+    folder = rewrite_bundle(random_bundle, tmp_path / "bundle", lambda graph: None)
+    (folder / "more.data").write_bytes(b"x")
+    manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    listed = {"file": "more.data", "bytes": 1, "sha256": sha256_of_file(folder / "more.data")}
+    manifest["graphs"]["mask_decoder"]["external_data"] = [listed]
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(
+        WeightsError, match="keeps tensors of mask_decoder outside the graph's file"
+    ):
+        load_bundle_model(folder)
 
 
 def test_initialisers_carry_the_names_of_the_model(random_bundle: Path) -> None:

@@ -42,27 +42,12 @@ MIN_INT8_MATRIX = 65_536
 
 _CREDITS = {
     "tiny": (
-        "Trained on BUSI: W. Al-Dhabyani et al., Data in Brief 28 (2020) 104863.",
         "Started from LiteMedSAM (Apache-2.0), whose training data probably included BUSI.",
         "Architecture after SAMUS (arXiv 2309.06824), TinyViT (2207.10666) and SAM (2304.02643).",
     ),
     "vit_b": (
-        "Architecture after SAMUS (arXiv 2309.06824) and SAM (2304.02643).",
         "Started from weights of SAM ViT-B (Apache-2.0) or SAMUS, which were brought along.",
-    ),
-}
-_NO_DEVICE = "Not a medical device; not for diagnosis."
-_NO_DETECTION = "It segments what the prompt marks and does not decide whether there is a lesion."
-_LIMITS = {
-    "tiny": (
-        _NO_DEVICE,
-        "Trained on one public breast dataset; other organs, scanners and modes are untested.",
-        _NO_DETECTION,
-    ),
-    "vit_b": (
-        _NO_DEVICE,
-        "What it was trained on and how accurate it is, is not recorded here: measure before use.",
-        _NO_DETECTION,
+        "Architecture after SAMUS (arXiv 2309.06824) and SAM (2304.02643).",
     ),
 }
 
@@ -82,22 +67,27 @@ class BundleText:
     name: str
     licence: str = "Apache-2.0"
     credits: tuple[str, ...] = _CREDITS["tiny"]
-    intended_use: str = (
-        "Research and engineering: prompted segmentation of breast lesions in B-mode ultrasound."
+    intended_use: str = "Research and engineering: prompted segmentation in B-mode ultrasound."
+    limits: tuple[str, ...] = (
+        "Not a medical device; not for diagnosis.",
+        "How accurate it is on other data than it was measured on is unknown: measure before use.",
+        "It segments what the prompt marks and does not decide whether there is a lesion.",
     )
-    limits: tuple[str, ...] = _LIMITS["tiny"]
 
     @classmethod
-    def of(cls, model: SamusHF, name: str | None = None) -> "BundleText":
-        """What a bundle of this model's architecture says, unless more is known about it.
+    def of(
+        cls, model: SamusHF, name: str | None = None, credits: Sequence[str] = ()
+    ) -> "BundleText":
+        """What a bundle of this model's architecture says.
 
         Args:
             model: the model.
             name: the bundle's name; None for `samus-hf-` and the architecture.
+            credits: whose data and weights went into it, beside those of the architecture.
         """
         arch = arch_of(model)
         name = f"samus-hf-{arch.replace('_', '-')}" if name is None else name
-        return cls(name, credits=_CREDITS[arch], limits=_LIMITS[arch])
+        return cls(name, credits=(*credits, *_CREDITS[arch]))
 
 
 def write_bundle(

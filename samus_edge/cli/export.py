@@ -25,6 +25,13 @@ def command(
         str | None,
         typer.Option(help="Name of the bundle.", show_default="samus-hf- and the architecture"),
     ] = None,
+    credit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Whose data the weights were trained on, for the manifest. Repeat for more.",
+        ),
+    ] = None,
     opset: Annotated[int, typer.Option(help="ONNX operator set, 20 or newer.")] = 20,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing bundle.")
@@ -53,7 +60,7 @@ def command(
         manifest, parity = write_bundle(
             model,
             out,
-            text=BundleText.of(model, name),
+            text=BundleText.of(model, name, credit or ()),
             weights_sha256=sha256_of_file(weights),
             frames=[read_image(path) for path in paths],
             opset=opset,

@@ -67,10 +67,18 @@ def prepare_training(
     processes = processes or Processes()
     model, account = started_model(config, start)
     select_trainable(model, train_decoder=config.train_decoder, unfreeze=config.unfreeze)
-    teacher_masks = None
+    normals = [case for case in subsets.train if case.class_name == NORMAL_CLASS]
+    data = TrainingData(
+        train_cases=select_lesions(subsets.train),
+        val_cases=select_lesions(subsets.val),
+        normal_cases=normals if config.normals else (),
+    )
+    if cache is not None:
+        with processes.first_before_others():
+            data = dataclasses.replace(data, source=_filled_cache(cache, data, progress))
     if config.distillation.teacher != "none":
         with processes.first_before_others():
-            teacher_masks = prepare_distillation(
+            masks = prepare_distillation(
                 model,
                 config,
                 subsets.train,
@@ -80,17 +88,7 @@ def prepare_training(
                 progress=progress,
                 should_stop=should_stop,
             )
-    normals = [case for case in subsets.train if case.class_name == NORMAL_CLASS]
-    data = TrainingData(
-        train_cases=select_lesions(subsets.train),
-        val_cases=select_lesions(subsets.val),
-        normal_cases=normals if config.normals else (),
-        teacher_masks=teacher_masks,
-    )
-    if cache is not None:
-        with processes.first_before_others():
-            source = _filled_cache(cache, data, progress)
-        data = dataclasses.replace(data, source=source)
+        data = dataclasses.replace(data, teacher_masks=masks)
     return Trainer(model, config, data, out_dir, processes), account
 
 

@@ -59,9 +59,12 @@ def test_weights_become_a_checked_bundle(
     assert again.exit_code == 1
     assert again.stderr.count("\n") == 1
     assert "exists. Give another folder, or --overwrite to replace it." in again.stderr
-    assert run("export", *arguments[:-2], "--overwrite").exit_code == 0
+    assert not any("Trained on" in credit for credit in manifest["credits"])
+    credit = ("--credit", "Trained on twelve phantoms.")
+    assert run("export", *arguments[:-2], *credit, "--overwrite").exit_code == 0
     unnamed = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     assert unnamed["name"] == "samus-hf-tiny"
+    assert unnamed["credits"] == [credit[1], *manifest["credits"]]
 
 
 def test_weights_of_another_kind_are_one_clear_line(run: Run, frames: Path, tmp_path: Path) -> None:

@@ -14,18 +14,10 @@ from samus_edge.modeling.lite_medsam_image_encoder import (
 )
 from samus_edge.training.lite_medsam_teacher import load_lite_medsam_model
 from tests.conftest import AssetFrame
+from tests.modeling.lite_medsam_weights import BLOCK_NAMES, copy_weights
 
 TOLERANCE = 1e-4
 """Float32 through up to twelve blocks, values around 1."""
-
-# LiteMedSAM's parameter names in a block, and ours
-BLOCK_NAMES = {
-    "attn.norm.": "norm1.",
-    "mlp.norm.": "norm2.",
-    "local_conv.c.": "local_conv.conv.",
-    "local_conv.bn.": "local_conv.norm.",
-    "attn.attention_biases": "attn.bias_table",
-}
 
 
 @pytest.mark.parametrize("grid_hw", [(9, 12), (7, 8), (14, 7), (3, 2)])
@@ -38,13 +30,7 @@ def test_padded_block_computes_what_lite_medsams_does(
     randomise(reference)
     reference.eval()
     ours = PaddedTinyViTBlock(8, num_heads=2, window_size=7).eval()
-    state = ours.state_dict()
-    for key, value in reference.state_dict().items():
-        if key != "attn.ab":
-            for old, new in BLOCK_NAMES.items():
-                key = key.replace(old, new)
-            state[key] = value.view_as(state[key])
-    ours.load_state_dict(state)
+    copy_weights(reference, ours, BLOCK_NAMES)
     x = torch.randn(2, 8, *grid_hw)
     with torch.no_grad():
         expected = reference(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape)

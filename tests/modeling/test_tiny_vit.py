@@ -10,36 +10,12 @@ from torch import Tensor, nn
 from samus_edge.modeling.adapter import Adapter
 from samus_edge.modeling.cross_branch_attention import CrossBranchAttention
 from samus_edge.modeling.tiny_vit import MBConv, PatchMerging, TinyViTBlock, WindowAttention
+from tests.modeling.lite_medsam_weights import BLOCK_NAMES, copy_weights
 
 TOLERANCE = 1e-4
 """Float32 through several layers, values around 1 to 10."""
 
-# LiteMedSAM's parameter names in a block, and ours
-BLOCK_NAMES = {
-    "attn.norm.": "norm1.",
-    "mlp.norm.": "norm2.",
-    "local_conv.c.": "local_conv.conv.",
-    "local_conv.bn.": "local_conv.norm.",
-}
 CONV_NAMES = {"conv1.": "expand.", "conv2.": "depthwise.", "conv3.": "project."}
-
-
-def copy_weights(reference: nn.Module, ours: nn.Module, names: dict[str, str]) -> None:
-    """Give our module the reference's weights; its other parts keep theirs."""
-    state = ours.state_dict()
-    for key, value in reference.state_dict().items():
-        if key == "attn.ab":
-            continue
-        name = key
-        for old, new in names.items():
-            name = name.replace(old, new)
-        name = name.replace(".c.weight", ".conv.weight").replace(".bn.", ".norm.")
-        if name == "attn.attention_biases":
-            state["attn.bias_table"] = value.view_as(state["attn.bias_table"])
-            continue
-        assert state[name].shape == value.shape
-        state[name] = value
-    ours.load_state_dict(state)
 
 
 def test_position_bias_is_the_table_at_the_distances_of_two_tokens() -> None:

@@ -6,6 +6,7 @@ from textwrap import wrap
 from samus_edge.runtime.bundle import Bundle
 from samus_edge.runtime.graph_record import GraphRecord
 from samus_edge.runtime.json_fields import JsonValue
+from samus_edge.runtime.precision import available_precisions
 
 __all__ = ["bundle_json", "bundle_lines"]
 
@@ -45,7 +46,14 @@ def bundle_lines(bundle: Bundle) -> list[str]:
     ]
     for name, record in manifest.graphs.items():
         lines += _graph_lines(name, record)
-    for title, measured in (("parity", manifest.parity), ("accuracy", manifest.accuracy)):
+    lines += ["", "precisions"]
+    for name, graphs in available_precisions(bundle).items():
+        lines.append(f"  {name}: {graphs.image_encoder} with {graphs.mask_decoder}")
+    for title, measured in (
+        ("parity", manifest.parity),
+        ("accuracy", manifest.accuracy),
+        ("verification", manifest.verification),
+    ):
         lines += ["", title, *(_tree_lines(measured, "  ") if measured else ["  not measured"])]
     lines += ["", "intended use", *_paragraph(manifest.intended_use)]
     if manifest.limits:

@@ -86,6 +86,8 @@ class GraphRecord:
         outputs: what the graph gives, in its order.
         external_data: every file that the graph keeps tensors in; empty for a graph in one file, as
             `samus-edge export` writes it. Left out of the JSON where it is empty.
+        conversion: how the graph was made from the fp32 one, as `samus-edge calibrate` records it:
+            method, data, and what was kept in higher precision. Left out of the JSON where it is empty.
         extra: fields of a later format version, kept as they were read.
     """
 
@@ -98,6 +100,7 @@ class GraphRecord:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     external_data: tuple[FileRecord, ...] = ()
+    conversion: Mapping[str, JsonValue] = field(default_factory=dict)
     extra: Mapping[str, JsonValue] = field(default_factory=dict)
 
     @staticmethod
@@ -123,6 +126,7 @@ class GraphRecord:
                 FileRecord.from_json(item, f"{fields.path_of('external_data')}[{index}]", problems)
                 for index, item in enumerate(fields.optional_items("external_data"))
             ),
+            conversion=fields.optional_mapping("conversion"),
             extra=fields.unknown(),
         )
 
@@ -139,5 +143,6 @@ class GraphRecord:
             "inputs": [spec.to_json() for spec in self.inputs],
             "outputs": [spec.to_json() for spec in self.outputs],
             **({"external_data": external_data} if external_data else {}),
+            **({"conversion": dict(self.conversion)} if self.conversion else {}),
             **self.extra,
         }

@@ -95,6 +95,10 @@ class JsonFields:
         """A list of anything; empty where the field is missing."""
         return self.items(name) if name in self._object else []
 
+    def optional_mapping(self, name: str) -> dict[str, JsonValue]:
+        """An object of anything; empty where the field is missing."""
+        return self.mapping(name) if name in self._object else {}
+
     def value(self, name: str) -> object:
         """Whatever is there, to be read by another `JsonFields`; a missing one is noted there."""
         return self._take(name)

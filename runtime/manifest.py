@@ -15,6 +15,7 @@ from samus_edge import __version__
 from samus_edge.errors import BundleError
 from samus_edge.runtime.atomic_write import write_files_atomically
 from samus_edge.runtime.graph_record import GraphRecord, TensorSpec
+from samus_edge.runtime.graph_selection import GraphSelection
 from samus_edge.runtime.input_contract import Preprocessing, PromptFrame
 from samus_edge.runtime.json_fields import JsonFields, JsonValue, show_value
 from samus_edge.runtime.manifest_text import MAX_MANIFEST_BYTES, parse_manifest
@@ -24,6 +25,7 @@ __all__ = [
     "FORMAT_VERSION",
     "MANIFEST_FILE",
     "GraphRecord",
+    "GraphSelection",
     "Manifest",
     "Preprocessing",
     "PromptFrame",
@@ -31,7 +33,7 @@ __all__ = [
 ]
 
 FORMAT = "samus-edge-bundle"
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 MANIFEST_FILE = "manifest.json"
 
 _FORMAT_VERSION = re.compile(r"([0-9]{1,6})\.[0-9]{1,6}")
@@ -51,13 +53,19 @@ class Manifest:
         preprocessing: what the image encoder does to a frame.
         prompts: the frame of the decoder's prompts.
         mask_threshold: a pixel belongs to the mask where its logit is greater than this.
-        graphs: by name; the runtime needs "image_encoder" and "mask_decoder".
+        graphs: by name; "image_encoder" and "mask_decoder" are the reference, all others conversions
+            of these.
         parity: measured differences between the shipped graphs and the model.
         accuracy: measured accuracy of the shipped graphs, with the data it was measured on.
         licence: SPDX expression of the bundle's licence.
         credits: whose data and weights went into it.
         intended_use: what it is for, in a sentence or two.
         limits: what it is not for and where it is known to fail.
+        precisions: by the name of a precision, which graph of `graphs` is its "image_encoder" and
+            which its "mask_decoder"; see `GraphSelection`. Left out of the JSON where it is empty: the
+            bundle then has the reference graphs alone.
+        verification: by the name of a precision, what `samus-edge verify` has measured. Left out of
+            the JSON where it is empty.
         format: always "samus-edge-bundle".
         format_version: "major.minor"; a larger major version than ours is refused.
         extra: fields of a later format version, kept as they were read.
@@ -78,6 +86,8 @@ class Manifest:
     credits: tuple[str, ...]
     intended_use: str
     limits: tuple[str, ...]
+    precisions: Mapping[str, GraphSelection] = field(default_factory=dict)
+    verification: Mapping[str, JsonValue] = field(default_factory=dict)
     format: str = FORMAT
     format_version: str = FORMAT_VERSION
     extra: Mapping[str, JsonValue] = field(default_factory=dict)
@@ -162,6 +172,10 @@ class Manifest:
             name: GraphRecord.from_json(graph, f"graphs.{name}", problems)
             for name, graph in fields.mapping("graphs").items()
         }
+        precisions = {
+            name: GraphSelection.from_json(item, f"precisions.{name}", graphs, problems)
+            for name, item in fields.optional_mapping("precisions").items()
+        }
         manifest = Manifest(
             name=fields.text("name"),
             model=fields.text("model"),
@@ -180,6 +194,8 @@ class Manifest:
             credits=fields.texts("credits"),
             intended_use=fields.text("intended_use"),
             limits=fields.texts("limits"),
+            precisions=precisions,
+            verification=fields.optional_mapping("verification"),
             format=found_format,
             format_version=format_version,
             extra=fields.unknown(),
@@ -189,6 +205,7 @@ class Manifest:
 
     def to_json(self) -> dict[str, JsonValue]:
         """As a JSON object, unknown fields included."""
+        precisions = {name: graphs.to_json() for name, graphs in self.precisions.items()}
         return {
             "format": self.format,
             "format_version": self.format_version,
@@ -201,8 +218,10 @@ class Manifest:
             "prompts": self.prompts.to_json(),
             "mask_threshold": self.mask_threshold,
             "graphs": {name: graph.to_json() for name, graph in self.graphs.items()},
+            **({"precisions": precisions} if precisions else {}),
             "parity": dict(self.parity),
             "accuracy": dict(self.accuracy),
+            **({"verification": dict(self.verification)} if self.verification else {}),
             "licence": self.licence,
             "credits": list(self.credits),
             "intended_use": self.intended_use,

@@ -22,7 +22,7 @@ from samus_edge.runtime.graph_contract import (
 from samus_edge.runtime.grey_frame import grey_frame
 from samus_edge.runtime.mask_decoder_feeds import mask_decoder_feeds
 from samus_edge.runtime.mask_upsampling import masks_from_logits
-from samus_edge.runtime.precision import check_precision, require_precision
+from samus_edge.runtime.precision import check_precision, precision_name, select_graphs
 from samus_edge.runtime.prediction import Embedding, Prediction
 from samus_edge.runtime.prompts import Prompts, check_prompts, decoder_prompts
 
@@ -49,27 +49,32 @@ class Segmenter:
         (1, 1, 300, 400)
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, precision: str = "auto") -> None:
         """Prepare both graphs of an opened bundle on a backend.
 
         Args:
             bundle: as `Bundle.open` gives it.
             backend: as `select_backend` gives it.
+            precision: one of the bundle's; "auto" for its reference.
 
         Raises:
             BundleError: if the bundle has not the graphs that the runtime needs.
-            BackendError: if the backend cannot run them.
+            BackendError: if the bundle has not the precision, or the backend cannot run the graphs.
         """
-        encoder, decoder = bundle.graph_record(IMAGE_ENCODER), bundle.graph_record(MASK_DECODER)
+        self._precision = precision_name(bundle, precision)
+        graphs = select_graphs(bundle, precision)
+        encoder = bundle.graph_record(graphs.image_encoder)
+        decoder = bundle.graph_record(graphs.mask_decoder)
         check_image_encoder(encoder)
         check_mask_decoder(decoder)
         self._bundle = bundle
         self._backend = backend
         self._encoder_sha256 = encoder.sha256
+        self._decoder_sha256 = decoder.sha256
         self._mask_input_hw = mask_input_hw(decoder)
         self._sessions: tuple[GraphSession, GraphSession] | None = (
-            _open_graph(backend, bundle, IMAGE_ENCODER),
-            _open_graph(backend, bundle, MASK_DECODER),
+            _open_graph(backend, bundle, graphs.image_encoder),
+            _open_graph(backend, bundle, graphs.mask_decoder),
         )
 
     @classmethod
@@ -86,21 +91,19 @@ class Segmenter:
         Args:
             bundle: folder of a bundle, or a zip file of one; None for the one that is installed with samus-edge.
             backend: "auto", "onnxruntime" (CPU) or "tensorrt"; see `select_backend`.
-            precision: of the image encoder: "auto" takes what the bundle has; "fp32", "fp16" or
-                "int8" is an error where the bundle has another.
+            precision: "auto" takes the bundle's reference, which is the most accurate; "fp32",
+                "fp16", "int8" (for TensorRT) or "int8-cpu" is an error where the bundle has it not.
             threads: CPU threads that compute one graph; None for all cores, at most 8.
 
         Raises:
             ValueError: if backend, precision or threads is not one of those.
-            BundleError: if the bundle is missing, damaged, changed or of a newer format, or has not
-                the precision.
-            BackendError: if the backend is not available, or cannot run the graphs.
+            BundleError: if the bundle is missing, damaged, changed or of a newer format.
+            BackendError: if the bundle has not the precision, or the backend is not available or
+                cannot run the graphs.
         """
         check_precision(precision)
         selected = select_backend(backend, threads)
-        opened = Bundle.open(bundle)
-        require_precision(opened, precision)
-        return cls(opened, selected)
+        return cls(Bundle.open(bundle), selected, precision)
 
     @property
     def bundle(self) -> Bundle:
@@ -114,8 +117,13 @@ class Segmenter:
 
     @property
     def precision(self) -> str:
-        """Of the image encoder, for example "fp32"."""
-        return self._bundle.graph_record(IMAGE_ENCODER).precision
+        """That computes, for example "fp32"."""
+        return self._precision
+
+    @property
+    def graph_hashes(self) -> dict[str, str]:
+        """SHA-256 of the two graphs that compute, by "image_encoder" and "mask_decoder"."""
+        return {IMAGE_ENCODER: self._encoder_sha256, MASK_DECODER: self._decoder_sha256}
 
     def segment(
         self,

@@ -39,6 +39,9 @@ def command(
         Path | None,
         typer.Option(help="Bundle: a folder, or a zip file of it; the default one if left out."),
     ] = None,
+    precision: Annotated[
+        str, typer.Option(help="Which of the bundle's precisions, as for `infer`.")
+    ] = "auto",
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -97,6 +100,16 @@ def command(
     _check_outputs({"--out": out, "--csv": csv, "--html": html})
 
     from samus_edge.data.dataset import load_subsets
+
+    if precision != "auto":
+        if weights is not None:
+            raise typer.BadParameter("goes with a bundle, not weights.", param_hint="--precision")
+        if record:
+            raise typer.BadParameter(
+                "records the bundle's reference; for another precision: samus-edge verify",
+                param_hint="--record",
+            )
+
     from samus_edge.evaluation import prompt_protocol
     from samus_edge.evaluation.evaluation_run import EvaluationSettings
     from samus_edge.runtime.bundle import Bundle
@@ -120,7 +133,7 @@ def command(
         seed=seed,
     )
     cases, groups = subsets.get(subset.value), subsets.groups
-    result = _evaluate(cases, bundle, weights, settings, groups, about)
+    result = _evaluate(cases, (bundle, precision), weights, settings, groups, about)
     also = {}
     if html is not None:
         from samus_edge.evaluation.html_report import render_html
@@ -150,13 +163,16 @@ def _check_outputs(files: dict[str, Path | None]) -> None:
 
 def _evaluate(
     cases: "list[UltrasoundCase]",
-    bundle: Path | None,
+    bundle: tuple[Path | None, str],
     weights: Path | None,
     settings: "EvaluationSettings",
     groups: dict[str, int],
     about: dict[str, str],
 ) -> "EvaluationResult":
-    """Load what is to be evaluated, and evaluate it with a progress bar on a terminal's stderr."""
+    """Load what is to be evaluated, and evaluate it with a progress bar on a terminal's stderr.
+
+    A bundle is its path and the precision to run it in.
+    """
     from samus_edge.runtime.file_hash import sha256_of_file
 
     if weights is not None:
@@ -167,13 +183,14 @@ def _evaluate(
 
     from samus_edge.runtime import Segmenter
 
-    with Segmenter.load(bundle) as segmenter:
+    path, precision = bundle
+    with Segmenter.load(path, precision=precision) as segmenter:
         manifest = segmenter.bundle.manifest
         about |= {
             "bundle": manifest.name,
             "backend": f"{segmenter.backend.name} {segmenter.backend.version}",
             "precision": segmenter.precision,
-            **{f"{name}_sha256": graph.sha256 for name, graph in manifest.graphs.items()},
+            **{f"{name}_sha256": sha256 for name, sha256 in segmenter.graph_hashes.items()},
         }
         return _run(segmenter, cases, settings, groups, about)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from samus_edge.evaluation.report import EvaluationReport
 from samus_edge.evaluation.summary import ALL_SIZES, Summary
 from samus_edge.runtime.bundle import Bundle
+from samus_edge.runtime.graph_contract import IMAGE_ENCODER, MASK_DECODER
 from samus_edge.runtime.json_fields import JsonValue
 from samus_edge.runtime.manifest import MANIFEST_FILE
 
@@ -22,11 +23,12 @@ def record_accuracy(bundle: Bundle, report: EvaluationReport) -> None:
 
     Raises:
         BundleError: if the bundle is a zip file, which is only read.
-        ValueError: if the report is of other graphs.
+        ValueError: if the report is of other graphs than the bundle's reference.
         OutputFileError: if the manifest cannot be written.
     """
     folder = bundle.folder
-    for name, graph in bundle.manifest.graphs.items():
+    for name in (IMAGE_ENCODER, MASK_DECODER):
+        graph = bundle.graph_record(name)
         measured = report.about.get(f"{name}_sha256")
         if measured != graph.sha256:
             raise ValueError(

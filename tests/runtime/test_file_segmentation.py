@@ -171,7 +171,7 @@ def test_the_lines_are_for_people(job: FileSegmentation) -> None:
         ({"backend": "gpu"}, ValueError, "backend must be one of"),
         ({"backend": "tensorrt"}, BackendError, "TensorRT backend is not part of"),
         ({"precision": "fp8"}, ValueError, "precision must be one of"),
-        ({"precision": "int8"}, BackendError, "in fp32, not in int8"),
+        ({"precision": "int8"}, BackendError, "is in fp32, not in int8"),
         ({"threads": 0}, ValueError, "threads must be from 1"),
         ({"bundle": Path("/nowhere")}, BundleError, "/nowhere does not exist"),
         ({"image": Path("/nowhere.png")}, ImageFileError, "does not exist"),

@@ -68,14 +68,17 @@ def test_a_closed_segmenter_refuses_to_work(disc_bundle: Path) -> None:
 
 def test_the_precision_of_the_bundle_may_be_asked_for(disc_bundle: Path) -> None:
     assert Segmenter.load(disc_bundle, precision="fp32", threads=1).precision == "fp32"
-    with pytest.raises(BackendError, match="image encoder in fp32, not in int8"):
+    with pytest.raises(BackendError, match="is in fp32, not in int8"):
         Segmenter.load(disc_bundle, precision="int8")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"precision": "fp8"}, "precision must be one of auto, fp32, fp16, int8, got 'fp8'"),
+        (
+            {"precision": "fp8"},
+            "precision must be one of auto, fp32, fp16, int8, int8-cpu, got 'fp8'",
+        ),
         ({"backend": "cuda"}, "backend must be one of auto, onnxruntime, tensorrt, got 'cuda'"),
         ({"threads": 0}, "threads must be from 1 to 256, got 0"),
     ],

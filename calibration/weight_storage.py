@@ -1,5 +1,8 @@
 """Lossless compact storage of a graph's weights: half precision or int8 with a cast to float32."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -31,11 +34,30 @@ def store_compactly(model: ModelProto) -> None:
         new_nodes, new_tensors = compact
         nodes += new_nodes
         stored += new_tensors
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(stored)
-    rest = list(model.graph.node)
-    del model.graph.node[:]
-    model.graph.node.extend([*nodes, *rest])
+    _replace(model.graph.initializer, stored)
+    _replace(model.graph.node, [*nodes, *model.graph.node])
+
+
+def expand_weights(model: ModelProto) -> None:
+    """Undo :func:`store_compactly`, in place: every weight is a float32 initialiser again.
+
+    Args:
+        model: a model whose initialisers are in the graph, not in external files.
+    """
+    graph = model.graph
+    tensors = {item.name: item for item in graph.initializer}
+    rest = []
+    for node in graph.node:
+        is_storage = node.name in (f"{node.output[0]}/cast", f"{node.output[0]}/dequantise")
+        if is_storage and all(name in tensors for name in node.input):
+            values = [numpy_helper.to_array(tensors[name]) for name in node.input]
+            product = np.prod(np.broadcast_arrays(*values), axis=0, dtype=np.float32)
+            tensors[node.output[0]] = numpy_helper.from_array(product, node.output[0])
+        else:
+            rest.append(node)
+    used = {name for node in rest for name in node.input}
+    _replace(graph.node, rest)
+    _replace(graph.initializer, [tensor for name, tensor in tensors.items() if name in used])
 
 
 def _compact(initializer: TensorProto) -> tuple[list[NodeProto], list[TensorProto]] | None:
@@ -67,6 +89,13 @@ def _compact(initializer: TensorProto) -> tuple[list[NodeProto], list[TensorProt
     if np.array_equal(half.astype(np.float32), values):
         return [_cast(f"{name}.fp16", name)], [numpy_helper.from_array(half, f"{name}.fp16")]
     return None
+
+
+def _replace(field: Any, items: Iterable[Any]) -> None:
+    """Exchange the items of a repeated field."""
+    items = list(items)
+    del field[:]
+    field.extend(items)
 
 
 def _cast(source: str, target: str) -> NodeProto:

@@ -12,6 +12,7 @@ from onnx import ModelProto, version_converter
 from torch import Tensor, nn
 
 from samus_edge.export.graph_cleanup import fix_resize_sizes
+from samus_edge.export.node_names import name_by_module
 from samus_edge.modeling.samus_hf import SamusHF
 
 MIN_OPSET = 20  # the first with Gelu as one node
@@ -113,6 +114,7 @@ def _export(
     model: ModelProto = program.model_proto
     if model.opset_import[0].version != opset:
         model = version_converter.convert_version(model, opset)
+    name_by_module(model)
     _strip_traces(model)
     fix_resize_sizes(model)
     return model

@@ -97,5 +97,5 @@ def test_what_a_later_version_added_to_a_selection_is_kept(bundle_of_two: Path) 
 
 
 def test_an_unknown_precision_is_refused() -> None:
-    with pytest.raises(ValueError, match="precision must be one of auto, fp32, .*, got 'fp8'"):
+    with pytest.raises(ValueError, match=r"precision must be one of auto, fp32, .*, got 'fp8'"):
         check_precision("fp8")

@@ -1,0 +1,374 @@
+"""Further precisions for a bundle: fp16 and int8 graphs made from its float32 ones."""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import ModelProto
+
+from samus_edge import __version__
+from samus_edge.calibration.activation_statistics import (
+    Feeds,
+    TensorStatistics,
+    measure_activations,
+)
+from samus_edge.calibration.calibration_frames import CalibrationFrame, frames_digest
+from samus_edge.calibration.half_precision import (
+    KeptNode,
+    float_tensors,
+    nodes_to_keep,
+    to_half_precision,
+)
+from samus_edge.calibration.mask_agreement import MaskAgreement, MaskComparison
+from samus_edge.calibration.quantisation import quantisable_nodes, quantise
+from samus_edge.calibration.quantisation_recipe import RECIPES, QuantisationRecipe
+from samus_edge.calibration.range_selection import RangeMethod, select_range
+from samus_edge.calibration.sensitivity import (
+    BlockSensitivity,
+    BudgetedChoice,
+    choose_blocks,
+    measure_sensitivity,
+)
+from samus_edge.calibration.statistics_cache import read_statistics, write_statistics
+from samus_edge.calibration.weight_storage import expand_weights, store_compactly
+from samus_edge.errors import SamusEdgeError
+from samus_edge.export.folder_replacement import put_in_place
+from samus_edge.runtime.atomic_write import write_files_atomically
+from samus_edge.runtime.bundle import Bundle
+from samus_edge.runtime.graph_contract import IMAGE_ENCODER, MASK_DECODER
+from samus_edge.runtime.graph_record import GraphRecord
+from samus_edge.runtime.graph_selection import GraphSelection
+from samus_edge.runtime.json_fields import JsonValue
+from samus_edge.runtime.manifest import FORMAT_VERSION, MANIFEST_FILE
+
+HALF = "fp16"
+CALIBRATED_PRECISIONS = (HALF, *RECIPES)
+DEFAULT_BUDGET = 0.5
+"""Dice points (0..100) that an int8 encoder may lose on the calibration frames."""
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """How precisions are made.
+
+    Attributes:
+        precisions: of `CALIBRATED_PRECISIONS`, at least one.
+        method: how ranges of activations are chosen.
+        max_dice_drop: budget of an int8 encoder on the calibration frames, Dice points.
+        seed: that the frames were drawn with, for the record.
+    """
+
+    precisions: tuple[str, ...]
+    method: RangeMethod = field(default_factory=RangeMethod)
+    max_dice_drop: float = DEFAULT_BUDGET
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check all of it."""
+        unknown = [name for name in self.precisions if name not in CALIBRATED_PRECISIONS]
+        if unknown or not self.precisions:
+            raise ValueError(
+                f"precisions must be of {', '.join(CALIBRATED_PRECISIONS)}, "
+                f"got {', '.join(unknown) or 'none'}."
+            )
+        if not 0 <= self.max_dice_drop <= 100:
+            raise ValueError(
+                f"max_dice_drop must be from 0 to 100 points, got {self.max_dice_drop}."
+            )
+
+
+@dataclass(frozen=True)
+class Int8Result:
+    """How an int8 image encoder came about.
+
+    Attributes:
+        recipe: for which hardware.
+        blocks: sensitivities, in the graph's order.
+        choice: what was quantised.
+    """
+
+    recipe: QuantisationRecipe
+    blocks: tuple[BlockSensitivity, ...]
+    choice: BudgetedChoice
+
+
+@dataclass(frozen=True)
+class CalibrationResult:
+    """What `calibrate_bundle` made.
+
+    Attributes:
+        bundle: the written bundle.
+        kept_in_fp32: by graph, the nodes that half precision leaves in float32.
+        int8: by precision.
+        is_cache_used: whether the statistics came from the cache.
+    """
+
+    bundle: Bundle
+    kept_in_fp32: Mapping[str, tuple[KeptNode, ...]]
+    int8: Mapping[str, Int8Result]
+    is_cache_used: bool
+
+
+def calibrate_bundle(
+    bundle: Bundle,
+    folder: Path,
+    frames: Sequence[CalibrationFrame],
+    settings: CalibrationSettings,
+    *,
+    data: str,
+    cache: Path | None = None,
+    overwrite: bool = False,
+    check: Callable[[Path], None] = lambda draft: None,
+    report: Callable[[str], None] = lambda stage: None,
+) -> CalibrationResult:
+    """Write a copy of a bundle that offers further precisions.
+
+    Args:
+        bundle: in a folder; its float32 graphs are what the new ones are made from.
+        folder: where the copy goes; may be that of the bundle itself.
+        frames: calibration frames, not those that results are reported on.
+        settings: what to make.
+        data: where the frames are from, in words, for the record.
+        cache: file of activation statistics, read if it fits and written if not.
+        overwrite: whether an existing bundle at ``folder`` is replaced.
+        check: called with the finished draft before it is put in place; may raise to refuse it, and
+            may add to its manifest.
+        report: called with each stage as it starts.
+
+    Raises:
+        SamusEdgeError: if ``folder`` exists and is not to be overwritten, or the bundle cannot be
+            calibrated; nothing is left at ``folder``.
+    """
+    if folder.exists() and not overwrite:
+        raise SamusEdgeError(f"{folder} exists. Give another folder, or --overwrite to replace it.")
+    if folder.exists() and not (folder / MANIFEST_FILE).is_file():
+        raise SamusEdgeError(f"{folder} is not a bundle and is not replaced. Give another folder.")
+    source = bundle.folder
+    run = _Calibration(bundle, frames, settings, data, cache, report)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        draft = Path(temporary) / "bundle"
+        shutil.copytree(source, draft)
+        run.write(draft)
+        check(draft)
+        put_in_place(draft, folder)
+    return CalibrationResult(Bundle.open(folder), run.kept, run.int8, run.is_cache_used)
+
+
+class _Calibration:
+    """One run over all precisions."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        frames: Sequence[CalibrationFrame],
+        settings: CalibrationSettings,
+        data: str,
+        cache: Path | None,
+        report: Callable[[str], None],
+    ) -> None:
+        self.bundle, self.frames, self.settings = bundle, frames, settings
+        self.data, self.cache, self.report = data, cache, report
+        self.kept: dict[str, tuple[KeptNode, ...]] = {}
+        self.int8: dict[str, Int8Result] = {}
+        self.is_cache_used = False
+        self.statistics: dict[str, TensorStatistics] | None = None
+        self.graphs = {name: self._float_graph(name) for name in (IMAGE_ENCODER, MASK_DECODER)}
+        report(f"reference masks of {len(frames)} frames")
+        self.comparison = MaskComparison(bundle, frames)
+
+    def write(self, draft: Path) -> None:
+        """Make every precision and record it in the draft's manifest."""
+        records: dict[str, GraphRecord] = {}
+        selections: dict[str, GraphSelection] = {}
+        recipes = [RECIPES[name] for name in self.settings.precisions if name in RECIPES]
+        needs_half = HALF in self.settings.precisions
+        half_decoder = MASK_DECODER
+        if needs_half or any(recipe.half_precision for recipe in recipes):
+            half_decoder = f"{MASK_DECODER}.{HALF}"
+            records[half_decoder] = self._write_half(MASK_DECODER, half_decoder, draft)
+        if needs_half:
+            half_encoder = f"{IMAGE_ENCODER}.{HALF}"
+            records[half_encoder] = self._write_half(IMAGE_ENCODER, half_encoder, draft)
+            selections[HALF] = GraphSelection(half_encoder, half_decoder)
+        for recipe in recipes:
+            name = f"{IMAGE_ENCODER}.{recipe.name}"
+            records[name] = self._write_int8(recipe, name, draft)
+            decoder = half_decoder if recipe.half_precision else MASK_DECODER
+            selections[recipe.name] = GraphSelection(name, decoder)
+        manifest = self.bundle.manifest
+        # what was verified of a precision that is made anew holds no longer
+        verification = {
+            name: item for name, item in manifest.verification.items() if name not in selections
+        }
+        replace(
+            manifest,
+            format_version=FORMAT_VERSION,
+            graphs={**manifest.graphs, **records},
+            precisions={**manifest.precisions, **selections},
+            verification=verification,
+        ).write(draft / MANIFEST_FILE)
+
+    def _float_graph(self, name: str) -> ModelProto:
+        record = self.bundle.graph_record(name)
+        if record.precision != "fp32" or record.external_data:
+            raise SamusEdgeError(
+                f"{record.file} is in {record.precision}"
+                f"{' with external data' if record.external_data else ''}. "
+                "Calibrate a bundle as `samus-edge export` writes it."
+            )
+        graph = onnx.load_from_string(self.bundle.read_graph(name))
+        expand_weights(graph)
+        return graph
+
+    def _write_half(self, source: str, name: str, draft: Path) -> GraphRecord:
+        self.report(f"{name}: ranges of all tensors")
+        kept = self._nodes_to_keep(source)
+        graph = to_half_precision(self.graphs[source], [node.name for node in kept])
+        about: dict[str, JsonValue] = {
+            "method": "mixed half precision: these nodes compute in float32, all others in float16",
+            "kept_in_fp32": [{"node": node.name, "reason": node.reason} for node in kept],
+        }
+        return self._write_graph(graph, source, name, HALF, HALF, about, draft)
+
+    def _nodes_to_keep(self, source: str) -> tuple[KeptNode, ...]:
+        if source not in self.kept:
+            graph = self.graphs[source]
+            inputs = {item.name for item in (*graph.graph.input, *graph.graph.initializer)}
+            samples: Sequence[Feeds] = (
+                self._encoder_samples()
+                if source == IMAGE_ENCODER
+                else self.comparison.decoder_feeds()
+            )
+            tensors = sorted(float_tensors(graph) - inputs)
+            statistics = measure_activations(graph, tensors, samples, histograms=False)
+            max_abs = {tensor: each.max_abs for tensor, each in statistics.items()}
+            self.kept[source] = tuple(nodes_to_keep(graph, max_abs))
+        return self.kept[source]
+
+    def _write_int8(self, recipe: QuantisationRecipe, name: str, draft: Path) -> GraphRecord:
+        graph = self.graphs[IMAGE_ENCODER]
+        candidates = quantisable_nodes(graph, recipe)
+        if self.statistics is None:
+            self.statistics = self._read_or_measure()
+        ranges = {
+            tensor: select_range(each, self.settings.method)
+            for tensor, each in self.statistics.items()
+        }
+        blocks = measure_sensitivity(
+            graph,
+            candidates,
+            ranges,
+            recipe,
+            self.comparison,
+            on_block=lambda block: self.report(f"{name}: {block} alone"),
+        )
+        choice = choose_blocks(
+            graph,
+            blocks,
+            ranges,
+            recipe,
+            self.comparison,
+            max_dice_drop=self.settings.max_dice_drop,
+            on_trial=lambda count: self.report(f"{name}: {count} of {len(blocks)} blocks together"),
+        )
+        self.int8[recipe.name] = Int8Result(recipe, tuple(blocks), choice)
+        quantised = quantise(graph, choice.nodes, ranges, recipe)
+        if recipe.half_precision:
+            kept = [node.name for node in self._nodes_to_keep(IMAGE_ENCODER)]
+            quantised = to_half_precision(quantised, kept)
+        else:
+            store_compactly(quantised)
+        about: dict[str, JsonValue] = {
+            "method": "static quantisation, int8 weights per output channel, activations "
+            + ("int8 symmetric" if recipe.symmetric else "uint8 with zero point"),
+            "rest": HALF if recipe.half_precision else "fp32",
+            "ranges": self.settings.method.name,
+            **(
+                {"percentile": self.settings.method.percentile}
+                if self.settings.method.name == "percentile"
+                else {}
+            ),
+            "data": self.data,
+            "frames": len(self.frames),
+            "frames_sha256": frames_digest(self.frames),
+            "seed": self.settings.seed,
+            "max_dice_drop": self.settings.max_dice_drop,
+            "dice_drop_on_calibration_frames": round(choice.agreement.dice_drop, 4),
+            "quantised_blocks": [block.block for block in choice.quantised],
+            "kept_blocks": [block.block for block in choice.kept],
+            "sensitivity": {block.block: _agreement_json(block.agreement) for block in blocks},
+        }
+        return self._write_graph(quantised, IMAGE_ENCODER, name, "int8", "int8", about, draft)
+
+    def _read_or_measure(self) -> dict[str, TensorStatistics]:
+        """Of every activation that some recipe quantises."""
+        graph = self.graphs[IMAGE_ENCODER]
+        tensors: dict[str, None] = {}
+        for recipe in RECIPES.values():
+            for candidate in quantisable_nodes(graph, recipe):
+                tensors[candidate.activation] = None
+                if candidate.output is not None:
+                    tensors[candidate.output] = None
+        record = self.bundle.graph_record(IMAGE_ENCODER)
+        key = hashlib.sha256(f"{record.sha256} {frames_digest(self.frames)}".encode()).hexdigest()
+        if self.cache is not None:
+            found = read_statistics(self.cache, key, list(tensors))
+            if found is not None:
+                self.is_cache_used = True
+                return found
+        self.report(f"ranges and histograms of {len(tensors)} activations")
+        statistics = measure_activations(graph, list(tensors), self._encoder_samples())
+        if self.cache is not None:
+            write_statistics(self.cache, key, statistics)
+        return statistics
+
+    def _encoder_samples(self) -> list[Feeds]:
+        return [{"image": frame.image[None]} for frame in self.frames]
+
+    def _write_graph(
+        self,
+        graph: ModelProto,
+        source: str,
+        name: str,
+        precision: str,
+        weight_storage: str,
+        about: Mapping[str, JsonValue],
+        draft: Path,
+    ) -> GraphRecord:
+        del graph.metadata_props[:]  # where the float32 graph keeps the model's tensors
+        graph.graph.name = name
+        graph.producer_name, graph.producer_version = "samus-edge", __version__
+        onnx.checker.check_model(graph, full_check=True)
+        content = graph.SerializeToString(deterministic=True)
+        path = draft / f"{name}.onnx"
+        write_files_atomically({path: content})
+        reference = self.bundle.graph_record(source)
+        return replace(
+            reference,
+            file=path.name,
+            sha256=hashlib.sha256(content).hexdigest(),
+            size_bytes=len(content),
+            precision=precision,
+            weight_storage=weight_storage,
+            opset=graph.opset_import[0].version,
+            conversion={"from_sha256": reference.sha256, **about},
+            extra={},
+        )
+
+
+def _agreement_json(agreement: MaskAgreement) -> dict[str, JsonValue]:
+    return {
+        "logit_error": _rounded(agreement.logit_error),
+        "mask_dice": _rounded(agreement.mask_dice),
+        "dice_drop": _rounded(agreement.dice_drop),
+    }
+
+
+def _rounded(value: float) -> float:
+    return float(np.round(value, 5))

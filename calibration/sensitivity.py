@@ -1,0 +1,132 @@
+"""How much each block of the image encoder suffers from 8 bits, and which ones a budget allows."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from onnx import ModelProto
+
+from samus_edge.calibration.mask_agreement import MaskAgreement, MaskComparison
+from samus_edge.calibration.quantisation import Candidate, Range, quantise
+from samus_edge.calibration.quantisation_recipe import QuantisationRecipe
+
+
+@dataclass(frozen=True)
+class BlockSensitivity:
+    """What quantising one block alone does.
+
+    Attributes:
+        block: such as "stage2/3/mlp".
+        nodes: names of its nodes that the recipe quantises.
+        agreement: with the float32 encoder, everything else being float32.
+    """
+
+    block: str
+    nodes: tuple[str, ...]
+    agreement: MaskAgreement
+
+
+@dataclass(frozen=True)
+class BudgetedChoice:
+    """The blocks that are quantised together.
+
+    Attributes:
+        quantised: the blocks on 8 bits, least sensitive first.
+        kept: the blocks that stay in higher precision, least sensitive first.
+        agreement: of the encoder so quantised; that of the float32 encoder where nothing is.
+    """
+
+    quantised: tuple[BlockSensitivity, ...]
+    kept: tuple[BlockSensitivity, ...]
+    agreement: MaskAgreement
+
+    @property
+    def nodes(self) -> list[str]:
+        """Names of all nodes that are quantised."""
+        return [node for block in self.quantised for node in block.nodes]
+
+
+def block_of(node: str) -> str:
+    """The block that a node belongs to: two modules deep, three inside a numbered block.
+
+    `stage2/3/mlp/fc1/MatMul` is in `stage2/3/mlp`, `cnn_branch/gate/vote/Conv` in `cnn_branch/gate`,
+    `neck/Conv` in `neck`.
+    """
+    *modules, _ = node.split("/")
+    depth = 3 if len(modules) > 3 and modules[1].isdigit() else 2
+    return "/".join(modules[:depth])
+
+
+def measure_sensitivity(
+    model: ModelProto,
+    candidates: Sequence[Candidate],
+    ranges: Mapping[str, Range],
+    recipe: QuantisationRecipe,
+    comparison: MaskComparison,
+    *,
+    on_block: Callable[[str], None] = lambda block: None,
+) -> list[BlockSensitivity]:
+    """Quantise one block at a time and compare masks.
+
+    Args:
+        model: the float32 image encoder, weights as initialisers.
+        candidates: the nodes that may be quantised.
+        ranges: of their activations.
+        recipe: for which hardware.
+        comparison: with the float32 encoder.
+        on_block: called with each block as its turn comes.
+
+    Returns:
+        In the graph's order.
+    """
+    blocks: dict[str, list[str]] = {}
+    for candidate in candidates:
+        blocks.setdefault(block_of(candidate.node), []).append(candidate.node)
+    measured = []
+    for block, nodes in blocks.items():
+        on_block(block)
+        agreement = comparison.compare(quantise(model, nodes, ranges, recipe))
+        measured.append(BlockSensitivity(block, tuple(nodes), agreement))
+    return measured
+
+
+def choose_blocks(
+    model: ModelProto,
+    blocks: Sequence[BlockSensitivity],
+    ranges: Mapping[str, Range],
+    recipe: QuantisationRecipe,
+    comparison: MaskComparison,
+    *,
+    max_dice_drop: float,
+    on_trial: Callable[[int], None] = lambda count: None,
+) -> BudgetedChoice:
+    """Quantise as many blocks as the budget allows, the least sensitive first.
+
+    Blocks are ordered by the logit error that each causes alone, which tells them apart more finely
+    than masks do. The largest number that stays within the budget is found by bisection.
+
+    Args:
+        model: as in `measure_sensitivity`, like those that are not explained.
+        blocks: measured.
+        ranges: of activations.
+        recipe: for which hardware.
+        comparison: with the float32 encoder.
+        max_dice_drop: the budget, Dice points (0..100).
+        on_trial: called with the number of blocks as each trial starts.
+    """
+    ordered = sorted(blocks, key=lambda each: each.agreement.logit_error)
+    trials: dict[int, MaskAgreement] = {0: MaskAgreement(0.0, 1.0, 0.0)}
+
+    def fits(count: int) -> bool:
+        if count not in trials:
+            on_trial(count)
+            nodes = [node for block in ordered[:count] for node in block.nodes]
+            trials[count] = comparison.compare(quantise(model, nodes, ranges, recipe))
+        return trials[count].dice_drop <= max_dice_drop
+
+    low, high = 0, len(ordered)
+    if fits(high):
+        low = high
+    while low + 1 < high and low != high:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return BudgetedChoice(tuple(ordered[:low]), tuple(ordered[low:]), trials[low])

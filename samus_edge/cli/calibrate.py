@@ -1,0 +1,186 @@
+"""`samus-edge calibrate`: fp16 and int8 graphs for a bundle."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from samus_edge.cli.dataset_options import SplitFile
+
+if TYPE_CHECKING:
+    from samus_edge.calibration.bundle_calibration import CalibrationResult
+    from samus_edge.calibration.calibration_frames import CalibrationFrame
+
+__all__ = ["command"]
+
+
+def command(
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder of the new bundle; with --overwrite that of the old one."),
+    ],
+    precision: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME",
+            help="fp16, int8 (for TensorRT) or int8-cpu (for ONNX Runtime). Repeat for several.",
+        ),
+    ],
+    bundle: Annotated[
+        Path | None, typer.Option(help="Folder of the bundle; the default one if left out.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Dataset whose training subset is calibrated on; see `eval`.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    split: SplitFile = None,
+    frames: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of frames without masks to calibrate on, instead of --data.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    count: Annotated[
+        int, typer.Option("--count", min=1, help="How many frames to draw, by --seed.")
+    ] = 32,
+    method: Annotated[
+        str, typer.Option(help="Ranges of activations: minmax, entropy or percentile.")
+    ] = "percentile",
+    percentile: Annotated[
+        float, typer.Option(help="Share of the values that --method percentile covers, percent.")
+    ] = 99.99,
+    budget: Annotated[
+        float,
+        typer.Option(help="Dice points that an int8 encoder may lose on the calibration frames."),
+    ] = 0.5,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="File (.npz) of the ranges: read where it fits, else written."),
+    ] = None,
+    chart: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for a chart per int8 precision of what each block suffers.",
+            file_okay=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw of frames and prompts.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing bundle.")
+    ] = False,
+) -> None:
+    """Add fp16 and int8 graphs to a bundle.
+
+    For int8, every block of the image encoder is quantised alone to see what it suffers; then as
+    many blocks as the budget allows are, the least sensitive first.
+    """
+    if (data is None) == (frames is None):
+        raise typer.BadParameter("give either --data or --frames.")
+
+    from rich.console import Console
+
+    from samus_edge.calibration.bundle_calibration import CalibrationSettings, calibrate_bundle
+    from samus_edge.calibration.range_selection import RangeMethod
+    from samus_edge.runtime.bundle import Bundle
+
+    try:
+        settings = CalibrationSettings(
+            tuple(dict.fromkeys(precision)), RangeMethod(method, percentile), budget, seed
+        )
+    except ValueError as err:
+        raise typer.BadParameter(str(err)) from err
+    drawn, where = _frames(data, split, frames, count, seed)
+    console = Console(stderr=True)
+    with console.status("reading the bundle") as status:
+        result = calibrate_bundle(
+            Bundle.open(bundle),
+            out,
+            drawn,
+            settings,
+            data=where,
+            cache=cache,
+            overwrite=overwrite,
+            report=status.update,
+        )
+        if chart is not None and result.int8:
+            status.update("drawing")
+            _draw_charts(result, chart)
+    _print(result)
+
+
+def _frames(
+    data: Path | None, split: Path | None, folder: Path | None, count: int, seed: int
+) -> "tuple[list[CalibrationFrame], str]":
+    """The frames, and where they are from."""
+    from samus_edge.calibration.calibration_frames import frames_of_cases, frames_of_folder
+
+    if folder is not None:
+        return frames_of_folder(folder, count, seed), folder.resolve().name
+    assert data is not None
+    from samus_edge.data.dataset import load_subsets
+
+    cases = load_subsets(data, split, names=("train",)).train
+    name = "its own split" if split is None else split.name
+    return frames_of_cases(cases, count, seed), f"{data.resolve().name}, train of {name}"
+
+
+def _draw_charts(result: "CalibrationResult", folder: Path) -> None:
+    from samus_edge.calibration.sensitivity_chart import draw_sensitivity
+    from samus_edge.runtime.atomic_write import write_files_atomically
+
+    folder.mkdir(parents=True, exist_ok=True)
+    name = result.bundle.manifest.name
+    write_files_atomically(
+        {
+            folder / f"sensitivity_{precision}.png": draw_sensitivity(
+                each.blocks, each.choice, f"{name}: {precision}"
+            )
+            for precision, each in result.int8.items()
+        }
+    )
+
+
+def _print(result: "CalibrationResult") -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from samus_edge.runtime.precision import available_precisions
+
+    console = Console()
+    bundle = result.bundle
+    table = Table(title=escape(str(bundle.path)), title_justify="left")
+    for column in ("precision", "image encoder, MB", "mask decoder, MB", "on 8 bits", "in fp32"):
+        table.add_column(column)
+    for name, graphs in available_precisions(bundle).items():
+        sizes = [
+            f"{bundle.graph_record(graph).size_bytes / 1e6:.2f}"
+            for graph in (graphs.image_encoder, graphs.mask_decoder)
+        ]
+        int8 = result.int8.get(name)
+        eight = ""
+        if int8 is not None:
+            eight = f"{len(int8.choice.quantised)} of {len(int8.blocks)} blocks"
+        kept = ""
+        if name == "fp16" and result.kept_in_fp32:
+            kept = ", ".join(f"{len(nodes)} nodes" for nodes in result.kept_in_fp32.values())
+        table.add_row(name, *sizes, eight, kept)
+    console.print(table)
+    for name, each in result.int8.items():
+        agreement = each.choice.agreement
+        console.print(
+            f"{name} on the calibration frames: Dice drop {agreement.dice_drop:.2f} points, Dice "
+            f"{agreement.mask_dice:.4f} with the float32 masks",
+            highlight=False,
+        )
+        if each.choice.kept:
+            blocks = ", ".join(block.block for block in each.choice.kept)
+            console.print(f"  kept in higher precision: {blocks}", highlight=False, markup=False)
+    if result.is_cache_used:
+        console.print("ranges are from the cache")

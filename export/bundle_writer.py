@@ -20,6 +20,8 @@ from samus_edge.calibration.weight_storage import store_compactly
 from samus_edge.errors import SamusEdgeError
 from samus_edge.export.encoder_graph import image_encoder_graph
 from samus_edge.export.folder_replacement import put_in_place
+from samus_edge.export.frame_size import freeze_frame_size
+from samus_edge.export.opset_downgrade import GELU_OPSET, OLDEST_OPSET, downgrade
 from samus_edge.export.parity import ParityReport, measure_parity
 from samus_edge.export.tensor_map import map_tensors
 from samus_edge.export.torch_graph import DEFAULT_OPSET, mask_decoder_graph
@@ -36,6 +38,9 @@ from samus_edge.weights.model_file import settings_of
 INT8_DECODER_ARCHS = ("tiny",)
 """Where the mask decoder's large matrices are stored as int8: it is two fifths of a `tiny`.
 Of a `vit_b` it is 3 %, not worth the coarser grid."""
+
+NEWEST_OPSET = 23
+"""What ONNX Runtime and TensorRT 10 both take."""
 
 MIN_INT8_MATRIX = 65_536
 """Matrices of the mask decoder from this size on are stored as int8, the rest as half precision."""
@@ -98,6 +103,7 @@ def write_bundle(
     weights_sha256: str,
     frames: Sequence[npt.NDArray[np.uint8]],
     opset: int = DEFAULT_OPSET,
+    frame_hw: tuple[int, int] | None = None,
     overwrite: bool = False,
     report: Callable[[str], None] = lambda stage: None,
 ) -> tuple[Manifest, ParityReport]:
@@ -109,7 +115,9 @@ def write_bundle(
         text: name, licence, credits and limits.
         weights_sha256: SHA-256 of the weights file.
         frames: real grey frames (H, W), uint8, to measure parity on.
-        opset: ONNX operator set.
+        opset: ONNX operator set, from `OLDEST_OPSET` to `NEWEST_OPSET`.
+        frame_hw: the one frame size (H, W) that the image encoder takes, pixels; None for any size.
+            ``frames`` have to have it.
         overwrite: whether an existing bundle at ``folder`` is replaced.
         report: called with the name of each stage as it starts.
 
@@ -117,12 +125,17 @@ def write_bundle(
         The manifest and the measured parity.
 
     Raises:
-        ValueError: if there are no frames.
+        ValueError: if there are no frames, one has another size than ``frame_hw``, or ``opset`` is out
+            of range.
         SamusEdgeError: if ``folder`` exists and is not to be overwritten, or is no bundle.
         ExportMismatchError: if a parity gate does not hold; nothing is left at ``folder``.
     """
     if not frames:
         raise ValueError("frames must hold at least one real frame to measure parity on, got none.")
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise ValueError(f"opset must be from {OLDEST_OPSET} to {NEWEST_OPSET}, got {opset}.")
+    if frame_hw is not None and any(frame.shape != frame_hw for frame in frames):
+        raise ValueError(f"frames must all be {frame_hw[0]}x{frame_hw[1]}, as frame_hw says.")
     if folder.exists():
         _check_replaceable(folder, overwrite)
     model = shipped_model(model)
@@ -134,7 +147,11 @@ def write_bundle(
         builders = {IMAGE_ENCODER: image_encoder_graph, MASK_DECODER: mask_decoder_graph}
         for name, build in builders.items():
             report(f"exporting {name}")
-            graph = build(model, opset=opset)
+            graph = build(model, opset=max(opset, GELU_OPSET))
+            if opset < GELU_OPSET:
+                downgrade(graph, opset)
+            if name == IMAGE_ENCODER and frame_hw is not None:
+                freeze_frame_size(graph, frame_hw)
             map_tensors(graph, _tensors(model, name))
             is_int8 = name == MASK_DECODER and arch_of(model) in INT8_DECODER_ARCHS
             graphs[name] = _write_graph(graph, name, draft, "int8" if is_int8 else "fp16")

@@ -1,6 +1,6 @@
 """Removal of what the exporter and a merge leave in a graph that nothing needs."""
 
-from onnx import ModelProto, helper
+from onnx import ModelProto, NodeProto, helper
 
 SPATIAL_AXES = [2, 3]
 
@@ -27,6 +27,30 @@ def fix_resize_sizes(model: ModelProto) -> None:
             node.input[3] = size
             node.attribute.append(helper.make_attribute("axes", SPATIAL_AXES))
     remove_unused(model)
+
+
+def complete_resize_sizes(model: ModelProto) -> None:
+    """Undo `fix_resize_sizes`, in place: every resizing names the sizes of all four axes.
+
+    Operator sets before 18 have no axes there, and TensorRT's parser takes none with a batch of
+    varying size.
+
+    Args:
+        model: a model of operator set 18 or newer.
+    """
+    graph = model.graph
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        axes = next((item for item in node.attribute if item.name == "axes"), None)
+        if node.op_type == "Resize" and axes is not None and list(axes.ints) == SPATIAL_AXES:
+            kept, sizes = f"{node.output[0]}.kept_sizes", f"{node.output[0]}.sizes"
+            nodes.append(helper.make_node("Shape", [node.input[0]], [kept], kept, start=0, end=2))
+            nodes.append(helper.make_node("Concat", [kept, node.input[3]], [sizes], sizes, axis=0))
+            node.input[3] = sizes
+            node.attribute.remove(axes)
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def remove_unused(model: ModelProto) -> None:

@@ -17,6 +17,7 @@ from samus_edge.modeling.builders import samus_hf_tiny, samus_hf_vit
 from samus_edge.modeling.folding import fold_constants
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime.bundle import Bundle
+from samus_edge.runtime.graph_contract import IMAGE_ENCODER, MASK_DECODER
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -49,7 +50,7 @@ def load_bundle_model(folder: Path | None = None) -> SamusHF:
     """
     bundle = Bundle.open(folder)
     stored: dict[str, tuple[FloatArray, str]] = {}
-    for name in bundle.manifest.graphs:
+    for name in (IMAGE_ENCODER, MASK_DECODER):
         if bundle.graph_record(name).external_data:
             raise WeightsError(
                 f"{bundle.path} keeps tensors of {name} outside the graph's file. Export it with "

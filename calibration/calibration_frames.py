@@ -82,10 +82,20 @@ def frames_of_folder(folder: Path, count: int, seed: int) -> list[CalibrationFra
     frames = []
     for index in _draw(len(paths), count, seed):
         image = grey_frame(read_image_file(paths[index]))
-        name = paths[index].name
-        prompts = _random_prompts(image.shape[1], image.shape[0], case_generator(name, 0, seed))
-        frames.append(CalibrationFrame(name, image, prompts, None))
+        frames.append(prompted_frame(paths[index].name, image, seed=seed))
     return frames
+
+
+def prompted_frame(name: str, image: npt.NDArray[np.uint8], *, seed: int) -> CalibrationFrame:
+    """A frame of which no lesion is known, with prompts drawn by name and seed.
+
+    Args:
+        name: of the frame.
+        image: (H, W), uint8, grey.
+        seed: of the prompts.
+    """
+    prompts = _random_prompts(image.shape[1], image.shape[0], case_generator(name, 0, seed))
+    return CalibrationFrame(name, image, prompts, None)
 
 
 def frames_digest(frames: Sequence[CalibrationFrame]) -> str:

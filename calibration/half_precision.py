@@ -65,7 +65,9 @@ def float_tensors(model: ModelProto) -> set[str]:
     )
     if unknown:
         raise ValueError(f"the types of these tensors are unknown: {', '.join(unknown)}.")
-    return {name for name, kind in types.items() if kind == FLOAT}
+    # value_info may name tensors that no node gives any more
+    present = {name for node in graph.node for name in (*node.input, *node.output)}
+    return {name for name, kind in types.items() if kind == FLOAT and name in present}
 
 
 def nodes_to_keep(model: ModelProto, max_abs: Mapping[str, float]) -> list[KeptNode]:

@@ -81,7 +81,8 @@ def write_triton_repository(
     Raises:
         ValueError: if there is no such precision.
         BackendError: if the bundle has it not.
-        SamusEdgeError: if ``folder`` exists and is not to be overwritten, or is no such repository.
+        SamusEdgeError: if ``folder`` exists and is not to be overwritten, or is no such repository; or
+            if the image encoder takes frames of one size alone.
         BundleError: if the bundle lacks a graph, a graph does not follow the contract of bundles, or
             a file has changed since the bundle was opened.
         ExportMismatchError: if a changed graph computes something else; nothing is left.
@@ -92,6 +93,7 @@ def write_triton_repository(
     precision = precision_name(bundle, precision)
     selection = select_graphs(bundle, precision)
     graphs = {IMAGE_ENCODER: selection.image_encoder, MASK_DECODER: selection.mask_decoder}
+    _check_frame_size(bundle, selection.image_encoder)
     if folder.exists():
         _check_replaceable(folder, overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -116,6 +118,16 @@ def write_triton_repository(
         configs={name: folder / name / CONFIG_FILE for name in names},
         graphs={name: folder / name / str(settings.version) / MODEL_FILE for name in names},
     )
+
+
+def _check_frame_size(bundle: Bundle, graph: str) -> None:
+    """Refuse an image encoder that cannot take batches."""
+    for spec in bundle.graph_record(graph).inputs:
+        if all(isinstance(size, int) for size in spec.shape):
+            raise SamusEdgeError(
+                f"bundle {bundle.path} is frozen to one frame, {spec}, and Triton joins frames of any "
+                "size into batches. Export the bundle without --frame-size."
+            )
 
 
 def _check_replaceable(folder: Path, overwrite: bool) -> None:

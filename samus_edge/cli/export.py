@@ -1,26 +1,84 @@
-"""`samus-edge export`: weights in, checked bundle out."""
+"""`samus-edge export`: weights in, checked bundle out; or another form of what a bundle has."""
 
+from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-__all__ = ["command"]
+from samus_edge.cli.option_values import parse_frame_size
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
+
+    from samus_edge.export.bundle_writer import BundleText
+    from samus_edge.modeling.samus_hf import SamusHF
+
+__all__ = ["Profile", "command"]
+
+
+class Profile(str, Enum):
+    """Signatures of the exported graphs."""
+
+    NATIVE = "native"
+    SAM = "sam"
 
 
 def command(
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the bundle, or of the pair of --profile sam.", file_okay=False
+        ),
+    ] = None,
     weights: Annotated[
-        Path, typer.Option(help="Weights (.safetensors) to export.", exists=True, dir_okay=False)
-    ],
-    out: Annotated[Path, typer.Option(help="Folder of the bundle.", file_okay=False)],
+        Path | None,
+        typer.Option(help="Weights (.safetensors) to export.", exists=True, dir_okay=False),
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            help="Bundle to export again instead of weights; without both the default bundle."
+        ),
+    ] = None,
     frames: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             help="Folder of real frames (PNG) on which the graphs are compared with torch.",
             exists=True,
             file_okay=False,
         ),
-    ],
+    ] = None,
+    profile: Annotated[
+        Profile,
+        typer.Option(
+            help="native: a bundle. sam: an encoder and decoder with SAM's own signature, for "
+            "annotation tools."
+        ),
+    ] = Profile.NATIVE,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Beside fp32 also fp16. For int8: samus-edge calibrate.",
+            show_default="fp32",
+        ),
+    ] = None,
+    frame_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HxW",
+            help="The one frame size that the image encoder takes, such as 480x640; for CUDA graphs.",
+            show_default="any size",
+        ),
+    ] = None,
+    triton: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write a model repository for Triton Inference Server here.", file_okay=False
+        ),
+    ] = None,
     name: Annotated[
         str | None,
         typer.Option(help="Name of the bundle.", show_default="samus-hf- and the architecture"),
@@ -32,56 +90,175 @@ def command(
             help="Whose data the weights were trained on, for the manifest. Repeat for more.",
         ),
     ] = None,
-    opset: Annotated[int, typer.Option(help="ONNX operator set, 20 or newer.")] = 20,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing bundle.")
-    ] = False,
+    opset: Annotated[int, typer.Option(help="ONNX operator set, 17 to 23.")] = 20,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
 ) -> None:
     """Export weights to a bundle: image encoder, mask decoder and manifest.
 
     The written files are run on ONNX Runtime and compared with torch on every frame; a bundle that
     differs is not left behind.
     """
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    if weights is not None and bundle is not None:
+        raise typer.BadParameter("give --weights or --bundle, not both.")
+    if out is None and triton is None:
+        raise typer.BadParameter("give --out or --triton.")
+    if profile is Profile.SAM and (out is None or triton or precision or frame_size):
+        raise typer.BadParameter(
+            "goes with --out, and without --triton, --precision and --frame-size.",
+            param_hint="--profile sam",
+        )
+    if out is None and (weights or frame_size or precision or name or credit):
+        raise typer.BadParameter("is needed for these options.", param_hint="--out")
+    if triton is not None and frame_size is not None:
+        raise typer.BadParameter(
+            "goes without --frame-size: Triton joins frames of any size into batches.",
+            param_hint="--triton",
+        )
+    for wanted in precision or ():
+        if wanted not in ("fp32", "fp16"):
+            raise typer.BadParameter(
+                f"must be fp32 or fp16, got {wanted!r}. For int8: samus-edge calibrate",
+                param_hint="--precision",
+            )
+    frame_hw = None if frame_size is None else parse_frame_size(frame_size)
 
-    from samus_edge.export.bundle_writer import BundleText, write_bundle
+    from rich.console import Console
+
+    console = Console()
+    with console.status("reading") as status:
+        if out is not None and profile is Profile.SAM:
+            _export_sam(console, status, out, weights, bundle, name, opset, overwrite)
+        elif out is not None:
+            _export_bundle(
+                *(console, status, out, weights, bundle, frames, name, credit or []),
+                *(opset, frame_hw, "fp16" in (precision or ()), overwrite),
+            )
+        if triton is not None:
+            _export_triton(console, status, triton, out or bundle, overwrite)
+
+
+def _model_and_text(
+    weights: Path | None, bundle: Path | None, name: str | None, credit: list[str]
+) -> "tuple[SamusHF, BundleText, str]":
+    """The model, what its bundle says about itself, and the SHA-256 of its weights."""
+    from samus_edge.export.bundle_writer import BundleText
+    from samus_edge.runtime.bundle import Bundle
     from samus_edge.runtime.file_hash import sha256_of_file
-    from samus_edge.runtime.image_io import read_image
+    from samus_edge.weights.bundle_file import load_bundle_model
     from samus_edge.weights.model_file import load_model
 
+    if weights is not None:
+        model = load_model(weights)
+        return model, BundleText.of(model, name, credit), sha256_of_file(weights)
+    manifest = Bundle.open(bundle).manifest
+    text = BundleText(
+        name=manifest.name if name is None else name,
+        licence=manifest.licence,
+        credits=(*credit, *manifest.credits),
+        intended_use=manifest.intended_use,
+        limits=manifest.limits,
+    )
+    return load_bundle_model(bundle), text, manifest.weights_sha256
+
+
+def _export_bundle(
+    console: "Console",
+    status: "Status",
+    out: Path,
+    weights: Path | None,
+    bundle: Path | None,
+    frames: Path | None,
+    name: str | None,
+    credit: list[str],
+    opset: int,
+    frame_hw: tuple[int, int] | None,
+    half: bool,
+    overwrite: bool,
+) -> None:
+    if frames is None:
+        raise typer.BadParameter(
+            "is needed to compare the bundle with torch.", param_hint="--frames"
+        )
     paths = sorted(frames.glob("*.png"))
     if not paths:
         raise typer.BadParameter(f"{frames} holds no PNG file.", param_hint="--frames")
-    console = Console()
-    model = load_model(weights)
-    with console.status("exporting") as status:
-        manifest, parity = write_bundle(
-            model,
+
+    import cv2
+    import numpy as np
+
+    from samus_edge.cli.export_summary import print_summary
+    from samus_edge.export.bundle_writer import write_bundle
+    from samus_edge.runtime.bundle import Bundle
+    from samus_edge.runtime.grey_frame import grey_frame
+    from samus_edge.runtime.image_io import read_image
+
+    model, text, weights_sha256 = _model_and_text(weights, bundle, name, credit)
+    images = [grey_frame(read_image(path)) for path in paths]
+    if frame_hw is not None:
+        images = [np.asarray(cv2.resize(image, frame_hw[::-1]), np.uint8) for image in images]
+    _, parity = write_bundle(
+        model,
+        out,
+        text=text,
+        weights_sha256=weights_sha256,
+        frames=images,
+        opset=opset,
+        frame_hw=frame_hw,
+        overwrite=overwrite,
+        report=status.update,
+    )
+    if half:
+        from samus_edge.calibration.bundle_calibration import (
+            CalibrationSettings,
+            calibrate_bundle,
+        )
+        from samus_edge.calibration.calibration_frames import prompted_frame
+
+        calibrate_bundle(
+            Bundle.open(out),
             out,
-            text=BundleText.of(model, name, credit or ()),
-            weights_sha256=sha256_of_file(weights),
-            frames=[read_image(path) for path in paths],
-            opset=opset,
-            overwrite=overwrite,
+            [
+                prompted_frame(path.name, image, seed=0)
+                for path, image in zip(paths, images, strict=True)
+            ],
+            CalibrationSettings(("fp16",)),
+            data=frames.resolve().name,
+            overwrite=True,
             report=status.update,
         )
-    table = Table(title=escape(f"{out}: {manifest.name}"), title_justify="left")
-    for column in ("graph", "MB", "weights", "opset"):
-        table.add_column(column)
-    for graph, record in manifest.graphs.items():
-        size = f"{record.size_bytes / 1e6:.2f}"
-        table.add_row(graph, size, record.weight_storage, str(record.opset))
-    console.print(table)
-    for graph, record in manifest.graphs.items():
-        console.print(f"{graph}", highlight=False)
-        for arrow, specs in (("in ", record.inputs), ("out", record.outputs)):
-            for spec in specs:
-                console.print(f"  {arrow} {spec}", highlight=False, markup=False, soft_wrap=True)
-    console.print(
-        f"parity with torch on {parity.frames} frames, {parity.prompts} prompts: logits within "
-        f"{parity.max_abs_logit_error:.1e}, worst mask IoU {parity.min_mask_iou:.5f}",
-        highlight=False,
-        soft_wrap=True,
+    status.update("counting operations")
+    print_summary(console, Bundle.open(out), parity)
+
+
+def _export_sam(
+    console: "Console",
+    status: "Status",
+    out: Path,
+    weights: Path | None,
+    bundle: Path | None,
+    name: str | None,
+    opset: int,
+    overwrite: bool,
+) -> None:
+    from samus_edge.export.sam_profile import write_sam_profile
+
+    model, text, _ = _model_and_text(weights, bundle, name, [])
+    profile = write_sam_profile(
+        model, out, name=text.name, opset=opset, overwrite=overwrite, report=status.update
     )
+    console.print(f"{out}: {text.name}, with SAM's signature", highlight=False, markup=False)
+    for path in profile.files:
+        console.print(f"  {path.name}  {path.stat().st_size / 1e6:.2f} MB", highlight=False)
+
+
+def _export_triton(
+    console: "Console", status: "Status", folder: Path, bundle: Path | None, overwrite: bool
+) -> None:
+    from samus_edge.export.triton_repository import write_triton_repository
+    from samus_edge.runtime.bundle import Bundle
+
+    status.update("writing the Triton model repository")
+    repository = write_triton_repository(Bundle.open(bundle), folder, overwrite=overwrite)
+    console.print(f"{folder}: Triton model repository", highlight=False, markup=False)
+    for model in repository.models:
+        console.print(f"  {model.name}", highlight=False, markup=False)

@@ -1,6 +1,15 @@
-"""From the text of `--box`, `--point`, `--threads`, `--fractions` and `--seeds` to numbers."""
+"""From the text of `--box`, `--point`, `--threads` and other options to numbers."""
 
-__all__ = ["parse_box", "parse_fractions", "parse_point", "parse_seeds", "parse_threads"]
+import re
+
+__all__ = [
+    "parse_box",
+    "parse_fractions",
+    "parse_frame_size",
+    "parse_point",
+    "parse_seeds",
+    "parse_threads",
+]
 
 
 def parse_box(text: str) -> tuple[float, float, float, float]:
@@ -75,6 +84,25 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if not all(part.isascii() and part.isdecimal() for part in parts):
         raise ValueError(f"--seeds {text!r} is not integers of at least 0, as in --seeds 0,1,2.")
     return tuple(int(part) for part in parts)
+
+
+def parse_frame_size(text: str) -> tuple[int, int]:
+    """Parse "HxW".
+
+    Returns:
+        (H, W), pixels.
+
+    Raises:
+        ValueError: if it is not two integers from 1 to 65535.
+    """
+    match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
+    sizes = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not all(1 <= size <= 65535 for size in sizes):
+        raise ValueError(
+            f"--frame-size {text!r} is not HxW, height and width in pixels, as in --frame-size "
+            "480x640."
+        )
+    return sizes
 
 
 def _parse_numbers(option: str, text: str, expected: str) -> list[float]:

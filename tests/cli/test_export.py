@@ -8,12 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from samus_edge.modeling import SamusHF
+from samus_edge.runtime import Segmenter
+from samus_edge.runtime.bundle import Bundle
 from samus_edge.runtime.file_hash import sha256_of_file
+from samus_edge.runtime.precision import available_precisions
 from samus_edge.weights.model_file import save_model
 from tests.conftest import FRAMES_DIR, AssetFrame
 
@@ -85,16 +89,74 @@ def test_a_folder_without_frames_is_a_bad_argument(run: Run, weights: Path, tmp_
     assert "--frames" in outcome.stderr and f"{empty} holds no PNG file" in outcome.stderr
 
 
-def test_an_old_operator_set_is_a_bad_argument(
+@pytest.mark.parametrize("opset", ["16", "24"])
+def test_an_operator_set_out_of_range_is_a_bad_argument(
+    run: Run, weights: Path, frames: Path, tmp_path: Path, opset: str
+) -> None:
+    out = tmp_path / "bundle"
+    outcome = run(
+        *("export", "--weights", weights, "--out", out, "--frames", frames, "--opset", opset)
+    )
+    assert outcome.exit_code == 2
+    assert outcome.stderr == f"error: opset must be from 17 to 23, got {opset}.\n"
+    assert not out.exists()
+
+
+@pytest.mark.usefixtures("spared_export")
+def test_half_precision_a_frozen_frame_and_an_old_operator_set(
     run: Run, weights: Path, frames: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "bundle"
     outcome = run(
-        *("export", "--weights", weights, "--out", out, "--frames", frames, "--opset", "17")
+        *("export", "--weights", weights, "--out", out, "--frames", frames, "--opset", "17"),
+        *("--precision", "fp32", "--precision", "fp16", "--frame-size", "48x64"),
     )
+    assert (outcome.exit_code, outcome.stderr) == (0, "")
+    assert "image uint8 (1, 48, 64)" in outcome.stdout
+    assert "6.6" in outcome.stdout  # GFLOP
+    bundle = Bundle.open(out)
+    assert list(available_precisions(bundle)) == ["fp32", "fp16"]
+    assert {record.opset for record in bundle.manifest.graphs.values()} == {17}
+    frame = np.full((48, 64), 90, np.uint8)
+    masks = []
+    for precision in ("fp32", "fp16"):
+        with Segmenter.load(out, precision=precision, threads=1) as segmenter:
+            masks.append(segmenter.segment(frame, boxes=[[10, 10, 40, 40]]).low_res_logits)
+            with pytest.raises(ValueError, match="expected image uint8 \\(1, 48, 64\\)"):
+                segmenter.encode(frame[:-1])
+    np.testing.assert_allclose(masks[0], masks[1], atol=0.5)
+
+
+def test_a_bundle_becomes_a_triton_repository(run: Run, tmp_path: Path) -> None:
+    outcome = run("export", "--triton", tmp_path / "models")
+    assert (outcome.exit_code, outcome.stderr) == (0, "")
+    assert "image_encoder_onnx" in outcome.stdout
+    assert (tmp_path / "models" / "mask_decoder_tensorrt" / "config.pbtxt").is_file()
+    again = run("export", "--triton", tmp_path / "models")
+    assert again.exit_code == 1 and "--overwrite" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "give --out or --triton"),
+        (["--out", "b", "--weights", "W", "--bundle", "B"], "give --weights or --bundle"),
+        (["--out", "b", "--precision", "int8"], "samus-edge calibrate"),
+        (["--out", "b", "--frame-size", "480"], "is not HxW"),
+        (["--out", "b"], "is needed to compare the bundle with torch"),
+        (["--out", "b", "--triton", "t", "--frame-size", "48x64"], "goes without --frame-size"),
+        (["--triton", "t", "--name", "n"], "is needed for these options"),
+        (["--profile", "sam", "--triton", "t"], "goes with --out"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_clear_line(
+    run: Run, weights: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    places = {"b": tmp_path / "b", "t": tmp_path / "t", "W": weights, "B": tmp_path}
+    outcome = run("export", *(places.get(option, option) for option in options))
     assert outcome.exit_code == 2
-    assert outcome.stderr == "error: opset must be 20 or newer, got 17.\n"
-    assert not out.exists()
+    assert outcome.stderr.count("\n") == 1 and message in outcome.stderr
+    assert not (tmp_path / "b").exists() and not (tmp_path / "t").exists()
 
 
 @pytest.mark.parametrize(("option", "value"), [("--weights", "nowhere"), ("--frames", "nowhere")])

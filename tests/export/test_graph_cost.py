@@ -15,9 +15,7 @@ from samus_edge.runtime.bundle import Bundle
 from samus_edge.weights.bundle_file import load_bundle_model
 
 
-def one_node(
-    operator: str, weights: tuple[int, ...], **attributes: Any
-) -> onnx.ModelProto:
+def one_node(operator: str, weights: tuple[int, ...], **attributes: Any) -> onnx.ModelProto:
     """`y = operator(x, weights)`."""
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy"]
     node = helper.make_node(operator, ["x", "w"], ["y"], name="product", **attributes)

@@ -105,6 +105,7 @@ def write_bundle(
     opset: int = DEFAULT_OPSET,
     frame_hw: tuple[int, int] | None = None,
     overwrite: bool = False,
+    check: Callable[[Path], None] = lambda draft: None,
     report: Callable[[str], None] = lambda stage: None,
 ) -> tuple[Manifest, ParityReport]:
     """Export a model, check the written files against it, and only then put the folder in place.
@@ -119,6 +120,8 @@ def write_bundle(
         frame_hw: the one frame size (H, W) that the image encoder takes, pixels; None for any size.
             ``frames`` have to have it.
         overwrite: whether an existing bundle at ``folder`` is replaced.
+        check: called with the finished draft before it is put in place; may raise to refuse it, and
+            may add to it.
         report: called with the name of each stage as it starts.
 
     Returns:
@@ -165,6 +168,8 @@ def write_bundle(
         parity.check()
         manifest = _manifest(model, text, weights_sha256, graphs, parity=parity.to_json())
         manifest.write(draft / MANIFEST_FILE)
+        check(draft)
+        manifest = Manifest.read(draft / MANIFEST_FILE)
         put_in_place(draft, folder)
     return manifest, parity
 

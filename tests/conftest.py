@@ -1,5 +1,7 @@
 """Fixtures that tests of several packages share."""
 
+import dataclasses
+import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
@@ -319,3 +321,113 @@ def spared_export(
 
     for name, graph in exported_graphs.items():
         monkeypatch.setattr(bundle_writer, name, copied(graph))
+
+
+@dataclass(frozen=True)
+class DiscPrecision:
+    """How a further precision of the disc bundle differs from its reference."""
+
+    logit_shift: float = 0.0
+    """Added to all logits, and so to the discs' radii in pixels of 256; NaN for NaN everywhere."""
+    iou_shift: float = 0.0
+    """Added to the predicted IoU."""
+    embedding_divisor: float = 1.0
+    """Of the embeddings; NaN for NaN everywhere."""
+    runs: bool = True
+    """Whether ONNX Runtime knows all operators of the mask decoder."""
+
+
+@pytest.fixture(scope="session")
+def make_precision() -> type[DiscPrecision]:
+    """`DiscPrecision`."""
+    return DiscPrecision
+
+
+@pytest.fixture
+def disc_precisions(tmp_path: Path) -> Callable[[dict[str, DiscPrecision]], Path]:
+    """Writes the disc bundle of `tests/runtime/conftest.py` with further precisions.
+
+    The reference draws discs of radius 40 + 10 * mean grey / 255, pixels of the 256 x 256 frame; its
+    recorded parity with PyTorch is within the limits.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    from samus_edge.runtime.graph_selection import GraphSelection
+    from samus_edge.runtime.manifest import MANIFEST_FILE, Manifest
+
+    path = Path(__file__).parent / "runtime" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("disc_graphs", path)
+    assert spec is not None and spec.loader is not None
+    discs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(discs)
+
+    def changed(graph: "onnx.GraphProto", name: str, constant: str, by: float) -> None:
+        graph.name = name
+        (item,) = (item for item in graph.initializer if item.name == constant)
+        values = numpy_helper.to_array(item)
+        values = values * by if constant == "white" else values + by
+        item.CopyFrom(numpy_helper.from_array(values.astype(np.float32), constant))
+
+    def write(precisions: dict[str, DiscPrecision]) -> Path:
+        graphs, selections = [discs.mean_grey_encoder(), discs.disc_decoder()], {}
+        for name, change in precisions.items():
+            encoder, decoder = discs.mean_grey_encoder(), discs.disc_decoder()
+            names = f"image_encoder.{name}", f"mask_decoder.{name}"
+            changed(encoder, names[0], "white", change.embedding_divisor)
+            changed(decoder, names[1], "radii", change.logit_shift)
+            changed(decoder, names[1], "tenths", change.iou_shift)
+            graphs += [encoder, decoder]
+            selections[name] = GraphSelection(*names)
+        folder: Path = discs.save_bundle(tmp_path / "discs", graphs)
+        manifest = Manifest.read(folder / MANIFEST_FILE)
+        records = dict(manifest.graphs)
+        for name, change in precisions.items():
+            if not change.runs:
+                record = records[f"mask_decoder.{name}"]
+                model = onnx.load(str(folder / record.file))
+                model.opset_import.append(onnx.helper.make_opsetid("unknown", 1))
+                model.graph.node[0].domain = "unknown"
+                content = model.SerializeToString()
+                (folder / record.file).write_bytes(content)
+                sha256 = hashlib.sha256(content).hexdigest()
+                records[f"mask_decoder.{name}"] = dataclasses.replace(
+                    record, sha256=sha256, size_bytes=len(content)
+                )
+        dataclasses.replace(
+            manifest,
+            graphs=records,
+            precisions=selections,
+            parity={"max_abs_logit_error": 1e-4, "min_mask_iou": 0.9999},
+            accuracy={},
+        ).write(folder / MANIFEST_FILE)
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def disc_lesions(tmp_path: Path) -> Path:
+    """Folders images/ and masks/ with split.json beside them; every lesion is a disc of radius 42.
+
+    Frames are 256 x 256 of grey level 51, so the reference of `disc_precisions` draws such discs.
+
+    | case | subset | centres (x, y) |
+    | --- | --- | --- |
+    | one | val | (128, 128) |
+    | two | val | (80, 80) and, in a second file, (170, 170) |
+    | three | test | (128, 128) |
+    """
+    root = tmp_path / "lesions"
+    rows, columns = np.mgrid[0:256, 0:256]
+    centres = {"one": 128, "two": 80, "two_1": 170, "three": 128}
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for name, centre in centres.items():
+        mask = (np.hypot(rows - centre, columns - centre) < 42).astype(np.uint8) * 255
+        assert cv2.imwrite(str(root / "masks" / f"{name}.png"), mask)
+    for name in ("one", "two", "three"):
+        assert cv2.imwrite(str(root / "images" / f"{name}.png"), np.full((256, 256), 51, np.uint8))
+    split = {"train": [], "val": ["one", "two"], "test": ["three"]}
+    (tmp_path / "split.json").write_text(json.dumps(split), encoding="utf-8")
+    return root

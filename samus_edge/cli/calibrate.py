@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from samus_edge.cli.command_line import command_line
 from samus_edge.cli.dataset_options import SplitFile
 
 if TYPE_CHECKING:
     from samus_edge.calibration.bundle_calibration import CalibrationResult
     from samus_edge.calibration.calibration_frames import CalibrationFrame
+    from samus_edge.evaluation.verification_source import VerificationSource
 
 __all__ = ["command"]
 
@@ -74,11 +76,18 @@ def command(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing bundle.")
     ] = False,
+    allow_failing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-failing", help="Keep a bundle that fails `verify`; its manifest says so."
+        ),
+    ] = False,
 ) -> None:
     """Add fp16 and int8 graphs to a bundle.
 
     For int8, every block of the image encoder is quantised alone to see what it suffers; then as
-    many blocks as the budget allows are, the least sensitive first.
+    many blocks as the budget allows are, the least sensitive first. What comes out is verified, on
+    the validation subset of --data or on the --frames; a bundle that fails is not left behind.
     """
     if (data is None) == (frames is None):
         raise typer.BadParameter("give either --data or --frames.")
@@ -87,7 +96,9 @@ def command(
 
     from samus_edge.calibration.bundle_calibration import CalibrationSettings, calibrate_bundle
     from samus_edge.calibration.range_selection import RangeMethod
+    from samus_edge.evaluation.bundle_proof import prove
     from samus_edge.runtime.bundle import Bundle
+    from samus_edge.runtime.precision import reference_precision
 
     try:
         settings = CalibrationSettings(
@@ -95,17 +106,30 @@ def command(
         )
     except ValueError as err:
         raise typer.BadParameter(str(err)) from err
-    drawn, where = _frames(data, split, frames, count, seed)
+    drawn, where, source = _frames(data, split, frames, count, seed)
+
+    def check(draft: Path) -> None:
+        status.update(f"verifying on {len(source)} frames")
+        prove(
+            draft,
+            source,
+            (reference_precision(opened), *settings.precisions),
+            allow_failing=allow_failing,
+            command=command_line(places=False),
+        )
+
     console = Console(stderr=True)
     with console.status("reading the bundle") as status:
+        opened = Bundle.open(bundle)
         result = calibrate_bundle(
-            Bundle.open(bundle),
+            opened,
             out,
             drawn,
             settings,
             data=where,
             cache=cache,
             overwrite=overwrite,
+            check=check,
             report=status.update,
         )
         if chart is not None and result.int8:
@@ -116,18 +140,28 @@ def command(
 
 def _frames(
     data: Path | None, split: Path | None, folder: Path | None, count: int, seed: int
-) -> "tuple[list[CalibrationFrame], str]":
-    """The frames, and where they are from."""
+) -> "tuple[list[CalibrationFrame], str, VerificationSource]":
+    """The frames to calibrate on, where they are from, and what is verified on."""
     from samus_edge.calibration.calibration_frames import frames_of_cases, frames_of_folder
+    from samus_edge.evaluation import verification_source
 
     if folder is not None:
-        return frames_of_folder(folder, count, seed), folder.resolve().name
+        frames = frames_of_folder(folder, count, seed)
+        source = verification_source.frames_of_folder(folder, limit=count, seed=seed)
+        return frames, folder.resolve().name, source
     assert data is not None
     from samus_edge.data.dataset import load_subsets
 
-    cases = load_subsets(data, split, names=("train",)).train
+    subsets = load_subsets(data, split, names=("train", "val"))
     name = "its own split" if split is None else split.name
-    return frames_of_cases(cases, count, seed), f"{data.resolve().name}, train of {name}"
+    source = verification_source.lesions_of_cases(
+        subsets.val,
+        groups=subsets.groups,
+        seed=seed,
+        about={"data": data.resolve().name, "split": name, "subset": "val"},
+    )
+    frames = frames_of_cases(subsets.train, count, seed)
+    return frames, f"{data.resolve().name}, train of {name}", source
 
 
 def _draw_charts(result: "CalibrationResult", folder: Path) -> None:

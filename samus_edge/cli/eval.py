@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from samus_edge.cli import eval_tables
+from samus_edge.cli.command_line import command_line
 from samus_edge.cli.dataset_options import DataFolder, SplitFile
 
 if TYPE_CHECKING:
@@ -224,8 +225,6 @@ def _run(
 def _details(weights: Path | None) -> dict[str, str]:
     """The command and the versions, for the header of the HTML report."""
     import platform
-    import shlex
-    import sys
     from importlib.metadata import version
 
     from samus_edge import __version__
@@ -233,7 +232,7 @@ def _details(weights: Path | None) -> dict[str, str]:
     engine = "onnxruntime" if weights is None else "torch"
     packages = (engine, "numpy", "opencv-python-headless")
     return {
-        "command": shlex.join(["samus-edge", *sys.argv[1:]]),
+        "command": command_line(),
         "versions": ", ".join(
             [
                 f"samus-edge {__version__}",

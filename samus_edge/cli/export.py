@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from samus_edge.cli.command_line import command_line
 from samus_edge.cli.option_values import parse_frame_size
 
 if TYPE_CHECKING:
@@ -92,11 +93,17 @@ def command(
     ] = None,
     opset: Annotated[int, typer.Option(help="ONNX operator set, 17 to 23.")] = 20,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    allow_failing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-failing", help="Keep a bundle that fails `verify`; its manifest says so."
+        ),
+    ] = False,
 ) -> None:
     """Export weights to a bundle: image encoder, mask decoder and manifest.
 
-    The written files are run on ONNX Runtime and compared with torch on every frame; a bundle that
-    differs is not left behind.
+    The written files are run on ONNX Runtime, compared with torch on every frame and verified; a
+    bundle that differs is not left behind.
     """
     if weights is not None and bundle is not None:
         raise typer.BadParameter("give --weights or --bundle, not both.")
@@ -131,7 +138,7 @@ def command(
         elif out is not None:
             _export_bundle(
                 *(console, status, out, weights, bundle, frames, name, credit or []),
-                *(opset, frame_hw, "fp16" in (precision or ()), overwrite),
+                *(opset, frame_hw, "fp16" in (precision or ()), overwrite, allow_failing),
             )
         if triton is not None:
             _export_triton(console, status, triton, out or bundle, overwrite)
@@ -174,6 +181,7 @@ def _export_bundle(
     frame_hw: tuple[int, int] | None,
     half: bool,
     overwrite: bool,
+    allow_failing: bool,
 ) -> None:
     if frames is None:
         raise typer.BadParameter(
@@ -186,7 +194,11 @@ def _export_bundle(
     import cv2
     import numpy as np
 
+    from samus_edge.calibration.bundle_calibration import CalibrationSettings, calibrate_bundle
+    from samus_edge.calibration.calibration_frames import prompted_frame
     from samus_edge.cli.export_summary import print_summary
+    from samus_edge.evaluation.bundle_proof import prove
+    from samus_edge.evaluation.verification_source import frames_of_images
     from samus_edge.export.bundle_writer import write_bundle
     from samus_edge.runtime.bundle import Bundle
     from samus_edge.runtime.grey_frame import grey_frame
@@ -196,6 +208,24 @@ def _export_bundle(
     images = [grey_frame(read_image(path)) for path in paths]
     if frame_hw is not None:
         images = [np.asarray(cv2.resize(image, frame_hw[::-1]), np.uint8) for image in images]
+    named = {path.name: image for path, image in zip(paths, images, strict=True)}
+
+    def finish(draft: Path) -> None:
+        """Add the other precision, and verify both."""
+        if half:
+            calibrate_bundle(
+                Bundle.open(draft),
+                draft,
+                [prompted_frame(name, image, seed=0) for name, image in named.items()],
+                CalibrationSettings(("fp16",)),
+                data=frames.resolve().name,
+                overwrite=True,
+                report=status.update,
+            )
+        status.update(f"verifying on {len(images)} frames")
+        source = frames_of_images(named, about={"data": frames.resolve().name})
+        prove(draft, source, allow_failing=allow_failing, command=command_line(places=False))
+
     _, parity = write_bundle(
         model,
         out,
@@ -205,27 +235,9 @@ def _export_bundle(
         opset=opset,
         frame_hw=frame_hw,
         overwrite=overwrite,
+        check=finish,
         report=status.update,
     )
-    if half:
-        from samus_edge.calibration.bundle_calibration import (
-            CalibrationSettings,
-            calibrate_bundle,
-        )
-        from samus_edge.calibration.calibration_frames import prompted_frame
-
-        calibrate_bundle(
-            Bundle.open(out),
-            out,
-            [
-                prompted_frame(path.name, image, seed=0)
-                for path, image in zip(paths, images, strict=True)
-            ],
-            CalibrationSettings(("fp16",)),
-            data=frames.resolve().name,
-            overwrite=True,
-            report=status.update,
-        )
     status.update("counting operations")
     print_summary(console, Bundle.open(out), parity)
 

@@ -5,10 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Final
 
-import cv2
-import numpy as np
-
 from samus_edge.evaluation.evaluate import NSD_TOLERANCE_PX
+from samus_edge.evaluation.html_page import Cell, fact_list, html_page, html_table, jpeg_uri
 from samus_edge.evaluation.instance_score import AS_IS
 from samus_edge.evaluation.lesion_size import LARGE_FROM_PX, MEDIUM_FROM_PX
 from samus_edge.evaluation.prompt_protocol import STANDARD_PROTOCOLS
@@ -22,39 +20,8 @@ from samus_edge.evaluation.report_plots import (
 from samus_edge.evaluation.robustness import LOW_DICE
 from samus_edge.evaluation.summary import ALL_CLASSES, ALL_SIZES, Summary
 from samus_edge.evaluation.worst_cases import CaseView
-from samus_edge.runtime.legend import Canvas
 
 __all__ = ["render_html"]
-
-PICTURE_WIDTH_PX: Final = 560
-JPEG_QUALITY: Final = 78
-
-CSS: Final = """
-:root { color-scheme: light dark; --ink: #222; --soft: #666; --line: #ccc; --paper: #fff; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #ddd; --soft: #999; --line: #444; --paper: #181818; }
-}
-@media print { :root { --ink: #000; --soft: #444; --line: #999; --paper: #fff; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-h3 { font-size: 1rem; } p, dl { max-width: 75ch; }
-.soft { color: var(--soft); font-size: .9rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; font-size: .9rem; }
-dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .15rem .6rem; text-align: right; white-space: nowrap; }
-th { border-bottom: 1px solid var(--line); font-weight: 600; }
-th.text, td.text { text-align: left; } tr.first td { border-top: 1px solid var(--line); }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 1rem; }
-.plots img, .plot { width: 100%; background: #fff; border-radius: 6px; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 1rem; }
-figure { margin: 0; break-inside: avoid; } figure img { width: 100%; display: block; }
-figcaption { font-size: .84rem; overflow-wrap: anywhere; } tr { break-inside: avoid; }
-"""
-
-Cell = str | float | int
 
 
 def render_html(
@@ -77,28 +44,20 @@ def render_html(
     body = [
         "<h1>Segmentation from prompts: evaluation</h1>",
         "<p class='soft'>Research results, not for diagnosis.</p>",
-        "<dl>",
-        *(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items()),
-        "</dl>",
+        *fact_list(facts),
         *_summary_section(report),
         *_robustness_section(report),
         *_normals_section(report),
         *_cases_section(views),
     ]
-    return (
-        "<!DOCTYPE html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>\n"
-        f"<title>samus-edge evaluation</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body>\n</html>\n"
-    )
+    return html_page("samus-edge evaluation", body)
 
 
 def _summary_section(report: EvaluationReport) -> list[str]:
     standard = {protocol.name for protocol in STANDARD_PROTOCOLS}
     scores = [s for s in report.scores if s.image == AS_IS and s.prompt in standard]
     summaries = [s for s in report.summaries if s.prompt in standard]
-    section = ["<h2>Results</h2>", _table(SUMMARY_COLUMNS, 2, _summary_rows(report.summaries))]
+    section = ["<h2>Results</h2>", html_table(SUMMARY_COLUMNS, 2, _summary_rows(report.summaries))]
     section.append(
         "<p class='soft'>Means over lesions; in brackets 95 % bootstrap intervals, near-duplicate "
         "images resampled together. Dice and IoU at the image's own size; NSD (normalised surface "
@@ -178,7 +137,7 @@ def _robustness_section(report: EvaluationReport) -> list[str]:
     return [
         "<h2>Robustness</h2>",
         _svg_image(plot_robustness(report.robustness), "Dice by change and level"),
-        _table(columns, 3, rows),
+        html_table(columns, 3, rows),
         (
             "<p class='soft'>The difference is to the same lesions with the exact box (jitter, loose and "
             "tight box), the centre point (point off centre), the standard box (box and point), or the "
@@ -215,7 +174,7 @@ def _normals_section(report: EvaluationReport) -> list[str]:
     )
     return [
         "<h2>Images without a lesion</h2>",
-        _table(columns, 1, rows),
+        html_table(columns, 1, rows),
         (
             "<p class='soft'>A promptable model is asked to segment something, so a mask on a normal "
             "image is its behaviour and not a false detection. The box is as large as the median lesion's "
@@ -244,35 +203,11 @@ def _cases_section(views: Sequence[CaseView]) -> list[str]:
                 f"Dice {score.dice:.3f}, HD95 {score.hd95:.1f} px"
             )
             section.append(
-                f"<figure><img src='{_jpeg_uri(view.picture)}' alt='{escape(caption)}'>"
+                f"<figure><img src='{jpeg_uri(view.picture)}' alt='{escape(caption)}'>"
                 f"<figcaption>{escape(caption)}</figcaption></figure>"
             )
         section.append("</div>")
     return section
-
-
-def _table(
-    columns: Sequence[str], text_columns: int, rows: Iterable[tuple[bool, Sequence[Cell]]]
-) -> str:
-    """A table; the first columns are text, and a row that begins something new has a line above."""
-
-    def cells(tag: str, values: Sequence[Cell]) -> str:
-        return "".join(
-            f"<{tag}{' class=text' if index < text_columns else ''}>{escape(_cell_text(value))}</{tag}>"
-            for index, value in enumerate(values)
-        )
-
-    body = "".join(
-        f"<tr{' class=first' if first else ''}>{cells('td', values)}</tr>" for first, values in rows
-    )
-    return (
-        f"<div class='wide'><table><thead><tr>{cells('th', columns)}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _cell_text(cell: Cell) -> str:
-    return f"{cell:.4f}" if isinstance(cell, float) else str(cell)
 
 
 def _interval(ends: tuple[float, float], number: str = ".4f") -> str:
@@ -283,16 +218,3 @@ def _svg_image(svg: str, title: str) -> str:
     # An image, not inline SVG: the identifiers of several documents would clash in one page.
     data = base64.b64encode(svg.encode()).decode()
     return f"<img class='plot' src='data:image/svg+xml;base64,{data}' alt='{escape(title)}'>"
-
-
-def _jpeg_uri(picture: Canvas) -> str:
-    height, width = picture.shape[:2]
-    if width > PICTURE_WIDTH_PX:
-        size_wh = (PICTURE_WIDTH_PX, round(height * PICTURE_WIDTH_PX / width))
-        picture = np.asarray(
-            cv2.resize(picture, size_wh, interpolation=cv2.INTER_AREA), dtype=np.uint8
-        )
-    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    done, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    assert done  # an 8-bit picture in memory always encodes
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()

@@ -15,7 +15,10 @@ from samus_edge.cli import app as app_module
 from samus_edge.cli.app import app, main
 from samus_edge.errors import BundleError
 
-COMMANDS = ("infer", "info", "train", "eval", "export", "convert", "data", "ablate")
+COMMANDS = (
+    *("infer", "info", "data", "train", "convert", "eval", "ablate"),
+    *("export", "calibrate", "verify"),
+)
 Run = Callable[..., Any]
 
 

@@ -1,0 +1,271 @@
+"""`samus-edge verify`: proof of a bundle before it ships."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from samus_edge.cli import verify_tables
+from samus_edge.cli.dataset_options import SplitFile
+from samus_edge.cli.eval import PIPE_WIDTH, Subset
+
+if TYPE_CHECKING:
+    from samus_edge.evaluation.bundle_verification import VerificationResult
+    from samus_edge.evaluation.verification_gates import VerificationGates
+    from samus_edge.evaluation.verification_source import VerificationSource
+    from samus_edge.runtime.bundle import Bundle
+
+__all__ = ["command"]
+
+HTML_NAME = "verification.html"
+PICTURES = 4
+"""How many of the masks that agree least an HTML report shows for each precision."""
+EXIT_FAILED = 1
+
+
+def command(
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="Bundle: a folder, or a zip file of it; the default one if left out."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Dataset whose lesions are segmented; layouts as for `eval`.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    split: SplitFile = None,
+    subset: Annotated[
+        Subset | None,
+        typer.Option(help="Subset of the dataset.", show_default="val"),
+    ] = None,
+    frames: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of frames without masks instead of --data: agreement alone, no Dice.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Verify this precision; repeat for several. All if left out."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="How many lesions (or frames) at most, drawn by --seed.", min=1),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Dice points that any precision may lose, instead of 0.2 (fp16) and 0.5 (int8).",
+            min=0,
+            max=100,
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a report with the masks that agree least; into a folder: " + HTML_NAME + "."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write all figures to this JSON file.", dir_okay=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw, prompts and intervals.", min=0)] = 0,
+    allow_failing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-failing", help="Exit with 0 also if a limit fails; --record says so."
+        ),
+    ] = False,
+    record: Annotated[
+        bool,
+        typer.Option(help="Write the verdicts, failed ones too, into the bundle's manifest."),
+    ] = False,
+) -> None:
+    """Hold every precision of a bundle against its limits, on real frames.
+
+    The reference graphs must have been compared with PyTorch at export; other precisions are compared
+    with the reference: embeddings, logits, masks, Dice. Nothing here needs PyTorch.
+
+    Exit codes: 0 all limits hold; 1 one does not, or the bundle is damaged; 2 an argument is wrong.
+    """
+    if (data is None) == (frames is None):
+        raise typer.BadParameter("give either --data or --frames.")
+    if frames is not None:
+        for name, option in (("--split", split), ("--subset", subset)):
+            if option is not None:
+                raise typer.BadParameter("goes with --data, not with --frames.", param_hint=name)
+    if html is not None and html.is_dir():
+        html = html / HTML_NAME
+    _check_outputs(out, html)
+
+    from samus_edge.evaluation.verification_gates import GATES
+    from samus_edge.runtime.bundle import Bundle
+    from samus_edge.runtime.precision import check_precision, precision_name
+
+    for name in precision or ():
+        check_precision(name)
+    opened = Bundle.open(bundle)
+    for name in precision or ():
+        precision_name(opened, name)
+    if record:
+        _ = opened.folder  # a zip file is refused now, not after the work
+    chosen = Subset.VAL if subset is None else subset
+    source = _source(data, split, chosen, frames, limit, seed)
+    gates = GATES if max_drop is None else GATES.with_max_drop(max_drop)
+    result = _verify(opened, source, precision, gates, PICTURES if html is not None else 0)
+    line = _command_line(opened, data, split, chosen, frames, precision, limit, max_drop, seed)
+    _write(result, line, out, html)
+    if record:
+        from samus_edge.evaluation.verification_record import record_verification
+
+        record_verification(Bundle.open(bundle), result, allow_failing=allow_failing, command=line)
+    _print(result)
+    for failure in result.failures():
+        kind = "allowed" if allow_failing else "failed"
+        typer.echo(f"{kind}: {' '.join(failure.split())}", err=True)
+    if not result.passed and not allow_failing:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _check_outputs(out: Path | None, html: Path | None) -> None:
+    for name, path in (("--out", out), ("--html", html)):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise typer.BadParameter(
+                f"the folder of {path} does not exist; create it first.", param_hint=name
+            )
+    if out is not None and html is not None and out.resolve() == html.resolve():
+        raise typer.BadParameter(f"{html} is that of --out as well.", param_hint="--html")
+
+
+def _source(
+    data: Path | None,
+    split: Path | None,
+    subset: Subset,
+    frames: Path | None,
+    limit: int | None,
+    seed: int,
+) -> "VerificationSource":
+    """The frames and prompts that were asked for."""
+    from samus_edge.evaluation.verification_source import frames_of_folder, lesions_of_cases
+
+    if frames is not None:
+        return frames_of_folder(frames, limit=limit, seed=seed)
+    assert data is not None  # one of the two was given
+    from samus_edge.data.dataset import load_subsets
+
+    subsets = load_subsets(data, split, names=(subset.value,))
+    split_name = "the dataset's own" if split is None else split.name
+    return lesions_of_cases(
+        subsets.get(subset.value),
+        groups=subsets.groups,
+        limit=limit,
+        seed=seed,
+        about={"data": data.resolve().name, "split": split_name, "subset": subset.value},
+    )
+
+
+def _verify(
+    opened: "Bundle",
+    source: "VerificationSource",
+    precisions: list[str] | None,
+    gates: "VerificationGates",
+    pictures: int,
+) -> "VerificationResult":
+    """Verify with a progress bar on a terminal's stderr."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from samus_edge.evaluation.bundle_verification import verify_bundle
+
+    console = Console(stderr=True)
+    # Where there is no terminal, even a disappearing bar would leave an empty line.
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("Verifying", total=len(source))
+        return verify_bundle(
+            opened,
+            source,
+            precisions or None,
+            gates=gates,
+            pictures=pictures,
+            on_frame=lambda name: progress.advance(task),
+        )
+
+
+def _command_line(
+    opened: "Bundle",
+    data: Path | None,
+    split: Path | None,
+    subset: Subset,
+    frames: Path | None,
+    precisions: list[str] | None,
+    limit: int | None,
+    max_drop: float | None,
+    seed: int,
+) -> str:
+    """The command by which this can be repeated, with the names of folders, not their places."""
+    import shlex
+
+    words = ["samus-edge", "verify", "--bundle", opened.path.resolve().name]
+    if frames is not None:
+        words += ["--frames", frames.resolve().name]
+    elif data is not None:
+        words += ["--data", data.resolve().name]
+        words += [] if split is None else ["--split", split.name]
+        words += ["--subset", subset.value]
+    for name in precisions or ():
+        words += ["--precision", name]
+    for option, value in (("--limit", limit), ("--max-drop", max_drop), ("--seed", seed)):
+        words += [] if value is None else [option, f"{value:g}"]
+    return shlex.join(words)
+
+
+def _write(result: "VerificationResult", line: str, out: Path | None, html: Path | None) -> None:
+    """Write the files that were asked for, all or none."""
+    import json
+
+    from samus_edge.runtime.atomic_write import write_files_atomically
+
+    contents: dict[Path, bytes] = {}
+    if out is not None:
+        document = {**result.to_json(), "command": line}
+        contents[out] = (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
+    if html is not None:
+        from samus_edge.evaluation.verification_report import render_verification
+
+        page = render_verification(result, {"command": line, "versions": _versions()})
+        contents[html] = page.encode(errors="backslashreplace")
+    write_files_atomically(contents)
+
+
+def _versions() -> str:
+    import platform
+    from importlib.metadata import version
+
+    from samus_edge import __version__
+
+    packages = ("onnxruntime", "numpy", "opencv-python-headless")
+    names = [f"{package} {version(package)}" for package in packages]
+    return ", ".join([f"samus-edge {__version__}", f"Python {platform.python_version()}", *names])
+
+
+def _print(result: "VerificationResult") -> None:
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=PIPE_WIDTH)
+    console.print(verify_tables.prompt_table(result))
+    console.print(verify_tables.verdict_table(result))
+    if "lesions" not in result.about:
+        console.print("The true masks are not known: agreement was checked, no Dice budget.")
+    for each in result.precisions:
+        latency = each.figures.latency
+        if latency is not None and latency.note:
+            console.print(f"{each.precision}: {latency.note}", highlight=False, markup=False)

@@ -18,14 +18,17 @@ TENSOR_MAP_KEY = "samus_edge.tensors"
 
 IOU_TOKEN, MASK_TOKENS = "mask_decoder.iou_token.weight", "mask_decoder.mask_tokens.weight"
 OUTPUT_TOKENS = "mask_decoder.output_tokens"
+DECODER_HEADS = 8
+"""Of the mask decoder's attentions: a power of two, so that dividing by it loses nothing."""
+
 FloatArray = npt.NDArray[np.float32]
 
 
 def map_tensors(model: ModelProto, tensors: Mapping[str, FloatArray]) -> None:
     """Find the model's tensors among a graph's initialisers by value, name and record them.
 
-    The exporter transposes matrices, expands position tables and joins tokens; each of these forms
-    is recognised.
+    The exporter transposes matrices, expands position tables, joins tokens and divides a bias by the
+    number of heads; each of these forms is recognised. Tensors of zeros need not be in the graph.
 
     Args:
         model: the graph; initialisers are renamed and metadata is added, in place.
@@ -53,6 +56,9 @@ def map_tensors(model: ModelProto, tensors: Mapping[str, FloatArray]) -> None:
             names.setdefault(initializer.name, readable + suffix)
             places[tensor_name] = (initializer.name, form)
             break
+        else:
+            if not tensor.any():
+                places[tensor_name] = ("", "zeros")
     missing = sorted(set(tensors) - set(places))
     if missing:
         raise ExportMismatchError(
@@ -61,14 +67,24 @@ def map_tensors(model: ModelProto, tensors: Mapping[str, FloatArray]) -> None:
             "beforehand; use the version that the documentation names."
         )
     _rename(model, names)
-    document = {name: [names[place], form] for name, (place, form) in places.items()}
+    document = {
+        name: [names[place] if place else "", form] for name, (place, form) in places.items()
+    }
     model.metadata_props.add(key=TENSOR_MAP_KEY, value=json.dumps(document, separators=(",", ":")))
 
 
 def restore(values: FloatArray, form: str, tensor_name: str, shape: tuple[int, ...]) -> FloatArray:
     """Undo a form: the model tensor, of ``shape``, from an initialiser's values."""
-    if form == "transposed":
+    if form == "zeros":
+        values = np.zeros(shape, np.float32)
+    elif form == "transposed":
         values = values.T
+    elif form == "spread":  # (in, 2, 2, out)
+        values = values.reshape(shape[0], *shape[2:], shape[1]).transpose(0, 3, 1, 2)
+    elif form == "repeated":
+        values = values[: shape[0]]
+    elif form == "eighth":
+        values = values * np.float32(DECODER_HEADS)
     elif form == "rows":  # (heads, w * w, w): the rows of y2 = 0
         values = values.reshape(shape[0], shape[1], shape[1], shape[1])[:, :, 0]
     elif form == "pairs":  # (heads, w * w, w * w): y2 = 0 and x2 = 0
@@ -86,6 +102,12 @@ def _forms(
     yield "plain", tensor
     if tensor.ndim == 2:
         yield "transposed", tensor.T
+    if tensor.ndim == 4 and name.startswith("mask_decoder.output_upscaling."):
+        yield "spread", tensor.transpose(0, 2, 3, 1)
+    if tensor.ndim == 1 and name.startswith("mask_decoder.output_upscaling."):
+        yield "repeated", np.tile(tensor, 4)
+    if name.endswith("cross_attn_image_to_token.out_proj.bias"):
+        yield "eighth", tensor / np.float32(DECODER_HEADS)
     if name.endswith("bias_table"):
         side = tensor.shape[1]
         offsets = np.abs(np.arange(side)[:, None] - np.arange(side)[None, :]).ravel()

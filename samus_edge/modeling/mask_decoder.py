@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from samus_edge.modeling.layer_norm_2d import LayerNorm2d
+from samus_edge.modeling.mask_upscaling import MaskUpscaling
 from samus_edge.modeling.mlp import MLP
 from samus_edge.modeling.two_way_transformer import TwoWayTransformer
 
@@ -33,13 +33,7 @@ class MaskDecoder(nn.Module):
         self.num_mask_tokens = num_multimask_outputs + 1
         self.iou_token = nn.Embedding(1, embed_dim)
         self.mask_tokens = nn.Embedding(self.num_mask_tokens, embed_dim)
-        self.output_upscaling = nn.Sequential(
-            nn.ConvTranspose2d(embed_dim, embed_dim // 4, kernel_size=2, stride=2),
-            LayerNorm2d(embed_dim // 4),
-            nn.GELU(),
-            nn.ConvTranspose2d(embed_dim // 4, embed_dim // 8, kernel_size=2, stride=2),
-            nn.GELU(),
-        )
+        self.output_upscaling = MaskUpscaling(embed_dim)
         self.output_hypernetworks_mlps = nn.ModuleList(
             MLP((embed_dim, embed_dim, embed_dim, embed_dim // 8))
             for _ in range(self.num_mask_tokens)
@@ -64,7 +58,7 @@ class MaskDecoder(nn.Module):
             low_res_masks (N, M, 4h, 4w) logits and iou_predictions (N, M), float32. M = 1 + the
             multimask outputs; index 0 is the single-mask output.
         """
-        num_prompts, dim, height, width = dense.shape
+        num_prompts, _, height, width = dense.shape
         output_tokens = torch.cat((self.iou_token.weight, self.mask_tokens.weight), dim=0)
         output_tokens = output_tokens.unsqueeze(0).expand(num_prompts, -1, -1)
         tokens = torch.cat((output_tokens, sparse), dim=1)  # (N, 1 + M + P, C)
@@ -72,12 +66,10 @@ class MaskDecoder(nn.Module):
         image_tokens = (image_embeddings + dense).flatten(2).transpose(1, 2)  # (N, hw, C)
         tokens, image_tokens = self.transformer(image_tokens, image_pe, tokens)
 
-        features = image_tokens.transpose(1, 2).reshape(num_prompts, dim, height, width)
-        upscaled = self.output_upscaling(features).flatten(2)  # (N, C/8, 16hw)
         heads = enumerate(self.output_hypernetworks_mlps)
         hyper = torch.stack(
             [mlp(tokens[:, 1 + index]) for index, mlp in heads], dim=1
         )  # (N, M, C/8)
-        masks = (hyper @ upscaled).view(num_prompts, self.num_mask_tokens, 4 * height, 4 * width)
+        masks = self.output_upscaling.masks(image_tokens, hyper, (height, width))
         iou_predictions = self.iou_prediction_head(tokens[:, 0])  # (N, M)
         return masks, iou_predictions

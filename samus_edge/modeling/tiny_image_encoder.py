@@ -9,7 +9,13 @@ from samus_edge.modeling.cnn_branch import CnnBranch
 from samus_edge.modeling.conv_norm import ConvNorm
 from samus_edge.modeling.cross_branch_attention import CrossBranchAttention
 from samus_edge.modeling.layer_norm_2d import LayerNorm2d
-from samus_edge.modeling.tiny_vit import MBConv, PatchMerging, TinyViTBlock
+from samus_edge.modeling.tiny_vit import (
+    MBConv,
+    PatchMerging,
+    TinyViTBlock,
+    to_grid,
+    to_tokens,
+)
 
 STAGE_DIMS = (64, 128, 160, 320)
 CNN_CHANNELS = (32, 64, 128)
@@ -93,20 +99,26 @@ class TinyImageEncoder(nn.Module):
         x = x + self.input_adapter(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         stage0 = self.stage0(x)  # (B, 64, 64, 64)
         stage1 = self.merge0(stage0)  # (B, 128, 32, 32)
-        for block in self.stage1:
-            stage1 = block(stage1, cnn_tokens)
+        stage1 = _run_blocks(self.stage1, stage1, cnn_tokens)
         x = self.merge1(stage1)  # (B, 160, 16, 16)
-        for block in self.stage2:
-            x = block(x, cnn_tokens)
+        x = _run_blocks(self.stage2, x, cnn_tokens)
         x = self.merge2(x)  # (B, 320, 16, 16)
-        for block in self.stage3:
-            x = block(x, cnn_tokens)
+        x = _run_blocks(self.stage3, x, cnn_tokens)
 
         x = self.neck_in(x)  # (B, 256, 16, 16)
         x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
         x = x + self.skip0(stage0) + self.skip1(stage1) + self.skip_cnn(cnn)  # (B, 256, 32, 32)
         out: Tensor = self.neck_out(x)
         return out
+
+
+def _run_blocks(blocks: nn.ModuleList, x: Tensor, cnn_tokens: Tensor) -> Tensor:
+    """Run the blocks of a stage on (B, C, H, W), as tokens from the first to the last."""
+    grid_hw = (x.shape[2], x.shape[3])
+    tokens = to_tokens(x)
+    for block in blocks:
+        tokens = block(tokens, grid_hw, cnn_tokens)
+    return to_grid(tokens, grid_hw)
 
 
 def _cross_branch(vit_dim: int) -> CrossBranchAttention:

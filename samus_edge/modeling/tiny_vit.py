@@ -15,6 +15,16 @@ from samus_edge.modeling.cross_branch_attention import CrossBranchAttention
 from samus_edge.modeling.scaled_attention import scaled_attention
 
 
+def to_tokens(x: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, HW, C)."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def to_grid(tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+    """(B, HW, C) to (B, C, H, W)."""
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *grid_hw)
+
+
 class MBConv(nn.Module):
     """Inverted residual block: expand, depthwise 3x3, project.
 
@@ -146,30 +156,28 @@ class TinyViTBlock(nn.Module):
         self.mlp = Mlp(dim)
         self.adapter = Adapter(dim) if adapter else None
 
-    def forward(self, x: Tensor, cnn_tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, grid_hw: tuple[int, int], cnn_tokens: Tensor) -> Tensor:
         """Run the block.
 
         Args:
-            x: (B, C, H, W), float32; H and W multiples of the window.
+            tokens: (B, HW, C), float32.
+            grid_hw: (H, W), multiples of the window.
             cnn_tokens: (B, L, cnn_dim), float32; only looked at with cross-branch attention.
 
         Returns:
-            (B, C, H, W), float32.
+            (B, HW, C), float32.
         """
-        batch, dim, height, width = x.shape
-        tokens = x.flatten(2).transpose(1, 2)  # (B, HW, C)
+        height, width = grid_hw
         normalised = self.norm1(tokens)
         if self.cross_branch is not None:
             normalised = normalised + self.cross_branch(normalised, cnn_tokens)
         tokens = tokens + self._attend(normalised, height, width)
-        x = tokens.transpose(1, 2).reshape(batch, dim, height, width)
-        x = self.local_conv(x)
-        tokens = x.flatten(2).transpose(1, 2)  # (B, HW, C)
+        tokens = to_tokens(self.local_conv(to_grid(tokens, grid_hw)))
         normalised = self.norm2(tokens)
         residual = self.mlp(normalised)
         if self.adapter is not None:
             residual = residual + ADAPTER_SCALE * self.adapter(normalised)
-        out: Tensor = (tokens + residual).transpose(1, 2).reshape(batch, dim, height, width)
+        out: Tensor = tokens + residual
         return out
 
     def _attend(self, tokens: Tensor, height: int, width: int) -> Tensor:

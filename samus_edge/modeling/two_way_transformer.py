@@ -1,49 +1,12 @@
 """SAM's two-way transformer between prompt tokens and the image."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samus_edge.modeling.attention import Attention
 from samus_edge.modeling.mlp_block import MLPBlock
-from samus_edge.modeling.scaled_attention import scaled_attention
-
-
-class Attention(nn.Module):
-    """Multi-head attention whose inner dimension may be smaller than the embedding's.
-
-    Args:
-        embedding_dim: C.
-        num_heads: heads.
-        downsample_rate: the inner dimension is C / downsample_rate.
-    """
-
-    def __init__(self, embedding_dim: int, num_heads: int, *, downsample_rate: int = 1) -> None:
-        super().__init__()
-        inner_dim = embedding_dim // downsample_rate
-        if inner_dim % num_heads != 0:
-            raise ValueError(
-                f"embedding_dim / downsample_rate must be a multiple of num_heads, "
-                f"got {embedding_dim} / {downsample_rate} and {num_heads}."
-            )
-        self.num_heads = num_heads
-        self.q_proj = nn.Linear(embedding_dim, inner_dim)
-        self.k_proj = nn.Linear(embedding_dim, inner_dim)
-        self.v_proj = nn.Linear(embedding_dim, inner_dim)
-        self.out_proj = nn.Linear(inner_dim, embedding_dim)
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attend from (N, Q, C) to (N or 1, K, C); (N, Q, C) out."""
-        attended = scaled_attention(
-            self._heads(self.q_proj(query)),
-            self._heads(self.k_proj(key)),
-            self._heads(self.v_proj(value)),
-        )  # (N, heads, Q, d)
-        out: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
-        return out
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """(N, L, inner) to (N, heads, L, d)."""
-        batch, length, inner_dim = x.shape
-        return x.view(batch, length, self.num_heads, inner_dim // self.num_heads).transpose(1, 2)
+from samus_edge.modeling.token_image_attention import attend_from_image, attend_from_tokens
 
 
 class TwoWayAttentionBlock(nn.Module):
@@ -83,10 +46,17 @@ class TwoWayAttentionBlock(nn.Module):
         queries = self.norm1(queries)
 
         k = keys + key_pe
-        queries = self.norm2(queries + self.cross_attn_token_to_image(queries + query_pe, k, keys))
+        to_image, to_tokens = self.cross_attn_token_to_image, self.cross_attn_image_to_token
+        queries = self.norm2(queries + attend_from_tokens(to_image, queries + query_pe, k, keys))
         queries = self.norm3(queries + self.mlp(queries))
-        keys = self.norm4(keys + self.cross_attn_image_to_token(k, queries + query_pe, queries))
-        return queries, keys
+        keys = keys + attend_from_image(to_tokens, k, queries + query_pe, queries)
+        return queries, self._norm_image(keys)
+
+    def _norm_image(self, keys: Tensor) -> Tensor:
+        """norm4, of four axes: of three, ONNX Runtime would join it with the sum before it, in an
+        operator that takes four times as long as both."""
+        normed: Tensor = self.norm4(keys.unsqueeze(1))
+        return normed.squeeze(1)
 
 
 class TwoWayTransformer(nn.Module):
@@ -110,6 +80,14 @@ class TwoWayTransformer(nn.Module):
         self.final_attn_token_to_image = Attention(embedding_dim, num_heads, downsample_rate=2)
         self.norm_final_attn = nn.LayerNorm(embedding_dim)
 
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Set the biases that have no effect to zero, in place; see `attend_from_tokens`."""
+        to_image = [layer.cross_attn_token_to_image for layer in self.layers]
+        for attention in (*to_image, self.final_attn_token_to_image):
+            assert isinstance(attention, Attention)
+            attention.k_proj.bias.zero_()
+
     def forward(
         self, image_tokens: Tensor, image_pe: Tensor, tokens: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -126,6 +104,8 @@ class TwoWayTransformer(nn.Module):
         queries, keys = tokens, image_tokens
         for layer in self.layers:
             queries, keys = layer(queries, keys, tokens, image_pe)
-        attended = self.final_attn_token_to_image(queries + tokens, keys + image_pe, keys)
+        attended = attend_from_tokens(
+            self.final_attn_token_to_image, queries + tokens, keys + image_pe, keys
+        )
         queries = self.norm_final_attn(queries + attended)
         return queries, keys

@@ -59,7 +59,9 @@ def load_bundle_model(folder: Path | None = None) -> SamusHF:
         graph = onnx.load_from_string(bundle.read_graph(name))
         initializers = _float_initializers(graph)
         for tensor_name, (initializer, form) in _tensor_map(graph, bundle.path).items():
-            if initializer in initializers:
+            if form == "zeros":
+                stored[tensor_name] = (np.zeros(0, np.float32), form)
+            elif initializer in initializers:
                 stored[tensor_name] = (initializers[initializer], form)
     missing = [name for name in (PATCH_KERNEL, FIRST_POSITIONS) if name not in stored]
     if bundle.manifest.arch == "vit_b" and missing:

@@ -62,8 +62,9 @@ def test_block_computes_what_lite_medsams_does(
     copy_weights(reference, ours, BLOCK_NAMES)
     x = torch.randn(2, 8, *grid_hw)
     with torch.no_grad():
-        expected = reference(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape)
-        torch.testing.assert_close(ours(x, torch.empty(2, 0, 4)), expected, rtol=0, atol=TOLERANCE)
+        tokens = x.flatten(2).transpose(1, 2)
+        outcome = ours(tokens, grid_hw, torch.empty(2, 0, 4))
+        torch.testing.assert_close(outcome, reference(tokens), rtol=0, atol=TOLERANCE)
 
 
 def test_mbconv_computes_what_lite_medsams_does(
@@ -107,9 +108,9 @@ def test_fresh_adapter_and_cross_branch_attention_change_nothing(
         8, num_heads=2, window_size=4, adapter=True, cross_branch=cross_branch
     ).eval()
     full.load_state_dict(plain.state_dict(), strict=False)
-    x, cnn_tokens = torch.randn(1, 8, 4, 4), torch.randn(1, 9, 4)
+    tokens, cnn_tokens = torch.randn(1, 16, 8), torch.randn(1, 9, 4)
     with torch.no_grad():
-        assert torch.equal(full(x, cnn_tokens), plain(x, cnn_tokens))
+        assert torch.equal(full(tokens, (4, 4), cnn_tokens), plain(tokens, (4, 4), cnn_tokens))
 
 
 def test_half_of_the_adapter_joins_the_mlp_on_the_normalised_tokens(
@@ -119,14 +120,14 @@ def test_half_of_the_adapter_joins_the_mlp_on_the_normalised_tokens(
     randomise(block)
     adapter = block.adapter
     assert isinstance(adapter, Adapter)
-    x, nothing = torch.randn(1, 8, 4, 4), torch.empty(1, 0, 4)
+    x, nothing = torch.randn(1, 16, 8), torch.empty(1, 0, 4)
     with torch.no_grad():
-        with_adapter = block(x, nothing)
+        with_adapter = block(x, (4, 4), nothing)
         block.adapter = None
-        without = block(x, nothing)
+        without = block(x, (4, 4), nothing)
         # what the MLP and the adapter see: recovered from the block without its MLP's last layer
         block.mlp.fc2.weight.zero_()
         block.mlp.fc2.bias.zero_()
-        tokens = block(x, nothing).flatten(2).transpose(1, 2)
-        expected = 0.5 * adapter(block.norm2(tokens)).transpose(1, 2).view_as(x)
+        tokens = block(x, (4, 4), nothing)
+        expected = 0.5 * adapter(block.norm2(tokens))
     torch.testing.assert_close(with_adapter - without, expected, rtol=0, atol=TOLERANCE)

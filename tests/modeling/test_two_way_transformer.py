@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from samus_edge.modeling.two_way_transformer import Attention, TwoWayTransformer
+from samus_edge.modeling.attention import Attention
+from samus_edge.modeling.two_way_transformer import TwoWayTransformer
 
 TOLERANCE = 1e-5
 """Float32 through some layers; every layer normalisation brings values back to around 1."""

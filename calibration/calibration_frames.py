@@ -40,16 +40,22 @@ def frames_of_cases(
 ) -> list[CalibrationFrame]:
     """Draw lesion images of a dataset; each is prompted for its first lesion as in evaluation.
 
+    Cases whose masks are empty are passed over.
+
     Args:
         cases: of the training subset, never of the one that results are reported on.
         count: how many frames at most.
         seed: of the draw and the prompts.
 
+    Returns:
+        In the order of ``cases``.
+
     Raises:
         DataError: if no case has a lesion, or a file is broken.
+        ValueError: if ``count`` is less than 1.
     """
     lesions = select_lesions(cases)
-    frames = []
+    frames: dict[int, CalibrationFrame] = {}
     for index in _draw(len(lesions), count, seed):
         case = lesions[index]
         targets = read_instances(case)
@@ -58,10 +64,15 @@ def frames_of_cases(
                 protocol.prompt(targets[0], case_generator(case.key, 0, seed))
                 for protocol in STANDARD_PROTOCOLS
             )
-            frames.append(CalibrationFrame(case.key, read_image(case), prompts, targets[0]))
+            frames[index] = CalibrationFrame(case.key, read_image(case), prompts, targets[0])
+        if len(frames) == count:
+            break
     if not frames:
-        raise DataError(f"None of the {len(cases)} cases has a lesion to calibrate on.")
-    return frames
+        raise DataError(
+            f"None of the {len(cases)} cases has a lesion to calibrate on. Name a dataset with masks, "
+            "or a folder of frames."
+        )
+    return [frame for _, frame in sorted(frames.items())]
 
 
 def frames_of_folder(folder: Path, count: int, seed: int) -> list[CalibrationFrame]:
@@ -75,12 +86,14 @@ def frames_of_folder(folder: Path, count: int, seed: int) -> list[CalibrationFra
     Raises:
         DataError: if there is no image in the folder.
         ImageFileError: if one is broken.
+        OSError: if the folder cannot be read.
+        ValueError: if ``count`` is less than 1.
     """
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise DataError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}) to calibrate on.")
     frames = []
-    for index in _draw(len(paths), count, seed):
+    for index in sorted(_draw(len(paths), count, seed)[:count]):
         image = grey_frame(read_image_file(paths[index]))
         frames.append(prompted_frame(paths[index].name, image, seed=seed))
     return frames
@@ -108,11 +121,10 @@ def frames_digest(frames: Sequence[CalibrationFrame]) -> str:
 
 
 def _draw(available: int, count: int, seed: int) -> list[int]:
-    """Which ones, in ascending order."""
+    """All of them in the order in which they are drawn; checks how many are wanted."""
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}.")
-    order = np.random.default_rng(seed).permutation(available)
-    return sorted(int(index) for index in order[:count])
+    return [int(index) for index in np.random.default_rng(seed).permutation(available)]
 
 
 def _random_prompts(width: int, height: int, rng: np.random.Generator) -> tuple[Prompt, ...]:

@@ -20,6 +20,7 @@ from onnx import (
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 HALF_MAX = 65504.0
+HALF_MIN = 2.0**-24
 
 HEADROOM = 8.0
 """A tensor may grow this much beyond what calibration frames showed before half precision overflows."""
@@ -29,6 +30,8 @@ SENSITIVE_OPERATORS = ("LayerNormalization", "Softmax", "ReduceMean")
 
 SENSITIVE_PREFIXES = ("preprocessing/", "prompt_encoder/pe_layer/", "prompt_encoder/Add")
 """Grey levels and pixel coordinates: sines of large angles, minima and maxima that must agree."""
+
+QUANTISATION_OPERATORS = ("QuantizeLinear", "DequantizeLinear")
 
 # Which inputs of an operator are float32 in every case
 _FLOAT32_INPUTS: Mapping[str, tuple[int, ...]] = {"Resize": (1, 2)}
@@ -40,7 +43,8 @@ class KeptNode:
 
     Attributes:
         name: of the node.
-        reason: "operator", "coordinates and grey levels" or "range".
+        reason: "operator", "coordinates and grey levels", or "range": a tensor may overflow, or a
+            constant would become zero.
     """
 
     name: str
@@ -80,12 +84,13 @@ def nodes_to_keep(model: ModelProto, max_abs: Mapping[str, float]) -> list[KeptN
     Returns:
         In the graph's order.
     """
-    ranges = dict(max_abs)
+    unfit = {name for name, largest in max_abs.items() if largest * HEADROOM > HALF_MAX}
     for item in model.graph.initializer:
         if item.data_type == FLOAT:
-            # weights do not grow
-            values = numpy_helper.to_array(item)
-            ranges[item.name] = float(np.abs(values).max(initial=0)) / HEADROOM
+            largest = float(np.abs(numpy_helper.to_array(item)).max(initial=0))
+            # constants do not grow; of those that become zero, some are divided by
+            if largest > HALF_MAX or 0 < largest < HALF_MIN:
+                unfit.add(item.name)
     kept = []
     for node in model.graph.node:
         tensors = (*node.input, *node.output)
@@ -93,7 +98,7 @@ def nodes_to_keep(model: ModelProto, max_abs: Mapping[str, float]) -> list[KeptN
             kept.append(KeptNode(node.name, "operator"))
         elif node.name.startswith(SENSITIVE_PREFIXES):
             kept.append(KeptNode(node.name, "coordinates and grey levels"))
-        elif any(ranges.get(name, 0.0) * HEADROOM > HALF_MAX for name in tensors):
+        elif not unfit.isdisjoint(tensors):
             kept.append(KeptNode(node.name, "range"))
     return kept
 
@@ -101,13 +106,15 @@ def nodes_to_keep(model: ModelProto, max_abs: Mapping[str, float]) -> list[KeptN
 def to_half_precision(model: ModelProto, kept: Collection[str]) -> ModelProto:
     """A copy of a graph that computes in half precision, except for some nodes.
 
-    Inputs and outputs of the graph keep their types.
+    Inputs and outputs of the graph keep their types. Q/DQ pairs that only kept nodes read stay in
+    float32 with them: what overflows half precision would overflow there.
 
     Args:
         model: a float32 graph with weights as initialisers; Q/DQ pairs may be in it.
         kept: names of the nodes that compute in float32.
     """
     floats = float_tensors(model)
+    kept = _with_quantisation(model, kept)
     converted = ModelProto()
     converted.CopyFrom(model)
     graph = converted.graph
@@ -169,6 +176,22 @@ def to_half_precision(model: ModelProto, kept: Collection[str]) -> ModelProto:
     graph.initializer.extend(tensors.values())
     del graph.value_info[:]
     return converted
+
+
+def _with_quantisation(model: ModelProto, kept: Collection[str]) -> set[str]:
+    """Kept nodes, and the Q/DQ nodes whose values go to kept nodes alone."""
+    readers: dict[str, list[str]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node.name)
+    outputs = {value.name for value in model.graph.output}
+    extended = set(kept)
+    for node in reversed(model.graph.node):
+        if node.op_type not in QUANTISATION_OPERATORS or node.output[0] in outputs:
+            continue
+        if all(reader in extended for reader in readers.get(node.output[0], ())):
+            extended.add(node.name)
+    return extended
 
 
 def _as_type(tensor: TensorProto, name: str, kind: int) -> TensorProto:

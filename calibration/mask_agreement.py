@@ -31,7 +31,7 @@ class MaskAgreement:
         logit_error: mean absolute difference of the low-resolution logits.
         mask_dice: mean Dice between the two masks, 0..1.
         dice_drop: how many Dice points (0..100) the lesions' masks lose, in the mean; where lesions
-            are not known, ``100 * (1 - mask_dice)``, which is never less.
+            are not known, ``100 * (1 - mask_dice)``, which does not count what changes for the better.
     """
 
     logit_error: float
@@ -102,12 +102,21 @@ class MaskComparison:
         )
 
     def decoder_feeds(self) -> list[dict[str, Tensor]]:
-        """What the mask decoder was fed for the reference: one entry for each frame and prompt."""
-        return [
-            feeds
-            for frame, embeddings in zip(self._frames, self._embeddings, strict=True)
-            for feeds in self._feeds(frame, embeddings)
-        ]
+        """What the mask decoder was fed for the reference, one entry for each frame and prompt.
+
+        Each is followed by the same prompt with the logits that it gave: as when a mask is refined.
+        """
+        entries = []
+        for frame, embeddings, logits in zip(
+            self._frames, self._embeddings, self._reference, strict=True
+        ):
+            for feeds, earlier in zip(self._feeds(frame, embeddings), logits, strict=True):
+                refining: dict[str, Tensor] = {
+                    "mask_input": earlier[None],
+                    "has_mask_input": np.ones((1, 1), np.float32),
+                }
+                entries += [feeds, {**feeds, **refining}]
+        return entries
 
     def _encode(self, encoder: GraphSession) -> list[FloatTensor]:
         """Embeddings of every frame, (1, C, h, w) each."""

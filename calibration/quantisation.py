@@ -41,6 +41,7 @@ def quantisable_nodes(model: ModelProto, recipe: QuantisationRecipe) -> list[Can
         model: a graph whose weights are float32 initialisers.
         recipe: for which hardware.
     """
+    constants = {item.name for item in model.graph.initializer}
     weights = {item.name for item in model.graph.initializer if len(item.dims) >= 2}
     return [
         Candidate(
@@ -51,7 +52,7 @@ def quantisable_nodes(model: ModelProto, recipe: QuantisationRecipe) -> list[Can
         for node in model.graph.node
         if node.op_type in recipe.operators
         and node.input[1] in weights
-        and node.input[0] not in weights
+        and node.input[0] not in constants
         and not node.name.startswith(recipe.excluded)
         and not _is_grouped(node)
     ]
@@ -100,7 +101,7 @@ class _Quantiser:
         self.constants: dict[str, TensorProto] = {}
         self.nodes: list[NodeProto] = []
         self.on_grid: set[str] = set()
-        self.quantised_weights: dict[str, str] = {}
+        self.quantised_weights: dict[tuple[str, int], str] = {}
 
     def quantise(self, chosen: Mapping[str, Candidate]) -> ModelProto:
         """Rewrite the copy's nodes."""
@@ -143,11 +144,14 @@ class _Quantiser:
         self.on_grid.add(name)
 
     def _dequantised_weight(self, node: NodeProto) -> str:
-        name = node.input[1]
-        if name not in self.quantised_weights:
-            values = numpy_helper.to_array(self.weights[name])
-            axis = _output_axis(node, values.ndim)
-            steps, scale = weight_grid(values, axis)
+        source = node.input[1]
+        rank = len(self.weights[source].dims)
+        axis = _output_axis(node, rank)
+        if (source, axis) not in self.quantised_weights:
+            # as other nodes may read the same weights transposed, with their channels on another axis
+            is_second = any(each == source for each, _ in self.quantised_weights)
+            name = f"{source}/axis{axis}" if is_second else source
+            steps, scale = weight_grid(numpy_helper.to_array(self.weights[source]), axis)
             self._constant(f"{name}/int8", steps)
             self._constant(f"{name}/scale", scale)
             self._constant(f"{name}/zero_point", np.zeros(scale.shape, np.int8))
@@ -160,8 +164,8 @@ class _Quantiser:
                     axis=axis,
                 )
             )
-            self.quantised_weights[name] = f"{name}/dequantised"
-        return self.quantised_weights[name]
+            self.quantised_weights[source, axis] = f"{name}/dequantised"
+        return self.quantised_weights[source, axis]
 
     def _constant(self, name: str, values: npt.NDArray[np.generic]) -> None:
         self.constants[name] = numpy_helper.from_array(values, name)
@@ -188,7 +192,8 @@ def activation_grid(
 def weight_grid(values: FloatArray, axis: int) -> tuple[npt.NDArray[np.int8], FloatArray]:
     """Steps -127..127 of the shape of ``values``, and one scale per index of ``axis``.
 
-    Scales are half-precision numbers, so that a graph that computes in it has the same. A channel of zeros gets the scale 1, as engines refuse a scale of 0.
+    Scales are half-precision numbers, so that a graph that computes in it has the same. A channel of
+    zeros gets the scale 1, as engines refuse a scale of 0.
     """
     others = tuple(index for index in range(values.ndim) if index != axis)
     largest = np.abs(values).max(axis=others)
@@ -200,9 +205,10 @@ def weight_grid(values: FloatArray, axis: int) -> tuple[npt.NDArray[np.int8], Fl
 
 
 def _half_precision(scale: npt.NDArray[np.floating]) -> FloatArray:
-    """The nearest half-precision numbers that are not zero, as float32."""
-    smallest = np.finfo(np.float16).smallest_subnormal
-    rounded: FloatArray = np.maximum(scale.astype(np.float16), smallest).astype(np.float32)
+    """The nearest half-precision numbers that are neither zero nor infinite, as float32."""
+    half = np.finfo(np.float16)
+    clipped = np.clip(scale, float(half.smallest_subnormal), float(half.max))
+    rounded: FloatArray = clipped.astype(np.float16).astype(np.float32)
     return rounded
 
 

@@ -23,11 +23,13 @@ class RangeMethod:
 
     Attributes:
         name: "minmax" covers every value; "entropy" cuts off what costs least information
-            (Kullback-Leibler divergence, as TensorRT's calibrator did); "percentile" covers a share.
-        percentile: share of the values that is covered, percent, in (50, 100].
+            (Kullback-Leibler divergence, as TensorRT's calibrator did); "percentile" cuts off a share
+            at either end.
+        percentile: where "percentile" cuts, in (50, 100]: 99.99 leaves out the greatest 0.01 % of the
+            values and the least 0.01 %.
     """
 
-    name: str = "minmax"
+    name: str = "percentile"
     percentile: float = DEFAULT_PERCENTILE
 
     def __post_init__(self) -> None:
@@ -71,7 +73,7 @@ def _entropy_magnitude(statistics: TensorStatistics) -> float:
     counts = _magnitude_counts(statistics)
     width = statistics.max_abs / len(counts)
     best, best_divergence = len(counts), np.inf
-    for end in range(INT8_LEVELS, len(counts) + 1, ENTROPY_STEP):
+    for end in (*range(INT8_LEVELS, len(counts), ENTROPY_STEP), len(counts)):
         divergence = _divergence(counts, end)
         if divergence < best_divergence:
             best, best_divergence = end, divergence
@@ -79,10 +81,16 @@ def _entropy_magnitude(statistics: TensorStatistics) -> float:
 
 
 def _magnitude_counts(statistics: TensorStatistics) -> npt.NDArray[np.float64]:
-    """Histogram of |x| over [0, max_abs], with as many bins."""
+    """Histogram of |x| over [0, max_abs], with bins as wide as those of x.
+
+    With narrower ones every other bin would be empty, and look like information.
+    """
     bins = len(statistics.counts)
     if statistics.max_abs == 0:
         return np.bincount([0], statistics.counts.sum()[None], bins).astype(np.float64)
+    span = statistics.maximum - statistics.minimum
+    if span > statistics.max_abs:
+        bins = int(np.ceil(bins * statistics.max_abs / span))
     places = np.abs(statistics.bin_centres) / statistics.max_abs * bins
     indices = np.minimum(places.astype(np.int64), bins - 1)
     return np.bincount(indices, statistics.counts, bins).astype(np.float64)

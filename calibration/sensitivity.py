@@ -9,6 +9,9 @@ from samus_edge.calibration.mask_agreement import MaskAgreement, MaskComparison
 from samus_edge.calibration.quantisation import Candidate, Range, quantise
 from samus_edge.calibration.quantisation_recipe import QuantisationRecipe
 
+NO_MODULE = "(no module)"
+"""Block of the nodes whose names tell no module."""
+
 
 @dataclass(frozen=True)
 class BlockSensitivity:
@@ -49,11 +52,11 @@ def block_of(node: str) -> str:
     """The block that a node belongs to: two modules deep, three inside a numbered block.
 
     `stage2/3/mlp/fc1/MatMul` is in `stage2/3/mlp`, `cnn_branch/gate/vote/Conv` in `cnn_branch/gate`,
-    `neck/Conv` in `neck`.
+    `neck/Conv` in `neck`, and `node_Conv_7`, which names no module, in `NO_MODULE`.
     """
     *modules, _ = node.split("/")
     depth = 3 if len(modules) > 3 and modules[1].isdigit() else 2
-    return "/".join(modules[:depth])
+    return "/".join(modules[:depth]) or NO_MODULE
 
 
 def measure_sensitivity(

@@ -1,6 +1,8 @@
 """Activation statistics on disk, so that calibrating again does not run the frames again."""
 
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +14,12 @@ from samus_edge.errors import DataError
 from samus_edge.runtime.atomic_write import write_files_atomically
 
 FORMAT = "samus-edge-activation-statistics 1"
+
+# What numpy and zipfile raise for files that are cut off, changed or something else altogether
+_BROKEN = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError),
+)
 
 
 def write_statistics(path: Path, key: str, statistics: Mapping[str, TensorStatistics]) -> None:
@@ -55,7 +63,8 @@ def read_statistics(
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # from memory, since numpy leaves a broken file open
+        with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             about = json.loads(str(arrays["about"]))
             if about["format"] != FORMAT:
                 raise ValueError(f"format {about['format']!r}")
@@ -67,7 +76,7 @@ def read_statistics(
                     about["tensors"], arrays["ranges"], arrays["counts"], strict=True
                 )
             }
-    except (OSError, ValueError, KeyError, TypeError) as err:
+    except _BROKEN as err:
         raise DataError(
             f"{path} is no calibration cache ({err}). Delete it, or name another file."
         ) from err

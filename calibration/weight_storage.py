@@ -41,7 +41,8 @@ def store_compactly(model: ModelProto) -> None:
 def expand_weights(model: ModelProto) -> None:
     """Undo :func:`store_compactly`, in place: every weight is a float32 initialiser again.
 
-    Casts to float32 and products of constants are computed; nothing else writes them.
+    Casts of constants to float32 and products of float32 constants are computed; nothing else writes
+    them.
 
     Args:
         model: a model whose initialisers are in the graph, not in external files.
@@ -50,21 +51,23 @@ def expand_weights(model: ModelProto) -> None:
     tensors = {item.name: item for item in graph.initializer}
     rest = []
     for node in graph.node:
-        if _is_storage(node) and all(name in tensors for name in node.input):
-            values = [numpy_helper.to_array(tensors[name]) for name in node.input]
-            product = np.prod(np.broadcast_arrays(*values), axis=0, dtype=np.float32)
+        inputs = [tensors[name] for name in node.input if name in tensors]
+        if len(inputs) == len(node.input) and _is_storage(node, inputs):
+            values = [numpy_helper.to_array(item).astype(np.float32) for item in inputs]
+            product = np.asarray(values[0] if len(values) == 1 else values[0] * values[1])
             tensors[node.output[0]] = numpy_helper.from_array(product, node.output[0])
         else:
             rest.append(node)
     used = {name for node in rest for name in node.input}
+    used |= {value.name for value in graph.output}
     _replace(graph.node, rest)
     _replace(graph.initializer, [tensor for name, tensor in tensors.items() if name in used])
 
 
-def _is_storage(node: NodeProto) -> bool:
+def _is_storage(node: NodeProto, inputs: list[TensorProto]) -> bool:
     if node.op_type == "Cast":
         return any(item.name == "to" and item.i == TensorProto.FLOAT for item in node.attribute)
-    return bool(node.op_type == "Mul")
+    return node.op_type == "Mul" and all(item.data_type == TensorProto.FLOAT for item in inputs)
 
 
 def _compact(initializer: TensorProto) -> tuple[list[NodeProto], list[TensorProto]] | None:

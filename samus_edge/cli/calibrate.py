@@ -55,7 +55,8 @@ def command(
         str, typer.Option(help="Ranges of activations: minmax, entropy or percentile.")
     ] = "percentile",
     percentile: Annotated[
-        float, typer.Option(help="Share of the values that --method percentile covers, percent.")
+        float,
+        typer.Option(help="Where --method percentile cuts: 99.99 leaves out 0.01 % at either end."),
     ] = 99.99,
     budget: Annotated[
         float,
@@ -91,6 +92,12 @@ def command(
     """
     if (data is None) == (frames is None):
         raise typer.BadParameter("give either --data or --frames.")
+    if split is not None and data is None:
+        raise typer.BadParameter("goes with --data.", param_hint="--split")
+    if cache is not None and not cache.absolute().parent.is_dir():
+        raise typer.BadParameter(
+            f"the folder of {cache} does not exist; create it first.", param_hint="--cache"
+        )
 
     from rich.console import Console
 
@@ -216,5 +223,7 @@ def _print(result: "CalibrationResult") -> None:
         if each.choice.kept:
             blocks = ", ".join(block.block for block in each.choice.kept)
             console.print(f"  kept in higher precision: {blocks}", highlight=False, markup=False)
+    for note in result.notes:
+        console.print(f"note: {note}", highlight=False, markup=False)
     if result.is_cache_used:
         console.print("ranges are from the cache")

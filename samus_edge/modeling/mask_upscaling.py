@@ -43,6 +43,7 @@ class MaskUpscaling(nn.Sequential):
         """
         height, width = embedding_hw
         first, norm, _, second, _ = self
+        assert isinstance(norm, LayerNorm2d)
         x = _spread(first, image_tokens, nn.Identity())  # (N, 4hw, C/4)
         x = F.gelu(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
         x = _spread(second, x, nn.GELU())  # (N, 16hw, C/8)
@@ -60,4 +61,5 @@ def _spread(convolution: nn.Module, x: Tensor, activation: nn.Module) -> Tensor:
     weight = convolution.weight.permute(0, 2, 3, 1)  # (in, 2, 2, out)
     # the bias once for each position: short rows are slow to add
     spread = x @ weight.flatten(1) + convolution.bias.repeat(4)
-    return activation(spread).view(x.shape[0], 4 * x.shape[1], weight.shape[-1])
+    out: Tensor = activation(spread)
+    return out.view(x.shape[0], 4 * x.shape[1], weight.shape[-1])

@@ -67,4 +67,5 @@ def attend_from_image(attention: Attention, query: Tensor, key: Tensor, value: T
     mixed = head_values @ attention.out_proj.weight.t().view(heads, -1, dim)  # (N, heads, T, C)
     # the weights of each head sum to 1, so each head brings its share of the bias
     mixed = mixed + attention.out_proj.bias / heads
-    return weights.flatten(2) @ mixed.reshape(num_prompts, heads * num_tokens, dim)
+    out: Tensor = weights.flatten(2) @ mixed.reshape(num_prompts, heads * num_tokens, dim)
+    return out

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from samus_edge.calibration.weight_storage import store_compactly
+from samus_edge.calibration.weight_storage import expand_weights, store_compactly
 
 FloatArray = npt.NDArray[np.float32]
 MakeModel = Callable[[dict[str, FloatArray]], ModelProto]
@@ -118,3 +118,61 @@ def test_integers_are_left_alone(make_matmul: MakeModel) -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.arange(2000), "indices"))
     store_compactly(model)
     assert initializers(model)["indices"].dtype == np.int64
+
+
+def test_expanding_undoes_storing(make_matmul: MakeModel, run_model: RunModel) -> None:
+    matrices = {
+        "rows": int8_grid((48, 40), axis=0),
+        "columns": int8_grid((40, 56), axis=1),
+        "half": halves((56, 32)),
+        "full": fulls((32, 64)),
+    }
+    model = make_matmul(matrices)
+    before = ModelProto()
+    before.CopyFrom(model)
+    x = fulls((5, 48))
+    expected = run_model(model, x)
+    store_compactly(model)
+    assert len(model.graph.node) > len(before.graph.node)
+    expand_weights(model)
+    onnx.checker.check_model(model, full_check=True)
+    assert model.graph.node == before.graph.node
+    found = initializers(model)
+    assert found.keys() == matrices.keys()
+    for name, matrix in matrices.items():
+        assert found[name].dtype == np.float32
+        np.testing.assert_array_equal(found[name], matrix)
+    np.testing.assert_array_equal(run_model(model, x), expected)
+
+
+def test_expanding_what_is_expanded_changes_nothing(make_matmul: MakeModel) -> None:
+    model = make_matmul({"w": halves((48, 40))})
+    before = model.SerializeToString(deterministic=True)
+    expand_weights(model)
+    assert model.SerializeToString(deterministic=True) == before
+
+
+def test_only_constant_casts_and_float_products_are_expanded(run_model: RunModel) -> None:
+    graph = helper.make_graph(
+        [
+            helper.make_node("Mul", ["two", "three"], ["six"], name="integers"),
+            helper.make_node("Cast", ["six"], ["six_f"], name="computed", to=TensorProto.FLOAT),
+            helper.make_node("Cast", ["half"], ["scalar"], name="stored", to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["x", "scalar"], ["scaled"], name="data"),
+            helper.make_node("Add", ["scaled", "six_f"], ["y"], name="sum"),
+        ],
+        "constants",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N"])],
+        [
+            numpy_helper.from_array(np.array([2]), "two"),
+            numpy_helper.from_array(np.array([3]), "three"),
+            numpy_helper.from_array(np.array(0.5, np.float16), "half"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    expand_weights(model)
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.name for node in model.graph.node] == ["integers", "computed", "data", "sum"]
+    x = np.array([1, -2], np.float32)
+    np.testing.assert_array_equal(run_model(model, x), x / 2 + 6)

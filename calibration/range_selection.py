@@ -29,7 +29,7 @@ class RangeMethod:
             values and the least 0.01 %.
     """
 
-    name: str = "percentile"
+    name: str = "minmax"
     percentile: float = DEFAULT_PERCENTILE
 
     def __post_init__(self) -> None:

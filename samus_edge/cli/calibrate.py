@@ -53,7 +53,7 @@ def command(
     ] = 32,
     method: Annotated[
         str, typer.Option(help="Ranges of activations: minmax, entropy or percentile.")
-    ] = "percentile",
+    ] = "minmax",
     percentile: Annotated[
         float,
         typer.Option(help="Where --method percentile cuts: 99.99 leaves out 0.01 % at either end."),

@@ -45,11 +45,15 @@ class CrossBranchAttention(nn.Module):
             (B, N, vit_dim), float32, to be added to the ViT tokens.
         """
         batch, num_queries, _ = vit_tokens.shape
-        head_dim = self.query.out_features // self.num_heads
-        query = self.query(vit_tokens).view(batch, num_queries, self.num_heads, head_dim)
+        heads, head_dim = self.num_heads, self.query.out_features // self.num_heads
+        query = self.query(vit_tokens).view(batch, num_queries, heads, head_dim)
         query = query.transpose(1, 2)  # (B, heads, N, d)
-        key_value = self.key_value(cnn_tokens).view(batch, -1, 2, self.num_heads, head_dim)
-        key, value = key_value.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, L, d) each
-        attended = scaled_attention(query, key, value)  # (B, heads, N, d)
-        out: Tensor = self.proj(attended.transpose(1, 2).reshape(batch, num_queries, -1))
+        key_value = self.key_value(cnn_tokens).view(batch, -1, 2, heads, head_dim)
+        key_value = key_value.permute(2, 0, 3, 1, 4)  # (2, B, heads, L, d)
+        # two axes joined and parted again: past a transposition alone, ONNX Runtime would move the
+        # split ahead, and transpose each part for itself
+        key_value = key_value.flatten(1, 2).view(2, batch, heads, -1, head_dim)
+        key, value = key_value[0:1], key_value[1:2]  # (1, B, heads, L, d) each
+        attended = scaled_attention(query, key, value)  # (1, B, heads, N, d)
+        out: Tensor = self.proj(attended.transpose(2, 3).reshape(batch, num_queries, -1))
         return out

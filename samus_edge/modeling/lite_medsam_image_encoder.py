@@ -100,15 +100,11 @@ class PaddedTinyViTBlock(nn.Module):
 
     def _attended(self, tokens: Tensor) -> Tensor:
         """Window self-attention of (B, H, W, C) tokens; same shape out."""
-        batch, height, width, dim = tokens.shape
+        _, height, width, _ = tokens.shape
         side = self.window_size
-        rows, columns = -(-height // side), -(-width // side)  # windows along each axis
-        padded = F.pad(tokens, (0, 0, 0, columns * side - width, 0, rows * side - height))
-        windows = padded.reshape(batch, rows, side, columns, side, dim).transpose(2, 3)
-        windows = windows.reshape(-1, side * side, dim)  # (B * windows, side * side, C)
-        attended: Tensor = self.attn(self.norm1(windows))
-        attended = attended.view(batch, rows, columns, side, side, dim).transpose(2, 3)
-        attended = attended.reshape(batch, rows * side, columns * side, dim)
+        missing_rows, missing_columns = -height % side, -width % side
+        padded = F.pad(tokens, (0, 0, 0, missing_columns, 0, missing_rows))
+        attended: Tensor = self.attn(self.norm1(padded))
         return attended[:, :height, :width]
 
 

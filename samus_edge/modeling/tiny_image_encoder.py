@@ -44,7 +44,7 @@ class TinyImageEncoder(nn.Module):
         self.patch_embed = nn.Sequential(
             ConvNorm(1, dim0 // 2, 3, stride=2), nn.GELU(), ConvNorm(dim0 // 2, dim0, 3, stride=2)
         )
-        self.input_adapter = Adapter(dim0)
+        self.input_adapter = Adapter(dim0, channels_first=True)
         self.stage0 = nn.Sequential(MBConv(dim0), MBConv(dim0))
         self.merge0 = PatchMerging(dim0, dim1, stride=2)
         self.stage1 = nn.ModuleList(
@@ -93,10 +93,10 @@ class TinyImageEncoder(nn.Module):
             image_embeddings, (B, 256, 32, 32), float32.
         """
         cnn = self.cnn_branch(image, high_frequency)  # (B, 128, 32, 32)
-        cnn_tokens = F.avg_pool2d(cnn, 2).flatten(2).transpose(1, 2)  # (B, 256, 128)
+        cnn_tokens = to_tokens(F.avg_pool2d(cnn, 2))  # (B, 256, 128)
 
         x = self.patch_embed(image)  # (B, 64, 64, 64)
-        x = x + self.input_adapter(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        x = x + self.input_adapter(x)
         stage0 = self.stage0(x)  # (B, 64, 64, 64)
         stage1 = self.merge0(stage0)  # (B, 128, 32, 32)
         stage1 = _run_blocks(self.stage1, stage1, cnn_tokens)
@@ -107,7 +107,8 @@ class TinyImageEncoder(nn.Module):
 
         x = self.neck_in(x)  # (B, 256, 16, 16)
         x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-        x = x + self.skip0(stage0) + self.skip1(stage1) + self.skip_cnn(cnn)  # (B, 256, 32, 32)
+        # the skips' sum first: ONNX Runtime adds each to the next while it convolves
+        x = x + (self.skip0(stage0) + self.skip_cnn(cnn) + self.skip1(stage1))  # (B, 256, 32, 32)
         out: Tensor = self.neck_out(x)
         return out
 

@@ -17,12 +17,12 @@ from samus_edge.modeling.scaled_attention import scaled_attention
 
 def to_tokens(x: Tensor) -> Tensor:
     """(B, C, H, W) to (B, HW, C)."""
-    return x.flatten(2).transpose(1, 2)
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def to_grid(tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
     """(B, HW, C) to (B, C, H, W)."""
-    return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *grid_hw)
+    return tokens.view(tokens.shape[0], *grid_hw, tokens.shape[2]).permute(0, 3, 1, 2)
 
 
 class MBConv(nn.Module):
@@ -100,13 +100,23 @@ class WindowAttention(nn.Module):
         return pairs.transpose(2, 3).reshape(heads, side * side, side * side)  # y1 x1, y2 x2
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend within windows of (B * windows, w*w, C) tokens; same shape out."""
-        batch, length, dim = x.shape
+        """Attend within the windows of a grid: (B, H, W, C) tokens in and out.
+
+        H and W are multiples of the window. Windows and heads part in one transposition, and join in
+        another.
+        """
+        batch, height, width, dim = x.shape
+        side, heads = self.window_size, self.num_heads
+        rows, columns = height // side, width // side  # of windows
         # TinyViT stores queries, keys and values head by head: (heads, 3, d)
-        qkv = self.qkv(x).view(batch, length, self.num_heads, 3, dim // self.num_heads)
-        query, key, value = qkv.permute(3, 0, 2, 1, 4).unbind(0)  # (B, heads, L, d) each
+        qkv = self.qkv(x).view(batch, rows, side, columns, side, heads, 3, dim // heads)
+        qkv = qkv.permute(6, 0, 1, 3, 5, 2, 4, 7)  # (3, B, rows, columns, heads, w, w, d)
+        qkv = qkv.reshape(3, batch * rows * columns, heads, side * side, dim // heads)
+        query, key, value = qkv[0:1], qkv[1:2], qkv[2:3]  # (1, windows, heads, L, d) each
         attended = scaled_attention(query, key, value, self.position_bias())
-        out: Tensor = self.proj(attended.transpose(1, 2).reshape(batch, length, dim))
+        attended = attended.view(batch, rows, columns, heads, side, side, dim // heads)
+        attended = attended.permute(0, 1, 4, 2, 5, 3, 6)  # (B, rows, w, columns, w, heads, d)
+        out: Tensor = self.proj(attended.reshape(batch, height, width, dim))
         return out
 
 
@@ -167,29 +177,20 @@ class TinyViTBlock(nn.Module):
         Returns:
             (B, HW, C), float32.
         """
-        height, width = grid_hw
+        # rows and columns apart: ONNX Runtime then moves channels while it changes layouts for the
+        # convolution, and does not join sums with normalisations in an operator that is slower
+        batch, _, dim = tokens.shape
+        tokens = tokens.view(batch, *grid_hw, dim)  # (B, H, W, C)
         normalised = self.norm1(tokens)
         if self.cross_branch is not None:
-            normalised = normalised + self.cross_branch(normalised, cnn_tokens)
-        tokens = tokens + self._attend(normalised, height, width)
-        tokens = to_tokens(self.local_conv(to_grid(tokens, grid_hw)))
+            attended = self.cross_branch(normalised.flatten(1, 2), cnn_tokens)  # (B, HW, C)
+            normalised = normalised + attended.view(batch, *grid_hw, dim)
+        tokens = tokens + self.attn(normalised)
+        x = self.local_conv(tokens.permute(0, 3, 1, 2))  # (B, C, H, W)
+        tokens = x.permute(0, 2, 3, 1)
         normalised = self.norm2(tokens)
         residual = self.mlp(normalised)
         if self.adapter is not None:
             residual = residual + ADAPTER_SCALE * self.adapter(normalised)
-        out: Tensor = tokens + residual
+        out: Tensor = (tokens + residual).flatten(1, 2)
         return out
-
-    def _attend(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """Window self-attention of (B, HW, C) tokens; one window needs no rearranging."""
-        side = self.window_size
-        attended: Tensor
-        if (height, width) == (side, side):
-            attended = self.attn(tokens)
-            return attended
-        batch, length, dim = tokens.shape
-        grid = (batch, height // side, side, width // side, side, dim)
-        windows = tokens.view(grid).transpose(2, 3).reshape(-1, side * side, dim)
-        attended = self.attn(windows)
-        grid = (batch, height // side, width // side, side, side, dim)
-        return attended.view(grid).transpose(2, 3).reshape(batch, length, dim)

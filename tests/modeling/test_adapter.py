@@ -30,3 +30,13 @@ def test_is_a_bottleneck_of_a_quarter_with_gelu(randomise: Callable[[nn.Module],
     expected = hidden @ state["up.weight"].T + state["up.bias"]
     with torch.no_grad():
         np.testing.assert_allclose(adapter(x).numpy(), expected, rtol=0, atol=TOLERANCE)
+
+
+def test_maps_are_adapted_pixel_by_pixel(randomise: Callable[[nn.Module], None]) -> None:
+    tokens, maps = Adapter(8), Adapter(8, channels_first=True)
+    randomise(tokens)
+    maps.load_state_dict(tokens.state_dict())
+    x = torch.randn(2, 8, 3, 5)
+    with torch.no_grad():
+        expected = tokens(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        torch.testing.assert_close(maps(x), expected, rtol=0, atol=TOLERANCE)

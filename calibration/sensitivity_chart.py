@@ -31,12 +31,12 @@ def draw_sensitivity(
     places = range(len(blocks))
     left.barh(places, [each.agreement.logit_error for each in blocks], color=colours)
     left.set_yticks(places, names, fontsize=8)
-    left.margins(y=0.01)
-    left.invert_yaxis()
+    left.set_ylim(len(blocks) - 0.4, -0.6)  # the first block on top
     left.set_xlabel("mean absolute logit error")
     right.barh(places, [each.agreement.dice_drop for each in blocks], color=colours)
     right.axvline(0, color="black", linewidth=0.8)
     right.set_xlabel("Dice drop, points")
+    right.locator_params(axis="x", nbins=5)
     for axes in (left, right):
         axes.grid(axis="x", alpha=0.3)
         axes.set_axisbelow(True)

@@ -58,7 +58,7 @@ GOOD = ("--box", "10,20,200,220")
         ((*GOOD, "--backend", "cuda"), 2, "got 'cuda'"),
         ((*GOOD, "--backend", "tensorrt"), 1, "the TensorRT backend is not part of samus-edge"),
         ((*GOOD, "--precision", "fp8"), 2, "got 'fp8'"),
-        ((*GOOD, "--precision", "int8"), 1, "image encoder in fp32, not in int8"),
+        ((*GOOD, "--precision", "int8"), 1, "is in fp32, not in int8"),
         ((*GOOD, "--bundle", "{folder}/nowhere"), 1, "nowhere does not exist"),
         ((*GOOD, "--bundle", "{folder}"), 1, "manifest.json cannot be read"),
         # Outputs.

@@ -43,19 +43,24 @@ def count_flop(model: ModelProto, feeds: Mapping[str, npt.NDArray[np.generic]]) 
 def _shapes_of(
     model: ModelProto, tensors: list[str], feeds: Mapping[str, npt.NDArray[np.generic]]
 ) -> dict[str, tuple[int, ...]]:
-    shown = ModelProto()
-    shown.CopyFrom(model)
-    present = {value.name for value in shown.graph.output}
-    shown.graph.output.extend(
+    outputs = model.graph.output
+    present = {value.name for value in outputs}
+    added = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
         for name in tensors
         if name not in present
-    )
+    ]
+    # In place, since a copy of a large graph is half a gigabyte more.
+    outputs.extend(added)
+    try:
+        content = model.SerializeToString()
+    finally:
+        del outputs[len(outputs) - len(added) :]
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors
-    session = ort.InferenceSession(
-        shown.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of weights
+    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    del content
     values = session.run(tensors, dict(feeds))
     return {name: np.shape(value) for name, value in zip(tensors, values, strict=True)}
 

@@ -238,6 +238,7 @@ def _export_bundle(
         check=finish,
         report=status.update,
     )
+    del model  # before the graphs are read again: half a gigabyte of a large one
     status.update("counting operations")
     print_summary(console, Bundle.open(out), parity)
 

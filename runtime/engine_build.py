@@ -16,6 +16,7 @@ from samus_edge.runtime.engine_profiles import EngineProfile, ShapeRange
 from samus_edge.runtime.engine_progress import BuildProgress, make_progress_monitor
 from samus_edge.runtime.onnx_external_data import external_data_locations
 from samus_edge.runtime.tensorrt_library import TensorRTLibrary
+from samus_edge.runtime.tensorrt_log import TensorRTLog
 
 __all__ = ["build_engine"]
 
@@ -43,8 +44,8 @@ def build_engine(
     """Build an engine: strongly typed, so every tensor has the type that the graph gives it.
 
     An axis that has one size in all profiles becomes a constant of the engine. TensorRT's messages
-    go to Python's logging under this module's name: warnings, and at the level DEBUG the rest. Its
-    errors are in the exception, or are warnings if there is an engine in spite of them.
+    go to Python's logging, see `TensorRTLog`; its errors are in the exception, or are warnings if
+    there is an engine in spite of them.
 
     Args:
         graph: the bytes of an ONNX file with all tensors in it.
@@ -77,16 +78,16 @@ def build_engine(
     trt: Any = library.module
     _check_ranks(profiles)
     graph = _prepared(graph, name, profiles)
-    errors: list[str] = []
-    log = _make_log(trt, errors)
-    builder = _created(library, errors, lambda: trt.Builder(log))
+    log = TensorRTLog(trt)
+    errors = log.errors
+    builder = _created(library, errors, lambda: trt.Builder(log.logger))
     config = _created(library, errors, builder.create_builder_config)
     _set_compute_capability(config, library, compute_capability)
 
     strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     flags = 0 if strongly_typed is None else 1 << int(strongly_typed)  # TensorRT 11 has no other
     network = builder.create_network(flags)
-    parser = trt.OnnxParser(network, log)
+    parser = trt.OnnxParser(network, log.logger)
     if not parser.parse(graph):
         raise _parser_error(library, name, parser)
     if network.num_inputs == 0 or network.num_outputs == 0:
@@ -268,21 +269,3 @@ def _read_timing_cache(config: Any, path: Path) -> None:
         content = b""
     # What does not fit this version and GPU is left out by TensorRT, which says so.
     config.set_timing_cache(config.create_timing_cache(content), ignore_mismatch=False)
-
-
-def _make_log(trt: Any, errors: list[str]) -> Any:
-    """TensorRT's logger that writes to Python's; errors are also kept, for the exception."""
-    base: Any = trt.ILogger
-    failures = (base.INTERNAL_ERROR, base.ERROR)
-
-    class Log(base):  # type: ignore[misc]  # its class is known only when the module is imported
-        def __init__(self) -> None:
-            base.__init__(self)  # as pybind11 needs it
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in failures:
-                errors.append(message)
-            level = logging.WARNING if severity == base.WARNING else logging.DEBUG
-            _logger.log(level, "%s", message)
-
-    return Log()

@@ -24,7 +24,7 @@ from samus_edge.runtime.graph_contract import mask_input_hw
 from samus_edge.runtime.tensorrt_library import TensorRTLibrary, find_tensorrt
 
 DEFAULT_BUNDLE = Path(__file__).parents[2] / "runtime" / "default_bundle"
-LOGGER = "samus_edge.runtime.engine_build"
+LOGGER = "samus_edge.runtime.tensorrt_log"
 # What the builder logs of an engine's inputs and outputs: a machine without a GPU cannot load it.
 TENSOR = re.compile(
     r"Name: (\w+), IOMode: (Input|Output), DataType: (\w+), Dimensions: \[(.*?)\].*"

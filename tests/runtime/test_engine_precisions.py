@@ -21,7 +21,7 @@ from samus_edge.runtime.graph_contract import mask_input_hw
 from samus_edge.runtime.tensorrt_library import TensorRTLibrary, find_tensorrt
 from tests.conftest import AssetFrame
 
-LOGGER = "samus_edge.runtime.engine_build"
+LOGGER = "samus_edge.runtime.tensorrt_log"
 FRAMES = image_encoder_profile((64, 64), (512, 640), (1200, 1920))
 INT8_KERNELS = 40
 """Least number of kernels that multiply int8 by int8 in the quantised encoder; there are 60 or so."""

@@ -1,12 +1,16 @@
 """What the runtime asks of an inference engine."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from samus_edge.runtime.graph_record import GraphRecord, TensorSpec
+
+if TYPE_CHECKING:
+    from samus_edge.runtime.device import Device
+    from samus_edge.runtime.device_tensor import DeviceTensor
 
 __all__ = ["Backend", "FloatTensor", "GraphSession", "Tensor", "check_feeds"]
 
@@ -18,11 +22,20 @@ FloatTensor: TypeAlias = npt.NDArray[np.float32]
 class GraphSession(Protocol):
     """One graph, ready to run. `run` may be called from several threads at once."""
 
-    def run(self, feeds: Mapping[str, Tensor]) -> dict[str, FloatTensor]:
+    def largest(self, name: str, axis: int) -> int | None:
+        """The largest size of an input's axis in one run; None where there is no limit."""
+        ...
+
+    def run(
+        self, feeds: "Mapping[str, Tensor | DeviceTensor]", *, on_device: bool = False
+    ) -> "dict[str, FloatTensor | DeviceTensor]":
         """Run the graph.
 
         Args:
-            feeds: one array for each input of the graph, by name, of the recorded dtype and shape.
+            feeds: one array for each input of the graph, by name, of the recorded dtype and shape; of
+                the host, or of the device that the engine computes on.
+            on_device: leave the outputs on the device, where the engine computes on one and can; for
+                what is fed to another graph there.
 
         Returns:
             One float32 array for each output of the graph, by name, owned by the caller.
@@ -30,7 +43,12 @@ class GraphSession(Protocol):
         Raises:
             ValueError: if the feeds do not fit the graph.
             BackendError: if the engine fails.
+            RuntimeError: if the graph is closed.
         """
+        ...
+
+    def close(self) -> None:
+        """Give memory back; runs under way end first. A second call does nothing."""
         ...
 
 
@@ -41,7 +59,8 @@ class Backend(Protocol):
         name: as the user selects it, for example "onnxruntime".
         device: what computes, in the engine's own words, for example "CPUExecutionProvider".
         version: of the engine.
-        threads: how many threads compute one graph.
+        threads: how many CPU threads compute one graph.
+        gpu: the GPU whose arrays graphs take and give, or None.
     """
 
     @property
@@ -55,6 +74,9 @@ class Backend(Protocol):
 
     @property
     def threads(self) -> int: ...
+
+    @property
+    def gpu(self) -> "Device | None": ...
 
     def open_graph(
         self,
@@ -79,7 +101,9 @@ class Backend(Protocol):
         ...
 
 
-def check_feeds(name: str, inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Tensor]) -> None:
+def check_feeds(
+    name: str, inputs: tuple[TensorSpec, ...], feeds: "Mapping[str, Tensor | DeviceTensor]"
+) -> None:
     """Compare what is fed to a graph with what it takes: names, then dtype and shape of each.
 
     Args:

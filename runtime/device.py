@@ -101,14 +101,14 @@ class DeviceStream(Protocol):
 
 
 class DeviceEvent(Protocol):
-    """A mark in a stream, to time what lies between two of them, or to wait for."""
+    """A mark in a stream, to time what lies between two of them, or to wait for it."""
 
     def record(self, stream: DeviceStream) -> None:
         """Put the mark at the end of what is queued."""
         ...
 
-    def wait(self, stream: DeviceStream) -> None:
-        """Let what is queued in a stream from now on begin after this mark."""
+    def synchronize(self) -> None:
+        """Wait until the mark is reached."""
         ...
 
     def milliseconds_since(self, earlier: "DeviceEvent") -> float:

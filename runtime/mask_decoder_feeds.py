@@ -1,24 +1,29 @@
 """What one run of the mask decoder graph is fed."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
 from samus_edge.runtime.backend import Tensor
 from samus_edge.runtime.prompts import DecoderPrompts
 
+if TYPE_CHECKING:
+    from samus_edge.runtime.device_tensor import DeviceTensor
+
 __all__ = ["mask_decoder_feeds"]
 
 
 def mask_decoder_feeds(
-    image_embeddings: npt.NDArray[np.float32],
+    image_embeddings: "npt.NDArray[np.float32] | DeviceTensor",
     group: DecoderPrompts,
     mask_input: npt.NDArray[np.float32] | None,
     mask_input_hw: tuple[int, int],
-) -> dict[str, Tensor]:
+) -> "dict[str, Tensor | DeviceTensor]":
     """Put together an image, a group of its prompts and their earlier logits.
 
     Args:
-        image_embeddings: (1, C, h, w), float32.
+        image_embeddings: (1, C, h, w), float32, of the host or of the device that decodes.
         group: n of the N prompts.
         mask_input: (N, 1, 4h, 4w), float32, logits of an earlier prediction; None without.
         mask_input_hw: (4h, 4w) that the graph takes.

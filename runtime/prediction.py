@@ -1,9 +1,13 @@
 """What the runtime gives back."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from samus_edge.runtime.device_tensor import DeviceTensor
 
 __all__ = ["Embedding", "Prediction"]
 
@@ -13,14 +17,20 @@ class Embedding:
     """An encoded image, to be prompted any number of times.
 
     Attributes:
-        image_embeddings: (1, C, h, w), float32: the image encoder's output.
+        tensor: (1, C, h, w), float32: the image encoder's output, where it was computed: in memory
+            of the host, or of the GPU, which is given back with the embedding.
         original_hw: (H, W) of the image, pixels.
         encoder_sha256: of the image encoder graph that made it; another bundle's decoder refuses it.
     """
 
-    image_embeddings: npt.NDArray[np.float32]
+    tensor: "npt.NDArray[np.float32] | DeviceTensor"
     original_hw: tuple[int, int]
     encoder_sha256: str
+
+    @property
+    def image_embeddings(self) -> npt.NDArray[np.float32]:
+        """(1, C, h, w), float32, in memory of the host; copied there from a GPU, every time."""
+        return self.tensor if isinstance(self.tensor, np.ndarray) else self.tensor.numpy()
 
 
 @dataclass(frozen=True, eq=False)

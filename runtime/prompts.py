@@ -143,7 +143,9 @@ def to_model_frame(
     return ((xy.astype(np.float64) + 0.5) * scale - 0.5).astype(np.float32)
 
 
-def decoder_prompts(prompts: Prompts, model_size: int) -> Iterator[DecoderPrompts]:
+def decoder_prompts(
+    prompts: Prompts, model_size: int, most_prompts: int | None = None
+) -> Iterator[DecoderPrompts]:
     """Pack prompts for the mask decoder, in groups with equally many points.
 
     The decoder attends to padding as to any other point (as in SAM), so padding a prompt to the
@@ -153,15 +155,17 @@ def decoder_prompts(prompts: Prompts, model_size: int) -> Iterator[DecoderPrompt
     Args:
         prompts: N checked prompts.
         model_size: side of the frame that the decoder takes prompts in, pixels.
+        most_prompts: that the decoder takes in one run; None for no limit of its own.
 
     Yields:
-        Groups of at most `MAX_PROMPTS_PER_RUN` that together hold every row exactly once.
+        Groups of at most `MAX_PROMPTS_PER_RUN`, or `most_prompts`, that together hold every row exactly once.
     """
+    most = min(MAX_PROMPTS_PER_RUN, most_prompts or MAX_PROMPTS_PER_RUN)
     counts = (prompts.point_labels != PADDING_LABEL).sum(axis=1)  # (N,)
     for count in np.unique(counts):
         same_count = np.flatnonzero(counts == count)
-        for start in range(0, len(same_count), MAX_PROMPTS_PER_RUN):
-            rows = same_count[start : start + MAX_PROMPTS_PER_RUN]
+        for start in range(0, len(same_count), most):
+            rows = same_count[start : start + most]
             yield _pack_rows(prompts, rows, int(count), model_size)
 
 

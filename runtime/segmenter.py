@@ -2,7 +2,7 @@
 
 import os
 from types import TracebackType
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +19,15 @@ from samus_edge.runtime.graph_contract import (
     check_mask_decoder,
     mask_input_hw,
 )
-from samus_edge.runtime.grey_frame import grey_frame
+from samus_edge.runtime.grey_frame import GreyFrame, grey_frame
 from samus_edge.runtime.mask_decoder_feeds import mask_decoder_feeds
 from samus_edge.runtime.mask_upsampling import masks_from_logits
 from samus_edge.runtime.precision import check_precision, precision_name, select_graphs
 from samus_edge.runtime.prediction import Embedding, Prediction
 from samus_edge.runtime.prompts import Prompts, check_prompts, decoder_prompts
+
+if TYPE_CHECKING:
+    from samus_edge.runtime.device_tensor import DeviceArray, DeviceTensor
 
 __all__ = ["Segmenter"]
 
@@ -151,17 +154,18 @@ class Segmenter:
         Raises:
             TypeError, ValueError, BackendError: as `encode` and `predict`.
         """
-        frame = grey_frame(image)
+        frame = self._frame(image)
         prompts = self._check_prompts(
             _original_hw(frame), boxes, point_coords, point_labels, mask_input
         )
-        return self._decode(self.encode(frame), prompts, multimask_output)
+        return self._decode(self._encode(frame), prompts, multimask_output)
 
-    def encode(self, image: npt.NDArray[np.uint8]) -> Embedding:
+    def encode(self, image: "npt.NDArray[np.uint8] | DeviceArray") -> Embedding:
         """Run the image encoder, which is most of the work, once for an image.
 
         Args:
-            image: (H, W) grey or (H, W, 3) RGB, uint8.
+            image: (H, W) grey or (H, W, 3) RGB, uint8; or, for a backend on a GPU, (H, W) grey in
+                its memory, as any object with `__cuda_array_interface__` or `__dlpack__`.
 
         Raises:
             TypeError: if the image is not a uint8 array.
@@ -169,14 +173,7 @@ class Segmenter:
             RuntimeError: if the segmenter is closed.
             BackendError: if the backend fails.
         """
-        frame = grey_frame(image)
-        encoder, _ = self._open_sessions()
-        outputs = encoder.run({"image": frame[None]})
-        return Embedding(
-            image_embeddings=outputs["image_embeddings"],
-            original_hw=_original_hw(frame),
-            encoder_sha256=self._encoder_sha256,
-        )
+        return self._encode(self._frame(image))
 
     def predict(
         self,
@@ -229,8 +226,10 @@ class Segmenter:
         return self._decode(embedding, prompts, multimask_output)
 
     def close(self) -> None:
-        """Release the graphs; calls under way end normally. Closing twice is fine."""
-        self._sessions = None
+        """Give the graphs' memory back; calls under way end normally. Closing twice is fine."""
+        sessions, self._sessions = self._sessions, None
+        for session in sessions or ():
+            session.close()
 
     def __enter__(self) -> "Segmenter":
         return self
@@ -260,16 +259,35 @@ class Segmenter:
             mask_input_hw=self._mask_input_hw,
         )
 
+    def _frame(self, image: "npt.NDArray[np.uint8] | DeviceArray") -> "GreyFrame | DeviceTensor":
+        """The grey frame (H, W) that the encoder takes, where the image is."""
+        device = self._backend.gpu
+        if device is None or isinstance(image, np.ndarray):
+            return grey_frame(image)
+        from samus_edge.runtime.device_frame import device_frame
+
+        return device_frame(image, device)
+
+    def _encode(self, frame: "GreyFrame | DeviceTensor") -> Embedding:
+        encoder, _ = self._open_sessions()
+        outputs = encoder.run({"image": frame[None]}, on_device=True)
+        return Embedding(
+            tensor=outputs["image_embeddings"],
+            original_hw=_original_hw(frame),
+            encoder_sha256=self._encoder_sha256,
+        )
+
     def _decode(self, embedding: Embedding, prompts: Prompts, multimask_output: bool) -> Prediction:
         _, decoder = self._open_sessions()
         kept = _MULTIMASK if multimask_output else _SINGLE_MASK
         masks_per_prompt = kept.stop - kept.start
         logits = np.empty((len(prompts), masks_per_prompt, *self._mask_input_hw), np.float32)
         ious = np.empty((len(prompts), masks_per_prompt), np.float32)
-        for group in decoder_prompts(prompts, self._bundle.manifest.prompts.size):
+        most = decoder.largest("point_coords", 0)
+        for group in decoder_prompts(prompts, self._bundle.manifest.prompts.size, most):
             outputs = decoder.run(
                 mask_decoder_feeds(
-                    embedding.image_embeddings, group, prompts.mask_input, self._mask_input_hw
+                    embedding.tensor, group, prompts.mask_input, self._mask_input_hw
                 )
             )
             logits[group.rows] = outputs["low_res_masks"][:, kept]
@@ -294,7 +312,7 @@ class Segmenter:
         return sessions
 
 
-def _original_hw(frame: npt.NDArray[np.uint8]) -> tuple[int, int]:
+def _original_hw(frame: "GreyFrame | DeviceTensor") -> tuple[int, int]:
     height, width = frame.shape
     return height, width
 

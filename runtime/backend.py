@@ -12,11 +12,21 @@ if TYPE_CHECKING:
     from samus_edge.runtime.device import Device
     from samus_edge.runtime.device_tensor import DeviceTensor
 
-__all__ = ["Backend", "FloatTensor", "GraphSession", "Tensor", "check_feeds"]
+__all__ = ["Backend", "Feed", "FloatTensor", "GraphSession", "Tensor", "check_feeds"]
 
 # A graph takes arrays of several dtypes, and their ranks are checked at run time.
 Tensor: TypeAlias = npt.NDArray[Any]
 FloatTensor: TypeAlias = npt.NDArray[np.float32]
+
+
+class Feed(Protocol):
+    """What a graph is fed: an array of the host, or a `DeviceTensor`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> "np.dtype[Any]": ...
 
 
 class GraphSession(Protocol):
@@ -26,16 +36,12 @@ class GraphSession(Protocol):
         """The largest size of an input's axis in one run; None where there is no limit."""
         ...
 
-    def run(
-        self, feeds: "Mapping[str, Tensor | DeviceTensor]", *, on_device: bool = False
-    ) -> "dict[str, FloatTensor | DeviceTensor]":
+    def run(self, feeds: Mapping[str, Feed]) -> dict[str, FloatTensor]:
         """Run the graph.
 
         Args:
             feeds: one array for each input of the graph, by name, of the recorded dtype and shape; of
                 the host, or of the device that the engine computes on.
-            on_device: leave the outputs on the device, where the engine computes on one and can; for
-                what is fed to another graph there.
 
         Returns:
             One float32 array for each output of the graph, by name, owned by the caller.
@@ -44,6 +50,13 @@ class GraphSession(Protocol):
             ValueError: if the feeds do not fit the graph.
             BackendError: if the engine fails.
             RuntimeError: if the graph is closed.
+        """
+        ...
+
+    def run_on_device(self, feeds: Mapping[str, Feed]) -> "dict[str, FloatTensor | DeviceTensor]":
+        """As `run`, but outputs stay on the GPU if the engine computes on one and can leave them there.
+
+        They are for what is fed to another graph of the same backend.
         """
         ...
 
@@ -101,9 +114,7 @@ class Backend(Protocol):
         ...
 
 
-def check_feeds(
-    name: str, inputs: tuple[TensorSpec, ...], feeds: "Mapping[str, Tensor | DeviceTensor]"
-) -> None:
+def check_feeds(name: str, inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Feed]) -> None:
     """Compare what is fed to a graph with what it takes: names, then dtype and shape of each.
 
     Args:

@@ -1,48 +1,59 @@
 """From a backend's name to a backend."""
 
-import logging
-
-from samus_edge import __version__
-from samus_edge.errors import BackendError
 from samus_edge.runtime.backend import Backend
 
-__all__ = ["BACKENDS", "MAX_THREADS", "check_backend", "check_threads", "select_backend"]
+__all__ = [
+    "AUTO_ORDER",
+    "BACKENDS",
+    "MAX_THREADS",
+    "backend_order",
+    "check_backend",
+    "check_threads",
+    "select_backend",
+]
 
 # A larger number is a slip, and would only exhaust the machine.
 MAX_THREADS = 256
-BACKENDS = ("auto", "onnxruntime", "tensorrt")
+AUTO_ORDER = ("tensorrt", "onnxruntime-cuda", "onnxruntime")
+"""What "auto" tries: the fastest first."""
 
-_logger = logging.getLogger(__name__)
+BACKENDS = ("auto", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt")
 
 
-def select_backend(name: str = "auto", threads: int | None = None) -> Backend:
+def backend_order(name: str) -> tuple[str, ...]:
+    """The backends to try for a name, in order.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    check_backend(name)
+    return AUTO_ORDER if name == "auto" else (name,)
+
+
+def select_backend(name: str, threads: int | None = None, *, build_missing: bool = True) -> Backend:
     """The backend of that name.
 
     Args:
-        name: "onnxruntime" (CPU); "tensorrt"; or "auto", the fastest that is there. This version has
-            no TensorRT backend, so "auto" is ONNX Runtime on the CPU.
+        name: "onnxruntime" (CPU), "onnxruntime-cuda" or "onnxruntime-tensorrt" (its execution
+            providers), or "tensorrt".
         threads: CPU threads that compute one graph, 1 to 256; None lets the backend choose.
+        build_missing: whether TensorRT builds engines that its cache has not, which takes minutes.
 
     Raises:
         ValueError: if the name is unknown or threads is out of range.
         TypeError: if threads is not an integer.
-        BackendError: if a backend was asked for by name and is not there; says how to get it.
+        BackendError: if it is not there; says how to get it.
     """
     check_backend(name)
     check_threads(threads)
-    if name == "tensorrt":
-        raise BackendError(
-            f"the TensorRT backend is not part of samus-edge {__version__}; it comes with a later "
-            "version: pip install --upgrade 'samus-edge[tensorrt]'. Until then use the backend "
-            "'onnxruntime', or 'auto'."
-        )
     # Here, so that importing the runtime does not load the engine.
+    if name == "tensorrt":
+        from samus_edge.runtime.tensorrt_backend import TensorRTBackend, TensorRTOptions
+
+        return TensorRTBackend(TensorRTOptions(build_missing=build_missing))
     from samus_edge.runtime.onnxruntime_backend import OnnxRuntimeBackend
 
-    backend = OnnxRuntimeBackend(threads)
-    if name == "auto":
-        _logger.info("backend auto: %s on %s", backend.name, backend.device)
-    return backend
+    return OnnxRuntimeBackend(threads, name=name)
 
 
 def check_backend(name: str) -> None:

@@ -191,7 +191,7 @@ class _Pinned(_Owned):
         super().__init__(device, lambda: driver.cuMemFreeHost(address))
         self.address = address
         memory = (ctypes.c_uint8 * max(size_bytes, 1)).from_address(address)
-        self.array: npt.NDArray[np.uint8] = np.frombuffer(memory, np.uint8)[:size_bytes]
+        self.array: npt.NDArray[np.uint8] = np.ctypeslib.as_array(memory)[:size_bytes]
 
     def free(self) -> None:
         self._give_back()
@@ -224,9 +224,7 @@ class _Event(_Owned):
         if not isinstance(earlier, _Event):
             raise TypeError(f"earlier must be an event of the same device, got {earlier!r}.")
         self.synchronize()
-        return float(
-            _check("time events", driver.cuEventElapsedTime(earlier._event, self._event))
-        )
+        return float(_check("time events", driver.cuEventElapsedTime(earlier._event, self._event)))
 
     def close(self) -> None:
         self._give_back()

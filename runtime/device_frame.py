@@ -59,7 +59,9 @@ def device_frame(image: Any, device: Device) -> DeviceTensor:
     shape = tuple(int(size) for size in interface["shape"])
     dtype = np.dtype(interface["typestr"])
     if dtype != np.uint8:
-        raise TypeError(f"image must be uint8 in [0, 255], got {dtype.name}. Scale it on the GPU first.")
+        raise TypeError(
+            f"image must be uint8 in [0, 255], got {dtype.name}. Scale it on the GPU first."
+        )
     if len(shape) != 2:
         raise ValueError(
             f"an image in the memory of the GPU must have shape (H, W), grey, got {shape}. Make it grey "
@@ -111,7 +113,9 @@ def _wait_for_producer(stream: int | None, device: Device) -> None:
     if stream is None:
         return
     if stream == 0:
-        raise ValueError("the stream of __cuda_array_interface__ must not be 0, which is ambiguous.")
+        raise ValueError(
+            "the stream of __cuda_array_interface__ must not be 0, which is ambiguous."
+        )
     with device.current():
         event = device.create_event()
         try:

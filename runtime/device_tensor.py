@@ -99,7 +99,8 @@ class DeviceTensor:
             try:
                 self._device.copy_to_host(pinned.address, self.address, self.nbytes, stream)
                 stream.synchronize()
-                return pinned.array.view(self._dtype).reshape(self._shape).copy()
+                content = pinned.array.view(self._dtype).reshape(self._shape)
+                return np.array(content)
             finally:
                 pinned.free()
                 stream.close()

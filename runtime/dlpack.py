@@ -74,7 +74,9 @@ def read_dlpack(array: Any) -> dict[str, Any]:
     try:
         pointer = _get_pointer(capsule, _NAME)
     except ValueError as err:
-        raise TypeError(f"{type(array).__name__}.__dlpack__ gave no DLPack tensor ({err}).") from err
+        raise TypeError(
+            f"{type(array).__name__}.__dlpack__ gave no DLPack tensor ({err})."
+        ) from err
     tensor = ctypes.cast(pointer, ctypes.POINTER(_ManagedTensor)).contents.tensor
     kind = _KINDS.get(tensor.dtype.code)
     if kind is None or tensor.dtype.lanes != 1 or tensor.dtype.bits % 8:

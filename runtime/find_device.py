@@ -45,7 +45,8 @@ def find_device(binding: str = "auto", index: int | None = None) -> Device:
 
         return CudaPythonDevice(0 if index is None else index)
 
-    return _loaded(chosen, make)
+    device: Device = _loaded(chosen, make)
+    return device
 
 
 def list_gpus(binding: str = "auto") -> list[GpuInfo]:

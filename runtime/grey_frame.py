@@ -1,6 +1,6 @@
 """From the user's image to the raw grey frame that the image encoder takes."""
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ GreyFrame: TypeAlias = npt.NDArray[np.uint8]
 MAX_IMAGE_PIXELS = 1 << 26
 
 
-def grey_frame(image: npt.NDArray[Any]) -> GreyFrame:
+def grey_frame(image: object) -> GreyFrame:
     """Check an image and make it grey.
 
     Args:
@@ -28,10 +28,10 @@ def grey_frame(image: npt.NDArray[Any]) -> GreyFrame:
         ValueError: if its shape is another, or it has no pixels or too many.
     """
     if not isinstance(image, np.ndarray):
-        raise TypeError(
-            f"image must be a numpy array, got {type(image).__name__}. "
-            "Read a file with samus_edge.runtime.image_io.read_image."
-        )
+        hint = "Read a file with samus_edge.runtime.image_io.read_image."
+        if hasattr(image, "__cuda_array_interface__"):
+            hint = "This backend takes no memory of a GPU: copy the image to the host."
+        raise TypeError(f"image must be a numpy array, got {type(image).__name__}. {hint}")
     if image.dtype != np.uint8:
         raise TypeError(
             f"image must be uint8 in [0, 255], got {image.dtype.name}. Scale it first; "

@@ -1,6 +1,6 @@
 """What one run of the mask decoder graph is fed."""
 
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -8,18 +8,17 @@ import numpy.typing as npt
 from samus_edge.runtime.backend import Tensor
 from samus_edge.runtime.prompts import DecoderPrompts
 
-if TYPE_CHECKING:
-    from samus_edge.runtime.device_tensor import DeviceTensor
-
 __all__ = ["mask_decoder_feeds"]
+
+Embeddings = TypeVar("Embeddings")  # an array of the host, or of the device that decodes
 
 
 def mask_decoder_feeds(
-    image_embeddings: "npt.NDArray[np.float32] | DeviceTensor",
+    image_embeddings: Embeddings,
     group: DecoderPrompts,
     mask_input: npt.NDArray[np.float32] | None,
     mask_input_hw: tuple[int, int],
-) -> "dict[str, Tensor | DeviceTensor]":
+) -> dict[str, Tensor | Embeddings]:
     """Put together an image, a group of its prompts and their earlier logits.
 
     Args:

@@ -1,19 +1,23 @@
-"""Inference on ONNX Runtime's CPU execution provider."""
+"""Inference on ONNX Runtime: on the CPU, or by one of its execution providers for GPUs."""
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from samus_edge.errors import BackendError, BundleError
-from samus_edge.runtime.backend import FloatTensor, Tensor, check_feeds
+from samus_edge.runtime.backend import Feed, FloatTensor, check_feeds
 from samus_edge.runtime.graph_record import GraphRecord, TensorSpec
+from samus_edge.runtime.onnxruntime_providers import PROVIDERS, provider_list
+
+if TYPE_CHECKING:
+    from samus_edge.runtime.device import Device
+    from samus_edge.runtime.device_tensor import DeviceTensor
 
 __all__ = ["OnnxRuntimeBackend", "OnnxRuntimeSession", "default_threads"]
 
-_CPU_PROVIDER = "CPUExecutionProvider"
 _LOG_ERRORS_ONLY = 3
 # The graphs are small: beyond this, threads cost more to synchronise than they compute.
 _MAX_DEFAULT_THREADS = 8
@@ -51,41 +55,72 @@ class OnnxRuntimeSession:
 
     def __init__(self, name: str, session: ort.InferenceSession, record: GraphRecord) -> None:
         self._name = name
-        self._session = session
+        self._session: ort.InferenceSession | None = session
         self._inputs = record.inputs
         self._output_names = [spec.name for spec in record.outputs]
 
-    def run(self, feeds: Mapping[str, Tensor]) -> dict[str, FloatTensor]:
+    def largest(self, name: str, axis: int) -> int | None:
+        """No limit."""
+        return None
+
+    def run(self, feeds: Mapping[str, Feed]) -> dict[str, FloatTensor]:
         """Run the graph; see `GraphSession.run`."""
         check_feeds(self._name, self._inputs, feeds)
+        session = self._session
+        if session is None:
+            raise RuntimeError(
+                f"graph {self._name!r} is closed. Load another with Segmenter.load()."
+            )
         try:
-            outputs: list[FloatTensor] = self._session.run(self._output_names, dict(feeds))
+            outputs: list[FloatTensor] = session.run(self._output_names, dict(feeds))
         except _FAILED as err:
             raise BackendError(
                 f"ONNX Runtime {ort.__version__} failed on graph {self._name!r}: {err}"
             ) from err
         return dict(zip(self._output_names, outputs, strict=True))
 
+    def run_on_device(self, feeds: Mapping[str, Feed]) -> "dict[str, FloatTensor | DeviceTensor]":
+        """As `run`: outputs are of the host."""
+        return {**self.run(feeds)}
+
+    def close(self) -> None:
+        """Let the graph go; see `GraphSession.close`."""
+        self._session = None
+
 
 class OnnxRuntimeBackend:
-    """ONNX Runtime on the CPU: one thread pool per graph, the same result on every run.
+    """ONNX Runtime: one thread pool per graph; on the CPU the same result on every run.
 
     Args:
-        threads: threads that compute one graph; None for `default_threads`.
+        threads: threads of the CPU that compute one graph; None for `default_threads`.
+        name: of the backend: "onnxruntime", "onnxruntime-cuda" or "onnxruntime-tensorrt".
+        device_index: of the GPU.
+
+    Raises:
+        BackendError: if this ONNX Runtime has not the execution provider.
     """
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(
+        self, threads: int | None = None, *, name: str = "onnxruntime", device_index: int = 0
+    ) -> None:
+        self._name = name
+        self._provider = PROVIDERS[name]
+        self._providers = provider_list(
+            name, ort.get_available_providers(), device_index=device_index
+        )
         self._threads = default_threads() if threads is None else threads
+        if name != "onnxruntime" and hasattr(ort, "preload_dlls"):
+            ort.preload_dlls(directory="")  # CUDA and cuDNN from NVIDIA's packages, where installed
 
     @property
     def name(self) -> str:
-        """ "onnxruntime"."""
-        return "onnxruntime"
+        """As the user selects it."""
+        return self._name
 
     @property
     def device(self) -> str:
         """The execution provider."""
-        return _CPU_PROVIDER
+        return self._provider.name
 
     @property
     def version(self) -> str:
@@ -96,6 +131,11 @@ class OnnxRuntimeBackend:
     def threads(self) -> int:
         """Threads that compute one graph."""
         return self._threads
+
+    @property
+    def gpu(self) -> "Device | None":
+        """None: arrays are of the host."""
+        return None
 
     def open_graph(
         self,
@@ -112,7 +152,7 @@ class OnnxRuntimeBackend:
             session = ort.InferenceSession(
                 graph,
                 sess_options=options,
-                providers=[_CPU_PROVIDER],
+                providers=self._providers,
                 enable_fallback=0,  # its fallback prints to stdout
             )
         except _UNREADABLE as err:
@@ -123,6 +163,12 @@ class OnnxRuntimeBackend:
             raise BackendError(
                 f"ONNX Runtime {ort.__version__} cannot run {record.file}: {err}"
             ) from err
+        if session.get_providers()[0] != self._provider.name:
+            raise BackendError(
+                f"ONNX Runtime {ort.__version__} has the execution provider {self._provider.name}, but "
+                f"it does not start on this machine. It needs {self._provider.needs}; ONNX Runtime has "
+                "written to stderr what is missing. samus-edge doctor says what is there."
+            )
         _check_tensors(record.file, "input", record.inputs, session.get_inputs())
         _check_tensors(record.file, "output", record.outputs, session.get_outputs())
         return OnnxRuntimeSession(name, session, record)

@@ -200,7 +200,7 @@ class _Pinned(_Owned):
         super().__init__(device, memory.base)
         self.address = int(memory.ctypes.data)
         array = (ctypes.c_uint8 * len(memory)).from_address(self.address)
-        self.array: npt.NDArray[np.uint8] = np.frombuffer(array, np.uint8)[:size_bytes]
+        self.array: npt.NDArray[np.uint8] = np.ctypeslib.as_array(array)[:size_bytes]
 
     def free(self) -> None:
         self._give_back(lambda memory: memory.free())

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from samus_edge.errors import BackendError
 from samus_edge.runtime.backend import Backend, GraphSession
-from samus_edge.runtime.backend_selection import select_backend
+from samus_edge.runtime.backend_choice import say_choice
+from samus_edge.runtime.backend_selection import backend_order, check_threads, select_backend
 from samus_edge.runtime.bundle import Bundle
 from samus_edge.runtime.graph_contract import (
     IMAGE_ENCODER,
@@ -79,6 +80,14 @@ class Segmenter:
             _open_graph(backend, bundle, graphs.image_encoder),
             _open_graph(backend, bundle, graphs.mask_decoder),
         )
+        if backend.name == "tensorrt":
+            from samus_edge.runtime.checked_engines import require_checked_engines
+
+            try:
+                require_checked_engines(self)
+            except BaseException:
+                self.close()
+                raise
 
     @classmethod
     def load(
@@ -93,7 +102,9 @@ class Segmenter:
 
         Args:
             bundle: folder of a bundle, or a zip file of one; None for the one that is installed with samus-edge.
-            backend: "auto", "onnxruntime" (CPU) or "tensorrt"; see `select_backend`.
+            backend: "onnxruntime" (CPU), "onnxruntime-cuda", "onnxruntime-tensorrt" or "tensorrt";
+                "auto" takes the first that works of TensorRT (with engines that `samus-edge build` has
+                made), ONNX Runtime on CUDA, ONNX Runtime on the CPU, and says in the log which and why.
             precision: "auto" takes the bundle's reference, which is the most accurate; "fp32",
                 "fp16", "int8" (for TensorRT) or "int8-cpu" is an error where the bundle has it not.
             threads: CPU threads that compute one graph; None for all cores, at most 8.
@@ -105,8 +116,25 @@ class Segmenter:
                 cannot run the graphs.
         """
         check_precision(precision)
-        selected = select_backend(backend, threads)
-        return cls(Bundle.open(bundle), selected, precision)
+        check_threads(threads)
+        names = backend_order(backend)
+        opened = Bundle.open(bundle)
+        if backend != "auto":
+            return cls(opened, select_backend(backend, threads), precision)
+        # Once more, so that a precision that the bundle has not is not taken for a backend's failure.
+        select_graphs(opened, precision)
+        passed_over: list[str] = []
+        for name in names:
+            try:
+                # Minutes of building are for who asks for them by name.
+                selected = select_backend(name, threads, build_missing=False)
+                segmenter = cls(opened, selected, precision)
+            except BackendError as err:
+                passed_over.append(f"{name}: {err}")
+                continue
+            say_choice(selected, passed_over)
+            return segmenter
+        raise BackendError(f"no backend works. {' '.join(passed_over)}")
 
     @property
     def bundle(self) -> Bundle:
@@ -262,15 +290,15 @@ class Segmenter:
     def _frame(self, image: "npt.NDArray[np.uint8] | DeviceArray") -> "GreyFrame | DeviceTensor":
         """The grey frame (H, W) that the encoder takes, where the image is."""
         device = self._backend.gpu
-        if device is None or isinstance(image, np.ndarray):
-            return grey_frame(image)
+        if isinstance(image, np.ndarray) or device is None:
+            return grey_frame(image)  # which refuses what is no array of the host
         from samus_edge.runtime.device_frame import device_frame
 
         return device_frame(image, device)
 
     def _encode(self, frame: "GreyFrame | DeviceTensor") -> Embedding:
         encoder, _ = self._open_sessions()
-        outputs = encoder.run({"image": frame[None]}, on_device=True)
+        outputs = encoder.run_on_device({"image": frame[None]})
         return Embedding(
             tensor=outputs["image_embeddings"],
             original_hw=_original_hw(frame),
@@ -286,9 +314,7 @@ class Segmenter:
         most = decoder.largest("point_coords", 0)
         for group in decoder_prompts(prompts, self._bundle.manifest.prompts.size, most):
             outputs = decoder.run(
-                mask_decoder_feeds(
-                    embedding.tensor, group, prompts.mask_input, self._mask_input_hw
-                )
+                mask_decoder_feeds(embedding.tensor, group, prompts.mask_input, self._mask_input_hw)
             )
             logits[group.rows] = outputs["low_res_masks"][:, kept]
             ious[group.rows] = outputs["iou_predictions"][:, kept]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from samus_edge.errors import BackendError
-from samus_edge.runtime.backend import FloatTensor, Tensor
+from samus_edge.runtime.backend import Feed, FloatTensor, Tensor
 from samus_edge.runtime.device import CapturedGraph, DeviceBuffer, PinnedBuffer
 from samus_edge.runtime.device_buffer_pool import DeviceBufferPool
 from samus_edge.runtime.device_tensor import DeviceTensor
@@ -69,36 +69,36 @@ class TensorRTContext:
         """Whether the next run of the same shapes is a CUDA graph."""
         return self._graph is not None
 
-    def run(
-        self, feeds: Mapping[str, Tensor | DeviceTensor], *, on_device: bool = False
-    ) -> dict[str, FloatTensor | DeviceTensor]:
+    def run(self, feeds: Mapping[str, Feed]) -> dict[str, FloatTensor]:
         """Run once, and wait for it.
 
         Args:
             feeds: an array of the right dtype for each input, of this host or of this device.
-            on_device: whether outputs stay on the device.
 
         Returns:
-            One array for each output, owned by the caller.
+            One array of the host for each output, owned by the caller.
 
         Raises:
             ValueError: if a shape is outside the engine's profiles.
             BackendError: if TensorRT or CUDA fails; the context is then of no use any more.
         """
-        self._set_shapes({name: tuple(feed.shape) for name, feed in feeds.items()})
-        for name, feed in feeds.items():
-            self._copy_in(name, feed)
-        self._enqueue()
-        if on_device:
-            kept = {name: self._keep(name) for name in self._output_shapes}
-            self._stream.synchronize()
-            return dict(kept)
-        for name in self._output_shapes:
+        self._queue(feeds)
+        for name in self._outputs:
             pinned, buffer = self._pinned[name], self._buffers[name]
-            size = self._size_of(name)
-            self._device.copy_to_host(pinned.address, buffer.address, size, self._stream)
+            self._device.copy_to_host(
+                pinned.address, buffer.address, self._size_of(name), self._stream
+            )
         self._stream.synchronize()
         return {name: self._host_array(name, self._shape_of(name)).copy() for name in self._outputs}
+
+    def run_on_device(self, feeds: Mapping[str, Feed]) -> dict[str, FloatTensor | DeviceTensor]:
+        """As `run`, but the outputs stay on the device, in memory of their own."""
+        self._queue(feeds)
+        kept: dict[str, FloatTensor | DeviceTensor] = {
+            name: self._keep(name) for name in self._outputs
+        }
+        self._stream.synchronize()
+        return kept
 
     def device_milliseconds(self, runs: int) -> list[float]:
         """Time the engine alone, on what the last run was fed: no copies, no host in between.
@@ -126,8 +126,10 @@ class TensorRTContext:
         """Give everything back, at once; a second call does nothing."""
         self._drop_graph()
         self._context = None  # TensorRT frees its memory with the object
-        for buffer in (*self._buffers.values(), *self._pinned.values()):
+        for buffer in self._buffers.values():
             buffer.free()
+        for pinned in self._pinned.values():
+            pinned.free()
         self._buffers.clear()
         self._pinned.clear()
         self._stream.close()
@@ -202,18 +204,25 @@ class TensorRTContext:
         missing = context.infer_shapes()
         if missing:
             raise self._failure(f"does not know the shape of {', '.join(missing)}")
-        self._output_shapes = {name: tuple(context.get_tensor_shape(name)) for name in self._outputs}
+        self._output_shapes = {
+            name: tuple(context.get_tensor_shape(name)) for name in self._outputs
+        }
         self._input_shapes = dict(shapes)
 
-    def _copy_in(self, name: str, feed: Tensor | DeviceTensor) -> None:
+    def _queue(self, feeds: Mapping[str, Feed]) -> None:
+        """Copies to the engine's inputs, and the engine."""
+        self._set_shapes({name: tuple(feed.shape) for name, feed in feeds.items()})
+        for name, feed in feeds.items():
+            self._copy_in(name, feed)
+        self._enqueue()
+
+    def _copy_in(self, name: str, feed: Feed) -> None:
         buffer, size = self._buffers[name], self._size_of(name)
         if isinstance(feed, DeviceTensor):
             self._device.copy_on_device(buffer.address, feed.address, size, self._stream)
             return
-        np.copyto(self._host_array(name, feed.shape), feed)
-        self._device.copy_to_device(
-            buffer.address, self._pinned[name].address, size, self._stream
-        )
+        np.copyto(self._host_array(name, feed.shape), np.asarray(feed))
+        self._device.copy_to_device(buffer.address, self._pinned[name].address, size, self._stream)
 
     def _enqueue(self) -> None:
         if self._graph is None and self._captures and self._runs_of_shape > 0:
@@ -229,7 +238,9 @@ class TensorRTContext:
             raise self._failure("fails")
 
     def _capture(self) -> None:
-        capturable = getattr(self._context, "is_stream_capturable", None)  # TensorRT-RTX alone has it
+        capturable = getattr(
+            self._context, "is_stream_capturable", None
+        )  # TensorRT-RTX alone has it
         try:
             if capturable is not None and not capturable(self._stream.handle):
                 raise BackendError("TensorRT says that it cannot be captured")
@@ -247,9 +258,7 @@ class TensorRTContext:
         tensor = self._tensor(name)
         size = self._size_of(name)
         kept = self._pool.allocate(size)
-        self._device.copy_on_device(
-            kept.address, self._buffers[name].address, size, self._stream
-        )
+        self._device.copy_on_device(kept.address, self._buffers[name].address, size, self._stream)
         return DeviceTensor(self._device, kept, self._shape_of(name), tensor.dtype)
 
     def _host_array(self, name: str, shape: Shape) -> Tensor:

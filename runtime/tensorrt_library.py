@@ -8,7 +8,7 @@ from typing import Final
 
 from samus_edge.errors import BackendError
 
-__all__ = ["TENSORRT_FLAVOURS", "TensorRTLibrary", "find_tensorrt"]
+__all__ = ["TENSORRT_FLAVOURS", "TensorRTLibrary", "find_tensorrt", "installed_flavour"]
 
 TENSORRT_FLAVOURS = ("tensorrt", "tensorrt_rtx")
 
@@ -55,22 +55,33 @@ def find_tensorrt(flavour: str = "auto") -> TensorRTLibrary:
         ValueError: if the flavour is unknown.
         BackendError: if it is not installed, cannot be loaded or is too old; says how to get it.
     """
+    return _load(installed_flavour(flavour))
+
+
+def installed_flavour(flavour: str = "auto") -> str:
+    """Which TensorRT `find_tensorrt` would import; quick, and nothing is imported.
+
+    Raises:
+        ValueError: if the flavour is unknown.
+        BackendError: if it is not installed; says how to get it.
+    """
     if flavour not in ("auto", *TENSORRT_FLAVOURS):
         choices = ", ".join(("auto", *TENSORRT_FLAVOURS))
         raise ValueError(f"flavour must be one of {choices}, got {flavour!r}.")
-    if flavour != "auto":
-        return _load(flavour)
-    for candidate in TENSORRT_FLAVOURS:
+    wanted = TENSORRT_FLAVOURS if flavour == "auto" else (flavour,)
+    for candidate in wanted:
         if importlib.util.find_spec(candidate) is not None:
-            return _load(candidate)
+            return candidate
+    if flavour != "auto":
+        raise BackendError(
+            f"{_TITLES[flavour]} (Python module {flavour}) is not installed. {_HOW_TO_INSTALL[flavour]}"
+        )
     ways = " ".join(f"{_TITLES[name]}: {_HOW_TO_INSTALL[name]}." for name in TENSORRT_FLAVOURS)
     raise BackendError(f"neither TensorRT nor TensorRT-RTX is installed. {ways}")
 
 
 def _load(flavour: str) -> TensorRTLibrary:
     title, how = _TITLES[flavour], _HOW_TO_INSTALL[flavour]
-    if importlib.util.find_spec(flavour) is None:
-        raise BackendError(f"{title} (Python module {flavour}) is not installed. {how}")
     try:
         module = importlib.import_module(flavour)
         version = str(module.__version__)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from samus_edge.errors import BackendError
-from samus_edge.runtime.backend import FloatTensor, Tensor, check_feeds
+from samus_edge.runtime.backend import Feed, FloatTensor, check_feeds
 from samus_edge.runtime.device_buffer_pool import DeviceBufferPool
 from samus_edge.runtime.device_tensor import DeviceTensor
 from samus_edge.runtime.graph_record import GraphRecord
@@ -61,17 +61,19 @@ class TensorRTSession:
         tensor = next(tensor for tensor in self._engine.tensors if tensor.name == name)
         return max(sizes.largest[axis] for sizes in tensor.profiles)
 
-    def run(
-        self, feeds: Mapping[str, Tensor | DeviceTensor], *, on_device: bool = False
-    ) -> dict[str, FloatTensor | DeviceTensor]:
+    def run(self, feeds: Mapping[str, Feed]) -> dict[str, FloatTensor]:
         """Run the graph; see `GraphSession.run`."""
         check_feeds(self._engine.name, self._inputs, feeds)
         with self._context() as context:
-            return context.run(feeds, on_device=on_device)
+            return context.run(feeds)
 
-    def device_milliseconds(
-        self, feeds: Mapping[str, Tensor | DeviceTensor], runs: int
-    ) -> list[float]:
+    def run_on_device(self, feeds: Mapping[str, Feed]) -> dict[str, FloatTensor | DeviceTensor]:
+        """Run the graph; see `GraphSession.run_on_device`."""
+        check_feeds(self._engine.name, self._inputs, feeds)
+        with self._context() as context:
+            return context.run_on_device(feeds)
+
+    def device_milliseconds(self, feeds: Mapping[str, Feed], runs: int) -> list[float]:
         """Time the engine alone on some feeds, without copies; see `TensorRTContext`.
 
         Args:
@@ -81,7 +83,7 @@ class TensorRTSession:
         check_feeds(self._engine.name, self._inputs, feeds)
         with self._context() as context:
             for _ in range(3):  # lazy initialisation, capture, launch
-                context.run(feeds, on_device=True)
+                context.run_on_device(feeds)
             return context.device_milliseconds(runs)
 
     def close(self) -> None:
@@ -97,6 +99,12 @@ class TensorRTSession:
                 context.close()
             self._pool.close()
             self._engine.close()
+
+    def __del__(self) -> None:
+        # Not by name, as of a segmenter that nobody closed. `_engine` is the last that fails to be made.
+        if not getattr(self, "_is_closed", True):
+            with suppress(BackendError, RuntimeError):
+                self.close()
 
     @contextmanager
     def _context(self) -> Iterator[TensorRTContext]:

@@ -1,6 +1,7 @@
 """A GPU through PyCUDA, for software that already lives in a PyCUDA context."""
 
 import ctypes
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -162,6 +163,7 @@ class PyCudaDevice:
         if context is not None and not self._is_adopted:
             with suppress(cuda.Error):
                 context.detach()
+                _pop_left_over()
 
 
 class _Owned:
@@ -273,6 +275,12 @@ def _errors(what: str) -> Iterator[None]:
 def _host(address: int, size_bytes: int) -> Any:
     """Memory of the host as a Python buffer."""
     return (ctypes.c_uint8 * size_bytes).from_address(address)
+
+
+def _pop_left_over() -> None:
+    """PyCUDA pushes a primary context to detach it, and leaves it on the thread's stack."""
+    driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
 
 def _own(stream: DeviceStream) -> Any:

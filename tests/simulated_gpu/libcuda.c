@@ -167,6 +167,7 @@ CUresult cuCtxDestroy_v2(void *context) {
   free(context);
   return SUCCESS;
 }
+CUresult cuCtxDetach(void *context) { return cuCtxDestroy_v2(context); }
 CUresult cuCtxPushCurrent_v2(void *context) {
   if (!context || depth == DEPTH) return INVALID_CONTEXT;
   stack[depth++] = context;

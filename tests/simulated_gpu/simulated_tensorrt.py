@@ -84,7 +84,7 @@ class _Engine:
         return max(len(self.profiles), 1)
 
     def get_tensor_name(self, index: int) -> str:
-        return list(self.tensors)[index]
+        return str(list(self.tensors)[index])
 
     def get_tensor_mode(self, name: str) -> str:
         return "input" if name in self.input_names else "output"
@@ -141,8 +141,8 @@ class _Context:
             return self.shapes[name]
         known: dict[str, int] = {}
         for other, shape in self.shapes.items():
-            dims = self.engine.dims(other)
-            known |= {dim.dim_param: size for dim, size in zip(dims, shape, strict=True)}
+            sizes = zip(self.engine.dims(other), shape, strict=True)
+            known |= {dim.dim_param: size for dim, size in sizes if dim.dim_param}
         return tuple(known.get(dim.dim_param, dim.dim_value) for dim in self.engine.dims(name))
 
     def set_tensor_address(self, name: str, address: int) -> bool:
@@ -154,13 +154,16 @@ class _Context:
             self.engine.logger.log(_ILogger.ERROR, "Cuda Runtime (an illegal memory access)")
             return False
         shapes = {name: self.get_tensor_shape(name) for name in self.engine.tensors}
-        addresses = dict(self.addresses)
+        addresses, engine = dict(self.addresses), self.engine
 
         def compute(_: int | None) -> None:
-            arrays = {name: self._array(name, shapes[name], addresses[name]) for name in shapes}
-            feeds = {name: arrays[name].copy() for name in self.engine.input_names}
+            arrays = {
+                name: _array(shape, engine.get_tensor_dtype(name), addresses[name])
+                for name, shape in shapes.items()
+            }
+            feeds = {name: arrays[name].copy() for name in engine.input_names}
             outputs = [name for name in arrays if name not in feeds]
-            for name, value in zip(outputs, self.engine.session.run(outputs, feeds), strict=True):
+            for name, value in zip(outputs, engine.session.run(outputs, feeds), strict=True):
                 arrays[name][...] = np.nan if faults["nan"] else value * np.float32(faults["scale"])
 
         function = _HOST_FUNCTION(compute)
@@ -172,11 +175,12 @@ class _Context:
     def is_stream_capturable(self, stream: int) -> bool:
         return not faults["uncapturable"]
 
-    def _array(self, name: str, shape: tuple[int, ...], address: int) -> np.ndarray[Any, Any]:
-        dtype = np.dtype(self.engine.get_tensor_dtype(name))
-        size = int(np.prod(shape)) * dtype.itemsize
-        memory = (ctypes.c_uint8 * size).from_address(address)
-        return np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
+
+def _array(shape: tuple[int, ...], dtype: Any, address: int) -> np.ndarray[Any, Any]:
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = (ctypes.c_uint8 * size).from_address(address)
+    array: np.ndarray[Any, Any] = np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
+    return array
 
 
 simulated_library = TensorRTLibrary(

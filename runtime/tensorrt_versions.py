@@ -41,7 +41,7 @@ _PROBLEMS = (
         ),
     ),
     _Problem(
-        versions=("10.16.1",),
+        versions=("10.16.1.",),
         compute_capabilities=("12.0", "12.1"),
         precisions=(),
         text="computes fused attention wrongly on this GPU",

@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from samus_edge import __version__
-from samus_edge.cli import ablate, calibrate, convert, data, export, infer, info, train, verify
+from samus_edge.cli import (
+    ablate,
+    build,
+    calibrate,
+    convert,
+    data,
+    export,
+    infer,
+    info,
+    train,
+    verify,
+)
 from samus_edge.cli import eval as evaluation  # not to hide the builtin
 from samus_edge.errors import JobInterruptedError, SamusEdgeError
 
@@ -39,6 +50,7 @@ app.command("ablate")(ablate.command)
 app.command("export")(export.command)
 app.command("calibrate")(calibrate.command)
 app.command("verify")(verify.command)
+app.command("build")(build.command)
 
 
 def _print_version(value: bool) -> None:

@@ -5,6 +5,7 @@ import re
 __all__ = [
     "parse_box",
     "parse_fractions",
+    "parse_frame_range",
     "parse_frame_size",
     "parse_point",
     "parse_seeds",
@@ -86,7 +87,25 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def parse_frame_size(text: str) -> tuple[int, int]:
+def parse_frame_range(text: str) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Parse "HxW,HxW,HxW": the smallest, the typical and the largest frame.
+
+    Returns:
+        (H, W) of each, pixels.
+
+    Raises:
+        ValueError: if it is not three sizes.
+    """
+    sizes = [parse_frame_size(part.strip(), "--frame-range") for part in text.split(",")]
+    if len(sizes) != 3:
+        raise ValueError(
+            f"--frame-range {text!r} has {len(sizes)} sizes, expected 3: smallest,typical,largest, as in "
+            "--frame-range 240x320,512x640,1080x1920."
+        )
+    return sizes[0], sizes[1], sizes[2]
+
+
+def parse_frame_size(text: str, option: str = "--frame-size") -> tuple[int, int]:
     """Parse "HxW".
 
     Returns:
@@ -99,8 +118,7 @@ def parse_frame_size(text: str) -> tuple[int, int]:
     sizes = (int(match[1]), int(match[2])) if match else (0, 0)
     if not all(1 <= size <= 65535 for size in sizes):
         raise ValueError(
-            f"--frame-size {text!r} is not HxW, height and width in pixels, as in --frame-size "
-            "480x640."
+            f"{option} {text!r} is not HxW, height and width in pixels, as in 480x640."
         )
     return sizes
 

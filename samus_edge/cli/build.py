@@ -1,0 +1,394 @@
+"""`samus-edge build`: TensorRT engines of a bundle, built into the cache."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from samus_edge.cli.option_values import parse_frame_range, parse_frame_size
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from samus_edge.runtime.bundle import Bundle
+    from samus_edge.runtime.device import Device
+    from samus_edge.runtime.engine_cache import EngineCache
+    from samus_edge.runtime.engine_options import EngineOptions
+    from samus_edge.runtime.engine_provider import EngineTarget, ProvidedEngine
+
+__all__ = ["command"]
+
+_WIDTH = 120  # of tables where there is no terminal
+
+
+def command(
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            "--bundle", metavar="PATH", help="Bundle to build for; the default one without it."
+        ),
+    ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--precision",
+            metavar="NAME",
+            help="fp32, fp16 or int8, as the bundle has them. Repeat for more. [default: its reference]",
+        ),
+    ] = None,
+    flavour: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="tensorrt, tensorrt_rtx, or auto: the first that is installed."
+        ),
+    ] = "auto",
+    compute_capability: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X.Y",
+            help="GPU to build for, which need not be here (TensorRT-RTX only), as 8.6. "
+            "[default: this machine's]",
+        ),
+    ] = None,
+    frame_size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="The one size of all frames, pixels.")
+    ] = None,
+    frame_range: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HxW,HxW,HxW",
+            help="Smallest, typical and largest frame. [default: 64x64,512x640,2048x2048]",
+        ),
+    ] = None,
+    max_prompts: Annotated[
+        int, typer.Option(min=1, max=1024, help="Prompts in one run; more are split.")
+    ] = 16,
+    max_points: Annotated[
+        int,
+        typer.Option(min=2, max=1024, help="Points of a prompt; the corners of a box are two."),
+    ] = 16,
+    tf32: Annotated[
+        bool, typer.Option("--tf32", help="Round float32 products to 10 bits of mantissa.")
+    ] = False,
+    workspace_mb: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="MB", help="Most memory that a layer may take while it is built."
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of the engines. [default: $SAMUS_EDGE_CACHE, or the user's cache]",
+        ),
+    ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Build even what the cache has.")
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Use a version of TensorRT that is known to give wrong results."
+        ),
+    ] = False,
+    list_only: Annotated[
+        bool, typer.Option("--list", help="Show what is in the cache, and build nothing.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document instead of a table.")
+    ] = False,
+) -> None:
+    """Build TensorRT engines, and check them on this machine's GPU.
+
+    The runtime takes them from the cache. Engines belong to a GPU, a version of TensorRT and a graph;
+    for others they are built anew. Without a GPU, TensorRT-RTX builds for a named compute capability.
+
+    Exit codes: 0 done; 1 a build or the check failed; 2 an argument is wrong.
+    """
+    from samus_edge.runtime.engine_cache import EngineCache
+
+    engines = EngineCache(cache)
+    if list_only:
+        _show(engines, as_json)
+        return
+    if frame_size is not None and frame_range is not None:
+        raise typer.BadParameter("goes without --frame-size.", param_hint="--frame-range")
+    options = _options(frame_size, frame_range, max_prompts, max_points, tf32, workspace_mb)
+
+    from rich.console import Console
+
+    from samus_edge.runtime.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    names = _precisions(opened, precision)
+    target, device = _target(flavour, compute_capability)
+    _refuse_known_problems(target, opened, names, force)
+    provided = _build(Console(stderr=True), opened, names, target, options, engines, rebuild)
+    _print_built(provided, target, as_json)
+    if device is not None:
+        _check_on_device(opened, names, device, target, engines, options, force)
+
+
+def _options(
+    frame_size: str | None,
+    frame_range: str | None,
+    max_prompts: int,
+    max_points: int,
+    tf32: bool,
+    workspace_mb: int | None,
+) -> "EngineOptions":
+    from samus_edge.runtime.engine_options import EngineOptions, FrameSizes
+
+    frames = FrameSizes()
+    if frame_size is not None:
+        frames = FrameSizes.only(*parse_frame_size(frame_size))
+    elif frame_range is not None:
+        frames = FrameSizes(*parse_frame_range(frame_range))
+    return EngineOptions(
+        frames=frames,
+        most_prompts=max_prompts,
+        most_points=max_points,
+        tf32=tf32,
+        workspace_bytes=None if workspace_mb is None else workspace_mb * 1_000_000,
+    )
+
+
+def _precisions(opened: "Bundle", wanted: list[str] | None) -> list[str]:
+    """The precisions to build, each once."""
+    from samus_edge.runtime.precision import check_precision, precision_name
+
+    for name in wanted or ():
+        check_precision(name)
+        if name == "int8-cpu":
+            raise typer.BadParameter(
+                "int8-cpu has zero points other than 0, which TensorRT does not take. Use int8.",
+                param_hint="--precision",
+            )
+    return list(dict.fromkeys(precision_name(opened, name) for name in wanted or ["auto"]))
+
+
+def _target(flavour: str, compute_capability: str | None) -> "tuple[EngineTarget, Device | None]":
+    """What to build for; and the GPU of this machine, if it is that."""
+    from samus_edge.errors import BackendError
+    from samus_edge.runtime.engine_provider import EngineTarget
+    from samus_edge.runtime.find_device import find_device
+    from samus_edge.runtime.tensorrt_library import find_tensorrt
+
+    library = find_tensorrt(flavour)
+    if compute_capability is not None:
+        if library.flavour == "tensorrt":
+            raise typer.BadParameter(
+                f"{library} builds for the GPU of this machine only. Leave it out, or use --flavour "
+                "tensorrt_rtx.",
+                param_hint="--compute-capability",
+            )
+        return EngineTarget(library, compute_capability, None), None
+    try:
+        device = find_device()
+    except BackendError as err:
+        hint = ""
+        if library.flavour == "tensorrt_rtx":
+            hint = " To build for a GPU that is not here: --compute-capability, for example 8.6"
+        raise BackendError(f"{err}{hint}") from err
+    return EngineTarget.of(library, device.info), device
+
+
+def _refuse_known_problems(
+    target: "EngineTarget", opened: "Bundle", names: list[str], force: bool
+) -> None:
+    from samus_edge.runtime.precision import select_graphs
+    from samus_edge.runtime.tensorrt_versions import refuse_known_problem
+
+    for name in names:
+        graphs = select_graphs(opened, name)
+        for graph in (graphs.image_encoder, graphs.mask_decoder):
+            refuse_known_problem(
+                target.library.flavour,
+                target.library.version,
+                target.compute_capability,
+                opened.graph_record(graph).precision,
+                force=force,
+            )
+
+
+def _build(
+    console: "Console",
+    opened: "Bundle",
+    names: list[str],
+    target: "EngineTarget",
+    options: "EngineOptions",
+    engines: "EngineCache",
+    rebuild: bool,
+) -> "dict[str, ProvidedEngine]":
+    """Build every graph of the precisions once, with a progress bar on a terminal's stderr."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from samus_edge.runtime.engine_progress import BuildProgress
+    from samus_edge.runtime.engine_provider import provide_engine
+    from samus_edge.runtime.precision import select_graphs
+
+    graphs: list[str] = []
+    for name in names:
+        selected = select_graphs(opened, name)
+        graphs += [selected.image_encoder, selected.mask_decoder]
+    provided: dict[str, ProvidedEngine] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        for graph in dict.fromkeys(graphs):
+            record = opened.graph_record(graph)
+            estimate = _last_seconds(engines, graph, target)
+            about = f", about {estimate:.0f} s" if estimate is not None else ""
+            task = progress.add_task(f"{graph}{about}", total=None)
+
+            def advance(
+                step: BuildProgress, task: "object" = task, title: str = f"{graph}{about}"
+            ) -> None:
+                if step.within is None:
+                    progress.update(
+                        task,  # type: ignore[arg-type]  # rich's own number of the task
+                        description=f"{title}: {step.phase}",
+                        completed=step.done,
+                        total=step.steps,
+                    )
+
+            def wait(graph: str = graph) -> None:
+                console.print(f"{graph}: another process is building it; waiting", highlight=False)
+
+            provided[graph] = provide_engine(
+                graph,
+                opened.read_graph(graph),
+                record,
+                target=target,
+                options=options,
+                cache=engines,
+                rebuild=rebuild,
+                on_progress=advance,
+                on_wait=wait,
+            )
+            progress.remove_task(task)
+    return provided
+
+
+def _last_seconds(engines: "EngineCache", graph: str, target: "EngineTarget") -> float | None:
+    """How long the last build of such a graph took here."""
+    for entry in engines.entries():
+        if entry.graph == graph and entry.key.flavour == target.library.flavour:
+            return entry.build_seconds
+    return None
+
+
+def _print_built(
+    provided: "dict[str, ProvidedEngine]", target: "EngineTarget", as_json: bool
+) -> None:
+    import json
+
+    built_for = target.gpu_name or f"compute capability {target.compute_capability}"
+    if as_json:
+        document = {
+            "library": str(target.library),
+            "gpu": target.gpu_name,
+            "compute_capability": target.compute_capability,
+            "engines": {
+                graph: {
+                    "bytes": len(engine.engine),
+                    "file": None if engine.entry is None else str(engine.entry.path),
+                    "was_built": engine.was_built,
+                    "build_seconds": None if engine.entry is None else engine.entry.build_seconds,
+                }
+                for graph, engine in provided.items()
+            },
+        }
+        typer.echo(json.dumps(document, indent=2))
+        return
+    table = _table(f"{target.library}, for {built_for}")
+    for column in ("graph", "MB", "seconds", ""):
+        table.add_column(column)
+    for graph, engine in provided.items():
+        entry = engine.entry
+        seconds = "" if entry is None else f"{entry.build_seconds:.1f}"
+        kept = "not kept" if entry is None else entry.path.name
+        how = "built" if engine.was_built else "from the cache"
+        table.add_row(graph, f"{len(engine.engine) / 1e6:.1f}", seconds, f"{how}, {kept}")
+    _print(table)
+
+
+def _show(engines: "EngineCache", as_json: bool) -> None:
+    """What the cache has."""
+    import json
+    import time
+
+    entries = engines.entries()
+    if as_json:
+        listed = [
+            {
+                "file": entry.path.name,
+                "graph": entry.graph,
+                "bytes": entry.size_bytes,
+                "build_seconds": entry.build_seconds,
+                **entry.key.to_json(),
+            }
+            for entry in entries
+        ]
+        typer.echo(json.dumps({"folder": str(engines.folder), "engines": listed}, indent=2))
+        return
+    table = _table(f"{engines.folder}: {len(entries)} engines")
+    for column in ("graph", "library", "for", "MB", "built", "file"):
+        table.add_column(column, overflow="fold")
+    for entry in entries:
+        key = entry.key
+        table.add_row(
+            entry.graph,
+            f"{key.flavour} {key.version}",
+            key.gpu_name or key.compute_capability,
+            f"{entry.size_bytes / 1e6:.1f}",
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.built)),
+            entry.path.name,
+        )
+    _print(table)
+
+
+def _check_on_device(
+    opened: "Bundle",
+    names: list[str],
+    device: "Device",
+    target: "EngineTarget",
+    engines: "EngineCache",
+    options: "EngineOptions",
+    force: bool,
+) -> None:
+    """Load every precision, which compares it with ONNX Runtime, and say how near it is."""
+    from samus_edge.runtime.checked_engines import require_checked_engines
+    from samus_edge.runtime.segmenter import Segmenter
+    from samus_edge.runtime.tensorrt_backend import TensorRTBackend, TensorRTOptions
+
+    for name in names:
+        backend = TensorRTBackend(
+            TensorRTOptions(cache=engines.folder, engine=options, force=force),
+            library=target.library,
+            device=device,
+        )
+        with Segmenter(opened, backend, name) as segmenter:
+            check = require_checked_engines(segmenter)
+        typer.echo(
+            f"{name} on {device.info.name}: {check.masks} masks, mean IoU {check.mean_mask_iou:.4f}, "
+            f"worst {check.worst_mask_iou:.4f} against ONNX Runtime",
+            err=True,
+        )
+
+
+def _table(title: str):  # type: ignore[no-untyped-def]  # rich is imported where it is needed
+    from rich.table import Table
+
+    return Table(title=title, title_justify="left")
+
+
+def _print(table: object) -> None:
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
+    console.print(table)

@@ -10,6 +10,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from samus_edge.errors import BackendError, BundleError
 from samus_edge.runtime.backend import Feed, FloatTensor, check_feeds
 from samus_edge.runtime.graph_record import GraphRecord, TensorSpec
+from samus_edge.runtime.nvidia_driver import has_nvidia_driver
 from samus_edge.runtime.onnxruntime_providers import PROVIDERS, provider_list
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ _FAILED = (
     ort_errors.NoSuchFile,
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
+    RuntimeError,  # of a provider whose libraries are missing
 )
 
 
@@ -109,6 +111,11 @@ class OnnxRuntimeBackend:
             name, ort.get_available_providers(), device_index=device_index
         )
         self._threads = default_threads() if threads is None else threads
+        if name != "onnxruntime" and not has_nvidia_driver():
+            raise BackendError(
+                f"{name} needs an NVIDIA GPU, and there is no NVIDIA driver here. samus-edge doctor says "
+                "what is there."
+            )
         if name != "onnxruntime" and hasattr(ort, "preload_dlls"):
             ort.preload_dlls(directory="")  # CUDA and cuDNN from NVIDIA's packages, where installed
 

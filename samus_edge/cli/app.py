@@ -13,6 +13,7 @@ from samus_edge.cli import (
     calibrate,
     convert,
     data,
+    doctor,
     export,
     infer,
     info,
@@ -51,6 +52,7 @@ app.command("export")(export.command)
 app.command("calibrate")(calibrate.command)
 app.command("verify")(verify.command)
 app.command("build")(build.command)
+app.command("doctor")(doctor.command)
 
 
 def _print_version(value: bool) -> None:

@@ -44,8 +44,17 @@ def test_a_provider_that_does_not_start_is_an_error_not_a_fallback(
     monkeypatch.setattr(
         onnxruntime_backend, "provider_list", lambda *_, **__: [("CPUExecutionProvider", {})]
     )
+    monkeypatch.setattr(onnxruntime_backend, "has_nvidia_driver", lambda: True)
     backend = onnxruntime_backend.OnnxRuntimeBackend(1, name="onnxruntime-cuda")
     bundle = Bundle.open(disc_bundle)
     record = bundle.graph_record("image_encoder")
     with pytest.raises(BackendError, match="has the execution provider CUDAExecutionProvider, but"):
         backend.open_graph("image_encoder", bundle.read_graph("image_encoder"), record)
+
+
+def test_without_a_driver_a_gpu_is_not_even_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime would fill stderr with what it cannot load."""
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ALL)
+    monkeypatch.setattr(onnxruntime_backend, "has_nvidia_driver", lambda: False)
+    with pytest.raises(BackendError, match="onnxruntime-cuda needs an NVIDIA GPU"):
+        onnxruntime_backend.OnnxRuntimeBackend(1, name="onnxruntime-cuda")

@@ -1,0 +1,40 @@
+"""`samus-edge doctor`: what is there, what is missing, and the command that installs it."""
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["command"]
+
+_MARKS = {"ok": "ok  ", "note": "note", "problem": "FAIL"}
+_EXIT_FAILED = 1
+
+
+def command(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document instead of text.")
+    ] = False,
+) -> None:
+    """Look at this machine: versions, GPUs, TensorRT, engines, and which backends work.
+
+    Every backend that could work segments a frame. Nothing is changed, and nothing is sent.
+
+    Exit codes: 0 what is needed works; 1 something is broken.
+    """
+    # Here, so that --help answers at once.
+    from samus_edge.runtime.diagnosis import diagnose
+
+    diagnosis = diagnose()
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(diagnosis.to_json(), indent=2))
+    else:
+        width = max(len(finding.topic) for finding in diagnosis.findings)
+        for finding in diagnosis.findings:
+            text = " ".join(finding.text.split())
+            typer.echo(f"{_MARKS[finding.level]}  {finding.topic:<{width}}  {text}")
+            if finding.remedy:
+                typer.echo(f"{'':{width + 8}}-> {finding.remedy}")
+    if diagnosis.has_problem:
+        raise typer.Exit(_EXIT_FAILED)

@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hardware import describe_hardware
+from samus_edge.benchmarking.hardware import describe_hardware
 from samus_edge.data.augmentation import AugmentationConfig
 from samus_edge.data.case import UltrasoundCase, read_image, read_instances, select_lesions
 from samus_edge.data.case_cache import CaseCache

@@ -28,7 +28,7 @@ from onnx import ModelProto
 from rich.console import Console
 from rich.table import Table
 
-from hardware import describe_hardware
+from samus_edge.benchmarking.hardware import describe_hardware
 from samus_edge.calibration.activation_statistics import measure_activations
 from samus_edge.calibration.calibration_frames import CalibrationFrame, frames_of_cases
 from samus_edge.calibration.half_precision import float_tensors, nodes_to_keep, to_half_precision

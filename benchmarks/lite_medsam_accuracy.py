@@ -18,8 +18,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from hardware import describe_hardware
 from lite_medsam import INPUT_SIZE, boxed_decoder, build_lite_medsam, encoder_input
+from samus_edge.benchmarking.hardware import describe_hardware
 from samus_edge.data.case import UltrasoundCase, select_lesions
 from samus_edge.data.dataset import list_cases
 from samus_edge.data.split_file import load_groups, load_split

@@ -14,7 +14,6 @@ import json
 import math
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -26,17 +25,17 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import typer
-from onnx import TensorProto, helper
 from rich.console import Console
 from rich.table import Table
 
 from cpu_latency import BENCHMARKS_DIR, EXAMPLES_DIR, Candidate, our_candidates
-from hardware import describe_hardware
+from samus_edge.benchmarking.ceilings import SIDE as CEILING_SIDE
+from samus_edge.benchmarking.ceilings import LargeProduct
+from samus_edge.benchmarking.hardware import describe_hardware
 from samus_edge.errors import SamusEdgeError
 from samus_edge.runtime.bundle import Bundle
 from samus_edge.training.figure import new_figure, png_bytes
 
-CEILING_SIDE = 2048
 PERCENTILE = 10
 CHART_OPERATORS = 12
 GFLOP, MICROSECONDS_PER_SECOND = 1e9, 1e6
@@ -107,43 +106,6 @@ def read_profile(path: Path) -> list[NodeTimes]:
 def _shapes(values: list[dict[str, list[int]]]) -> list[list[int]]:
     """Shapes from ONNX Runtime's `[{"float": [1, 2]}, ...]`."""
     return [shape for value in values for shape in value.values()]
-
-
-class LargeProduct:
-    """One large float32 matrix product on ONNX Runtime: the processor's limit.
-
-    Args:
-        threads: that compute it.
-    """
-
-    def __init__(self, threads: int) -> None:
-        side = CEILING_SIDE
-        values = [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, [side, side]) for name in "abc"
-        ]
-        node = helper.make_node("MatMul", ["a", "b"], ["c"])
-        graph = helper.make_graph([node], "product", values[:2], values[2:])
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        generator = np.random.default_rng(0)
-        self._feeds = {name: generator.standard_normal((side, side), np.float32) for name in "ab"}
-        self._seconds: list[float] = []
-
-    def run(self) -> None:
-        """Multiply twice; the first, while threads of the graphs may still spin, is not timed."""
-        self._session.run(None, self._feeds)
-        start = time.perf_counter()
-        self._session.run(None, self._feeds)
-        self._seconds.append(time.perf_counter() - start)
-
-    @property
-    def gflop_per_s(self) -> float:
-        """What was reached in the fastest run."""
-        return 2 * CEILING_SIDE**3 / GFLOP / min(self._seconds)
 
 
 def profile(

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import typer
 from rich.console import Console
 
-from hardware import describe_hardware
+from samus_edge.benchmarking.hardware import describe_hardware
 from samus_edge.data.case import UltrasoundCase, read_image, read_instances, select_lesions
 from samus_edge.data.dataset import list_cases
 from samus_edge.data.split_file import load_split

@@ -12,6 +12,7 @@ from samus_edge.evaluation.metrics import dice
 from samus_edge.evaluation.prompt import prompt_arrays
 from samus_edge.runtime.backend import FloatTensor, GraphSession, Tensor
 from samus_edge.runtime.bundle import Bundle
+from samus_edge.runtime.bundle_graph import open_bundle_graph
 from samus_edge.runtime.graph_contract import IMAGE_ENCODER, MASK_DECODER, mask_input_hw
 from samus_edge.runtime.mask_decoder_feeds import mask_decoder_feeds
 from samus_edge.runtime.mask_upsampling import masks_from_logits
@@ -56,20 +57,10 @@ class MaskComparison:
         self._encoder_record = bundle.graph_record(IMAGE_ENCODER)
         decoder = bundle.graph_record(MASK_DECODER)
         self._mask_input_hw = mask_input_hw(decoder)
-        self._decoder = self._backend.open_graph(
-            MASK_DECODER,
-            bundle.read_graph(MASK_DECODER),
-            decoder,
-            bundle.read_external_data(MASK_DECODER),
-        )
+        self._decoder = open_bundle_graph(self._backend, bundle, MASK_DECODER)
         self._model_size = bundle.manifest.prompts.size
         self._threshold = bundle.manifest.mask_threshold
-        encoder = self._backend.open_graph(
-            IMAGE_ENCODER,
-            bundle.read_graph(IMAGE_ENCODER),
-            self._encoder_record,
-            bundle.read_external_data(IMAGE_ENCODER),
-        )
+        encoder = open_bundle_graph(self._backend, bundle, IMAGE_ENCODER)
         self._embeddings = self._encode(encoder)
         self._reference = self._decode(self._embeddings)
 

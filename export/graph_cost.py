@@ -5,8 +5,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto
+
+from samus_edge.export.graph_run import tensor_sizes
 
 GFLOP = 1e9
 
@@ -17,8 +18,7 @@ def count_flop(model: ModelProto, feeds: Mapping[str, npt.NDArray[np.generic]]) 
     """Floating-point operations of the matrix products and convolutions of one run.
 
     A multiplication and its addition count as two. What is no matrix product (normalisation,
-    activation, resizing) is left out, as in published figures. The graph is run once, since neither
-    shape inference follows sizes through all of its arithmetic.
+    activation, resizing) is left out, as in published figures. The graph is run once.
 
     Args:
         model: a float32 graph.
@@ -36,33 +36,9 @@ def count_flop(model: ModelProto, feeds: Mapping[str, npt.NDArray[np.generic]]) 
         if name not in constants and name not in feeds
     ]
     shapes = constants | {name: np.shape(value) for name, value in feeds.items()}
-    shapes |= _shapes_of(model, list(dict.fromkeys(shown)), feeds)
+    sizes = tensor_sizes(model, list(dict.fromkeys(shown)), feeds)
+    shapes |= {name: size.shape for name, size in sizes.items()}
     return {node.name: _flop_of(node, shapes) for node in products}
-
-
-def _shapes_of(
-    model: ModelProto, tensors: list[str], feeds: Mapping[str, npt.NDArray[np.generic]]
-) -> dict[str, tuple[int, ...]]:
-    outputs = model.graph.output
-    present = {value.name for value in outputs}
-    added = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-        for name in tensors
-        if name not in present
-    ]
-    # In place, since a copy of a large graph is half a gigabyte more.
-    outputs.extend(added)
-    try:
-        content = model.SerializeToString()
-    finally:
-        del outputs[len(outputs) - len(added) :]
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors
-    options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of weights
-    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    del content
-    values = session.run(tensors, dict(feeds))
-    return {name: np.shape(value) for name, value in zip(tensors, values, strict=True)}
 
 
 def _flop_of(node: NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:

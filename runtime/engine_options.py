@@ -39,6 +39,7 @@ class EngineOptions:
 
     Attributes:
         frames: sizes of frames; of no effect on a bundle that takes one size.
+        frames_per_run: of the image encoder, in every run; `Segmenter` gives it one.
         most_prompts: that the mask decoder takes in one run; more are split.
         most_points: of one prompt; the two corners of a box count.
         tf32: float32 products are rounded to 10 bits of mantissa; faster on tensor cores.
@@ -46,6 +47,7 @@ class EngineOptions:
     """
 
     frames: FrameSizes = field(default_factory=FrameSizes)
+    frames_per_run: int = 1
     most_prompts: int = 16
     most_points: int = 16
     tf32: bool = False
@@ -67,7 +69,8 @@ class EngineOptions:
             return ()
         if "image" in open_inputs:
             frames = self.frames
-            return (image_encoder_profile(frames.smallest, frames.typical, frames.largest),)
+            sizes = (frames.smallest, frames.typical, frames.largest)
+            return (image_encoder_profile(*sizes, frames=self.frames_per_run),)
         hw = mask_input_hw(record)
         one = mask_decoder_profile(hw, most_prompts=1, most_points=self.most_points)
         if self.most_prompts == 1:

@@ -63,20 +63,23 @@ def image_encoder_profile(
     smallest_hw: tuple[int, int],
     typical_hw: tuple[int, int] | None = None,
     largest_hw: tuple[int, int] | None = None,
+    *,
+    frames: int = 1,
 ) -> EngineProfile:
-    """Frame sizes for the image encoder, one frame (B = 1) in a call.
+    """Frame sizes for the image encoder.
 
     Args:
         smallest_hw: (H, W) of the smallest frame, pixels; alone, the size of every frame.
         typical_hw: the size to be fast for; None for the largest.
         largest_hw: None for the larger of the others.
+        frames: B, of one size, in every run; engines are built for one number.
 
     Raises:
         ValueError: if the sizes are not positive or not in order.
     """
     largest = largest_hw or typical_hw or smallest_hw
     typical = typical_hw or largest
-    return {"image": ShapeRange((1, *smallest_hw), (1, *typical), (1, *largest))}
+    return {"image": ShapeRange((frames, *smallest_hw), (frames, *typical), (frames, *largest))}
 
 
 def mask_decoder_profile(

@@ -12,6 +12,7 @@ from samus_edge.runtime.backend import Backend, GraphSession
 from samus_edge.runtime.backend_choice import say_choice
 from samus_edge.runtime.backend_selection import backend_order, check_threads, select_backend
 from samus_edge.runtime.bundle import Bundle
+from samus_edge.runtime.bundle_graph import open_bundle_graph
 from samus_edge.runtime.graph_contract import (
     IMAGE_ENCODER,
     MASK_DECODER,
@@ -77,8 +78,8 @@ class Segmenter:
         self._decoder_sha256 = decoder.sha256
         self._mask_input_hw = mask_input_hw(decoder)
         self._sessions: tuple[GraphSession, GraphSession] | None = (
-            _open_graph(backend, bundle, graphs.image_encoder),
-            _open_graph(backend, bundle, graphs.mask_decoder),
+            open_bundle_graph(backend, bundle, graphs.image_encoder),
+            open_bundle_graph(backend, bundle, graphs.mask_decoder),
         )
         if backend.name == "tensorrt":
             from samus_edge.runtime.checked_engines import require_checked_engines
@@ -341,9 +342,3 @@ class Segmenter:
 def _original_hw(frame: "GreyFrame | DeviceTensor") -> tuple[int, int]:
     height, width = frame.shape
     return height, width
-
-
-def _open_graph(backend: Backend, bundle: Bundle, name: str) -> GraphSession:
-    return backend.open_graph(
-        name, bundle.read_graph(name), bundle.graph_record(name), bundle.read_external_data(name)
-    )

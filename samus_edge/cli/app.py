@@ -9,6 +9,7 @@ import typer
 from samus_edge import __version__
 from samus_edge.cli import (
     ablate,
+    bench,
     build,
     calibrate,
     convert,
@@ -52,6 +53,7 @@ app.command("export")(export.command)
 app.command("calibrate")(calibrate.command)
 app.command("verify")(verify.command)
 app.command("build")(build.command)
+app.command("bench")(bench.command)
 app.command("doctor")(doctor.command)
 
 

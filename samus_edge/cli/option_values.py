@@ -9,6 +9,7 @@ __all__ = [
     "parse_frame_size",
     "parse_point",
     "parse_seeds",
+    "parse_sizes",
     "parse_threads",
 ]
 
@@ -85,6 +86,21 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if not all(part.isascii() and part.isdecimal() for part in parts):
         raise ValueError(f"--seeds {text!r} is not integers of at least 0, as in --seeds 0,1,2.")
     return tuple(int(part) for part in parts)
+
+
+def parse_sizes(option: str, text: str) -> tuple[int, ...]:
+    """Parse "n,n,...", as of --batch and --prompts.
+
+    Raises:
+        ValueError: if it is not one or more integers of at least 1, or one is there twice.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    sizes = tuple(int(part) if part.isascii() and part.isdecimal() else 0 for part in parts)
+    if min(sizes) < 1 or len(set(sizes)) != len(sizes):
+        raise ValueError(
+            f"{option} {text!r} is not different integers of at least 1, as in {option} 1,2,4."
+        )
+    return tuple(sorted(sizes))
 
 
 def parse_frame_range(text: str) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge.evaluation.prompt import Prompt, prompt_arrays
-from samus_edge.runtime.backend import Backend, FloatTensor, GraphSession
+from samus_edge.runtime.backend import Backend, FloatTensor
 from samus_edge.runtime.bundle import Bundle
+from samus_edge.runtime.bundle_graph import open_bundle_graph
 from samus_edge.runtime.graph_contract import (
     IMAGE_ENCODER,
     MASK_DECODER,
@@ -72,8 +73,8 @@ class PrecisionGraphs:
         self._mask_input_hw = mask_input_hw(decoder)
         self._model_size = bundle.manifest.prompts.size
         self._threshold = bundle.manifest.mask_threshold
-        self._encoder = _open(bundle, backend, graphs.image_encoder)
-        self._decoder = _open(bundle, backend, graphs.mask_decoder)
+        self._encoder = open_bundle_graph(backend, bundle, graphs.image_encoder)
+        self._decoder = open_bundle_graph(backend, bundle, graphs.mask_decoder)
 
     def encode(self, image: npt.NDArray[np.uint8]) -> FloatTensor:
         """The (1, C, h, w) float32 embeddings of a (H, W) grey frame.
@@ -117,9 +118,3 @@ class PrecisionGraphs:
     def masks(self, decoded: DecodedPrompts, original_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:
         """(N, H, W): the one mask of each prompt; pixels whose logit is NaN do not belong to it."""
         return masks_from_logits(decoded.low_res_masks[:, :1], original_hw, self._threshold)[:, 0]
-
-
-def _open(bundle: Bundle, backend: Backend, name: str) -> GraphSession:
-    return backend.open_graph(
-        name, bundle.read_graph(name), bundle.graph_record(name), bundle.read_external_data(name)
-    )

@@ -25,13 +25,17 @@ def draw_chart(results: BenchResults) -> bytes:
     sweeps = [stage for stage in STAGES if _sizes(results, stage) > 1]
     has_roofline = bool(results.points)
     panels = 1 + len(sweeps) + has_roofline
-    figure = new_figure(5.2 * panels, 4.2)
-    axes = list(np.ravel(figure.subplots(1, panels)))
+    columns = min(panels, 2)
+    lines = -(-panels // columns)
+    figure = new_figure(5.6 * columns, 4.0 * lines)
+    axes = list(np.ravel(figure.subplots(lines, columns)))
     _draw_latencies(axes.pop(0), results)
     for stage in sweeps:
         _draw_sweep(axes.pop(0), results, stage)
     if has_roofline:
         _draw_roofline(axes.pop(0), results)
+    for unused in axes:
+        unused.set_axis_off()
     return png_bytes(figure)
 
 
@@ -70,7 +74,9 @@ def _draw_sweep(axes: "Axes", results: BenchResults, stage: str) -> None:
             marker="o",
             label=subject,
         )
+    sizes = sorted({row.items for row in results.rows if row.stage == stage})
     axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set_ylim(bottom=0)
     axes.set_xlabel("frames in a run" if stage == "image_encoder" else "boxes in a run")
     axes.set_ylabel("per second")
@@ -103,6 +109,7 @@ def _draw_roofline(axes: "Axes", results: BenchResults) -> None:
         )
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.set_ylim(bottom=min(point.gflop_per_s for point in results.points) / 12)  # for the legend
     axes.set_xlabel("FLOP per byte that has to be moved")
     axes.set_ylabel("GFLOP/s")
     axes.set_title("roofline", fontsize=10)

@@ -37,6 +37,14 @@ ORT_HEADERS ?= amd-quark==0.9
 # Arguments for pytest, for example: make test PYTEST_ARGS="tests/runtime -x"
 PYTEST_ARGS ?=
 
+# For `make jetson-check`: the environment, the report, a bundle and its precisions (BUNDLE=x PRECISION="fp32 fp16").
+# JetPack 6 has CUDA 12, and wants the binding of that.
+JETSON_VENV ?= .venv-jetson
+CUDA_BINDING ?= cuda-python>=12.6$(shell grep -qs "^. R36" /etc/nv_tegra_release && echo ,'<13')
+REPORT ?= jetson_report.json
+BUNDLE ?=
+PRECISION ?=
+
 EXAMPLE := examples/benign_80.png
 EXAMPLE_BOX := 135,88,446,368
 DEMO_OUTPUT := demo_output
@@ -86,12 +94,25 @@ benchmark: $(VENV)/.installed ## Measure latency, cold start, memory and install
 	@$(VENV)/bin/python benchmarks/cpu_latency.py
 	@$(VENV)/bin/python benchmarks/cold_start.py
 
+.PHONY: jetson-check
+jetson-check: $(JETSON_VENV)/.installed ## On a device: doctor, build, device check and bench, in one report file.
+	@$(JETSON_VENV)/bin/python benchmarks/jetson_check.py --output $(REPORT) \
+		$(if $(BUNDLE),--bundle $(BUNDLE)) $(addprefix --precision ,$(PRECISION))
+
 .PHONY: clean
 clean: ## Remove environments, builds and caches.
-	@rm -rf $(VENV) $(DEMO_VENV) $(DEMO_OUTPUT) build dist *.egg-info benchmarks/.cache
+	@rm -rf $(VENV) $(DEMO_VENV) $(JETSON_VENV) $(DEMO_OUTPUT) build dist *.egg-info benchmarks/.cache
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # `pip install .` builds in build/, where modules deleted since would still be: remove it first.
+$(JETSON_VENV)/.installed: $(PACKAGE_FILES)
+	@echo "Installing the runtime into $(JETSON_VENV), which also sees the system's TensorRT ..."
+	@$(PYTHON) -m venv --system-site-packages $(JETSON_VENV)
+	@rm -rf build
+	@$(JETSON_VENV)/bin/python $(PIP_INSTALL) "$(CUDA_BINDING)" .
+	@rm -rf build
+	@touch $@
+
 $(DEMO_VENV)/.installed: $(PACKAGE_FILES) | $(DEMO_VENV)/bin/python
 	@echo "Installing the runtime into $(DEMO_VENV) ..."
 	@rm -rf build

@@ -113,7 +113,7 @@ def vit_b_bundle(folder: Path) -> Path:
     text = BundleText.of(model)
     write_bundle(model, folder / "fp32", text=text, weights_sha256="0" * 64, frames=frames)
     out = folder / "vit_b"
-    command = [sys.executable, "-m", "samus_edge.cli.app", "calibrate", "--precision", "fp16"]
+    command = [sys.executable, "-I", "-m", "samus_edge.cli.app", "calibrate", "--precision", "fp16"]
     command += ["--bundle", str(folder / "fp32"), "--out", str(out), "--frames", str(CHECK_FRAMES)]
     subprocess.run([*command, "--allow-failing"], check=True, stdout=subprocess.DEVNULL)
     return out

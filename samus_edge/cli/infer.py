@@ -44,7 +44,11 @@ def command(
     ] = None,
     backend: Annotated[
         str,
-        typer.Option("--backend", metavar="NAME", help="auto, onnxruntime (CPU) or tensorrt."),
+        typer.Option(
+            "--backend",
+            metavar="NAME",
+            help="auto, onnxruntime (CPU), onnxruntime-cuda, onnxruntime-tensorrt or tensorrt.",
+        ),
     ] = "auto",
     precision: Annotated[
         str,

@@ -109,7 +109,10 @@ def _draw_roofline(axes: "Axes", results: BenchResults) -> None:
         )
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_ylim(bottom=min(point.gflop_per_s for point in results.points) / 12)  # for the legend
+    # Room for the legend below, and for the ceilings' names above.
+    lowest = min(point.gflop_per_s for point in results.points)
+    highest = max(ceiling.gflop_per_s for ceiling in results.ceilings.values())
+    axes.set_ylim(lowest / 12, 2 * highest)
     axes.set_xlabel("FLOP per byte that has to be moved")
     axes.set_ylabel("GFLOP/s")
     axes.set_title("roofline", fontsize=10)

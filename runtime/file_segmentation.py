@@ -18,6 +18,8 @@ from samus_edge.runtime.file_hash import sha256_of_file
 from samus_edge.runtime.image_encoding import encode_image
 from samus_edge.runtime.image_io import read_image
 from samus_edge.runtime.mask_image import MAX_LABELS, mask_image
+from samus_edge.runtime.measurement.lesion_measurements import measure_mask
+from samus_edge.runtime.measurement.pixel_spacing import PixelSpacing
 from samus_edge.runtime.output_paths import check_output_paths
 from samus_edge.runtime.overlay import OverlayItem, draw_overlay
 from samus_edge.runtime.point_assignment import assign_points_to_boxes
@@ -50,6 +52,8 @@ class FileSegmentation:
         threads: CPU threads; None for all cores, at most 8.
         mask_file: PNG for the masks, see `mask_image`; None for none.
         overlay_file: PNG or JPEG for people, see `draw_overlay`; None for none.
+        spacing: size of a pixel; None measures in pixels.
+        has_callipers: whether diameters are drawn on the overlay.
     """
 
     image: Path
@@ -61,6 +65,8 @@ class FileSegmentation:
     threads: int | None = None
     mask_file: Path | None = None
     overlay_file: Path | None = None
+    spacing: PixelSpacing | None = None
+    has_callipers: bool = False
 
 
 def segment_file(job: FileSegmentation) -> SegmentationReport:
@@ -98,7 +104,7 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
         if job.mask_file is not None:
             outputs[job.mask_file] = encode_image(job.mask_file, mask_image(masks))
         if job.overlay_file is not None:
-            overlay = draw_overlay(image, _overlay_items(masks, reports), _notes(segmenter))
+            overlay = draw_overlay(image, _overlay_items(job, masks, reports), _notes(segmenter))
             outputs[job.overlay_file] = encode_image(job.overlay_file, overlay)
         write_files_atomically(outputs)
         clock.lap("write")
@@ -186,6 +192,7 @@ def _mask_reports(
                 box=_box_around(mask),
                 predicted_iou=round(float(prediction.iou_predictions[index, 0]), 6),
                 prompt=_prompt_report(job, prompts, index),
+                measurements=measure_mask(mask, job.spacing),
             )
         )
     return tuple(reports)
@@ -221,7 +228,7 @@ def _box_around(mask: npt.NDArray[np.bool_]) -> tuple[int, int, int, int] | None
 
 
 def _overlay_items(
-    masks: npt.NDArray[np.bool_], reports: tuple[MaskReport, ...]
+    job: FileSegmentation, masks: npt.NDArray[np.bool_], reports: tuple[MaskReport, ...]
 ) -> list[OverlayItem]:
     return [
         OverlayItem(
@@ -229,6 +236,7 @@ def _overlay_items(
             caption=f"{report.area_px} px, predicted IoU {report.predicted_iou:.2f}",
             box=report.prompt.box,
             points=report.prompt.points,
+            measurements=report.measurements if job.has_callipers else None,
         )
         for mask, report in zip(masks, reports, strict=True)
     ]

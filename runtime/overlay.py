@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge.runtime.legend import Canvas, Colour, draw_legend, draw_tag, text_height_px
+from samus_edge.runtime.measurement.callipers import calliper_text, draw_callipers
+from samus_edge.runtime.measurement.lesion_measurements import LesionMeasurements
 
 __all__ = ["OverlayItem", "draw_overlay"]
 
@@ -51,12 +53,14 @@ class OverlayItem:
         caption: its line in the legend.
         box: the box prompt, XYXY, pixels of the image; None without.
         points: the point prompts, (x, y, label) with label 1 foreground or 0 background.
+        measurements: drawn as callipers; None without.
     """
 
     mask: npt.NDArray[np.bool_]
     caption: str
     box: _Box | None = None
     points: _Points = ()
+    measurements: LesionMeasurements | None = None
 
 
 def draw_overlay(
@@ -82,6 +86,9 @@ def draw_overlay(
     colours = [_COLOURS[index % len(_COLOURS)] for index in range(len(items))]
     for item, colour in zip(items, colours, strict=True):
         _draw_contour(canvas, item.mask, colour, stroke)
+    for item, colour in zip(items, colours, strict=True):
+        if item.measurements is not None:
+            draw_callipers(canvas, item.measurements, factor, colour, stroke)
     # Prompts last, so that no contour hides them.
     for item, colour in zip(items, colours, strict=True):
         if item.box is not None:
@@ -97,6 +104,8 @@ def draw_overlay(
         if anchor is not None:
             draw_tag(canvas, str(index + 1), anchor, colour, text_px)
         lines.append((colour, number + item.caption))
+        if item.measurements is not None:
+            lines.append((colour, calliper_text(item.measurements)))
     return draw_legend(canvas, lines, [*_prompt_notes(items), *notes], text_px)
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from samus_edge.runtime.bundle import Bundle
 from samus_edge.runtime.json_fields import JsonValue
+from samus_edge.runtime.measurement.callipers import calliper_text
+from samus_edge.runtime.measurement.lesion_measurements import LesionMeasurements
 
 __all__ = ["MaskReport", "PromptReport", "SegmentationReport"]
 
@@ -42,12 +44,14 @@ class MaskReport:
         box: the smallest box around it, XYXY, pixel centres, both ends inside; None if empty.
         predicted_iou: the model's estimate of the mask's IoU; not clipped, may leave [0, 1].
         prompt: what it was prompted by.
+        measurements: of its largest component; None if empty.
     """
 
     area_px: int
     box: tuple[int, int, int, int] | None
     predicted_iou: float
     prompt: PromptReport
+    measurements: LesionMeasurements | None = None
 
     def to_json(self) -> dict[str, JsonValue]:
         """As a JSON object."""
@@ -56,6 +60,7 @@ class MaskReport:
             "box": None if self.box is None else list(self.box),
             "predicted_iou": self.predicted_iou,
             "prompt": self.prompt.to_json(),
+            "measurements": None if self.measurements is None else self.measurements.to_json(),
         }
 
 
@@ -130,6 +135,8 @@ class SegmentationReport:
         lines = [f"{self.image}: {width} x {height} pixels"]
         for index, mask in enumerate(self.masks):
             lines.append(f"  mask {index + 1}: {_describe_mask(mask, width * height)}")
+            if mask.measurements is not None and mask.measurements.unit == "mm":
+                lines.append(f"    {calliper_text(mask.measurements)}")
             if mask.prompt.was_clipped:
                 lines.append(f"    its box was cut to the image: {_coordinates(mask.prompt.box)}")
         if self.mask_file is not None:

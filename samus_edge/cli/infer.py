@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from samus_edge.cli.option_values import parse_box, parse_point, parse_threads
+from samus_edge.cli.option_values import parse_box, parse_point, parse_spacing, parse_threads
 
 __all__ = ["command"]
 
@@ -75,6 +75,18 @@ def command(
             help="Write a picture (PNG or JPEG) with contours, prompts and a legend.",
         ),
     ] = None,
+    spacing: Annotated[
+        str | None,
+        typer.Option(
+            "--spacing",
+            metavar="MM|ROW,COLUMN",
+            help="Size of a pixel, mm: one number, or from row to row and from column to column. "
+            "Sizes are in pixels without.",
+        ),
+    ] = None,
+    callipers: Annotated[
+        bool, typer.Option("--callipers", help="Draw the diameters on the overlay.")
+    ] = False,
     threads: Annotated[
         str | None,
         typer.Option("--threads", metavar="N", help="CPU threads; all cores, at most 8, without."),
@@ -110,6 +122,8 @@ def command(
             threads=None if threads is None else parse_threads(threads),
             mask_file=out,
             overlay_file=overlay,
+            spacing=None if spacing is None else parse_spacing(spacing),
+            has_callipers=callipers,
         )
     )
     if as_json:

@@ -1,6 +1,10 @@
 """From the text of `--box`, `--point`, `--threads` and other options to numbers."""
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from samus_edge.runtime.measurement.pixel_spacing import PixelSpacing
 
 __all__ = [
     "parse_box",
@@ -10,6 +14,7 @@ __all__ = [
     "parse_point",
     "parse_seeds",
     "parse_sizes",
+    "parse_spacing",
     "parse_threads",
 ]
 
@@ -86,6 +91,21 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if not all(part.isascii() and part.isdecimal() for part in parts):
         raise ValueError(f"--seeds {text!r} is not integers of at least 0, as in --seeds 0,1,2.")
     return tuple(int(part) for part in parts)
+
+
+def parse_spacing(text: str) -> "PixelSpacing":
+    """Parse "mm" or "row,column".
+
+    Raises:
+        ValueError: if it is not one or two positive numbers.
+    """
+    from samus_edge.runtime.measurement.pixel_spacing import PixelSpacing
+
+    expected = "mm or row,column, as in --spacing 0.1"
+    numbers = _parse_numbers("--spacing", text, expected)
+    if len(numbers) not in (1, 2) or not all(0 < number < 1000 for number in numbers):
+        raise ValueError(f"--spacing {text!r} is not {expected}: positive numbers below 1000.")
+    return PixelSpacing(numbers[0], numbers[-1])
 
 
 def parse_sizes(option: str, text: str) -> tuple[int, ...]:

@@ -56,7 +56,7 @@ GOOD = ("--box", "10,20,200,220")
         ((*GOOD, "--threads", "0"), 2, "threads must be from 1 to 256, got 0"),
         ((*GOOD, "--threads", "two"), 2, "--threads 'two' is not an integer"),
         ((*GOOD, "--backend", "cuda"), 2, "got 'cuda'"),
-        ((*GOOD, "--backend", "tensorrt"), 1, "the TensorRT backend is not part of samus-edge"),
+        ((*GOOD, "--backend", "onnxruntime-cuda"), 1, "has no execution provider for CUDA"),
         ((*GOOD, "--precision", "fp8"), 2, "got 'fp8'"),
         ((*GOOD, "--precision", "int8"), 1, "is in fp32, not in int8"),
         ((*GOOD, "--bundle", "{folder}/nowhere"), 1, "nowhere does not exist"),

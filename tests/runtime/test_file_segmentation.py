@@ -59,7 +59,8 @@ def test_the_document_traces_the_result(job: FileSegmentation, disc_bundle: Path
         "width": 640,
         "height": 480,
     }
-    assert set(document["masks"][0]) == {"area_px", "box", "predicted_iou", "prompt"}
+    mask_fields = {"area_px", "box", "predicted_iou", "prompt", "measurements"}
+    assert set(document["masks"][0]) == mask_fields
     timings = document["timings_ms"]
     assert set(timings) == {"load", "read", "encode", "decode", "write", "total"}
     assert all(value >= 0 for value in timings.values())
@@ -169,7 +170,7 @@ def test_the_lines_are_for_people(job: FileSegmentation) -> None:
         ),
         ({"boxes": [(0, 0, 9, 9)] * 256}, ValueError, "at most 255 masks, got 256 boxes"),
         ({"backend": "gpu"}, ValueError, "backend must be one of"),
-        ({"backend": "tensorrt"}, BackendError, "TensorRT backend is not part of"),
+        ({"backend": "onnxruntime-cuda"}, BackendError, "no execution provider for CUDA"),
         ({"precision": "fp8"}, ValueError, "precision must be one of"),
         ({"precision": "int8"}, BackendError, "is in fp32, not in int8"),
         ({"threads": 0}, ValueError, "threads must be from 1"),

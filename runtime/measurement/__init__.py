@@ -1,0 +1,1 @@
+"""Sizes of lesions: what a sonographer measures with callipers, from masks."""

@@ -1,0 +1,223 @@
+"""What is measured of a lesion, from its mask."""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from samus_edge.runtime.json_fields import JsonValue
+from samus_edge.runtime.measurement.outline import Points, convex_outline, outline_length
+from samus_edge.runtime.measurement.pixel_spacing import PixelSpacing
+
+__all__ = ["Diameter", "LesionMeasurements", "measure_mask"]
+
+_DIGITS = 3
+
+
+@dataclass(frozen=True)
+class Diameter:
+    """A straight line across a lesion.
+
+    Attributes:
+        length: in the unit of the measurements.
+        start: (x, y), pixels of the image, pixel centres at integers.
+        end: the other end.
+    """
+
+    length: float
+    start: tuple[float, float]
+    end: tuple[float, float]
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """As a JSON object."""
+        return {
+            "length": round(self.length, _DIGITS),
+            "start": [round(value, 2) for value in self.start],
+            "end": [round(value, 2) for value in self.end],
+        }
+
+
+@dataclass(frozen=True)
+class LesionMeasurements:
+    """Sizes of the largest component of a mask.
+
+    A pixel is a square: a bar of w pixels is w pixels long.
+
+    Attributes:
+        unit: "mm" where the spacing of pixels is known, else "px".
+        area: of the component without its holes, in the unit squared.
+        hole_area: enclosed by it.
+        perimeter: of its outer outline.
+        longest: the longest distance between two points of its outline.
+        perpendicular: the longest line across its convex hull at a right angle to the longest diameter.
+        width: extent along the image's rows, parallel to the skin.
+        height: extent along the image's columns, away from the skin.
+        equivalent_diameter: of the disc with the same area.
+        centroid: (x, y), pixels of the image.
+        components: number of separate parts of the mask; pixels that touch at corners are together.
+        other_area: of the other parts.
+        cut_by: sides of the frame that the lesion touches, of "left", "top", "right", "bottom"; then it may
+            go on outside, and its sizes are lower bounds.
+    """
+
+    unit: str
+    area: float
+    hole_area: float
+    perimeter: float
+    longest: Diameter
+    perpendicular: Diameter
+    width: float
+    height: float
+    equivalent_diameter: float
+    centroid: tuple[float, float]
+    components: int
+    other_area: float
+    cut_by: tuple[str, ...]
+
+    @property
+    def height_to_width(self) -> float:
+        """Above 1 the lesion is taller than wide."""
+        return self.height / self.width
+
+    @property
+    def is_taller_than_wide(self) -> bool:
+        """Whether it is higher than wide: not parallel to the skin."""
+        return self.height > self.width
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """As a JSON object; lengths in `unit`, areas in its square, points in pixels."""
+        return {
+            "unit": self.unit,
+            "area": round(self.area, _DIGITS),
+            "hole_area": round(self.hole_area, _DIGITS),
+            "perimeter": round(self.perimeter, _DIGITS),
+            "longest_diameter": self.longest.to_json(),
+            "perpendicular_diameter": self.perpendicular.to_json(),
+            "width": round(self.width, _DIGITS),
+            "height": round(self.height, _DIGITS),
+            "height_to_width": round(self.height_to_width, _DIGITS),
+            "is_taller_than_wide": self.is_taller_than_wide,
+            "equivalent_diameter": round(self.equivalent_diameter, _DIGITS),
+            "centroid_px": [round(value, 2) for value in self.centroid],
+            "components": self.components,
+            "other_area": round(self.other_area, _DIGITS),
+            "cut_by": list(self.cut_by),
+        }
+
+
+def measure_mask(
+    mask: npt.NDArray[np.bool_], spacing: PixelSpacing | None = None
+) -> LesionMeasurements | None:
+    """Measure the largest component of a mask.
+
+    Args:
+        mask: (H, W), bool.
+        spacing: size of a pixel; None gives pixels.
+
+    Returns:
+        None for an empty mask.
+
+    Raises:
+        ValueError: if the mask is not a bool array of two axes.
+    """
+    if mask.dtype != np.bool_ or mask.ndim != 2:
+        raise ValueError(f"mask must be bool, (H, W), got {mask.dtype} {mask.shape}.")
+    count, labels, statistics, centroids = cv2.connectedComponentsWithStats(
+        mask.astype(np.uint8), connectivity=8
+    )
+    if count < 2:
+        return None
+    areas = statistics[1:, cv2.CC_STAT_AREA]
+    largest = int(np.argmax(areas)) + 1  # the first of the largest
+    left, top, width, height = (
+        int(statistics[largest, column])
+        for column in (cv2.CC_STAT_LEFT, cv2.CC_STAT_TOP, cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT)
+    )
+    region = labels[top : top + height, left : left + width] == largest
+    scale_x, scale_y = (1.0, 1.0) if spacing is None else (spacing.column_mm, spacing.row_mm)
+    pixel_area = scale_x * scale_y
+    area_px = int(areas[largest - 1])
+    hull = convex_outline(region)
+    scaled = hull * (scale_x, scale_y)
+    longest, perpendicular = _longest(scaled), _perpendicular(scaled)
+
+    def diameter(ends: Points) -> Diameter:
+        start, end = (ends / (scale_x, scale_y) + (left, top)).tolist()
+        return Diameter(math.dist(ends[0], ends[1]), (start[0], start[1]), (end[0], end[1]))
+
+    rows, columns = mask.shape
+    sides = {
+        "left": left == 0,
+        "top": top == 0,
+        "right": left + width == columns,
+        "bottom": top + height == rows,
+    }
+    return LesionMeasurements(
+        unit="px" if spacing is None else "mm",
+        area=area_px * pixel_area,
+        hole_area=_hole_pixels(region) * pixel_area,
+        perimeter=outline_length(region, (scale_x, scale_y)),
+        longest=diameter(longest),
+        perpendicular=diameter(perpendicular),
+        width=width * scale_x,
+        height=height * scale_y,
+        equivalent_diameter=2 * math.sqrt(area_px * pixel_area / math.pi),
+        centroid=(float(centroids[largest, 0]), float(centroids[largest, 1])),
+        components=count - 1,
+        other_area=(int(areas.sum()) - area_px) * pixel_area,
+        cut_by=tuple(name for name, is_cut in sides.items() if is_cut),
+    )
+
+
+def _longest(hull: Points) -> Points:
+    """(2, 2): the two points of a convex hull that are farthest from each other."""
+    distances = np.linalg.norm(hull[:, None] - hull[None], axis=2)
+    first, second = np.unravel_index(int(np.argmax(distances)), distances.shape)
+    return hull[[first, second]]
+
+
+def _perpendicular(hull: Points) -> Points:
+    """(2, 2): the longest line across a convex hull at a right angle to its longest diameter."""
+    start, end = _longest(hull)
+    along = (end - start) / np.linalg.norm(end - start)
+    across = np.array([-along[1], along[0]])
+    # In a frame whose x is along the diameter: upper and lower chain are functions of x, and the distance between
+    # them is greatest at a corner of one of them.
+    x, y = (hull - start) @ along, (hull - start) @ across
+    at = np.unique(x)
+    chains = [_chain(x, y, at, np.maximum), _chain(x, y, at, np.minimum)]
+    widest = int(np.argmax(chains[0] - chains[1]))
+    return np.stack([start + at[widest] * along + chain[widest] * across for chain in chains])
+
+
+def _chain(
+    x: npt.NDArray[np.float64],
+    y: npt.NDArray[np.float64],
+    at: npt.NDArray[np.float64],
+    extreme: np.ufunc,
+) -> npt.NDArray[np.float64]:
+    """The upper or lower side of a convex polygon, at some x."""
+    values = np.full(len(at), -np.inf if extreme is np.maximum else np.inf)
+    for index in range(len(x)):
+        x1, y1, x2, y2 = x[index - 1], y[index - 1], x[index], y[index]
+        if x1 > x2:
+            x1, y1, x2, y2 = x2, y2, x1, y1
+        is_over = (at >= x1) & (at <= x2)
+        if x1 == x2:
+            values[is_over] = extreme(values[is_over], extreme(y1, y2))
+        else:
+            line = y1 + (at[is_over] - x1) / (x2 - x1) * (y2 - y1)
+            values[is_over] = extreme(values[is_over], line)
+    return values
+
+
+def _hole_pixels(region: npt.NDArray[np.bool_]) -> int:
+    """Pixels that a region encloses; pixels outside that touch at corners only are apart."""
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(
+        np.pad(~region, 1, constant_values=True).astype(np.uint8), connectivity=4
+    )
+    outside = int(labels[0, 0])
+    areas = statistics[1:, cv2.CC_STAT_AREA]
+    return int(areas.sum() - areas[outside - 1])

@@ -1,0 +1,288 @@
+"""The frames of a DICOM file, decoded one at a time."""
+
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from samus_edge.errors import ImageFileError
+from samus_edge.runtime.dicom.require_pydicom import require_pydicom
+from samus_edge.runtime.dicom.ultrasound_regions import (
+    UltrasoundRegion,
+    read_regions,
+    spacing_in_box,
+)
+from samus_edge.runtime.grey_frame import MAX_IMAGE_PIXELS, GreyFrame
+from samus_edge.runtime.image_io import MAX_FILE_BYTES
+from samus_edge.runtime.measurement.pixel_spacing import PixelSpacing
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+__all__ = ["DicomFrames"]
+
+_GREY = ("MONOCHROME1", "MONOCHROME2")
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
+_PALETTE = "PALETTE COLOR"
+_MAX_FRAMES = 1 << 20
+_SECONDS = 1e-3
+
+
+class DicomFrames:
+    """A single- or multi-frame image in a DICOM file.
+
+    Messages never hold anything of the file but its path, and numbers of its pixels.
+
+    Args:
+        dataset: of an image.
+        path: for messages.
+
+    Raises:
+        ImageFileError: if it is not an image that can be read.
+        MissingExtraError: without pydicom.
+    """
+
+    def __init__(self, dataset: "Dataset", path: Path) -> None:
+        self._dataset, self._path = dataset, path
+        height, width = self._integer("Rows"), self._integer("Columns")
+        self._frames = self._integer("NumberOfFrames", 1)
+        if "PixelData" not in dataset:
+            raise ImageFileError(
+                f"{path} is a DICOM file without an image. Give one with pixel data."
+            )
+        if not 0 < height * width <= MAX_IMAGE_PIXELS or not 0 < self._frames <= _MAX_FRAMES:
+            raise ImageFileError(
+                f"{path} has {self._frames} frames of {width} x {height} pixels; from 1 to "
+                f"{MAX_IMAGE_PIXELS} pixels and from 1 frame are accepted."
+            )
+        self._hw = (height, width)
+        self._photometric = str(dataset.get("PhotometricInterpretation", ""))
+        if self._photometric not in (*_GREY, *_COLOUR, _PALETTE):
+            known = ", ".join((*_GREY, *_COLOUR, _PALETTE))
+            raise ImageFileError(
+                f"{path} has another photometric interpretation than {known}. Export it as one of those."
+            )
+        self._regions = read_regions(dataset, self._hw)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "DicomFrames":
+        """Read a file, but decode no frame yet.
+
+        Raises:
+            ImageFileError: if it is missing, too large, no DICOM, or not an image that can be read.
+            MissingExtraError: without pydicom.
+        """
+        require_pydicom()
+        from pydicom import dcmread
+        from pydicom.errors import InvalidDicomError
+
+        file = Path(path)
+        try:
+            size = file.stat().st_size
+        except OSError as err:
+            raise ImageFileError(f"{file} cannot be read: {err.strerror}.") from err
+        if size > MAX_FILE_BYTES:
+            raise ImageFileError(
+                f"{file} has {size} bytes, more than the limit of {MAX_FILE_BYTES}. Split it."
+            )
+        with _readable(file):
+            try:
+                dataset = dcmread(file)
+            except InvalidDicomError as err:
+                raise ImageFileError(
+                    f"{file} is not a DICOM file. Give an image or a study."
+                ) from err
+            return cls(dataset, file)
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return self._frames
+
+    @property
+    def path(self) -> Path:
+        """Of the file."""
+        return self._path
+
+    @property
+    def original_hw(self) -> tuple[int, int]:
+        """(H, W) of every frame, pixels."""
+        return self._hw
+
+    @property
+    def regions(self) -> tuple[UltrasoundRegion, ...]:
+        """Parts of the image, as the device lists them."""
+        return self._regions
+
+    @property
+    def dataset(self) -> "Dataset":
+        """All of the file, with what identifies the patient."""
+        return self._dataset
+
+    @property
+    def frame_seconds(self) -> tuple[float, ...]:
+        """When each frame was taken, from the first one's time; empty where the file does not say."""
+        vector = self._dataset.get("FrameTimeVector")
+        if vector is not None and self._frames > 1:
+            steps = _numbers(vector)
+            if len(steps) == self._frames and all(step >= 0 for step in steps):
+                return tuple((np.cumsum(steps) - steps[0]).astype(float) * _SECONDS)
+        for keyword in ("FrameTime", "CineRate", "RecommendedDisplayFrameRate"):
+            values = _numbers(self._dataset.get(keyword))
+            if len(values) == 1 and values[0] > 0:
+                step = values[0] * _SECONDS if keyword == "FrameTime" else 1 / values[0]
+                return tuple(index * step for index in range(self._frames))
+        return ()
+
+    def spacing_in(self, box: tuple[float, float, float, float]) -> PixelSpacing | None:
+        """The size of pixels in a box, XYXY, pixels of the frame.
+
+        Ultrasound regions say it; in a file that lists none, Pixel Spacing does.
+
+        Returns:
+            None where it is not known: the box is in no region or in several that differ.
+        """
+        if self._dataset.get("SequenceOfUltrasoundRegions"):
+            return spacing_in_box(self._regions, box)
+        spacing = _numbers(self._dataset.get("PixelSpacing"))
+        if len(spacing) == 2 and all(math.isfinite(value) and value > 0 for value in spacing):
+            return PixelSpacing(row_mm=spacing[0], column_mm=spacing[1])
+        return None
+
+    def read(self, index: int) -> GreyFrame:
+        """Decode a frame.
+
+        Colour becomes grey by 0.299 R + 0.587 G + 0.114 B. Grey values go through the modality's and the first
+        window's transformation where the file has them, then from their full range to 8 bits; MONOCHROME1 is inverted.
+
+        Args:
+            index: from 0.
+
+        Returns:
+            (H, W), uint8.
+
+        Raises:
+            ImageFileError: if there is no such frame, or it cannot be decoded.
+        """
+        if not 0 <= index < self._frames:
+            raise ImageFileError(
+                f"{self._path} has {self._frames} frames, from 0 to {self._frames - 1}; there is no frame "
+                f"{index}."
+            )
+        with _readable(self._path):
+            pixels = self._pixels(index)
+            if self._photometric in _GREY:
+                return self._grey(pixels)
+            if self._photometric == _PALETTE:
+                from pydicom.pixels.processing import apply_color_lut
+
+                pixels = apply_color_lut(pixels, self._dataset)
+                # Palettes have entries of 16 bits, by the standard in their upper ones if 8 are used.
+                pixels = (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
+            if pixels.dtype != np.uint8 or pixels.shape != (*self._hw, 3):
+                raise ImageFileError(
+                    f"{self._path} has colour frames of {pixels.dtype} {pixels.shape}; 8 bits and "
+                    "three samples are accepted. Export it so."
+                )
+            grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
+        return np.asarray(grey, np.uint8)
+
+    def _pixels(self, index: int) -> npt.NDArray[Any]:
+        from pydicom.pixels.decoders.base import get_decoder
+
+        syntax = self._dataset.file_meta.TransferSyntaxUID
+        try:
+            decoder = get_decoder(syntax)
+            if not decoder.is_available:
+                raise ImageFileError(
+                    f"{self._path} is compressed as {syntax.name}, for which no decoder is installed. "
+                    "Install one: pip install python-gdcm; or export the study uncompressed."
+                )
+            pixels, _ = decoder.as_array(self._dataset, index=index, raw=False)
+        except NotImplementedError as err:
+            raise ImageFileError(
+                f"{self._path} is compressed in a way that cannot be read ({syntax.name}). Export it "
+                "uncompressed."
+            ) from err
+        return np.asarray(pixels)
+
+    def _grey(self, pixels: npt.NDArray[Any]) -> GreyFrame:
+        from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+
+        if pixels.shape != self._hw:
+            raise ImageFileError(
+                f"{self._path} has grey frames of shape {pixels.shape}, expected {self._hw}. Export it again."
+            )
+        dataset = self._dataset
+        has_window = "WindowCenter" in dataset or "VOILUTSequence" in dataset
+        values = apply_modality_lut(pixels, dataset)
+        bits = self._integer("BitsStored", 8)
+        is_signed = self._integer("PixelRepresentation", 0) == 1
+        low = -(1 << (bits - 1)) if is_signed else 0
+        high = low + (1 << bits) - 1
+        if has_window:
+            values = apply_voi_lut(values, dataset, index=0)
+        elif values is not pixels:
+            # Rescaled and not windowed: the range that stored values can have, rescaled.
+            slope, intercept = (
+                float(dataset.get(name, default))
+                for name, default in (("RescaleSlope", 1), ("RescaleIntercept", 0))
+            )
+            ends = sorted((low * slope + intercept, high * slope + intercept))
+            low, high = ends[0], ends[1]  # type: ignore[assignment]  # no longer whole numbers
+        if values.dtype == np.uint8 and (low, high) == (0, 255):
+            grey: npt.NDArray[np.uint8] = values
+        else:
+            scaled = (values.astype(np.float64) - low) * (255.0 / max(high - low, 1e-12))
+            grey = np.clip(np.rint(np.nan_to_num(scaled)), 0, 255).astype(np.uint8)
+        if self._photometric == "MONOCHROME1":
+            grey = 255 - grey
+        return np.ascontiguousarray(grey)
+
+    def _integer(self, keyword: str, default: int = 0) -> int:
+        values = _numbers(self._dataset.get(keyword))
+        return int(values[0]) if len(values) == 1 else default
+
+
+def _numbers(value: Any) -> list[float]:
+    """The numbers of an element that hostile files may hold as anything; none if one is no number."""
+    if value is None:
+        return []
+    values = (
+        [value] if isinstance(value, str | int | float) or not hasattr(value, "__iter__") else value
+    )
+    try:
+        numbers = [float(item) for item in values]
+    except (TypeError, ValueError):
+        return []
+    return numbers if all(math.isfinite(number) for number in numbers) else []
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Whatever a damaged file makes pydicom raise, as one clear error without the file's content."""
+    try:
+        with warnings.catch_warnings():
+            # They quote values of the file.
+            warnings.simplefilter("ignore")
+            yield
+    except ImageFileError:
+        raise
+    except MemoryError as err:
+        raise ImageFileError(
+            f"{path} needs more memory than there is. Export fewer frames."
+        ) from err
+    except OSError as err:
+        raise ImageFileError(f"{path} cannot be read: {err.strerror or 'it is damaged'}.") from err
+    # Decoders of several packages fail on damaged data in their own ways.
+    except Exception as err:  # noqa: BLE001
+        raise ImageFileError(
+            f"{path} is damaged or not whole: its image cannot be decoded ({type(err).__name__}). Copy it again, export "
+            "it uncompressed, or install another decoder: pip install python-gdcm."
+        ) from None

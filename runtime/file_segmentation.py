@@ -14,9 +14,11 @@ import numpy.typing as npt
 from samus_edge import __version__
 from samus_edge.runtime.atomic_write import write_files_atomically
 from samus_edge.runtime.backend_selection import check_backend, check_threads
+from samus_edge.runtime.dicom.require_pydicom import require_highdicom
 from samus_edge.runtime.file_hash import sha256_of_file
+from samus_edge.runtime.graph_contract import IMAGE_ENCODER
 from samus_edge.runtime.image_encoding import encode_image
-from samus_edge.runtime.image_io import read_image
+from samus_edge.runtime.image_source import SourceImage, open_image
 from samus_edge.runtime.mask_image import MAX_LABELS, mask_image
 from samus_edge.runtime.measurement.lesion_measurements import measure_mask
 from samus_edge.runtime.measurement.pixel_spacing import PixelSpacing
@@ -43,7 +45,7 @@ class FileSegmentation:
     With one box, all points refine it; with several, a point refines each box that contains it.
 
     Attributes:
-        image: a PNG, JPEG, BMP or TIFF file; see `read_image`.
+        image: a PNG, JPEG, BMP, TIFF or DICOM file; see `open_image`.
         boxes: XYXY, pixels of the image.
         points: (x, y, label), pixels of the image; label 1 foreground, 0 background.
         bundle: folder of a bundle, or a zip file of one; None for the default bundle.
@@ -52,8 +54,11 @@ class FileSegmentation:
         threads: CPU threads; None for all cores, at most 8.
         mask_file: PNG for the masks, see `mask_image`; None for none.
         overlay_file: PNG or JPEG for people, see `draw_overlay`; None for none.
-        spacing: size of a pixel; None measures in pixels.
+        spacing: size of a pixel; None takes it from a DICOM file, and else measures in pixels.
         has_callipers: whether diameters are drawn on the overlay.
+        frame: index of the frame of a DICOM file, from 0.
+        dicom_seg_file: DICOM file for the masks of a DICOM image; None for none.
+        dicom_sr_file: DICOM file for their measurements, which refer to that; None for none.
     """
 
     image: Path
@@ -67,6 +72,9 @@ class FileSegmentation:
     overlay_file: Path | None = None
     spacing: PixelSpacing | None = None
     has_callipers: bool = False
+    frame: int = 0
+    dicom_seg_file: Path | None = None
+    dicom_sr_file: Path | None = None
 
 
 def segment_file(job: FileSegmentation) -> SegmentationReport:
@@ -81,7 +89,9 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
     """
     clock = _Clock()
     _check_job(job)
-    image = read_image(job.image)
+    source = open_image(job.image, job.frame)
+    image = source.image
+    _check_dicom_outputs(job, source)
     original_hw = (image.shape[0], image.shape[1])
     prompts = _prompts_for(job, original_hw)
     clock.lap("read")
@@ -99,13 +109,14 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
         )
         clock.lap("decode")
         masks = prediction.masks[:, 0]  # (N, H, W)
-        reports = _mask_reports(job, prompts, prediction)
+        reports = _mask_reports(job, source, prompts, prediction)
         outputs: dict[Path, bytes] = {}
         if job.mask_file is not None:
             outputs[job.mask_file] = encode_image(job.mask_file, mask_image(masks))
         if job.overlay_file is not None:
             overlay = draw_overlay(image, _overlay_items(job, masks, reports), _notes(segmenter))
             outputs[job.overlay_file] = encode_image(job.overlay_file, overlay)
+        outputs |= _dicom_outputs(job, source, masks, reports, segmenter)
         write_files_atomically(outputs)
         clock.lap("write")
         return SegmentationReport(
@@ -128,6 +139,9 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
             },
             mask_file=job.mask_file,
             overlay_file=job.overlay_file,
+            frame=None if source.study is None else source.frame,
+            dicom_seg_file=job.dicom_seg_file,
+            dicom_sr_file=job.dicom_sr_file,
         )
 
 
@@ -162,7 +176,56 @@ def _check_job(job: FileSegmentation) -> None:
     check_backend(job.backend)
     check_precision(job.precision)
     check_threads(job.threads)
-    check_output_paths(job.image, job.mask_file, job.overlay_file)
+    check_output_paths(
+        job.image, job.mask_file, job.overlay_file, job.dicom_seg_file, job.dicom_sr_file
+    )
+    if job.dicom_sr_file is not None and job.dicom_seg_file is None:
+        raise ValueError(
+            "a DICOM report refers to a DICOM segmentation, which is not written. Give a file for that as "
+            "well (--dicom-seg)."
+        )
+    if job.dicom_seg_file is not None:
+        require_highdicom()
+
+
+def _check_dicom_outputs(job: FileSegmentation, source: SourceImage) -> None:
+    if source.study is None and job.dicom_seg_file is not None:
+        raise ValueError(
+            f"a DICOM segmentation refers to a DICOM image, and {job.image} is none. Write a mask "
+            "instead (--out)."
+        )
+
+
+def _dicom_outputs(
+    job: FileSegmentation,
+    source: SourceImage,
+    masks: npt.NDArray[np.bool_],
+    reports: Sequence[MaskReport],
+    segmenter: Segmenter,
+) -> dict[Path, bytes]:
+    """The DICOM files, of masks that are not empty."""
+    if source.study is None or job.dicom_seg_file is None:
+        return {}
+    from samus_edge.runtime.dicom.dicom_report import report_of
+    from samus_edge.runtime.dicom.dicom_segmentation import (
+        ModelIdentity,
+        dicom_bytes,
+        segmentation_of,
+    )
+
+    measured = [report.measurements for report in reports if report.measurements is not None]
+    if not measured:
+        raise ValueError("all masks are empty: there is no DICOM segmentation to write.")
+    model = ModelIdentity(
+        segmenter.bundle.manifest.name, segmenter.graph_hashes[IMAGE_ENCODER], segmenter.precision
+    )
+    filled = masks[[report.measurements is not None for report in reports]]
+    segmentation = segmentation_of(source.study, source.frame, filled, model)
+    outputs = {job.dicom_seg_file: dicom_bytes(segmentation)}
+    if job.dicom_sr_file is not None:
+        report = report_of(source.study, source.frame, segmentation, measured, model)
+        outputs[job.dicom_sr_file] = dicom_bytes(report)
+    return outputs
 
 
 def _prompts_for(job: FileSegmentation, original_hw: tuple[int, int]) -> Prompts:
@@ -182,17 +245,19 @@ def _prompts_for(job: FileSegmentation, original_hw: tuple[int, int]) -> Prompts
 
 
 def _mask_reports(
-    job: FileSegmentation, prompts: Prompts, prediction: Prediction
+    job: FileSegmentation, source: SourceImage, prompts: Prompts, prediction: Prediction
 ) -> tuple[MaskReport, ...]:
     reports = []
     for index, mask in enumerate(prediction.masks[:, 0]):
+        box = _box_around(mask)
+        spacing = job.spacing if job.spacing is not None or box is None else source.spacing_in(box)
         reports.append(
             MaskReport(
                 area_px=int(np.count_nonzero(mask)),
-                box=_box_around(mask),
+                box=box,
                 predicted_iou=round(float(prediction.iou_predictions[index, 0]), 6),
                 prompt=_prompt_report(job, prompts, index),
-                measurements=measure_mask(mask, job.spacing),
+                measurements=measure_mask(mask, spacing),
             )
         )
     return tuple(reports)

@@ -5,31 +5,51 @@ from pathlib import Path
 
 from samus_edge.errors import OutputFileError
 
-__all__ = ["MASK_SUFFIXES", "OVERLAY_SUFFIXES", "check_output_paths"]
+__all__ = ["DICOM_SUFFIXES", "MASK_SUFFIXES", "OVERLAY_SUFFIXES", "check_output_paths"]
 
 # A mask is exact; JPEG would smear its edges.
 MASK_SUFFIXES = (".png",)
 OVERLAY_SUFFIXES = (".png", ".jpg", ".jpeg")
+DICOM_SUFFIXES = (".dcm",)
 
 
-def check_output_paths(image: Path, mask: Path | None, overlay: Path | None) -> None:
+def check_output_paths(
+    image: Path,
+    mask: Path | None = None,
+    overlay: Path | None = None,
+    dicom_seg: Path | None = None,
+    dicom_sr: Path | None = None,
+) -> None:
     """Refuse output paths that could not be written, or that would overwrite the input.
 
     Args:
         image: the input image.
         mask: where the mask goes; None if nowhere.
         overlay: where the overlay goes; None if nowhere.
+        dicom_seg: where the DICOM segmentation goes; None if nowhere.
+        dicom_sr: where the DICOM report goes; None if nowhere.
 
     Raises:
         ValueError: if a suffix is not of a supported format, or two of the paths are one file.
         OutputFileError: if a path is a folder, or its folder is missing or not writable.
     """
-    if mask is not None:
-        _check_output(mask, "mask", MASK_SUFFIXES, image)
-    if overlay is not None:
-        _check_output(overlay, "overlay", OVERLAY_SUFFIXES, image)
-    if mask is not None and overlay is not None and _is_same_file(mask, overlay):
-        raise ValueError(f"mask and overlay are the same file, {mask}. Give two different files.")
+    outputs = (
+        ("mask", mask, MASK_SUFFIXES),
+        ("overlay", overlay, OVERLAY_SUFFIXES),
+        ("DICOM segmentation", dicom_seg, DICOM_SUFFIXES),
+        ("DICOM report", dicom_sr, DICOM_SUFFIXES),
+    )
+    given: list[tuple[str, Path]] = []
+    for kind, path, suffixes in outputs:
+        if path is None:
+            continue
+        _check_output(path, kind, suffixes, image)
+        for other_kind, other in given:
+            if _is_same_file(other, path):
+                raise ValueError(
+                    f"{other_kind} and {kind} are the same file, {path}. Give two different files."
+                )
+        given.append((kind, path))
 
 
 def _check_output(path: Path, kind: str, suffixes: tuple[str, ...], image: Path) -> None:

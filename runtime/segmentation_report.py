@@ -82,6 +82,9 @@ class SegmentationReport:
         versions: of what took part, by name.
         mask_file: where the mask was written; None if nowhere.
         overlay_file: where the overlay was written; None if nowhere.
+        frame: index of the frame of a DICOM file, from 0; None for an image file.
+        dicom_seg_file: where the DICOM segmentation was written; None if nowhere.
+        dicom_sr_file: where the DICOM report was written; None if nowhere.
     """
 
     image: Path
@@ -97,6 +100,9 @@ class SegmentationReport:
     versions: Mapping[str, str] = field(default_factory=dict)
     mask_file: Path | None = None
     overlay_file: Path | None = None
+    frame: int | None = None
+    dicom_seg_file: Path | None = None
+    dicom_sr_file: Path | None = None
 
     def to_json(self) -> dict[str, JsonValue]:
         """As the document that `samus-edge infer --json` prints."""
@@ -108,6 +114,7 @@ class SegmentationReport:
                 "sha256": self.image_sha256,
                 "width": width,
                 "height": height,
+                "frame": self.frame,
             },
             "masks": [mask.to_json() for mask in self.masks],
             "timings_ms": {name: round(value, 3) for name, value in self.timings_ms.items()},
@@ -127,12 +134,15 @@ class SegmentationReport:
             "versions": dict(self.versions),
             "mask_file": None if self.mask_file is None else str(self.mask_file),
             "overlay_file": None if self.overlay_file is None else str(self.overlay_file),
+            "dicom_seg_file": None if self.dicom_seg_file is None else str(self.dicom_seg_file),
+            "dicom_sr_file": None if self.dicom_sr_file is None else str(self.dicom_sr_file),
         }
 
     def lines(self) -> list[str]:
         """As the lines that `samus-edge infer` prints for people."""
         height, width = self.original_hw
-        lines = [f"{self.image}: {width} x {height} pixels"]
+        frame = "" if self.frame is None else f", frame {self.frame}"
+        lines = [f"{self.image}{frame}: {width} x {height} pixels"]
         for index, mask in enumerate(self.masks):
             lines.append(f"  mask {index + 1}: {_describe_mask(mask, width * height)}")
             if mask.measurements is not None and mask.measurements.unit == "mm":
@@ -144,6 +154,10 @@ class SegmentationReport:
             lines.append(f"  mask file: {self.mask_file} ({values})")
         if self.overlay_file is not None:
             lines.append(f"  overlay: {self.overlay_file}")
+        if self.dicom_seg_file is not None:
+            lines.append(f"  DICOM segmentation: {self.dicom_seg_file} (identifies the patient)")
+        if self.dicom_sr_file is not None:
+            lines.append(f"  DICOM report: {self.dicom_sr_file} (identifies the patient)")
         times = ", ".join(f"{name} {value:.0f} ms" for name, value in self.timings_ms.items())
         lines.append(
             f"  {self.bundle.manifest.name} ({self.precision}) on {self.backend}, "

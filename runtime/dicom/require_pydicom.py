@@ -4,14 +4,16 @@ from importlib.util import find_spec
 
 from samus_edge.errors import MissingExtraError
 
-__all__ = ["is_dicom", "require_highdicom", "require_pydicom"]
+__all__ = ["HEAD_BYTES", "is_dicom", "require_highdicom", "require_pydicom"]
 
 _PREAMBLE_BYTES = 128
 _PREFIX = b"DICM"
+HEAD_BYTES = _PREAMBLE_BYTES + len(_PREFIX)
+"""Of a file that say whether it is DICOM."""
 
 
 def is_dicom(head: bytes) -> bool:
-    """Whether a file that begins so is DICOM; needs 132 bytes of it."""
+    """Whether a file that begins so is DICOM; needs `HEAD_BYTES` of it."""
     return head[_PREAMBLE_BYTES : _PREAMBLE_BYTES + len(_PREFIX)] == _PREFIX
 
 

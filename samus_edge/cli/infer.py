@@ -13,7 +13,9 @@ __all__ = ["command"]
 def command(
     image: Annotated[
         Path,
-        typer.Option("--image", metavar="FILE", help="PNG, JPEG, BMP or TIFF, 8 or 16 bits."),
+        typer.Option(
+            "--image", metavar="FILE", help="PNG, JPEG, BMP or TIFF, 8 or 16 bits; or DICOM."
+        ),
     ],
     box: Annotated[
         list[str] | None,
@@ -75,13 +77,33 @@ def command(
             help="Write a picture (PNG or JPEG) with contours, prompts and a legend.",
         ),
     ] = None,
+    frame: Annotated[
+        int, typer.Option("--frame", min=0, metavar="N", help="Frame of a DICOM file, from 0.")
+    ] = 0,
+    dicom_seg: Annotated[
+        Path | None,
+        typer.Option(
+            "--dicom-seg",
+            metavar="FILE.dcm",
+            help="Write the masks as a DICOM segmentation of a DICOM image; it identifies the patient as "
+            "that does.",
+        ),
+    ] = None,
+    dicom_sr: Annotated[
+        Path | None,
+        typer.Option(
+            "--dicom-sr",
+            metavar="FILE.dcm",
+            help="Write their measurements as a DICOM structured report; with --dicom-seg.",
+        ),
+    ] = None,
     spacing: Annotated[
         str | None,
         typer.Option(
             "--spacing",
             metavar="MM|ROW,COLUMN",
             help="Size of a pixel, mm: one number, or from row to row and from column to column. "
-            "Sizes are in pixels without.",
+            "Without, as a DICOM file says; else sizes are in pixels.",
         ),
     ] = None,
     callipers: Annotated[
@@ -124,6 +146,9 @@ def command(
             overlay_file=overlay,
             spacing=None if spacing is None else parse_spacing(spacing),
             has_callipers=callipers,
+            frame=frame,
+            dicom_seg_file=dicom_seg,
+            dicom_sr_file=dicom_sr,
         )
     )
     if as_json:

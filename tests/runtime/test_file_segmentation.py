@@ -50,7 +50,7 @@ def test_the_document_traces_the_result(job: FileSegmentation, disc_bundle: Path
     document = json.loads(json.dumps(segment_file(job).to_json(), allow_nan=False))
     assert set(document) == {
         *("image", "masks", "timings_ms", "backend", "device", "threads", "precision"),
-        *("bundle", "versions", "mask_file", "overlay_file"),
+        *("bundle", "versions", "mask_file", "overlay_file", "dicom_seg_file", "dicom_sr_file"),
     }
     sha256 = hashlib.sha256(job.image.read_bytes()).hexdigest()
     assert document["image"] == {
@@ -58,6 +58,7 @@ def test_the_document_traces_the_result(job: FileSegmentation, disc_bundle: Path
         "sha256": sha256,
         "width": 640,
         "height": 480,
+        "frame": None,
     }
     mask_fields = {"area_px", "box", "predicted_iou", "prompt", "measurements"}
     assert set(document["masks"][0]) == mask_fields

@@ -1,0 +1,1 @@
+"""Lesions in moving images: cine loops from files, and live streams."""

@@ -5,7 +5,13 @@ from pathlib import Path
 
 from samus_edge.errors import OutputFileError
 
-__all__ = ["DICOM_SUFFIXES", "MASK_SUFFIXES", "OVERLAY_SUFFIXES", "check_output_paths"]
+__all__ = [
+    "DICOM_SUFFIXES",
+    "MASK_SUFFIXES",
+    "OVERLAY_SUFFIXES",
+    "check_output",
+    "check_output_paths",
+]
 
 # A mask is exact; JPEG would smear its edges.
 MASK_SUFFIXES = (".png",)
@@ -43,7 +49,7 @@ def check_output_paths(
     for kind, path, suffixes in outputs:
         if path is None:
             continue
-        _check_output(path, kind, suffixes, image)
+        check_output(path, kind, suffixes, image)
         for other_kind, other in given:
             if _is_same_file(other, path):
                 raise ValueError(
@@ -52,7 +58,18 @@ def check_output_paths(
         given.append((kind, path))
 
 
-def _check_output(path: Path, kind: str, suffixes: tuple[str, ...], image: Path) -> None:
+def check_output(path: Path, kind: str, suffixes: tuple[str, ...], image: Path) -> None:
+    """Refuse one output path.
+
+    Args:
+        path: where something goes.
+        kind: what, for messages.
+        suffixes: one of which it must have.
+        image: the input.
+
+    Raises:
+        ValueError, OutputFileError: as `check_output_paths`.
+    """
     if path.suffix.lower() not in suffixes:
         raise ValueError(
             f"the {kind} must be a file ending in {' or '.join(suffixes)}, got {path}."

@@ -18,6 +18,7 @@ from samus_edge.cli import (
     export,
     infer,
     info,
+    track,
     train,
     verify,
 )
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 # In the order in which they are met: first use, then make.
 app.command("infer")(infer.command)
+app.command("track")(track.command)
 app.command("info")(info.command)
 app.add_typer(data.app, name="data")
 app.command("train")(train.command)

@@ -1,0 +1,162 @@
+"""`samus-edge track`: follow a lesion through a cine."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from samus_edge.cli.option_values import parse_box, parse_spacing, parse_threads
+
+if TYPE_CHECKING:
+    from samus_edge.runtime.cine.cine_tracking import FrameReport, TrackReport
+
+__all__ = ["command"]
+
+_EXIT_LOST = 1
+
+
+def command(
+    video: Annotated[
+        str,
+        typer.Option(
+            "--video",
+            metavar="SOURCE",
+            help="Video or DICOM file, folder of images, or camera (camera:N for another than the first).",
+        ),
+    ],
+    box: Annotated[
+        str,
+        typer.Option(
+            "--box", metavar="X1,Y1,X2,Y2", help="Box around the lesion in the first frame, pixels."
+        ),
+    ],
+    from_frame: Annotated[
+        int, typer.Option("--from-frame", min=0, metavar="N", help="First frame to use, from 0.")
+    ] = 0,
+    frames: Annotated[
+        int | None, typer.Option("--frames", min=1, metavar="N", help="Use no more than this many.")
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--bundle", metavar="PATH", help="Bundle to use instead of the default one."),
+    ] = None,
+    backend: Annotated[
+        str,
+        typer.Option(
+            "--backend",
+            metavar="NAME",
+            help="auto, onnxruntime (CPU), onnxruntime-cuda, onnxruntime-tensorrt or tensorrt.",
+        ),
+    ] = "auto",
+    precision: Annotated[
+        str, typer.Option("--precision", metavar="NAME", help="auto, fp32, fp16, int8 or int8-cpu.")
+    ] = "auto",
+    threads: Annotated[
+        str | None,
+        typer.Option("--threads", metavar="N", help="CPU threads; all cores, at most 8, without."),
+    ] = None,
+    spacing: Annotated[
+        str | None,
+        typer.Option(
+            "--spacing",
+            metavar="MM|ROW,COLUMN",
+            help="Size of a pixel, mm. Without, as a DICOM file says; else sizes are in pixels.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE.mp4", help="Write a video (MP4 or AVI) with contours and sizes."
+        ),
+    ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option("--csv", metavar="FILE.csv", help="Write a line for each frame."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE.json", help="Write all of it.")
+    ] = None,
+) -> None:
+    """Follow a lesion through the frames of a cine, and measure it in each.
+
+    Where the lesion is not certain a frame is "uncertain"; where it is lost there is no mask, and it is looked for. Ctrl-C
+    stops and writes what there is.
+
+    Exit codes: 0 followed to the end; 1 lost at the end, or the job failed (what was found before is written); 2 an argument
+    is wrong.
+    """
+    lesion = parse_box(box)
+    size = None if spacing is None else parse_spacing(spacing)
+
+    # Here, so that --help and a mistyped option answer at once.
+    import cv2
+
+    from samus_edge.runtime.cine.cine_tracking import CineTracking, track_cine
+
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    job = CineTracking(
+        source=video,
+        box=lesion,
+        from_frame=from_frame,
+        most_frames=frames,
+        bundle=bundle,
+        backend=backend,
+        precision=precision,
+        threads=None if threads is None else parse_threads(threads),
+        spacing=size,
+        video_file=out,
+        csv_file=csv,
+        json_file=json_file,
+    )
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("opening", total=None)
+
+        def show(frame: "FrameReport") -> None:
+            bar.update(task, advance=1, description=f"frame {frame.frame}, {frame.state}")
+
+        report = track_cine(
+            job, on_start=lambda count: bar.update(task, total=count), on_frame=show
+        )
+    typer.echo("\n".join(_lines(job.source, report, [out, csv, json_file])))
+    if report.is_lost:
+        raise typer.Exit(_EXIT_LOST)
+
+
+def _lines(source: str, report: "TrackReport", files: list[Path | None]) -> list[str]:
+    counts = ", ".join(f"{count} {state}" for state, count in report.counts().items() if count)
+    lines = [f"{source}: {len(report.frames)} frames: {counts}"]
+    if report.frames_dropped:
+        lines.append(f"  {report.frames_dropped} frames dropped, because newer ones came")
+    before = ""
+    for frame in report.frames:
+        text = f"{frame.state}: {frame.reason}" if frame.reason else frame.state
+        if frame.state != before:
+            lines.append(f"  from frame {frame.frame}: {text}")
+        before = frame.state
+    if report.was_interrupted:
+        lines.append("  stopped by you")
+    written = [str(path) for path in files if path is not None]
+    if written:
+        lines.append(f"  written: {', '.join(written)}")
+    if report.is_lost:
+        lines.append("  the lesion was lost: mark it again in a later frame (--from-frame, --box)")
+    lines.append("  Not a medical device; `samus-edge info` says what it is for.")
+    return lines

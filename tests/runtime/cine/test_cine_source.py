@@ -1,0 +1,87 @@
+"""Frames from files."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from samus_edge.benchmarking.synthetic_cine import TrueFrame
+from samus_edge.errors import ImageFileError
+from samus_edge.runtime.cine.cine_source import open_cine
+from samus_edge.runtime.cine.overlay_video import OverlayVideo
+
+
+def write_video(path: Path, frames: list[TrueFrame]) -> None:
+    """At 10 frames a second."""
+    with OverlayVideo(path, 10.0) as video:
+        for frame in frames:
+            video.write(np.repeat(frame.image[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_videos_are_written_and_read(tmp_path: Path, moving: list[TrueFrame], suffix: str) -> None:
+    path = tmp_path / f"cine{suffix}"
+    write_video(path, moving[:5])
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]  # nothing beside it
+    source = open_cine(str(path))
+    assert (source.is_live, source.frame_count) == (False, 5)
+    assert source.frames_per_second == pytest.approx(10)
+    frames = list(source)
+    source.close()
+    assert [frame.seconds for frame in frames] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    for frame, true in zip(frames, moving, strict=False):
+        height, width = true.image.shape
+        error = np.abs(frame.image[:height, :width].astype(int) - true.image)
+        assert error.mean() < 12  # speckle is hard to compress
+
+
+def test_nothing_is_left_of_a_video_that_failed(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), OverlayVideo(tmp_path / "x.mp4", 10) as video:
+        video.write(np.zeros((20, 20, 3), np.uint8))
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="must end in"):
+        OverlayVideo(tmp_path / "x.gif", 10)
+
+
+def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:
+    for number in (10, 9, 1):
+        cv2.imwrite(str(tmp_path / f"frame{number}.png"), np.full((8, 9), number, np.uint8))
+    (tmp_path / "notes.txt").write_text("no image")
+    source = open_cine(str(tmp_path))
+    assert source.frame_count == 3
+    assert [int(frame.image[0, 0]) for frame in source] == [1, 9, 10]
+    cv2.imwrite(str(tmp_path / "frame11.png"), np.zeros((4, 4), np.uint8))
+    with pytest.raises(ImageFileError, match="frame 3 is 4 x 4, the first is 9 x 8"):
+        list(open_cine(str(tmp_path)))
+
+
+def test_a_study_is_read_with_its_times() -> None:
+    from pydicom.data import get_testdata_file
+
+    source = open_cine(str(get_testdata_file("examples_ybr_color.dcm", download=False)))
+    assert source.frame_count == 30
+    assert source.frames_per_second == pytest.approx(30, rel=0.01)
+    frames = list(source)
+    assert len(frames) == 30
+    assert frames[3].seconds == pytest.approx(0.1, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "is no file or folder"), (b"not a video", "is not a video"), (b"", "is not a video")],
+)
+def test_what_is_no_cine_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "cine.mp4"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ImageFileError, match=message):
+        open_cine(str(path))
+
+
+def test_an_empty_folder_and_a_missing_camera_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageFileError, match="holds no images"):
+        open_cine(str(tmp_path))
+    with pytest.raises(ImageFileError, match="camera:99 cannot be opened"):
+        open_cine("camera:99")

@@ -23,7 +23,7 @@ from samus_edge.runtime.jpeg_file import JPEG_SIGNATURES, check_jpeg, jpeg_size_
 from samus_edge.runtime.png_file import PNG_SIGNATURES, check_png, png_has_alpha, png_size_wh
 from samus_edge.runtime.tiff_file import TIFF_SIGNATURES, check_tiff, tiff_has_alpha, tiff_size_wh
 
-__all__ = ["MAX_FILE_BYTES", "read_image", "scale_to_8_bits"]
+__all__ = ["MAX_FILE_BYTES", "decode_image", "read_image", "scale_to_8_bits"]
 
 # 1 GiB: twice the largest image that is accepted, uncompressed with four samples of 16 bits.
 MAX_FILE_BYTES = 1 << 30
@@ -72,13 +72,25 @@ def read_image(path: str | os.PathLike[str]) -> GreyFrame:
             not such an image. The message names the file and the reason.
     """
     file = Path(path)
-    content = _read_bytes(file)
+    return decode_image(_read_bytes(file), file)
+
+
+def decode_image(content: bytes, name: Path) -> GreyFrame:
+    """Decode the content of an image file as `read_image` does.
+
+    Args:
+        content: of the whole file.
+        name: for messages.
+
+    Raises:
+        ImageFileError: as `read_image`.
+    """
     try:
         image, has_alpha = _decode(content)
         return _grey(image, has_alpha)
     except ImageFileError as err:
         reason, advice = (*err.args, _ADVICE)[:2]
-        raise ImageFileError(f"{file} {reason}. {advice}") from err
+        raise ImageFileError(f"{name} {reason}. {advice}") from err
 
 
 def scale_to_8_bits(samples: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:

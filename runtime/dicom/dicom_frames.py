@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,9 +81,6 @@ class DicomFrames:
             MissingExtraError: without pydicom.
         """
         require_pydicom()
-        from pydicom import dcmread
-        from pydicom.errors import InvalidDicomError
-
         file = Path(path)
         try:
             size = file.stat().st_size
@@ -92,9 +90,30 @@ class DicomFrames:
             raise ImageFileError(
                 f"{file} has {size} bytes, more than the limit of {MAX_FILE_BYTES}. Split it."
             )
+        return cls._parse(file, file)
+
+    @classmethod
+    def from_bytes(cls, content: bytes, name: Path) -> "DicomFrames":
+        """Read the content of a file.
+
+        Args:
+            content: of the whole file.
+            name: for messages.
+
+        Raises:
+            ImageFileError, MissingExtraError: as `open`.
+        """
+        require_pydicom()
+        return cls._parse(BytesIO(content), name)
+
+    @classmethod
+    def _parse(cls, source: "Path | BytesIO", file: Path) -> "DicomFrames":
+        from pydicom import dcmread
+        from pydicom.errors import InvalidDicomError
+
         with _readable(file):
             try:
-                dataset = dcmread(file)
+                dataset = dcmread(source)
             except InvalidDicomError as err:
                 raise ImageFileError(
                     f"{file} is not a DICOM file. Give an image or a study."

@@ -18,6 +18,7 @@ from samus_edge.cli import (
     export,
     infer,
     info,
+    serve,
     track,
     train,
     verify,
@@ -55,6 +56,7 @@ app.command("export")(export.command)
 app.command("calibrate")(calibrate.command)
 app.command("verify")(verify.command)
 app.command("build")(build.command)
+app.command("serve")(serve.command)
 app.command("bench")(bench.command)
 app.command("doctor")(doctor.command)
 

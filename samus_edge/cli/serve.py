@@ -1,0 +1,104 @@
+"""`samus-edge serve`: the service and its page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from samus_edge.cli.option_values import parse_threads
+
+__all__ = ["command"]
+
+
+def command(
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on; another needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SAMUS_EDGE_TOKEN",
+            show_envvar=True,
+            help="What requests must bear; better in the environment than on the command line.",
+        ),
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Bundle to use instead of the default one.")
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(metavar="NAME", help="auto, or as of `samus-edge infer`.")
+    ] = "auto",
+    precision: Annotated[
+        str, typer.Option(metavar="NAME", help="auto, fp32, fp16, int8 or int8-cpu.")
+    ] = "auto",
+    threads: Annotated[
+        str | None, typer.Option(metavar="N", help="CPU threads; all cores, at most 8, without.")
+    ] = None,
+    max_request_mb: Annotated[
+        int, typer.Option(min=1, max=1024, help="Largest file that is taken.")
+    ] = 64,
+    max_sessions: Annotated[int, typer.Option(min=1, help="Images kept at the same time.")] = 32,
+    session_minutes: Annotated[
+        float, typer.Option(min=0.1, help="For which an image is kept unused.")
+    ] = 30.0,
+    rate: Annotated[
+        float, typer.Option(min=0, help="Requests per second of a client; 0 for no limit.")
+    ] = 50.0,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Host name under which it is reached. Repeat for more."),
+    ] = None,
+) -> None:
+    """Serve a page to point and click, a REST interface and live frames.
+
+    The page is at http://127.0.0.1:8000/, the description of the interface at /openapi.json. Nothing is sent elsewhere, and
+    images are kept in memory alone. Ctrl-C finishes what is under way.
+    """
+    try:
+        import uvicorn
+
+        from samus_edge.server.app import create_app
+    except ImportError as err:
+        from samus_edge.errors import MissingExtraError
+
+        raise MissingExtraError(
+            f"Serving needs {err.name!r}, which is not installed. "
+            "Install it with: pip install 'samus-edge[server]'"
+        ) from err
+    from samus_edge.runtime.backend_selection import check_backend, check_threads
+    from samus_edge.runtime.precision import check_precision
+    from samus_edge.server.json_log import log_settings
+    from samus_edge.server.settings import ServerSettings
+
+    count = None if threads is None else parse_threads(threads)
+    check_backend(backend)
+    check_precision(precision)
+    check_threads(count)
+    settings = ServerSettings(
+        host=host,
+        port=port,
+        token=token,
+        bundle=bundle,
+        backend=backend,
+        precision=precision,
+        threads=count,
+        most_request_bytes=max_request_mb * 1024 * 1024,
+        most_sessions=max_sessions,
+        session_seconds=60 * session_minutes,
+        requests_per_second=rate,
+        burst=max(1, round(2 * rate)),
+        allowed_hosts=tuple(allow_host or ()),
+    )
+    shown = f"[{host}]" if ":" in host else host
+    typer.echo(f"http://{shown}:{port}/  Research software, not a medical device.", err=True)
+    uvicorn.run(
+        create_app(settings),
+        host=host,
+        port=port,
+        log_config=log_settings(),
+        access_log=False,
+        timeout_graceful_shutdown=10,
+        ws_max_size=settings.most_request_bytes,
+        server_header=False,
+    )

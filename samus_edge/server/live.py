@@ -1,0 +1,142 @@
+"""Live frames over a WebSocket."""
+
+import asyncio
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from fastapi import WebSocket, WebSocketDisconnect
+
+from samus_edge.errors import SamusEdgeError
+from samus_edge.runtime.cine.box_geometry import Box
+from samus_edge.runtime.cine.stream import Stream, StreamResult
+from samus_edge.runtime.image_io import decode_image
+from samus_edge.runtime.measurement.lesion_measurements import measure_mask
+from samus_edge.runtime.measurement.pixel_spacing import PixelSpacing
+from samus_edge.runtime.segmenter import Segmenter
+from samus_edge.server.metrics import ServerMetrics
+from samus_edge.server.segmentation_service import contours_of
+
+__all__ = ["serve_live"]
+
+_NAME = Path("the frame")
+_POLL_SECONDS = 0.5
+
+
+async def serve_live(
+    socket: WebSocket, segmenter: Segmenter, metrics: ServerMetrics, most_bytes: int
+) -> None:
+    """Serve one accepted connection until it is closed.
+
+    The client sends frames as binary messages (PNG or JPEG files), and commands as text: `{"mark": [x1, y1, x2, y2]}`
+    follows a lesion from the next frame on, `{"unmark": true}` none, `{"pixel_mm": 0.1}` sets the size of a pixel. It gets
+    a text message for each frame that was not dropped, and `{"error": "..."}` for what it did wrong.
+    """
+    spacing: list[PixelSpacing | None] = [None]
+    with Stream(segmenter) as stream:
+        sender = asyncio.create_task(_send(socket, stream, spacing, metrics))
+        try:
+            while True:
+                message = await socket.receive()
+                if message["type"] == "websocket.disconnect":
+                    return
+                try:
+                    await _receive(message, stream, spacing, most_bytes)
+                except (ValueError, TypeError, SamusEdgeError) as err:
+                    await socket.send_text(json.dumps({"error": str(err)}))
+        except WebSocketDisconnect:
+            pass
+        finally:
+            await asyncio.to_thread(stream.close)
+            sender.cancel()
+            with contextlib.suppress(asyncio.CancelledError, WebSocketDisconnect, RuntimeError):
+                await sender
+            metrics.live_frames.labels("dropped").inc(stream.statistics().dropped)
+
+
+async def _receive(
+    message: Any, stream: Stream, spacing: list[PixelSpacing | None], most_bytes: int
+) -> None:
+    content = message.get("bytes")
+    if content is not None:
+        if len(content) > most_bytes:
+            raise ValueError(
+                f"a frame has {len(content)} bytes; at most {most_bytes} are accepted."
+            )
+        frame = await asyncio.to_thread(decode_image, content, _NAME)
+        stream.submit(frame)
+        return
+    try:
+        command = json.loads(message.get("text") or "")
+    except ValueError:
+        raise ValueError("a text message must be a JSON document.") from None
+    if not isinstance(command, dict):
+        raise ValueError("a text message must be a JSON object.")  # noqa: TRY004  # of the client
+    if "mark" in command:
+        stream.mark(_box(command["mark"]))
+    elif command.get("unmark") is True:
+        stream.unmark()
+    elif isinstance(command.get("pixel_mm"), int | float):
+        spacing[0] = PixelSpacing.square(float(command["pixel_mm"]))
+    else:
+        raise ValueError(
+            'a command must be {"mark": [x1, y1, x2, y2]}, {"unmark": true} or {"pixel_mm": 0.1}.'
+        )
+
+
+def _box(value: Any) -> Box:
+    is_box = (
+        isinstance(value, list)
+        and len(value) == 4
+        and all(isinstance(item, int | float) and not isinstance(item, bool) for item in value)
+    )
+    if not is_box:
+        raise ValueError("mark must be four numbers x1, y1, x2, y2, pixels of the frame.")
+    return float(value[0]), float(value[1]), float(value[2]), float(value[3])
+
+
+async def _send(
+    socket: WebSocket, stream: Stream, spacing: list[PixelSpacing | None], metrics: ServerMetrics
+) -> None:
+    while True:
+        try:
+            result = await asyncio.to_thread(_next, stream)
+        except SamusEdgeError as err:
+            await socket.send_text(json.dumps({"error": str(err)}))
+            await socket.close(1011)
+            return
+        if result is None:
+            return
+        if isinstance(result, StreamResult):
+            metrics.live_frames.labels("done").inc()
+            await socket.send_text(json.dumps(_document(result, spacing[0])))
+
+
+def _next(stream: Stream) -> StreamResult | bool | None:
+    """A result; True if there is none yet; None at the end."""
+    try:
+        return stream.result(timeout=_POLL_SECONDS)
+    except TimeoutError:
+        return True
+    except StopIteration:
+        return None
+
+
+def _document(result: StreamResult, spacing: PixelSpacing | None) -> dict[str, Any]:
+    tracked = result.tracked
+    document: dict[str, Any] = {
+        "number": result.number,
+        "latency_ms": round(result.latency_ms, 2),
+        "state": None if tracked is None else tracked.state,
+    }
+    if tracked is not None:
+        measured = None if tracked.mask is None else measure_mask(tracked.mask, spacing)
+        document |= {
+            "reason": tracked.reason,
+            "box": tracked.box,
+            "predicted_iou": tracked.predicted_iou,
+            "contours": [] if tracked.mask is None else contours_of(tracked.mask),
+            "measurements": None if measured is None else measured.to_json(),
+        }
+    return document

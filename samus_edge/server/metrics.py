@@ -1,0 +1,46 @@
+"""Counts and times for Prometheus."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+__all__ = ["ServerMetrics"]
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class ServerMetrics:
+    """Metrics of one app, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "samus_edge_requests_total",
+            "Requests by route, method and status.",
+            ("route", "method", "status"),
+            registry=self._registry,
+        )
+        self.seconds = Histogram(
+            "samus_edge_request_seconds",
+            "Seconds from a request to its response.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self.inference_seconds = Histogram(
+            "samus_edge_inference_seconds",
+            "Seconds of encoding and decoding.",
+            ("step",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self.sessions = Gauge("samus_edge_sessions", "Images kept.", registry=self._registry)
+        self.live = Gauge("samus_edge_live", "Live connections.", registry=self._registry)
+        self.live_frames = Counter(
+            "samus_edge_live_frames_total",
+            "Frames of live connections, done and dropped.",
+            ("what",),
+            registry=self._registry,
+        )
+
+    def text(self) -> bytes:
+        """In Prometheus' text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,107 @@
+"""What goes in and out, as the OpenAPI document says."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "BoundedBox",
+    "Example",
+    "ImageInfo",
+    "MaskRequest",
+    "MaskResult",
+    "Masks",
+    "PointPrompt",
+    "ServiceInfo",
+    "TrackRequest",
+]
+
+Coordinate = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+BoundedBox = Annotated[list[Coordinate], Field(min_length=4, max_length=4)]
+Millimetres = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class PointPrompt(_Strict):
+    """A click."""
+
+    x: Coordinate
+    y: Coordinate
+    label: Literal[0, 1] = 1
+    """1 on the lesion, 0 beside it."""
+
+
+class MaskRequest(_Strict):
+    """A box, points, or a box and points that refine it: one mask."""
+
+    frame: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    box: BoundedBox | None = None
+    """XYXY, pixels of the frame."""
+    points: Annotated[list[PointPrompt], Field(max_length=64)] = []
+    refine: bool = False
+    """Start from the last mask of this frame."""
+    pixel_mm: Millimetres | None = None
+    """Size of a pixel; without it as a DICOM file says."""
+
+
+class TrackRequest(_Strict):
+    """A lesion to follow."""
+
+    frame: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    box: BoundedBox
+    most_frames: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    pixel_mm: Millimetres | None = None
+
+
+class ImageInfo(BaseModel):
+    """An image that is kept."""
+
+    id: str
+    kind: Literal["image", "dicom", "video"]
+    width: int
+    height: int
+    frames: int
+    frames_per_second: float | None
+    box: list[float] | None = None
+    """Of an example: a box to begin with."""
+
+
+class MaskResult(BaseModel):
+    """A mask."""
+
+    contours: list[list[list[float]]]
+    """Polygons, x and y in pixels of the frame; holes are polygons as well (even-odd rule)."""
+    box: list[float] | None
+    area_px: int
+    predicted_iou: float
+    measurements: dict[str, Any] | None
+
+
+class Masks(BaseModel):
+    """The answer to a prompt."""
+
+    frame: int
+    mask: MaskResult
+    timings_ms: dict[str, float]
+    trace: dict[str, Any]
+    """What makes the result traceable: bundle, graph hashes, backend, versions."""
+
+
+class Example(BaseModel):
+    """An image that is installed along."""
+
+    name: str
+    width: int
+    height: int
+
+
+class ServiceInfo(BaseModel):
+    """What the service is and what it allows."""
+
+    version: str
+    trace: dict[str, Any]
+    limits: dict[str, float]
+    notice: str

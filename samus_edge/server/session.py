@@ -1,0 +1,135 @@
+"""Images that clients work on."""
+
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from samus_edge.runtime.cine.box_geometry import Box
+from samus_edge.runtime.grey_frame import GreyFrame
+from samus_edge.runtime.measurement.pixel_spacing import PixelSpacing
+from samus_edge.runtime.prediction import Embedding
+from samus_edge.runtime.segmenter import Segmenter
+from samus_edge.server.problem import Problem
+from samus_edge.server.uploaded_image import UploadedImage
+
+__all__ = ["Session", "SessionStore"]
+
+_EMBEDDINGS_KEPT = 8
+
+
+class Session:
+    """One image or cine, with what was computed on it.
+
+    Args:
+        image: the frames.
+    """
+
+    def __init__(self, image: UploadedImage) -> None:
+        self.id = secrets.token_urlsafe(16)
+        self.image = image
+        self.logits: dict[int, npt.NDArray[np.float32]] = {}
+        """Of the last prediction on a frame, (1, 1, h, w), to be refined."""
+        self._embeddings: OrderedDict[int, Embedding] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def frame(self, index: int) -> GreyFrame:
+        """A frame.
+
+        Raises:
+            Problem: if there is none of that index.
+            ImageFileError: if it cannot be decoded.
+        """
+        if not 0 <= index < self.image.frame_count:
+            raise Problem(
+                404, f"there is no frame {index}; frames are 0 to {self.image.frame_count - 1}."
+            )
+        return self.image.read(index)
+
+    def embedding(self, segmenter: Segmenter, index: int) -> tuple[Embedding, bool]:
+        """Of a frame, and whether it was there already."""
+        with self._lock:
+            found = self._embeddings.get(index)
+            if found is not None:
+                self._embeddings.move_to_end(index)
+                return found, True
+        made = segmenter.encode(self.frame(index))
+        with self._lock:
+            self._embeddings[index] = made
+            while len(self._embeddings) > _EMBEDDINGS_KEPT:
+                self._embeddings.popitem(last=False)
+        return made, False
+
+    def spacing_in(self, box: Box) -> PixelSpacing | None:
+        """The size of pixels in a box, as the file says."""
+        return self.image.spacing_in(box)
+
+
+class SessionStore:
+    """The newest sessions.
+
+    Args:
+        most: that are kept.
+        seconds: for which one is kept after it was last used.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, most: int, seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._most, self._seconds, self._clock = most, seconds, clock
+        self._sessions: OrderedDict[str, tuple[Session, float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        with self._lock:
+            self._sweep()
+            return len(self._sessions)
+
+    def add(self, image: UploadedImage) -> Session:
+        """Keep an image; the one that was used longest ago goes if there are too many."""
+        session = Session(image)
+        with self._lock:
+            self._sweep()
+            self._sessions[session.id] = (session, self._clock())
+            while len(self._sessions) > self._most:
+                self._sessions.popitem(last=False)
+        return session
+
+    def get(self, name: str) -> Session:
+        """A session.
+
+        Raises:
+            Problem: if there is none of that name, any more.
+        """
+        with self._lock:
+            self._sweep()
+            found = self._sessions.pop(name, None)
+            if found is None:
+                raise Problem(
+                    404, "there is no such image, or it was not used for too long. Send it again."
+                )
+            self._sessions[name] = (found[0], self._clock())
+            return found[0]
+
+    def remove(self, name: str) -> None:
+        """Forget a session; one that is not there is forgotten already."""
+        with self._lock:
+            self._sessions.pop(name, None)
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._sessions.clear()
+
+    def _sweep(self) -> None:
+        oldest = self._clock() - self._seconds
+        while self._sessions:
+            name, (_, used) = next(iter(self._sessions.items()))
+            if used >= oldest:
+                return
+            del self._sessions[name]

@@ -1,0 +1,63 @@
+"""How a service runs."""
+
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = ["ServerSettings", "is_loopback"]
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """What may be asked of a service, and how often.
+
+    Attributes:
+        host: address that it listens on.
+        port: that it listens on.
+        token: that every request but health and the page must bear; None for none.
+        bundle: folder of a bundle, or a zip file of one; None for the default bundle.
+        backend: see `select_backend`.
+        precision: see `Segmenter.load`.
+        threads: CPU threads; None for all cores, at most 8.
+        most_request_bytes: of one request's body.
+        most_sessions: images that are kept at the same time; the one that was used longest ago goes first.
+        session_seconds: for which an image is kept after it was last used.
+        most_frames: of a cine that is tracked in one request.
+        requests_per_second: of one client, on average; 0 for no limit.
+        burst: requests of one client at once.
+        most_live: live connections at the same time.
+        allowed_hosts: names that a request may be addressed to, besides loopback and `host`.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str | None = field(default=None, repr=False)
+    bundle: Path | None = None
+    backend: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    most_request_bytes: int = 64 * 1024 * 1024
+    most_sessions: int = 32
+    session_seconds: float = 1800.0
+    most_frames: int = 600
+    requests_per_second: float = 50.0
+    burst: int = 100
+    most_live: int = 4
+    allowed_hosts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not is_loopback(self.host) and not self.token:
+            raise ValueError(
+                f"{self.host} can be reached from other machines, so a token is needed. Set the environment variable "
+                "SAMUS_EDGE_TOKEN, or listen on 127.0.0.1."
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -58,6 +58,7 @@ async function openImage(body, query = "") {
   for (const bitmap of state.bitmaps.values()) bitmap.close();
   Object.assign(state, { image, bitmaps: new Map(), tracked: new Map(), frame: 0, cross: null });
   $("empty").hidden = true;
+  $("status").dataset.size = `${image.width}x${image.height}`;
   $("player").hidden = image.frames < 2;
   $("track").hidden = image.frames < 2;
   $("frame").max = image.frames - 1;
@@ -290,7 +291,7 @@ function showResult() {
   if (sizes) {
     const { unit } = sizes, digits = unit === "mm" ? 1 : 0;
     const text = (value, suffix = unit) => `${value.toFixed(digits)} ${suffix}`;
-    rows.push(["Longest diameter +", text(sizes.longest_diameter.length)]);
+    rows.push(["Longest +", text(sizes.longest_diameter.length)]);
     rows.push(["Perpendicular ×", text(sizes.perpendicular_diameter.length)]);
     rows.push(["Width", text(sizes.width)], ["Height", text(sizes.height)]);
     rows.push(["Height / width", sizes.height_to_width.toFixed(2) + (sizes.is_taller_than_wide ? ", taller" : "")]);

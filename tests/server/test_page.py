@@ -1,0 +1,263 @@
+"""The page in a real browser."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from samus_edge.benchmarking.synthetic_cine import CineMotion, synthetic_cine
+from samus_edge.runtime import Segmenter
+from samus_edge.runtime.check_frame import load_check_frames
+from samus_edge.runtime.cine.overlay_video import OverlayVideo
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+WAIT_MS = 20_000
+
+
+@pytest.fixture(scope="module")
+def address(serve: Callable[..., Any]) -> Iterator[str]:
+    """Of a service in a process of its own."""
+    with serve() as (found, _):
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """An installed Chromium, without a window."""
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip("no Chromium is installed (Debian and Ubuntu: apt-get install chromium)")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Page]:
+    """The page, with every error in its console an error of the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
+    opened = context.new_page()
+    problems: list[str] = []
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    # The browser itself notes requests that were answered with 415, which a test means.
+    opened.on(
+        "console",
+        lambda line: (
+            problems.append(line.text)
+            if line.type == "error" and "status of 415" not in line.text
+            else None
+        ),
+    )
+    foreign: list[str] = []
+    opened.on(
+        "request",
+        lambda request: (
+            None
+            if request.url.startswith((address, "blob:", "data:"))
+            else foreign.append(request.url)
+        ),
+    )
+    opened.goto(address)
+    yield opened
+    context.close()
+    assert foreign == []  # it works offline
+    assert problems == []
+
+
+def wait_until(page: Page, expression: str) -> None:
+    """Until some JavaScript is true. Playwright's own way needs eval, which the page forbids."""
+    end = time.monotonic() + WAIT_MS / 1000
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, f"never true: {expression}"
+        page.wait_for_timeout(20)
+
+
+def wait_for_mask(page: Page) -> None:
+    """Until measurements are shown."""
+    page.wait_for_selector("#sizes dt")
+
+
+def at(page: Page, x: float, y: float) -> tuple[float, float]:
+    """Where a pixel of the frame is on the screen."""
+    found = page.evaluate(
+        """([x, y]) => {
+        const canvas = document.getElementById("canvas"), bounds = canvas.getBoundingClientRect();
+        const [width, height] = document.getElementById("status").dataset.size.split("x").map(Number);
+        const scale = Math.min(bounds.width / width, bounds.height / height);
+        return [bounds.left + (bounds.width - width * scale) / 2 + (x + .5) * scale,
+                bounds.top + (bounds.height - height * scale) / 2 + (y + .5) * scale];
+    }""",
+        [x, y],
+    )
+    return found[0], found[1]
+
+
+def choose_example(page: Page, index: int = 1) -> str:
+    """Open the first example."""
+    wait_until(page, "document.getElementById('example').options.length > 1")
+    name: str = page.evaluate(f"document.getElementById('example').options[{index}].value")
+    page.select_option("#example", name)
+    wait_for_mask(page)
+    return name
+
+
+def area(page: Page) -> float:
+    """As the page shows it."""
+    page.wait_for_timeout(50)
+    texts = page.locator("#sizes dd").all_inner_texts()
+    names = page.locator("#sizes dt").all_inner_texts()
+    return float(dict(zip(names, texts, strict=True))["Area"].split()[0])
+
+
+def test_an_example_is_segmented_and_measured(page: Page, screenshots: Path) -> None:
+    name = choose_example(page)
+    frame = next(each for each in load_check_frames() if each.name == name)
+    with Segmenter.load() as segmenter:
+        mask = segmenter.segment(frame.image, boxes=frame.box[None]).masks[0, 0]
+    from samus_edge.runtime.measurement.lesion_measurements import measure_mask
+
+    expected = measure_mask(mask)
+    assert expected is not None
+    assert area(page) == round(expected.area)
+    assert "predicted IoU" in page.inner_text("#status")
+    page.screenshot(path=screenshots / "example.png")
+    page.fill("#pixel", "0.1")
+    page.dispatch_event("#pixel", "change")
+    wait_until(page, "document.querySelector('#sizes dd').textContent.includes('mm')")
+
+
+def test_boxes_are_dragged_and_clicks_correct_them(page: Page, screenshots: Path) -> None:
+    choose_example(page, 2)
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#sizes dt", state="detached")
+    frame = load_check_frames()[1]
+    x1, y1, x2, y2 = (float(value) for value in frame.box)
+    page.mouse.move(*at(page, x1, y1))
+    page.mouse.down()
+    page.mouse.move(*at(page, (x1 + x2) / 2, (y1 + y2) / 2), steps=3)
+    page.mouse.move(*at(page, x2, y2), steps=3)
+    page.mouse.up()
+    wait_for_mask(page)
+    first = area(page)
+    page.keyboard.press("r")
+    page.mouse.click(*at(page, x1 + (x2 - x1) * 0.2, (y1 + y2) / 2))
+    wait_until(page, f"!document.querySelector('#sizes').textContent.includes('Area{first:.0f} ')")
+    assert area(page) != first
+    page.screenshot(path=screenshots / "corrected.png")
+    page.keyboard.press("z")
+    wait_until(page, f"document.querySelector('#sizes').textContent.includes('Area{first:.0f} ')")
+    page.keyboard.press("Shift+A")
+    page.click("#clear")
+    assert page.is_disabled("#clear")
+
+
+def test_files_are_saved(page: Page, tmp_path: Path) -> None:
+    choose_example(page)
+    for name in ("mask.png", "overlay.png", "result.json"):
+        with page.expect_download(timeout=WAIT_MS) as download:
+            page.click(f"[data-file='{name}']")
+        path = tmp_path / name
+        download.value.save_as(path)
+        assert download.value.suggested_filename == name
+        if name.endswith(".png"):
+            assert path.read_bytes().startswith(b"\x89PNG")
+        else:
+            document = json.loads(path.read_text())
+            assert document["trace"]["graphs"]["image_encoder"]
+            assert document["mask"]["area_px"] > 0
+    assert page.is_hidden("[data-file='segmentation.dcm']")
+
+
+def test_a_cine_is_followed_and_played(page: Page, tmp_path: Path, screenshots: Path) -> None:
+    frame = load_check_frames()[1]
+    with Segmenter.load() as segmenter:
+        mask = segmenter.segment(frame.image, boxes=frame.box[None]).masks[0, 0]
+    motion = CineMotion(frames=12, period=24, hidden=(8, 99), fade=1)
+    path = tmp_path / "cine.mp4"
+    with OverlayVideo(path, 10) as video:
+        for each in synthetic_cine(frame.image, mask, motion):
+            video.write(np.repeat(each.image[..., None], 3, axis=2))
+    page.set_input_files("#file", path)
+    wait_until(page, "document.getElementById('frame-text').textContent === '1 / 12'")
+    x1, y1, x2, y2 = (float(value) for value in frame.box)
+    page.mouse.move(*at(page, x1, y1))
+    page.mouse.down()
+    page.mouse.move(*at(page, x2, y2), steps=4)
+    page.mouse.up()
+    wait_for_mask(page)
+    page.click("#track")
+    wait_until(page, "document.getElementById('status').textContent.startsWith('Followed')")
+    assert "tracking" in page.inner_text("#status")
+    assert "lost" in page.inner_text("#status")
+    page.screenshot(path=screenshots / "cine.png")
+    page.focus("#canvas")
+    page.keyboard.press(".")
+    wait_until(page, "document.getElementById('frame-text').textContent === '2 / 12'")
+    assert page.locator("#sizes dt").count() > 3
+    page.fill("#frame", "10")
+    page.wait_for_selector("#state:not([hidden])")
+    assert "lost" in page.inner_text("#state")
+    page.click("#play")
+    wait_until(page, "document.getElementById('play').textContent === 'Pause'")
+    wait_until(page, "document.getElementById('frame-text').textContent === '3 / 12'")
+    page.click("#play")
+
+
+def test_a_study_gives_a_dicom_segmentation(page: Page, tmp_path: Path) -> None:
+    from pydicom import dcmread
+    from pydicom.data import get_testdata_file
+
+    page.set_input_files("#file", str(get_testdata_file("examples_ybr_color.dcm", download=False)))
+    wait_until(page, "document.getElementById('frame-text').textContent === '1 / 30'")
+    page.mouse.move(*at(page, 120, 60))
+    page.mouse.down()
+    page.mouse.move(*at(page, 220, 150), steps=4)
+    page.mouse.up()
+    wait_for_mask(page)
+    with page.expect_download(timeout=WAIT_MS) as download:
+        page.click("[data-file='segmentation.dcm']")
+    path = tmp_path / "seg.dcm"
+    download.value.save_as(path)
+    assert dcmread(path).Modality == "SEG"
+
+
+def test_a_mask_by_the_keyboard_alone(page: Page) -> None:
+    choose_example(page)
+    page.focus("#canvas")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#sizes dt", state="detached")
+    page.keyboard.press("a")
+    for _ in range(4):
+        page.keyboard.press("Shift+ArrowUp")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    wait_for_mask(page)
+
+
+def test_a_bad_file_is_said(page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "notes.png"
+    path.write_text("no image")
+    page.set_input_files("#file", path)
+    page.wait_for_selector("#status.error", timeout=WAIT_MS)
+    assert "is not a PNG" in page.inner_text("#status")
+
+
+def test_everything_can_be_named_and_reached(page: Page, screenshots: Path) -> None:
+    unnamed = page.evaluate(
+        """() => [...document.querySelectorAll("button, input, select, canvas")].filter((element) =>
+        !(element.textContent.trim() || element.getAttribute("aria-label") || element.labels?.length))
+        .map((element) => element.outerHTML)"""
+    )
+    assert unnamed == []
+    assert page.evaluate("document.documentElement.lang") == "en"
+    page.set_viewport_size({"width": 390, "height": 800})
+    choose_example(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.screenshot(path=screenshots / "phone.png")

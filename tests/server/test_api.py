@@ -1,0 +1,222 @@
+"""The REST interface."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from samus_edge.runtime import Segmenter
+from samus_edge.runtime.check_frame import load_check_frames
+from samus_edge.runtime.measurement.lesion_measurements import measure_mask
+
+ClientOf = Callable[..., Any]
+Client = TestClient
+PROBLEM = "application/problem+json"
+
+
+def png(image: Any) -> bytes:
+    _, content = cv2.imencode(".png", image)
+    return bytes(content)
+
+
+def masks(client: Client, image: dict[str, Any], **request: Any) -> Any:
+    response = client.post(f"/v1/images/{image['id']}/masks", json=request)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_a_mask_is_that_of_the_runtime(client: Client) -> None:
+    frame = load_check_frames()[2]
+    response = client.post("/v1/images", content=png(frame.image))
+    assert response.status_code == 201
+    image = response.json()
+    height, width = frame.image.shape
+    assert (image["kind"], image["width"], image["height"], image["frames"]) == (
+        "image",
+        width,
+        height,
+        1,
+    )
+    box = [float(value) for value in frame.box]
+    found = masks(client, image, box=box)
+    with Segmenter.load(threads=1) as segmenter:
+        prediction = segmenter.segment(frame.image, boxes=[box])
+        hashes = segmenter.graph_hashes
+    mask = prediction.masks[0, 0]
+    expected = measure_mask(mask)
+    assert expected is not None
+    assert found["mask"]["area_px"] == int(mask.sum())
+    assert found["mask"]["measurements"] == json.loads(json.dumps(expected.to_json()))
+    assert found["mask"]["predicted_iou"] == pytest.approx(
+        float(prediction.iou_predictions[0, 0]), abs=1e-3
+    )
+    drawn = np.zeros(mask.shape, np.uint8)
+    polygons = [np.array(polygon, np.int32) for polygon in found["mask"]["contours"]]
+    cv2.fillPoly(drawn, polygons, 1)
+    assert (drawn.astype(bool) == mask).mean() > 0.995
+    assert found["trace"]["graphs"] == hashes
+    assert found["trace"]["prompt"]["box"] == box
+    assert found["timings_ms"]["encode"] > 0
+    assert masks(client, image, box=box)["timings_ms"]["encode"] == 0  # kept
+    content = client.post(f"/v1/images/{image['id']}/mask.png", json={"box": box})
+    assert content.headers["content-type"] == "image/png"
+    decoded = cv2.imdecode(np.frombuffer(content.content, np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(decoded == 255, mask)
+    overlay = client.post(f"/v1/images/{image['id']}/overlay.png", json={"box": box})
+    assert overlay.content.startswith(b"\x89PNG")
+
+
+def test_points_refine(client: Client, example: dict[str, Any]) -> None:
+    box = example["box"]
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    point = {"x": x, "y": y, "label": 1}
+    first = masks(client, example, points=[point])
+    assert first["mask"]["area_px"] > 0
+    refined = masks(client, example, points=[point], refine=True)
+    assert refined["mask"]["area_px"] > 0
+    in_mm = masks(client, example, box=box, pixel_mm=0.1)["mask"]["measurements"]
+    in_px = masks(client, example, box=box)["mask"]["measurements"]
+    assert (in_mm["unit"], in_px["unit"]) == ("mm", "px")
+    assert in_mm["width"] == pytest.approx(0.1 * in_px["width"], abs=1e-3)
+
+
+def test_frames_come_as_they_are(client: Client, example: dict[str, Any]) -> None:
+    response = client.get(f"/v1/images/{example['id']}/frames/0")
+    assert response.headers["content-type"] == "image/png"
+    decoded = cv2.imdecode(np.frombuffer(response.content, np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(decoded, load_check_frames()[1].image)
+
+
+def test_a_study_is_followed_and_segmented(client: Client) -> None:
+    from io import BytesIO
+
+    from pydicom import dcmread
+    from pydicom.data import get_testdata_file
+
+    path = Path(str(get_testdata_file("examples_ybr_color.dcm", download=False)))
+    image = client.post("/v1/images", content=path.read_bytes()).json()
+    assert (image["kind"], image["frames"]) == ("dicom", 30)
+    assert image["frames_per_second"] == pytest.approx(30, rel=0.01)
+    request = {"box": [120, 60, 220, 150], "frame": 2, "most_frames": 3}
+    response = client.post(f"/v1/images/{image['id']}/track", json=request)
+    assert response.headers["content-type"].startswith("application/x-ndjson")
+    documents = [json.loads(line) for line in response.text.splitlines()]
+    assert [document["frame"] for document in documents] == [2, 3, 4]
+    assert documents[0]["state"] == "tracking"
+    assert documents[0]["mask"]["measurements"]["area"] > 0
+    seg = client.post(
+        f"/v1/images/{image['id']}/segmentation.dcm", json={"box": [120, 60, 220, 150]}
+    )
+    assert seg.headers["content-type"] == "application/dicom"
+    assert dcmread(BytesIO(seg.content)).Modality == "SEG"
+
+
+@pytest.mark.parametrize(
+    ("path", "request_", "status", "message"),
+    [
+        ("masks", {}, 422, "there is no prompt"),
+        ("masks", {"box": [1, 2, 3]}, 422, "box"),
+        ("masks", {"box": [900, 900, 950, 950]}, 422, "outside the image"),
+        ("masks", {"box": [50, 50, 10, 10]}, 422, "x1"),
+        ("masks", {"points": [{"x": 1, "y": 1, "label": 2}]}, 422, "label"),
+        ("masks", {"box": [1, 1, 50, 50], "frame": 1}, 404, "no frame 1"),
+        ("masks", {"box": [1, 1, 50, 50], "frame": -1}, 422, "frame"),
+        ("masks", {"box": [1, 1, 50, 50], "refine": True}, 422, "no mask of this frame yet"),
+        ("masks", {"box": [1, 1, 50, 50], "colour": 1}, 422, "Extra inputs"),
+        ("masks", {"box": [1, 1, 50, 50], "pixel_mm": 0}, 422, "greater than 0"),
+        ("track", {"box": [1, 1, 50, 50], "frame": 7}, 404, "no frame 7"),
+        ("segmentation.dcm", {"box": [1, 1, 50, 50]}, 422, "this is none"),
+    ],
+)
+def test_bad_requests_get_problem_documents(
+    client: Client,
+    example: dict[str, Any],
+    path: str,
+    request_: dict[str, Any],
+    status: int,
+    message: str,
+) -> None:
+    response = client.post(f"/v1/images/{example['id']}/{path}", json=request_)
+    assert (response.status_code, response.headers["content-type"]) == (status, PROBLEM)
+    document = response.json()
+    assert (document["type"], document["status"]) == ("about:blank", status)
+    assert message in document["detail"]
+    assert document["instance"].endswith(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "message"),
+    [
+        (b"", 422, "the body is empty"),
+        (b"no image", 415, "is not a PNG"),
+        (png(np.zeros((9, 9), np.uint8))[:50], 415, "the image"),
+        (b"\0" * 128 + b"DICM" + b"\x02\0\0\0", 415, "the image"),
+        (b"RIFF\0\0\0\0AVI LIST", 415, "the video cannot be read"),
+    ],
+)
+def test_files_that_are_none_are_refused(
+    client: Client, content: bytes, status: int, message: str
+) -> None:
+    response = client.post("/v1/images", content=content)
+    assert (response.status_code, response.headers["content-type"]) == (status, PROBLEM)
+    assert message in response.json()["detail"]
+    assert "/tmp" not in response.text
+
+
+def test_images_are_forgotten(client: Client, example: dict[str, Any]) -> None:
+    assert client.delete(f"/v1/images/{example['id']}").status_code == 204
+    assert client.delete(f"/v1/images/{example['id']}").status_code == 204
+    response = client.get(f"/v1/images/{example['id']}/frames/0")
+    assert (response.status_code, response.headers["content-type"]) == (404, PROBLEM)
+
+
+def test_operation(client: Client, example: dict[str, Any]) -> None:
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {"status": "ready"}
+    masks(client, example, box=example["box"])
+    text = client.get("/metrics").text
+    assert 'samus_edge_requests_total{method="GET",route="/healthz",status="200"}' in text
+    assert "samus_edge_sessions " in text
+    assert 'samus_edge_inference_seconds_count{step="decode"}' in text
+    assert example["id"] not in text
+    info = client.get("/v1/info").json()
+    assert info["limits"]["sessions"] == 32
+    assert "not a medical device" in info["notice"]
+    assert client.get("/nothing").headers["content-type"] == PROBLEM
+    assert client.put("/v1/info").status_code == 405
+
+
+def test_the_page_may_load_nothing_from_elsewhere(client: Client) -> None:
+    for path in ("/", "/page.js", "/page.css"):
+        response = client.get(path)
+        assert response.status_code == 200
+        assert "default-src 'self'" in response.headers["content-security-policy"]
+        assert "http://" not in response.text
+        assert "https://" not in response.text
+
+
+def test_before_the_model_is_loaded_it_is_not_ready(client_of: ClientOf) -> None:
+    client = client_of()  # not entered: not started
+    assert client.get("/healthz").status_code == 200
+    response = client.get("/readyz")
+    assert (response.status_code, response.headers["retry-after"]) == (503, "2")
+
+
+def test_unexpected_errors_say_nothing(
+    client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from samus_edge.server import app
+
+    def fail(*arguments: object) -> None:
+        raise KeyError("secret")
+
+    monkeypatch.setattr(app, "open_upload", fail)
+    with client_of() as client:
+        response = client.post("/v1/images", content=b"x")
+    assert (response.status_code, response.headers["content-type"]) == (500, PROBLEM)
+    assert "secret" not in response.text

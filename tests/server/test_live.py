@@ -1,0 +1,89 @@
+"""Live frames over a WebSocket."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+from samus_edge.runtime.check_frame import load_check_frames
+from samus_edge.server.segmentation_service import png_of
+
+ClientOf = Callable[..., Any]
+WS = "ws://localhost"
+
+
+def test_frames_in_masks_out(client: TestClient) -> None:
+    frame = load_check_frames()[1]
+    content = png_of(frame.image)
+    with client.websocket_connect(f"{WS}/v1/live") as live:
+        live.send_bytes(content)
+        first = json.loads(live.receive_text())
+        assert (first["number"], first["state"]) == (0, None)
+        live.send_text(json.dumps({"pixel_mm": 0.1}))
+        live.send_text(json.dumps({"mark": [float(value) for value in frame.box]}))
+        live.send_bytes(content)
+        second = json.loads(live.receive_text())
+        assert (second["number"], second["state"]) == (1, "tracking")
+        assert second["measurements"]["unit"] == "mm"
+        assert len(second["contours"][0]) > 5
+        live.send_bytes(content)
+        assert json.loads(live.receive_text())["state"] == "tracking"
+        live.send_text(json.dumps({"unmark": True}))
+        live.send_bytes(content)
+        assert json.loads(live.receive_text())["state"] is None
+    assert 'samus_edge_live_frames_total{what="done"}' in client.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "no json",
+        "[1]",
+        "{}",
+        '{"mark": [1, 2, 3]}',
+        '{"mark": [1, 2, 3, true]}',
+        '{"pixel_mm": -1}',
+        b"no image",
+    ],
+)
+def test_mistakes_are_said_and_it_goes_on(client: TestClient, message: str | bytes) -> None:
+    with client.websocket_connect(f"{WS}/v1/live") as live:
+        if isinstance(message, bytes):
+            live.send_bytes(message)
+        else:
+            live.send_text(message)
+        assert json.loads(live.receive_text())["error"]
+        live.send_bytes(png_of(load_check_frames()[0].image))
+        assert json.loads(live.receive_text())["number"] == 0
+
+
+def refused(client: TestClient, path: str = "/v1/live", **headers: str) -> int:
+    """The code with which a connection is closed."""
+    with (
+        pytest.raises(WebSocketDisconnect) as caught,
+        client.websocket_connect(WS + path, headers=headers),
+    ):
+        pass
+    code: int = caught.value.code
+    return code
+
+
+def test_pages_of_other_sites_and_strangers_are_refused(client_of: ClientOf) -> None:
+    with client_of(token="secret") as client:
+        assert refused(client) == 1008
+        assert refused(client, "/v1/live?token=wrong") == 1008
+        assert refused(client, "/v1/live?token=secret", origin="http://evil.example") == 1008
+        with client.websocket_connect(
+            f"{WS}/v1/live?token=secret", headers={"origin": "http://localhost"}
+        ):
+            pass
+        with client.websocket_connect(f"{WS}/v1/live", headers={"authorization": "Bearer secret"}):
+            pass
+
+
+def test_there_is_a_limit(client_of: ClientOf) -> None:
+    with client_of(most_live=1) as client, client.websocket_connect(f"{WS}/v1/live"):
+        assert refused(client) == 1013

@@ -1,6 +1,7 @@
 """The example images fit their masks and boxes, and the example scripts run."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -62,3 +63,69 @@ def test_benchmarks_explain_themselves(script: str) -> None:
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert "output" in ran.stdout
+
+
+def test_the_cart_follows_asks_and_keeps_a_trail(tmp_path: Path) -> None:
+    trail = tmp_path / "trail.jsonl"
+    command = [sys.executable, "-I", str(EXAMPLES_DIR / "cart" / "cart.py")]
+    done = subprocess.run(
+        [*command, "--seconds", "2", "--trail", str(trail)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    summary = json.loads(done.stdout)
+    assert summary["submitted"] == 50
+    assert summary["submitted"] == summary["done"] + summary["dropped"]
+    assert summary["answers"] >= 1
+    assert set(summary["states"]) <= {"tracking", "uncertain"}
+    entries = [json.loads(line) for line in trail.read_text().splitlines()]
+    assert len(entries) == summary["done"]
+    assert all(entry["graphs"]["image_encoder"] and entry["latency_ms"] > 0 for entry in entries)
+
+
+def _update(store: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", str(EXAMPLES_DIR / "cart" / "update_bundle.py")]
+    return subprocess.run(
+        [*command, "--store", str(store), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_bundle_is_switched_only_if_it_is_right_and_back_again(tmp_path: Path) -> None:
+    from samus_edge.runtime.check_frame import FOLDER
+
+    store, frames = tmp_path / "store", tmp_path / "frames"
+    frames.mkdir()
+    for path in sorted(FOLDER.glob("*.png"))[:2]:
+        shutil.copy(path, frames)
+    packages = []
+    for number in (1, 2):
+        name = shutil.make_archive(
+            str(tmp_path / f"model-{number}"), "zip", default_bundle_folder()
+        )
+        packages.append(Path(name))
+    changed = tmp_path / "changed"
+    shutil.copytree(default_bundle_folder(), changed)
+    graph = changed / "image_encoder.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"\0")
+    broken = Path(shutil.make_archive(str(tmp_path / "model-3"), "zip", changed))
+
+    for package in packages:
+        done = _update(store, "--install", package, "--frames", frames)
+        assert done.returncode == 0, done.stderr
+    assert (store / "current").readlink() == Path("model-2")
+    failed = _update(store, "--install", broken, "--frames", frames)
+    assert failed.returncode == 1
+    assert "is not installed" in failed.stderr
+    assert sorted(path.name for path in store.iterdir()) == [
+        "current",
+        "model-1",
+        "model-2",
+        "previous",
+    ]
+    assert _update(store, "--roll-back").returncode == 0
+    assert (store / "current").readlink() == Path("model-1")
+    assert (store / "previous").readlink() == Path("model-2")

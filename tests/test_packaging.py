@@ -72,8 +72,11 @@ def test_the_wheel_has_every_module_of_the_mapped_folders(wheel: zipfile.ZipFile
 def test_the_wheel_has_the_data_files(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     assert "samus_edge/py.typed" in names
-    for source in (REPOSITORY / "samus_edge" / "configs").glob("*.yaml"):
-        assert wheel_name_of(source) in names
+    for folder in ("samus_edge/configs", "samus_edge/server/page", "runtime/check_frames"):
+        sources = [path for path in (REPOSITORY / folder).iterdir() if path.is_file()]
+        assert sources
+        for source in sources:
+            assert wheel_name_of(source) in names
 
 
 def test_the_wheel_has_the_default_bundle(wheel: zipfile.ZipFile) -> None:

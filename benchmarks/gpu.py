@@ -37,14 +37,14 @@ from samus_edge.runtime.backend_selection import select_backend
 from samus_edge.runtime.bundle import Bundle
 from samus_edge.runtime.check_frame import FOLDER as CHECK_FRAMES
 from samus_edge.runtime.check_frame import load_check_frames
-from samus_edge.runtime.checked_engines import require_checked_engines
-from samus_edge.runtime.diagnosis import diagnose
-from samus_edge.runtime.engine_check import compare_segmenters
-from samus_edge.runtime.engine_options import EngineOptions, FrameSizes
-from samus_edge.runtime.find_device import list_gpus
+from samus_edge.runtime.diagnosis.diagnosis import diagnose
+from samus_edge.runtime.gpu.find_device import list_gpus
 from samus_edge.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from samus_edge.runtime.segmenter import Segmenter
-from samus_edge.runtime.tensorrt_backend import TensorRTBackend, TensorRTOptions
+from samus_edge.runtime.tensorrt.checked_engines import require_checked_engines
+from samus_edge.runtime.tensorrt.engine_check import compare_segmenters
+from samus_edge.runtime.tensorrt.engine_options import EngineOptions, FrameSizes
+from samus_edge.runtime.tensorrt.tensorrt_backend import TensorRTBackend, TensorRTOptions
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FRAME_HW = (512, 640)

@@ -40,10 +40,10 @@ from samus_edge.calibration.weight_storage import expand_weights
 from samus_edge.data.dataset import load_subsets
 from samus_edge.errors import BackendError
 from samus_edge.runtime.bundle import Bundle
-from samus_edge.runtime.engine_build import build_engine
-from samus_edge.runtime.engine_profiles import image_encoder_profile
 from samus_edge.runtime.graph_contract import IMAGE_ENCODER
-from samus_edge.runtime.tensorrt_library import find_tensorrt
+from samus_edge.runtime.tensorrt.engine_build import build_engine
+from samus_edge.runtime.tensorrt.engine_profiles import image_encoder_profile
+from samus_edge.runtime.tensorrt.tensorrt_library import find_tensorrt
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FRAMES, SEED = 32, 0

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from samus_edge.runtime.graph_record import GraphRecord, TensorSpec
 
 if TYPE_CHECKING:
-    from samus_edge.runtime.device import Device
-    from samus_edge.runtime.device_tensor import DeviceTensor
+    from samus_edge.runtime.gpu.device import Device
+    from samus_edge.runtime.gpu.device_tensor import DeviceTensor
 
 __all__ = ["Backend", "Feed", "FloatTensor", "GraphSession", "Tensor", "check_feeds"]
 

@@ -48,7 +48,7 @@ def select_backend(name: str, threads: int | None = None, *, build_missing: bool
     check_threads(threads)
     # Here, so that importing the runtime does not load the engine.
     if name == "tensorrt":
-        from samus_edge.runtime.tensorrt_backend import TensorRTBackend, TensorRTOptions
+        from samus_edge.runtime.tensorrt.tensorrt_backend import TensorRTBackend, TensorRTOptions
 
         return TensorRTBackend(TensorRTOptions(build_missing=build_missing))
     from samus_edge.runtime.onnxruntime_backend import OnnxRuntimeBackend

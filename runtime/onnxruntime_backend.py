@@ -9,13 +9,13 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from samus_edge.errors import BackendError, BundleError
 from samus_edge.runtime.backend import Feed, FloatTensor, check_feeds
+from samus_edge.runtime.gpu.nvidia_driver import has_nvidia_driver
 from samus_edge.runtime.graph_record import GraphRecord, TensorSpec
-from samus_edge.runtime.nvidia_driver import has_nvidia_driver
 from samus_edge.runtime.onnxruntime_providers import PROVIDERS, provider_list
 
 if TYPE_CHECKING:
-    from samus_edge.runtime.device import Device
-    from samus_edge.runtime.device_tensor import DeviceTensor
+    from samus_edge.runtime.gpu.device import Device
+    from samus_edge.runtime.gpu.device_tensor import DeviceTensor
 
 __all__ = ["OnnxRuntimeBackend", "OnnxRuntimeSession", "default_threads"]
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samus_edge.errors import BackendError
-from samus_edge.runtime.engine_cache_folder import default_cache_folder
+from samus_edge.runtime.tensorrt.engine_cache_folder import default_cache_folder
 
 __all__ = ["CPU_PROVIDER", "PROVIDERS", "Provider", "provider_list"]
 

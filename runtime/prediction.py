@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from samus_edge.runtime.device_tensor import DeviceTensor
+    from samus_edge.runtime.gpu.device_tensor import DeviceTensor
 
 __all__ = ["Embedding", "Prediction"]
 

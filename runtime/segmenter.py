@@ -29,7 +29,7 @@ from samus_edge.runtime.prediction import Embedding, Prediction
 from samus_edge.runtime.prompts import Prompts, check_prompts, decoder_prompts
 
 if TYPE_CHECKING:
-    from samus_edge.runtime.device_tensor import DeviceArray, DeviceTensor
+    from samus_edge.runtime.gpu.device_tensor import DeviceArray, DeviceTensor
 
 __all__ = ["Segmenter"]
 
@@ -82,7 +82,7 @@ class Segmenter:
             open_bundle_graph(backend, bundle, graphs.mask_decoder),
         )
         if backend.name == "tensorrt":
-            from samus_edge.runtime.checked_engines import require_checked_engines
+            from samus_edge.runtime.tensorrt.checked_engines import require_checked_engines
 
             try:
                 require_checked_engines(self)
@@ -293,7 +293,7 @@ class Segmenter:
         device = self._backend.gpu
         if isinstance(image, np.ndarray) or device is None:
             return grey_frame(image)  # which refuses what is no array of the host
-        from samus_edge.runtime.device_frame import device_frame
+        from samus_edge.runtime.gpu.device_frame import device_frame
 
         return device_frame(image, device)
 

@@ -19,8 +19,8 @@ from samus_edge.errors import BackendError, SamusEdgeError
 from samus_edge.runtime.backend import Backend
 from samus_edge.runtime.backend_selection import AUTO_ORDER, select_backend
 from samus_edge.runtime.bundle import Bundle
-from samus_edge.runtime.engine_options import EngineOptions, FrameSizes
 from samus_edge.runtime.onnxruntime_backend import default_threads
+from samus_edge.runtime.tensorrt.engine_options import EngineOptions, FrameSizes
 
 __all__ = ["RIVALS", "BenchOptions", "run_bench"]
 
@@ -172,7 +172,7 @@ def open_runtime(
 
 
 def _tensorrt(workload: Workload, frames_per_run: int) -> Backend:
-    from samus_edge.runtime.tensorrt_backend import TensorRTBackend, TensorRTOptions
+    from samus_edge.runtime.tensorrt.tensorrt_backend import TensorRTBackend, TensorRTOptions
 
     engine = EngineOptions(
         frames=FrameSizes.only(*workload.original_hw),

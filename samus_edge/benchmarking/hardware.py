@@ -6,9 +6,9 @@ from dataclasses import asdict
 
 from samus_edge import __version__
 from samus_edge.errors import SamusEdgeError
-from samus_edge.runtime.find_device import list_gpus
-from samus_edge.runtime.host_facts import cpu_features, cpu_model, package_versions
-from samus_edge.runtime.jetson import find_jetson
+from samus_edge.runtime.diagnosis.host_facts import cpu_features, cpu_model, package_versions
+from samus_edge.runtime.diagnosis.jetson import find_jetson
+from samus_edge.runtime.gpu.find_device import list_gpus
 
 __all__ = ["describe_hardware"]
 

@@ -14,7 +14,7 @@ from samus_edge.runtime.bundle_graph import open_bundle_graph
 from samus_edge.runtime.onnxruntime_providers import CPU_PROVIDER
 from samus_edge.runtime.precision import precision_name, select_graphs
 from samus_edge.runtime.segmenter import Segmenter
-from samus_edge.runtime.tensorrt_session import TensorRTSession
+from samus_edge.runtime.tensorrt.tensorrt_session import TensorRTSession
 
 __all__ = ["RuntimeSubject"]
 

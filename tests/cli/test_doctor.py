@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from samus_edge.runtime import diagnosis
-from samus_edge.runtime.diagnosis import Diagnosis
+from samus_edge.runtime.diagnosis import diagnosis
+from samus_edge.runtime.diagnosis.diagnosis import Diagnosis
 
 Run = Callable[..., Any]
 

@@ -10,14 +10,15 @@ import numpy.typing as npt
 import pytest
 
 import simulated_tensorrt as trt
-from samus_edge.runtime import Segmenter, engine_provider
+from samus_edge.runtime import Segmenter
 from samus_edge.runtime.bundle import Bundle
 from samus_edge.runtime.check_frame import load_check_frames
-from samus_edge.runtime.device import Device
-from samus_edge.runtime.device_frame import device_frame
-from samus_edge.runtime.device_tensor import DeviceTensor
+from samus_edge.runtime.gpu.device import Device
+from samus_edge.runtime.gpu.device_frame import device_frame
+from samus_edge.runtime.gpu.device_tensor import DeviceTensor
 from samus_edge.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from samus_edge.runtime.tensorrt_backend import TensorRTBackend, TensorRTOptions
+from samus_edge.runtime.tensorrt import engine_provider
+from samus_edge.runtime.tensorrt.tensorrt_backend import TensorRTBackend, TensorRTOptions
 from simulated_driver import SimulatedDriver
 
 Array = npt.NDArray[Any]

@@ -13,12 +13,12 @@ from onnx import TensorProto, helper
 
 import simulated_tensorrt as trt
 from samus_edge.errors import BackendError
-from samus_edge.runtime.device import Device
-from samus_edge.runtime.device_tensor import DeviceTensor
-from samus_edge.runtime.engine_profiles import ShapeRange
+from samus_edge.runtime.gpu.device import Device
+from samus_edge.runtime.gpu.device_tensor import DeviceTensor
 from samus_edge.runtime.graph_record import GraphRecord, TensorSpec
-from samus_edge.runtime.tensorrt_engine import TensorRTEngine
-from samus_edge.runtime.tensorrt_session import TensorRTSession
+from samus_edge.runtime.tensorrt.engine_profiles import ShapeRange
+from samus_edge.runtime.tensorrt.tensorrt_engine import TensorRTEngine
+from samus_edge.runtime.tensorrt.tensorrt_session import TensorRTSession
 from simulated_driver import SimulatedDriver
 
 Array = npt.NDArray[Any]

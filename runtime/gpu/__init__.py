@@ -1,0 +1,1 @@
+"""Memory, streams and frames of a GPU, through cuda-python or PyCUDA."""

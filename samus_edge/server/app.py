@@ -4,7 +4,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response, WebSocket
 from fastapi.responses import FileResponse, StreamingResponse
-from starlette.concurrency import iterate_in_threadpool
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from samus_edge import __version__
@@ -70,7 +69,9 @@ class _State:
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
-        self.sessions = SessionStore(settings.most_sessions, settings.session_seconds)
+        self.sessions = SessionStore(
+            settings.most_sessions, settings.session_seconds, settings.most_session_bytes
+        )
         self.metrics = ServerMetrics()
         self.rates = RateLimit(settings.requests_per_second, settings.burst)
         self.live = 0
@@ -350,11 +351,12 @@ def _image_routes(state: _State) -> APIRouter:
         """Follow a lesion; a JSON document per line and frame, each as soon as it is there."""
         documents = await compute(partial(state.ready().track, session, request))
 
-        def lines() -> Iterator[str]:
-            for document in documents:
+        async def lines() -> AsyncIterator[str]:
+            # Frame by frame, so that prompts of others come in between.
+            while (document := await compute(partial(next, documents, None))) is not None:
                 yield json.dumps(document) + "\n"
 
-        return StreamingResponse(iterate_in_threadpool(lines()), media_type="application/x-ndjson")
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
 
     return router
 

@@ -148,7 +148,7 @@ class SegmentationService:
     ) -> tuple[npt.NDArray[np.bool_], float, dict[str, float]]:
         if request.box is None and not request.points:
             raise Problem(422, "there is no prompt. Give a box, points, or both.")
-        logits = session.logits.get(request.frame) if request.refine else None
+        logits = session.logits(request.frame) if request.refine else None
         if request.refine and logits is None:
             raise Problem(422, "there is no mask of this frame yet to be refined.")
         begun = time.perf_counter()
@@ -162,7 +162,7 @@ class SegmentationService:
             point_labels=[[point.label for point in request.points]] if request.points else None,
             mask_input=logits,
         )
-        session.logits[request.frame] = prediction.low_res_logits[:, :1]
+        session.keep_logits(request.frame, prediction.low_res_logits[:, :1])
         timings = {
             "encode": 0.0 if was_there else 1000 * (encoded - begun),
             "decode": 1000 * (time.perf_counter() - encoded),

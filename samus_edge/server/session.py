@@ -20,6 +20,7 @@ from samus_edge.server.uploaded_image import UploadedImage
 __all__ = ["Session", "SessionStore"]
 
 _EMBEDDINGS_KEPT = 8
+_LOGITS_KEPT = 64
 
 
 class Session:
@@ -32,8 +33,7 @@ class Session:
     def __init__(self, image: UploadedImage) -> None:
         self.id = secrets.token_urlsafe(16)
         self.image = image
-        self.logits: dict[int, npt.NDArray[np.float32]] = {}
-        """Of the last prediction on a frame, (1, 1, h, w), to be refined."""
+        self._logits: OrderedDict[int, npt.NDArray[np.float32]] = OrderedDict()
         self._embeddings: OrderedDict[int, Embedding] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -64,6 +64,19 @@ class Session:
                 self._embeddings.popitem(last=False)
         return made, False
 
+    def logits(self, index: int) -> npt.NDArray[np.float32] | None:
+        """Of the last prediction on a frame, (1, 1, h, w), to be refined; None without."""
+        with self._lock:
+            return self._logits.get(index)
+
+    def keep_logits(self, index: int, logits: npt.NDArray[np.float32]) -> None:
+        """Keep those of a frame."""
+        with self._lock:
+            self._logits[index] = logits
+            self._logits.move_to_end(index)
+            while len(self._logits) > _LOGITS_KEPT:
+                self._logits.popitem(last=False)
+
     def spacing_in(self, box: Box) -> PixelSpacing | None:
         """The size of pixels in a box, as the file says."""
         return self.image.spacing_in(box)
@@ -75,13 +88,19 @@ class SessionStore:
     Args:
         most: that are kept.
         seconds: for which one is kept after it was last used.
+        most_bytes: that all of them hold; the newest is kept even if it holds more.
         clock: seconds.
     """
 
     def __init__(
-        self, most: int, seconds: float, clock: Callable[[], float] = time.monotonic
+        self,
+        most: int,
+        seconds: float,
+        most_bytes: int = 1 << 31,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._most, self._seconds, self._clock = most, seconds, clock
+        self._most_bytes = most_bytes
         self._sessions: OrderedDict[str, tuple[Session, float]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -96,7 +115,9 @@ class SessionStore:
         with self._lock:
             self._sweep()
             self._sessions[session.id] = (session, self._clock())
-            while len(self._sessions) > self._most:
+            while len(self._sessions) > self._most or (
+                len(self._sessions) > 1 and self._memory_bytes() > self._most_bytes
+            ):
                 self._sessions.popitem(last=False)
         return session
 
@@ -125,6 +146,9 @@ class SessionStore:
         """Forget all."""
         with self._lock:
             self._sessions.clear()
+
+    def _memory_bytes(self) -> int:
+        return sum(session.image.memory_bytes for session, _ in self._sessions.values())
 
     def _sweep(self) -> None:
         oldest = self._clock() - self._seconds

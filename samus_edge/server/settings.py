@@ -21,6 +21,7 @@ class ServerSettings:
         threads: CPU threads; None for all cores, at most 8.
         most_request_bytes: of one request's body.
         most_sessions: images that are kept at the same time; the one that was used longest ago goes first.
+        most_session_bytes: that all images hold together, decoded frames and files.
         session_seconds: for which an image is kept after it was last used.
         most_frames: of a cine that is tracked in one request.
         requests_per_second: of one client, on average; 0 for no limit.
@@ -38,6 +39,7 @@ class ServerSettings:
     threads: int | None = None
     most_request_bytes: int = 64 * 1024 * 1024
     most_sessions: int = 32
+    most_session_bytes: int = 2 * 1024**3
     session_seconds: float = 1800.0
     most_frames: int = 600
     requests_per_second: float = 50.0

@@ -19,6 +19,8 @@ __all__ = ["UploadedImage", "open_upload"]
 _NAME = Path("the image")
 _VIDEO_SIGNATURES = ((4, b"ftyp"), (0, b"RIFF"), (0, b"\x1aE\xdf\xa3"))
 """Where and what: MP4 and MOV, AVI, Matroska and WebM."""
+MOST_VIDEO_BYTES = 1 << 29
+"""Of a video's frames, decoded."""
 
 
 class UploadedImage(Protocol):
@@ -38,6 +40,11 @@ class UploadedImage(Protocol):
     @property
     def study(self) -> "DicomFrames | None":
         """The DICOM file."""
+        ...
+
+    @property
+    def memory_bytes(self) -> int:
+        """That it holds."""
         ...
 
     def read(self, index: int) -> GreyFrame:
@@ -64,7 +71,7 @@ def open_upload(content: bytes, most_frames: int) -> UploadedImage:
         require_pydicom()
         from samus_edge.runtime.dicom.dicom_frames import DicomFrames
 
-        return _Study(DicomFrames.from_bytes(content, _NAME))
+        return _Study(DicomFrames.from_bytes(content, _NAME), len(content))
     if any(content[at : at + len(text)] == text for at, text in _VIDEO_SIGNATURES):
         return _Video(content, most_frames)
     return _Image(decode_image(content, _NAME))
@@ -78,6 +85,7 @@ class _Image:
 
     def __init__(self, frame: GreyFrame) -> None:
         self._frame = frame
+        self.memory_bytes = frame.nbytes
 
     def read(self, index: int) -> GreyFrame:
         return self._frame
@@ -89,8 +97,8 @@ class _Image:
 class _Study:
     kind = "dicom"
 
-    def __init__(self, frames: "DicomFrames") -> None:
-        self._frames = frames
+    def __init__(self, frames: "DicomFrames", memory_bytes: int) -> None:
+        self._frames, self.memory_bytes = frames, memory_bytes
         self.frame_count = len(frames)
         seconds = frames.frame_seconds
         self.frames_per_second: float | None = (
@@ -126,7 +134,14 @@ class _Video:
                 raise ImageFileError("the video cannot be read. Export it as MP4 or AVI.") from None
             try:
                 self._frames: list[GreyFrame] = []
+                self.memory_bytes = 0
                 for frame in source:
+                    self.memory_bytes += frame.image.nbytes
+                    if self.memory_bytes > MOST_VIDEO_BYTES:
+                        raise ImageFileError(
+                            f"the video's frames have more than {MOST_VIDEO_BYTES >> 20} MB. Cut out the part that "
+                            "matters, or scale it down."
+                        )
                     if len(self._frames) == most_frames:
                         raise ImageFileError(
                             f"the video has more than {most_frames} frames. Cut out the part that matters."

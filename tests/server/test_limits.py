@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from samus_edge.runtime.check_frame import load_check_frames
+from samus_edge.server import uploaded_image
 from samus_edge.server.json_log import JsonFormatter
 from samus_edge.server.problem import Problem
 from samus_edge.server.rate_limit import RateLimit
 from samus_edge.server.segmentation_service import png_of
-from samus_edge.server.session import SessionStore
+from samus_edge.server.session import Session, SessionStore
 from samus_edge.server.settings import ServerSettings, is_loopback
 from samus_edge.server.uploaded_image import open_upload
 
@@ -86,7 +87,7 @@ def test_large_bodies_are_refused_early(client_of: ClientOf) -> None:
 
 def test_the_image_used_longest_ago_goes_first() -> None:
     now = [0.0]
-    store = SessionStore(2, 10.0, lambda: now[0])
+    store = SessionStore(2, 10.0, clock=lambda: now[0])
     image = open_upload(png_of(np.zeros((8, 8), np.uint8)), 10)
     first, second = store.add(image), store.add(image)
     store.get(first.id)
@@ -104,7 +105,34 @@ def test_the_image_used_longest_ago_goes_first() -> None:
     assert len(store) == 0
 
 
-def test_videos_have_a_limit(tmp_path: Any) -> None:
+def test_images_share_a_memory() -> None:
+    store = SessionStore(10, 10.0, most_bytes=250)
+    image = open_upload(png_of(np.zeros((10, 10), np.uint8)), 10)
+    assert image.memory_bytes == 100
+    first = store.add(image)
+    store.add(image)
+    assert len(store) == 2
+    store.add(image)
+    assert len(store) == 2
+    with pytest.raises(Problem):
+        store.get(first.id)
+    large = open_upload(png_of(np.zeros((30, 30), np.uint8)), 10)
+    kept = store.add(large)
+    assert len(store) == 1
+    assert store.get(kept.id) is kept
+
+
+def test_embeddings_and_logits_of_few_frames_are_kept() -> None:
+    session = Session(open_upload(png_of(np.zeros((10, 10), np.uint8)), 10))
+    for index in range(100):
+        session.keep_logits(index, np.full((1, 1, 2, 2), index, np.float32))
+    assert session.logits(0) is None
+    newest = session.logits(99)
+    assert newest is not None
+    assert newest[0, 0, 0, 0] == 99
+
+
+def test_videos_have_a_limit(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from samus_edge.errors import ImageFileError
     from samus_edge.runtime.cine.overlay_video import OverlayVideo
 
@@ -115,6 +143,9 @@ def test_videos_have_a_limit(tmp_path: Any) -> None:
     assert open_upload(path.read_bytes(), 5).frame_count == 5
     with pytest.raises(ImageFileError, match="more than 4 frames"):
         open_upload(path.read_bytes(), 4)
+    monkeypatch.setattr(uploaded_image, "MOST_VIDEO_BYTES", 2 * 32 * 32)
+    with pytest.raises(ImageFileError, match="frames have more than"):
+        open_upload(path.read_bytes(), 5)
 
 
 def test_the_log_is_json_and_names_no_image(

@@ -17,6 +17,7 @@ from fastapi.responses import FileResponse, StreamingResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from samus_edge import __version__
+from samus_edge.errors import SamusEdgeError
 from samus_edge.runtime.check_frame import load_check_frames
 from samus_edge.runtime.segmenter import Segmenter
 from samus_edge.server.live import serve_live
@@ -348,13 +349,16 @@ def _image_routes(state: _State) -> APIRouter:
         responses={200: {"content": {"application/x-ndjson": {}}}, **_problems(415)},
     )
     async def track(session: Kept, request: TrackRequest) -> StreamingResponse:
-        """Follow a lesion; a JSON document per line and frame, each as soon as it is there."""
+        """Follow a lesion; a JSON document per line and frame, each as soon as it is there; or `{"error": "..."}`, the last."""
         documents = await compute(partial(state.ready().track, session, request))
 
         async def lines() -> AsyncIterator[str]:
             # Frame by frame, so that prompts of others come in between.
-            while (document := await compute(partial(next, documents, None))) is not None:
-                yield json.dumps(document) + "\n"
+            try:
+                while (document := await compute(partial(next, documents, None))) is not None:
+                    yield json.dumps(document) + "\n"
+            except SamusEdgeError as err:  # the status is sent already
+                yield json.dumps({"error": str(err)}) + "\n"
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 

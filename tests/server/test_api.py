@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from samus_edge.errors import BackendError
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.check_frame import load_check_frames
 from samus_edge.runtime.measurement.lesion_measurements import measure_mask
@@ -92,7 +93,11 @@ def test_frames_come_as_they_are(client: Client, example: dict[str, Any]) -> Non
     np.testing.assert_array_equal(decoded, load_check_frames()[1].image)
 
 
-def test_a_study_is_followed_and_segmented(client: Client) -> None:
+def _fail(*arguments: object, **options: object) -> None:
+    raise BackendError("the GPU is gone")
+
+
+def test_a_study_is_followed_and_segmented(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     from io import BytesIO
 
     from pydicom import dcmread
@@ -109,6 +114,11 @@ def test_a_study_is_followed_and_segmented(client: Client) -> None:
     assert [document["frame"] for document in documents] == [2, 3, 4]
     assert documents[0]["state"] == "tracking"
     assert documents[0]["mask"]["measurements"]["area"] > 0
+    with monkeypatch.context() as patch:
+        patch.setattr(LesionTracker, "update", _fail)
+        response = client.post(f"/v1/images/{image['id']}/track", json=request)
+    lines = [json.loads(line) for line in response.text.splitlines()]
+    assert (len(lines), lines[-1]) == (2, {"error": "the GPU is gone"})
     seg = client.post(
         f"/v1/images/{image['id']}/segmentation.dcm", json={"box": [120, 60, 220, 150]}
     )

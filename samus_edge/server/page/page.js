@@ -135,6 +135,7 @@ async function track() {
       rest = lines.pop();
       for (const line of lines) {
         const document_ = JSON.parse(line);
+        if (document_.error) throw new Error(document_.error);
         state.tracked.set(document_.frame, document_);
         counts[document_.state] = (counts[document_.state] || 0) + 1;
         await showFrame(document_.frame);

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from samus_edge.errors import BackendError
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.check_frame import load_check_frames
+from samus_edge.runtime.cine.lesion_tracker import LesionTracker
 from samus_edge.runtime.measurement.lesion_measurements import measure_mask
 
 ClientOf = Callable[..., Any]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from samus_edge import __version__
 from samus_edge.runtime.atomic_write import write_files_atomically
 from samus_edge.runtime.backend_selection import check_backend, check_threads
+from samus_edge.runtime.click_correction import predict_with_clicks
 from samus_edge.runtime.dicom.require_pydicom import require_highdicom
 from samus_edge.runtime.file_hash import sha256_of_file
 from samus_edge.runtime.graph_contract import IMAGE_ENCODER
@@ -26,7 +27,7 @@ from samus_edge.runtime.output_paths import check_output_paths
 from samus_edge.runtime.overlay import OverlayItem, draw_overlay
 from samus_edge.runtime.point_assignment import assign_points_to_boxes
 from samus_edge.runtime.precision import check_precision
-from samus_edge.runtime.prediction import Prediction
+from samus_edge.runtime.prediction import Embedding, Prediction
 from samus_edge.runtime.prompts import PADDING_LABEL, Prompts, check_prompts
 from samus_edge.runtime.segmentation_report import MaskReport, PromptReport, SegmentationReport
 from samus_edge.runtime.segmenter import Segmenter
@@ -42,7 +43,8 @@ class FileSegmentation:
     """What to segment, with what, and where results go.
 
     Boxes without points give one mask for each box. Points without boxes are one prompt: one mask.
-    With one box, all points refine it; with several, a point refines each box that contains it.
+    With one box, points correct its mask, one after the other (`predict_with_clicks`); with several, a point refines each box
+    that contains it.
 
     Attributes:
         image: a PNG, JPEG, BMP, TIFF or DICOM file; see `open_image`.
@@ -101,12 +103,7 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
         clock.lap("load")
         embedding = segmenter.encode(image)
         clock.lap("encode")
-        prediction = segmenter.predict(
-            embedding,
-            boxes=prompts.boxes,
-            point_coords=prompts.point_coords,
-            point_labels=prompts.point_labels,
-        )
+        prediction = _predict(job, segmenter, embedding, prompts)
         clock.lap("decode")
         masks = prediction.masks[:, 0]  # (N, H, W)
         reports = _mask_reports(job, source, prompts, prediction)
@@ -143,6 +140,25 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
             dicom_seg_file=job.dicom_seg_file,
             dicom_sr_file=job.dicom_sr_file,
         )
+
+
+def _predict(
+    job: FileSegmentation, segmenter: Segmenter, embedding: Embedding, prompts: Prompts
+) -> Prediction:
+    if len(job.boxes) == 1 and job.points:
+        return predict_with_clicks(
+            segmenter,
+            embedding,
+            box=job.boxes[0],
+            point_coords=[point[:2] for point in job.points],
+            point_labels=[point[2] for point in job.points],
+        )
+    return segmenter.predict(
+        embedding,
+        boxes=prompts.boxes,
+        point_coords=prompts.point_coords,
+        point_labels=prompts.point_labels,
+    )
 
 
 class _Clock:

@@ -32,7 +32,7 @@ def command(
             "--point",
             metavar="X,Y[,LABEL]",
             help="Point, pixels of the image; label 1 (default) on the object, 0 on background; "
-            "repeatable. Without --box all points are one prompt; with one box they refine it; with "
+            "repeatable. Without --box all points are one prompt; with one box they correct its mask in turn; with "
             "several, each box that contains them.",
         ),
     ] = None,

@@ -35,14 +35,12 @@ class PointPrompt(_Strict):
 
 
 class MaskRequest(_Strict):
-    """A box, points, or a box and points that refine it: one mask."""
+    """A box, points, or a box and points that correct it, in the order in which they were clicked: one mask."""
 
     frame: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     box: BoundedBox | None = None
     """XYXY, pixels of the frame."""
     points: Annotated[list[PointPrompt], Field(max_length=64)] = []
-    refine: bool = False
-    """Start from the last mask of this frame."""
     pixel_mm: Millimetres | None = None
     """Size of a pixel; without it as a DICOM file says."""
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from samus_edge import __version__
 from samus_edge.runtime.cine.box_geometry import Box, box_around
 from samus_edge.runtime.cine.lesion_tracker import LesionTracker, TrackedFrame
+from samus_edge.runtime.click_correction import predict_with_clicks
 from samus_edge.runtime.graph_contract import IMAGE_ENCODER
 from samus_edge.runtime.measurement.lesion_measurements import measure_mask
 from samus_edge.runtime.measurement.pixel_spacing import PixelSpacing
@@ -148,21 +149,18 @@ class SegmentationService:
     ) -> tuple[npt.NDArray[np.bool_], float, dict[str, float]]:
         if request.box is None and not request.points:
             raise Problem(422, "there is no prompt. Give a box, points, or both.")
-        logits = session.logits(request.frame) if request.refine else None
-        if request.refine and logits is None:
-            raise Problem(422, "there is no mask of this frame yet to be refined.")
         begun = time.perf_counter()
         embedding, was_there = session.embedding(self._segmenter, request.frame)
         encoded = time.perf_counter()
-        points = [[[point.x, point.y] for point in request.points]]
-        prediction = self._segmenter.predict(
+        points = [[point.x, point.y] for point in request.points]
+        labels = [int(point.label) for point in request.points]
+        prediction = predict_with_clicks(
+            self._segmenter,
             embedding,
-            boxes=None if request.box is None else [request.box],
-            point_coords=points if request.points else None,
-            point_labels=[[point.label for point in request.points]] if request.points else None,
-            mask_input=logits,
+            box=request.box,
+            point_coords=points,
+            point_labels=labels,
         )
-        session.keep_logits(request.frame, prediction.low_res_logits[:, :1])
         timings = {
             "encode": 0.0 if was_there else 1000 * (encoded - begun),
             "decode": 1000 * (time.perf_counter() - encoded),

@@ -6,9 +6,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-import numpy as np
-import numpy.typing as npt
-
 from samus_edge.runtime.cine.box_geometry import Box
 from samus_edge.runtime.grey_frame import GreyFrame
 from samus_edge.runtime.measurement.pixel_spacing import PixelSpacing
@@ -20,7 +17,6 @@ from samus_edge.server.uploaded_image import UploadedImage
 __all__ = ["Session", "SessionStore"]
 
 _EMBEDDINGS_KEPT = 8
-_LOGITS_KEPT = 64
 
 
 class Session:
@@ -33,7 +29,6 @@ class Session:
     def __init__(self, image: UploadedImage) -> None:
         self.id = secrets.token_urlsafe(16)
         self.image = image
-        self._logits: OrderedDict[int, npt.NDArray[np.float32]] = OrderedDict()
         self._embeddings: OrderedDict[int, Embedding] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -63,19 +58,6 @@ class Session:
             while len(self._embeddings) > _EMBEDDINGS_KEPT:
                 self._embeddings.popitem(last=False)
         return made, False
-
-    def logits(self, index: int) -> npt.NDArray[np.float32] | None:
-        """Of the last prediction on a frame, (1, 1, h, w), to be refined; None without."""
-        with self._lock:
-            return self._logits.get(index)
-
-    def keep_logits(self, index: int, logits: npt.NDArray[np.float32]) -> None:
-        """Keep those of a frame."""
-        with self._lock:
-            self._logits[index] = logits
-            self._logits.move_to_end(index)
-            while len(self._logits) > _LOGITS_KEPT:
-                self._logits.popitem(last=False)
 
     def spacing_in(self, box: Box) -> PixelSpacing | None:
         """The size of pixels in a box, as the file says."""

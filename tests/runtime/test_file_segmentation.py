@@ -13,7 +13,10 @@ import numpy.typing as npt
 import pytest
 
 from samus_edge.errors import BackendError, BundleError, ImageFileError, OutputFileError
+from samus_edge.runtime import Segmenter
+from samus_edge.runtime.click_correction import predict_with_clicks
 from samus_edge.runtime.file_segmentation import FileSegmentation, segment_file
+from samus_edge.runtime.image_io import read_image
 
 # A disc's edge may fall on either side of a pixel's centre.
 EDGE_PX = 1.5
@@ -85,11 +88,22 @@ def test_points_alone_are_one_prompt(job: FileSegmentation) -> None:
     assert mask.predicted_iou == pytest.approx(3.1)  # two points and SAM's one padding point
 
 
-def test_one_box_and_points_are_one_prompt(job: FileSegmentation) -> None:
-    (mask,) = segment_file(dataclasses.replace(job, points=[(500, 300, 0)])).masks
-    # The mean of (100, 50), (300, 250) and (500, 300) is (300, 200).
-    assert mask.box == pytest.approx((200, 125, 400, 275), abs=EDGE_PX)
-    assert mask.prompt.points == ((500, 300, 0),)
+def test_points_correct_the_mask_of_one_box_in_turn(
+    job: FileSegmentation, disc_bundle: Path
+) -> None:
+    points = [(500, 300, 0), (40, 40, 1)]
+    (mask,) = segment_file(dataclasses.replace(job, points=points)).masks
+    with Segmenter.load(disc_bundle, threads=1) as segmenter:
+        expected = predict_with_clicks(
+            segmenter,
+            segmenter.encode(read_image(job.image)),
+            box=job.boxes[0],
+            point_coords=[[500, 300], [40, 40]],
+            point_labels=[0, 1],
+        ).masks[0, 0]
+    assert mask.area_px == int(expected.sum())
+    assert expected[40, 40]
+    assert [point[:2] for point in mask.prompt.points] == [(500, 300), (40, 40)]
 
 
 def test_with_several_boxes_a_point_refines_the_box_that_contains_it(

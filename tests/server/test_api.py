@@ -14,6 +14,7 @@ from samus_edge.errors import BackendError
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.check_frame import load_check_frames
 from samus_edge.runtime.cine.lesion_tracker import LesionTracker
+from samus_edge.runtime.click_correction import predict_with_clicks
 from samus_edge.runtime.measurement.lesion_measurements import measure_mask
 
 ClientOf = Callable[..., Any]
@@ -79,8 +80,19 @@ def test_points_refine(client: Client, example: dict[str, Any]) -> None:
     point = {"x": x, "y": y, "label": 1}
     first = masks(client, example, points=[point])
     assert first["mask"]["area_px"] > 0
-    refined = masks(client, example, points=[point], refine=True)
-    assert refined["mask"]["area_px"] > 0
+    beside = {"x": box[0] + 3, "y": box[1] + 3, "label": 0}
+    prompts = {"box": box, "points": [point, beside]}
+    found = masks(client, example, **prompts)["mask"]
+    frame = next(each for each in load_check_frames() if each.name == "benign_256.png")
+    with Segmenter.load(threads=1) as segmenter:
+        expected = predict_with_clicks(
+            segmenter,
+            segmenter.encode(frame.image),
+            box=box,
+            point_coords=[[x, y], [beside["x"], beside["y"]]],
+            point_labels=[1, 0],
+        )
+    assert found["area_px"] == int(expected.masks[0, 0].sum())
     in_mm = masks(client, example, box=box, pixel_mm=0.1)["mask"]["measurements"]
     in_px = masks(client, example, box=box)["mask"]["measurements"]
     assert (in_mm["unit"], in_px["unit"]) == ("mm", "px")
@@ -137,7 +149,6 @@ def test_a_study_is_followed_and_segmented(client: Client, monkeypatch: pytest.M
         ("masks", {"points": [{"x": 1, "y": 1, "label": 2}]}, 422, "label"),
         ("masks", {"box": [1, 1, 50, 50], "frame": 1}, 404, "no frame 1"),
         ("masks", {"box": [1, 1, 50, 50], "frame": -1}, 422, "frame"),
-        ("masks", {"box": [1, 1, 50, 50], "refine": True}, 422, "no mask of this frame yet"),
         ("masks", {"box": [1, 1, 50, 50], "colour": 1}, 422, "Extra inputs"),
         ("masks", {"box": [1, 1, 50, 50], "pixel_mm": 0}, 422, "greater than 0"),
         ("track", {"box": [1, 1, 50, 50], "frame": 7}, 404, "no frame 7"),

@@ -14,7 +14,7 @@ from samus_edge.server.json_log import JsonFormatter
 from samus_edge.server.problem import Problem
 from samus_edge.server.rate_limit import RateLimit
 from samus_edge.server.segmentation_service import png_of
-from samus_edge.server.session import Session, SessionStore
+from samus_edge.server.session import SessionStore
 from samus_edge.server.settings import ServerSettings, is_loopback
 from samus_edge.server.uploaded_image import open_upload
 
@@ -120,16 +120,6 @@ def test_images_share_a_memory() -> None:
     kept = store.add(large)
     assert len(store) == 1
     assert store.get(kept.id) is kept
-
-
-def test_embeddings_and_logits_of_few_frames_are_kept() -> None:
-    session = Session(open_upload(png_of(np.zeros((10, 10), np.uint8)), 10))
-    for index in range(100):
-        session.keep_logits(index, np.full((1, 1, 2, 2), index, np.float32))
-    assert session.logits(0) is None
-    newest = session.logits(99)
-    assert newest is not None
-    assert newest[0, 0, 0, 0] == 99
 
 
 def test_videos_have_a_limit(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 import typer
 from rich.console import Console
 from rich.progress import Progress
@@ -29,10 +28,11 @@ from samus_edge.benchmarking.synthetic_cine import CineMotion, TrueFrame, synthe
 from samus_edge.data.case import UltrasoundCase, read_image, read_instances, select_lesions
 from samus_edge.data.dataset import list_cases
 from samus_edge.data.split_file import load_split
+from samus_edge.evaluation.metrics import dice
 from samus_edge.runtime import Segmenter
-from samus_edge.runtime.cine.box_geometry import box_around
 from samus_edge.runtime.cine.lesion_tracker import LesionTracker
 from samus_edge.runtime.cine.stream import Stream
+from samus_edge.runtime.mask_box import box_around
 from samus_edge.training.figure import new_figure, png_bytes
 
 BENCHMARKS_DIR = Path(__file__).resolve().parent
@@ -53,12 +53,6 @@ class Frame:
     """Dice with the true box."""
     visibility: float
     latency_ms: float
-
-
-def dice(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:
-    """1 for a pair of empty masks."""
-    total = int(first.sum()) + int(second.sum())
-    return 2 * int((first & second).sum()) / total if total else 1.0
 
 
 def follow(segmenter: Segmenter, frames: list[TrueFrame]) -> list[Frame]:

@@ -23,6 +23,7 @@ from samus_edge.benchmarking.hardware import describe_hardware
 from samus_edge.data.case import read_image, read_instances, select_lesions
 from samus_edge.data.dataset import list_cases
 from samus_edge.data.split_file import load_split
+from samus_edge.evaluation.metrics import dice
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.click_correction import predict_with_clicks
 
@@ -31,12 +32,6 @@ JITTER = 0.2
 CLICKS = 3
 WAYS = ("at once", "each refines", "predict_with_clicks")
 Mask = npt.NDArray[np.bool_]
-
-
-def dice(first: Mask, second: Mask) -> float:
-    """1 for a pair of empty masks."""
-    total = int(first.sum()) + int(second.sum())
-    return 2 * int((first & second).sum()) / total if total else 1.0
 
 
 def depth(region: Mask) -> npt.NDArray[np.float32]:

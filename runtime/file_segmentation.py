@@ -20,6 +20,7 @@ from samus_edge.runtime.file_hash import sha256_of_file
 from samus_edge.runtime.graph_contract import IMAGE_ENCODER
 from samus_edge.runtime.image_encoding import encode_image
 from samus_edge.runtime.image_source import SourceImage, open_image
+from samus_edge.runtime.mask_box import box_around
 from samus_edge.runtime.mask_image import MAX_LABELS, mask_image
 from samus_edge.runtime.measurement.lesion_measurements import measure_mask
 from samus_edge.runtime.measurement.pixel_spacing import PixelSpacing
@@ -265,7 +266,7 @@ def _mask_reports(
 ) -> tuple[MaskReport, ...]:
     reports = []
     for index, mask in enumerate(prediction.masks[:, 0]):
-        box = _box_around(mask)
+        box = box_around(mask)
         spacing = job.spacing if job.spacing is not None or box is None else source.spacing_in(box)
         reports.append(
             MaskReport(
@@ -299,13 +300,6 @@ def _prompt_report(job: FileSegmentation, prompts: Prompts, index: int) -> Promp
 def _reported(coordinate: np.float32) -> float:
     """As the user wrote it, without the digits that float32 adds: 70.4, not 70.4000015."""
     return round(float(coordinate), 3)
-
-
-def _box_around(mask: npt.NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if len(rows) == 0:
-        return None
-    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
 
 
 def _overlay_items(

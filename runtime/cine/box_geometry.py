@@ -1,9 +1,6 @@
 """Boxes that follow something through frames."""
 
-import numpy as np
-import numpy.typing as npt
-
-__all__ = ["Box", "box_around", "box_in_frame", "moved_box"]
+__all__ = ["Box", "box_in_frame", "moved_box"]
 
 # XYXY, pixels.
 Box = tuple[float, float, float, float]
@@ -27,11 +24,3 @@ def box_in_frame(box: Box, frame_hw: tuple[int, ...]) -> Box | None:
     least_width = (box[2] - box[0]) * _LEAST_VISIBLE
     least_height = (box[3] - box[1]) * _LEAST_VISIBLE
     return (x1, y1, x2, y2) if x2 - x1 >= least_width and y2 - y1 >= least_height else None
-
-
-def box_around(mask: npt.NDArray[np.bool_]) -> Box | None:
-    """The smallest box around a mask, pixel centres, both ends inside; None if it has no two rows and columns."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if len(rows) < 2 or len(columns) < 2:
-        return None
-    return float(columns[0]), float(rows[0]), float(columns[-1]), float(rows[-1])

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge.runtime.cine.appearance import Appearance, Found
-from samus_edge.runtime.cine.box_geometry import Box, box_around, box_in_frame, moved_box
+from samus_edge.runtime.cine.box_geometry import Box, box_in_frame, moved_box
 from samus_edge.runtime.cine.lesion_contrast import lesion_contrast
 from samus_edge.runtime.grey_frame import GreyFrame
+from samus_edge.runtime.mask_box import box_around
 from samus_edge.runtime.prediction import Embedding
 from samus_edge.runtime.segmenter import Segmenter
 
@@ -287,7 +288,10 @@ class LesionTracker:
         prediction = self._segmenter.predict(embedding, boxes=[box])
         mask = _largest_part(prediction.masks[0, 0])
         iou = float(prediction.iou_predictions[0, 0])
-        return _Mask(mask, box_around(mask), iou, lesion_contrast(frame, mask))
+        around = box_around(mask)
+        # A line is nothing to follow, nor to compare sizes with.
+        is_line = around is not None and (around[0] == around[2] or around[1] == around[3])
+        return _Mask(mask, None if is_line else around, iou, lesion_contrast(frame, mask))
 
 
 def _grown(box: Box, first: Box) -> tuple[float, float]:

@@ -89,7 +89,6 @@ class Stream:
         self._results: BoundedQueue[StreamResult] = BoundedQueue(results, drops_oldest=drops_frames)
         self._lock = threading.Lock()
         self._mark: Box | None = None
-        self._is_marked = False
         self._is_tracking = False
         self._latest: _Frame | None = None
         self._error: BaseException | None = None
@@ -146,12 +145,12 @@ class Stream:
                 with the state "stopped" and a reason.
         """
         with self._lock:
-            self._mark, self._is_marked, self._is_tracking = box, True, True
+            self._mark, self._is_tracking = box, True
 
     def unmark(self) -> None:
         """Follow nothing; frames are still encoded, so that `predict` answers at once."""
         with self._lock:
-            self._mark, self._is_marked, self._is_tracking = None, False, False
+            self._mark, self._is_tracking = None, False
 
     def predict(self, **prompts: npt.ArrayLike) -> tuple[int, Prediction]:
         """Masks for prompts on the newest frame that is encoded; from any thread.
@@ -307,17 +306,17 @@ class Stream:
 
     def _track(self, tracker: LesionTracker, entry: _Frame) -> TrackedFrame | None:
         with self._lock:
-            mark, is_marked, is_tracking = self._mark, self._is_marked, self._is_tracking
-            self._mark, self._is_marked = None, False
+            mark, is_tracking = self._mark, self._is_tracking
+            self._mark = None  # for the next frame it is done
         if not is_tracking:
             return None
-        if not is_marked or mark is None:
+        if mark is None:
             return tracker.update(entry.image, embedding=entry.embedding)
         try:
             return tracker.start(entry.image, mark, embedding=entry.embedding)
         except ValueError as err:  # the box; the stream goes on for the next one
             with self._lock:
-                self._is_tracking = self._is_marked
+                self._is_tracking = self._mark is not None
             return TrackedFrame(0, "stopped", None, None, None, 0.0, None, str(err))
 
     def _raise_error(self) -> None:

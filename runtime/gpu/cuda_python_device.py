@@ -20,6 +20,7 @@ from samus_edge.runtime.gpu.device import (
     DeviceStream,
     GpuInfo,
     PinnedBuffer,
+    StreamHandle,
 )
 
 __all__ = ["CudaPythonDevice", "gpu_infos"]
@@ -214,7 +215,7 @@ class _Event(_Owned):
         super().__init__(device, lambda: driver.cuEventDestroy(event))
         self._event = event
 
-    def record(self, stream: DeviceStream) -> None:
+    def record(self, stream: StreamHandle) -> None:
         _check("record an event", driver.cuEventRecord(self._event, stream.handle))
 
     def synchronize(self) -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "DeviceStream",
     "GpuInfo",
     "PinnedBuffer",
+    "StreamHandle",
 ]
 
 
@@ -77,8 +78,8 @@ class PinnedBuffer(Protocol):
         ...
 
 
-class DeviceStream(Protocol):
-    """A queue of work on the GPU, done in order.
+class StreamHandle(Protocol):
+    """A stream of whoever it is.
 
     Attributes:
         handle: the CUstream as an integer, as TensorRT takes it.
@@ -86,6 +87,10 @@ class DeviceStream(Protocol):
 
     @property
     def handle(self) -> int: ...
+
+
+class DeviceStream(StreamHandle, Protocol):
+    """A queue of work on the GPU, done in order."""
 
     def synchronize(self) -> None:
         """Wait until everything queued is done.
@@ -103,7 +108,7 @@ class DeviceStream(Protocol):
 class DeviceEvent(Protocol):
     """A mark in a stream, to time what lies between two of them, or to wait for it."""
 
-    def record(self, stream: DeviceStream) -> None:
+    def record(self, stream: StreamHandle) -> None:
         """Put the mark at the end of what is queued."""
         ...
 

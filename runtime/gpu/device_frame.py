@@ -1,5 +1,6 @@
 """A frame that another library has put into the memory of the GPU, such as a frame grabber's."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,18 +27,11 @@ class _ForeignMemory:
         self._owner = None
 
 
+@dataclass(frozen=True)
 class _ForeignStream:
     """A stream of someone else, to wait for."""
 
-    def __init__(self, handle: int) -> None:
-        self.handle = handle
-
-    def synchronize(self) -> None:
-        """Not ours to wait for."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Not ours to give back."""
+    handle: int
 
 
 def device_frame(image: Any, device: Device) -> DeviceTensor:

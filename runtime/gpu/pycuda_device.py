@@ -20,6 +20,7 @@ from samus_edge.runtime.gpu.device import (
     DeviceStream,
     GpuInfo,
     PinnedBuffer,
+    StreamHandle,
 )
 
 __all__ = ["PyCudaDevice", "gpu_infos"]
@@ -233,7 +234,7 @@ class _Stream(_Owned):
 
 
 class _Event(_Owned):
-    def record(self, stream: DeviceStream) -> None:
+    def record(self, stream: StreamHandle) -> None:
         with _errors("record an event"):
             if isinstance(stream, _Stream):
                 self._value.record(stream.stream)

@@ -22,7 +22,7 @@ from samus_edge.runtime.bundle import Bundle
 from samus_edge.runtime.onnxruntime_backend import default_threads
 from samus_edge.runtime.tensorrt.engine_options import EngineOptions, FrameSizes
 
-__all__ = ["RIVALS", "BenchOptions", "run_bench"]
+__all__ = ["RIVALS", "BenchOptions", "open_runtime", "run_bench"]
 
 RIVALS = ("torch", "torch-compile")
 """What the runtime is compared with, where torch is installed."""

@@ -18,7 +18,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from samus_edge import __version__
 from samus_edge.errors import SamusEdgeError
-from samus_edge.runtime.check_frame import load_check_frames
+from samus_edge.runtime.check_frame import CheckFrame, load_check_frames
 from samus_edge.runtime.segmenter import Segmenter
 from samus_edge.server.live import serve_live
 from samus_edge.server.metrics import ServerMetrics
@@ -40,7 +40,7 @@ from samus_edge.server.schemas import (
 from samus_edge.server.segmentation_service import SegmentationService, png_of
 from samus_edge.server.session import Session, SessionStore
 from samus_edge.server.settings import ServerSettings
-from samus_edge.server.uploaded_image import open_upload
+from samus_edge.server.uploaded_image import StillImage, UploadedImage, open_upload
 
 __all__ = ["create_app"]
 
@@ -77,6 +77,7 @@ class _State:
         self.rates = RateLimit(settings.requests_per_second, settings.burst)
         self.live = 0
         self.service: SegmentationService | None = None
+        self.examples: dict[str, CheckFrame] = {}
         # One inference at a time: its threads have all cores already.
         self.inference = CapacityLimiter(1)
 
@@ -116,6 +117,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
                 threads=settings.threads,
             )
         )
+        state.examples = {frame.name: frame for frame in load_check_frames()}
         state.service = SegmentationService(segmenter, settings.most_frames)
         _logger.info("ready", extra={"detail": f"{segmenter.backend.name} {segmenter.precision}"})
         yield
@@ -255,9 +257,10 @@ def _image_routes(state: _State) -> APIRouter:
     @router.get("/examples", response_model=list[Example])
     async def examples() -> list[Example]:
         """Images that are installed along."""
+        state.ready()
         return [
             Example(name=each.name, width=each.image.shape[1], height=each.image.shape[0])
-            for each in load_check_frames()
+            for each in state.examples.values()
         ]
 
     @router.post(
@@ -280,20 +283,21 @@ def _image_routes(state: _State) -> APIRouter:
         """Keep an image: the body is a PNG, JPEG, BMP, TIFF, DICOM, MP4 or AVI file, or `example` names one."""
         state.ready()
         box: list[float] | None = None
+        image: UploadedImage
         if example is not None:
-            named = {each.name: each for each in load_check_frames()}
-            if example not in named:
-                raise Problem(404, f"there is no such example. There are {', '.join(named)}.")
-            content = png_of(named[example].image)
-            box = [float(value) for value in named[example].box]
+            named = state.examples.get(example)
+            if named is None:
+                known = ", ".join(state.examples)
+                raise Problem(404, f"there is no such example. There are {known}.")
+            image = StillImage(named.image)
+            box = [float(value) for value in named.box]
         else:
             content = await _body(request, state.settings.most_request_bytes)
             if not content:
                 raise Problem(422, "the body is empty. Send an image, a DICOM study or a video.")
-        image = await to_thread.run_sync(open_upload, content, state.settings.most_frames)
-        first = await to_thread.run_sync(image.read, 0)
+            image = await to_thread.run_sync(open_upload, content, state.settings.most_frames)
         session = state.sessions.add(image)
-        height, width = first.shape
+        height, width = image.original_hw
         return ImageInfo(
             id=session.id,
             kind=image.kind,  # type: ignore[arg-type]  # one of the three

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge import __version__
-from samus_edge.runtime.cine.box_geometry import Box, box_around
+from samus_edge.runtime.cine.box_geometry import Box
 from samus_edge.runtime.cine.lesion_tracker import LesionTracker, TrackedFrame
 from samus_edge.runtime.click_correction import predict_with_clicks
 from samus_edge.runtime.graph_contract import IMAGE_ENCODER
+from samus_edge.runtime.mask_box import box_around
 from samus_edge.runtime.measurement.lesion_measurements import measure_mask
 from samus_edge.runtime.measurement.pixel_spacing import PixelSpacing
 from samus_edge.runtime.overlay import OverlayItem, draw_overlay

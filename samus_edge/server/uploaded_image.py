@@ -14,7 +14,7 @@ from samus_edge.runtime.measurement.pixel_spacing import PixelSpacing
 if TYPE_CHECKING:
     from samus_edge.runtime.dicom.dicom_frames import DicomFrames
 
-__all__ = ["UploadedImage", "open_upload"]
+__all__ = ["StillImage", "UploadedImage", "open_upload"]
 
 _NAME = Path("the image")
 _VIDEO_SIGNATURES = ((4, b"ftyp"), (0, b"RIFF"), (0, b"\x1aE\xdf\xa3"))
@@ -33,6 +33,11 @@ class UploadedImage(Protocol):
 
     @property
     def frame_count(self) -> int: ...
+
+    @property
+    def original_hw(self) -> tuple[int, int]:
+        """(H, W) of every frame, pixels."""
+        ...
 
     @property
     def frames_per_second(self) -> float | None: ...
@@ -74,10 +79,16 @@ def open_upload(content: bytes, most_frames: int) -> UploadedImage:
         return _Study(DicomFrames.from_bytes(content, _NAME), len(content))
     if any(content[at : at + len(text)] == text for at, text in _VIDEO_SIGNATURES):
         return _Video(content, most_frames)
-    return _Image(decode_image(content, _NAME))
+    return StillImage(decode_image(content, _NAME))
 
 
-class _Image:
+class StillImage:
+    """One frame.
+
+    Args:
+        frame: (H, W), uint8, grey.
+    """
+
     kind = "image"
     frame_count = 1
     frames_per_second: float | None = None
@@ -86,6 +97,7 @@ class _Image:
     def __init__(self, frame: GreyFrame) -> None:
         self._frame = frame
         self.memory_bytes = frame.nbytes
+        self.original_hw = (frame.shape[0], frame.shape[1])
 
     def read(self, index: int) -> GreyFrame:
         return self._frame
@@ -99,7 +111,7 @@ class _Study:
 
     def __init__(self, frames: "DicomFrames", memory_bytes: int) -> None:
         self._frames, self.memory_bytes = frames, memory_bytes
-        self.frame_count = len(frames)
+        self.frame_count, self.original_hw = len(frames), frames.original_hw
         seconds = frames.frame_seconds
         self.frames_per_second: float | None = (
             (len(seconds) - 1) / seconds[-1] if len(seconds) > 1 and seconds[-1] > 0 else None
@@ -153,6 +165,7 @@ class _Video:
                 self.frames_per_second = source.frames_per_second
                 source.close()
         self.frame_count = len(self._frames)
+        self.original_hw = (self._frames[0].shape[0], self._frames[0].shape[1])
 
     def read(self, index: int) -> GreyFrame:
         return self._frames[index]

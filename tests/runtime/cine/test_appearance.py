@@ -5,8 +5,9 @@ import numpy.typing as npt
 import pytest
 
 from samus_edge.runtime.cine.appearance import Appearance
-from samus_edge.runtime.cine.box_geometry import box_around, box_in_frame, moved_box
+from samus_edge.runtime.cine.box_geometry import box_in_frame, moved_box
 from samus_edge.runtime.cine.lesion_contrast import lesion_contrast
+from samus_edge.runtime.mask_box import box_around
 
 Frame = npt.NDArray[np.uint8]
 

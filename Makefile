@@ -52,7 +52,7 @@ DEMO_OUTPUT := demo_output
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PACKAGE_FOLDERS := samus_edge export runtime calibration
 # Everything that a plain install copies: a change in any of it installs the demo anew.
-PACKAGE_FILES := pyproject.toml setup.py README.md $(shell find $(PACKAGE_FOLDERS) -type f \
+PACKAGE_FILES := pyproject.toml README.md $(shell find $(PACKAGE_FOLDERS) -type f \
 	-not -name '*.pyc' -not -path '*/.*' -not -name '* *')
 
 .PHONY: help
@@ -120,7 +120,7 @@ $(DEMO_VENV)/.installed: $(PACKAGE_FILES) | $(DEMO_VENV)/bin/python
 	@rm -rf build
 	@touch $@
 
-$(VENV)/.installed: pyproject.toml setup.py Makefile | $(VENV)/bin/python
+$(VENV)/.installed: pyproject.toml Makefile | $(VENV)/bin/python
 	@echo "Installing the development environment into $(VENV) ..."
 	@$(VENV)/bin/python $(PIP_INSTALL) '$(TORCH)'
 	@$(VENV)/bin/python $(PIP_INSTALL) --editable '.[dev]'

@@ -21,19 +21,19 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from samus_edge.benchmarking.hardware import describe_hardware
-from samus_edge.benchmarking.latency import Latency
-from samus_edge.benchmarking.memory import resident_bytes
+from samus_edge.benchmarking.bench_run import describe_hardware
+from samus_edge.benchmarking.subject import resident_bytes
 from samus_edge.benchmarking.synthetic_cine import CineMotion, TrueFrame, synthetic_cine
+from samus_edge.benchmarking.turns import Latency
 from samus_edge.data.case import UltrasoundCase, read_image, read_instances, select_lesions
 from samus_edge.data.dataset import list_cases
-from samus_edge.data.split_file import load_split
+from samus_edge.data.splitting import load_split
 from samus_edge.evaluation.metrics import dice
+from samus_edge.reporting.figure import new_figure, png_bytes
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.cine.lesion_tracker import LesionTracker
 from samus_edge.runtime.cine.stream import Stream
-from samus_edge.runtime.mask_box import box_around
-from samus_edge.training.figure import new_figure, png_bytes
+from samus_edge.runtime.measurement.lesion_measurements import box_around
 
 BENCHMARKS_DIR = Path(__file__).resolve().parent
 RESULTS = BENCHMARKS_DIR / "results"

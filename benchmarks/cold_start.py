@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from samus_edge.benchmarking.hardware import describe_hardware
+from samus_edge.benchmarking.bench_run import describe_hardware
 
 BENCHMARKS_DIR = Path(__file__).resolve().parent
 REPOSITORY = BENCHMARKS_DIR.parent
@@ -35,7 +35,7 @@ EXAMPLES_DIR = REPOSITORY / "examples"
 # What `pip install .` reads; copied, so that no build folder is left in the checkout.
 INSTALL_SOURCES = (
     *("samus_edge", "export", "runtime", "calibration"),
-    *("pyproject.toml", "setup.py", "README.md", "LICENSE", "NOTICE"),
+    *("pyproject.toml", "README.md", "LICENSE", "NOTICE"),
 )
 BYTES_PER_MB = 1e6
 # ru_maxrss counts kibibytes on Linux and bytes on macOS.

@@ -19,13 +19,13 @@ import numpy.typing as npt
 import typer
 from rich.console import Console
 
-from samus_edge.benchmarking.hardware import describe_hardware
+from samus_edge.benchmarking.bench_run import describe_hardware
 from samus_edge.data.case import read_image, read_instances, select_lesions
 from samus_edge.data.dataset import list_cases
-from samus_edge.data.split_file import load_split
+from samus_edge.data.splitting import load_split
 from samus_edge.evaluation.metrics import dice
 from samus_edge.runtime import Segmenter
-from samus_edge.runtime.click_correction import predict_with_clicks
+from samus_edge.runtime.segmenter import predict_with_clicks
 
 RESULTS = Path(__file__).resolve().parent / "results"
 JITTER = 0.2

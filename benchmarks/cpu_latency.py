@@ -30,10 +30,10 @@ from rich.table import Table
 import mobile_sam
 from lite_medsam import encoder_input, export_lite_medsam
 from mobile_sam import export_mobile_sam
-from samus_edge.benchmarking.hardware import describe_hardware
+from samus_edge.benchmarking.bench_run import describe_hardware
 from samus_edge.errors import SamusEdgeError
-from samus_edge.runtime.bundle import Bundle
-from samus_edge.runtime.graph_contract import IMAGE_ENCODER, MASK_DECODER, mask_input_hw
+from samus_edge.runtime.bundle.bundle import Bundle
+from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER, MASK_DECODER, mask_input_hw
 from samus_edge.runtime.prompts import check_prompts, decoder_prompts
 
 BENCHMARKS_DIR = Path(__file__).resolve().parent

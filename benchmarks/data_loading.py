@@ -23,12 +23,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from samus_edge.benchmarking.hardware import describe_hardware
+from samus_edge.benchmarking.bench_run import describe_hardware
 from samus_edge.data.augmentation import AugmentationConfig
-from samus_edge.data.case import UltrasoundCase, read_image, read_instances, select_lesions
-from samus_edge.data.case_cache import CaseCache
+from samus_edge.data.case import (
+    CaseCache,
+    UltrasoundCase,
+    read_image,
+    read_instances,
+    select_lesions,
+)
 from samus_edge.data.dataset import list_cases
-from samus_edge.data.training_samples import LesionDataset
+from samus_edge.training.training_samples import LesionDataset
 
 BENCHMARKS_DIR = Path(__file__).resolve().parent
 SHARED_BUSI = BENCHMARKS_DIR.parents[1] / "shared" / "data" / "Dataset_BUSI_with_GT"

@@ -24,27 +24,33 @@ import typer
 from rich.console import Console
 
 from samus_edge.benchmarking.bench_results import BenchResults, rows_of
-from samus_edge.benchmarking.bench_run import BenchOptions, open_runtime, run_bench
-from samus_edge.benchmarking.ceilings import cuda_ceilings
-from samus_edge.benchmarking.graph_work import work_of_bundle
-from samus_edge.benchmarking.hardware import describe_hardware
+from samus_edge.benchmarking.bench_run import (
+    BenchOptions,
+    describe_hardware,
+    open_runtime,
+    run_bench,
+)
+from samus_edge.benchmarking.planner import cuda_ceilings, work_of_bundle
 from samus_edge.benchmarking.runtime_subject import RuntimeSubject
 from samus_edge.benchmarking.soak import soak
+from samus_edge.benchmarking.subject import Workload
 from samus_edge.benchmarking.turns import time_in_turns
-from samus_edge.benchmarking.workload import Workload
 from samus_edge.errors import SamusEdgeError
-from samus_edge.runtime.backend_selection import select_backend
-from samus_edge.runtime.bundle import Bundle
-from samus_edge.runtime.check_frame import FOLDER as CHECK_FRAMES
-from samus_edge.runtime.check_frame import load_check_frames
-from samus_edge.runtime.diagnosis.diagnosis import diagnose
-from samus_edge.runtime.gpu.find_device import list_gpus
-from samus_edge.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from samus_edge.jobs.doctor import diagnose
+from samus_edge.runtime.backends.backend_selection import select_backend
+from samus_edge.runtime.backends.gpu.find_device import list_gpus
+from samus_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
+from samus_edge.runtime.backends.tensorrt.engine_build import EngineOptions, FrameSizes
+from samus_edge.runtime.backends.tensorrt.engine_check import compare_segmenters
+from samus_edge.runtime.backends.tensorrt.tensorrt_backend import (
+    TensorRTBackend,
+    TensorRTOptions,
+    require_checked_engines,
+)
+from samus_edge.runtime.bundle.bundle import Bundle
+from samus_edge.runtime.bundle.check_frame import FOLDER as CHECK_FRAMES
+from samus_edge.runtime.bundle.check_frame import load_check_frames
 from samus_edge.runtime.segmenter import Segmenter
-from samus_edge.runtime.tensorrt.checked_engines import require_checked_engines
-from samus_edge.runtime.tensorrt.engine_check import compare_segmenters
-from samus_edge.runtime.tensorrt.engine_options import EngineOptions, FrameSizes
-from samus_edge.runtime.tensorrt.tensorrt_backend import TensorRTBackend, TensorRTOptions
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FRAME_HW = (512, 640)
@@ -105,7 +111,7 @@ def vit_b_bundle(folder: Path) -> Path:
     import torch
 
     from samus_edge.export.bundle_writer import BundleText, write_bundle
-    from samus_edge.modeling.builders import samus_hf_vit_b
+    from samus_edge.modeling.model_parts import samus_hf_vit_b
 
     torch.manual_seed(0)
     model = samus_hf_vit_b().eval()

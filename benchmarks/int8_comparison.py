@@ -28,22 +28,24 @@ from onnx import ModelProto
 from rich.console import Console
 from rich.table import Table
 
-from samus_edge.benchmarking.hardware import describe_hardware
-from samus_edge.calibration.activation_statistics import measure_activations
-from samus_edge.calibration.calibration_frames import CalibrationFrame, frames_of_cases
+from samus_edge.benchmarking.bench_run import describe_hardware
+from samus_edge.calibration.activation_statistics import (
+    METHODS,
+    RangeMethod,
+    measure_activations,
+    select_range,
+)
 from samus_edge.calibration.half_precision import float_tensors, nodes_to_keep, to_half_precision
-from samus_edge.calibration.mask_agreement import MaskComparison
-from samus_edge.calibration.quantisation import quantisable_nodes, quantise
-from samus_edge.calibration.quantisation_recipe import RECIPES
-from samus_edge.calibration.range_selection import METHODS, RangeMethod, select_range
-from samus_edge.calibration.weight_storage import expand_weights
+from samus_edge.calibration.quantisation import RECIPES, quantisable_nodes, quantise
 from samus_edge.data.dataset import load_subsets
 from samus_edge.errors import BackendError
-from samus_edge.runtime.bundle import Bundle
-from samus_edge.runtime.graph_contract import IMAGE_ENCODER
-from samus_edge.runtime.tensorrt.engine_build import build_engine
-from samus_edge.runtime.tensorrt.engine_profiles import image_encoder_profile
-from samus_edge.runtime.tensorrt.tensorrt_library import find_tensorrt
+from samus_edge.export.weight_storage import expand_weights
+from samus_edge.runtime.backends.tensorrt.engine_build import build_engine, image_encoder_profile
+from samus_edge.runtime.backends.tensorrt.tensorrt_library import find_tensorrt
+from samus_edge.runtime.bundle.bundle import Bundle
+from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER
+from samus_edge.verification.comparison import MaskComparison
+from samus_edge.verification.frames import CalibrationFrame, frames_of_cases
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FRAMES, SEED = 32, 0

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from samus_edge.benchmarking.hardware import describe_hardware
+from samus_edge.benchmarking.bench_run import describe_hardware
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lite_medsam import INPUT_SIZE, boxed_decoder, build_lite_medsam, encoder_input
-from samus_edge.benchmarking.hardware import describe_hardware
+from samus_edge.benchmarking.bench_run import describe_hardware
 from samus_edge.data.case import UltrasoundCase, select_lesions
 from samus_edge.data.dataset import list_cases
-from samus_edge.data.split_file import load_groups, load_split
+from samus_edge.data.prompt_protocol import box_sweep
+from samus_edge.data.splitting import load_groups, load_split
 from samus_edge.evaluation.evaluate import evaluate
 from samus_edge.evaluation.predictor import Predictor
-from samus_edge.evaluation.prompt_protocol import box_sweep
-from samus_edge.evaluation.robustness_prompts import loose_box_sweep
+from samus_edge.evaluation.robustness import loose_box_sweep
 from samus_edge.runtime import Segmenter
 
 RESULTS_DIR = Path(__file__).resolve().parent / "results"

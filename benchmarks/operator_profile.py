@@ -29,12 +29,12 @@ from rich.console import Console
 from rich.table import Table
 
 from cpu_latency import BENCHMARKS_DIR, EXAMPLES_DIR, Candidate, our_candidates
-from samus_edge.benchmarking.ceilings import SIDE as CEILING_SIDE
-from samus_edge.benchmarking.ceilings import LargeProduct
-from samus_edge.benchmarking.hardware import describe_hardware
+from samus_edge.benchmarking.bench_run import describe_hardware
+from samus_edge.benchmarking.planner import SIDE as CEILING_SIDE
+from samus_edge.benchmarking.planner import LargeProduct
 from samus_edge.errors import SamusEdgeError
-from samus_edge.runtime.bundle import Bundle
-from samus_edge.training.figure import new_figure, png_bytes
+from samus_edge.reporting.figure import new_figure, png_bytes
+from samus_edge.runtime.bundle.bundle import Bundle
 
 PERCENTILE = 10
 CHART_OPERATORS = 12

@@ -23,13 +23,12 @@ import numpy.typing as npt
 import typer
 from rich.console import Console
 
-from samus_edge.benchmarking.hardware import describe_hardware
+from samus_edge.benchmarking.bench_run import describe_hardware
 from samus_edge.data.case import UltrasoundCase, read_image, read_instances, select_lesions
 from samus_edge.data.dataset import list_cases
-from samus_edge.data.split_file import load_split
+from samus_edge.data.prompt_protocol import STANDARD_PROTOCOLS, Prompt, case_generator
+from samus_edge.data.splitting import load_split
 from samus_edge.evaluation.metrics import Mask, dice, iou
-from samus_edge.evaluation.prompt import Prompt
-from samus_edge.evaluation.prompt_protocol import STANDARD_PROTOCOLS, case_generator
 from samus_edge.export.sam_profile import write_sam_profile
 from samus_edge.runtime import Segmenter
 from samus_edge.weights.bundle_file import load_bundle_model

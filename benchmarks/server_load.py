@@ -22,9 +22,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from samus_edge.benchmarking.hardware import describe_hardware
-from samus_edge.benchmarking.latency import Latency
-from samus_edge.runtime.check_frame import CheckFrame, load_check_frames
+from samus_edge.benchmarking.bench_run import describe_hardware
+from samus_edge.benchmarking.turns import Latency
+from samus_edge.runtime.bundle.check_frame import CheckFrame, load_check_frames
 
 RESULTS = Path(__file__).resolve().parent / "results"
 START_SECONDS = 60

@@ -1,12 +1,20 @@
 """What values the tensors of a graph take on real frames."""
 
+import json
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 from onnx import ModelProto, NodeProto, TensorProto, helper
+
+from samus_edge.errors import DataError
+from samus_edge.runtime.images.output_files import write_files_atomically
 
 BINS = 2048
 
@@ -178,3 +186,183 @@ def _reader_of_feeds(tensors: Sequence[str]) -> Read:
             yield name, np.asarray(feeds[name], np.float64)
 
     return read
+
+
+METHODS = ("minmax", "entropy", "percentile")
+DEFAULT_PERCENTILE = 99.99
+
+INT8_LEVELS = 128
+"""Magnitudes of a symmetric int8 grid, as the entropy method counts them."""
+
+ENTROPY_STEP = 16
+"""Bins between two ranges that the entropy method tries: the divergence is smooth."""
+
+
+@dataclass(frozen=True)
+class RangeMethod:
+    """How a range is chosen.
+
+    Attributes:
+        name: "minmax" covers every value; "entropy" cuts off what costs least information
+            (Kullback-Leibler divergence, as TensorRT's calibrator did); "percentile" cuts off a share
+            at either end.
+        percentile: where "percentile" cuts, in (50, 100]: 99.99 leaves out the greatest 0.01 % of the
+            values and the least 0.01 %.
+    """
+
+    name: str = "minmax"
+    percentile: float = DEFAULT_PERCENTILE
+
+    def __post_init__(self) -> None:
+        """Check both."""
+        if self.name not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.name!r}.")
+        if not 50 < self.percentile <= 100:
+            raise ValueError(f"percentile must be in (50, 100], got {self.percentile}.")
+
+
+def select_range(statistics: TensorStatistics, method: RangeMethod) -> tuple[float, float]:
+    """The range (low, high) that a tensor's grid is to cover; low <= 0 <= high.
+
+    Args:
+        statistics: of the tensor, with histogram.
+        method: how to choose.
+
+    Returns:
+        Within the tensor's own range, zero included, so that zero is on the grid.
+    """
+    low, high = statistics.minimum, statistics.maximum
+    if method.name == "percentile":
+        low, high = _percentile_range(statistics, method.percentile)
+    elif method.name == "entropy":
+        largest = _entropy_magnitude(statistics)
+        low, high = max(low, -largest), min(high, largest)
+    return min(low, 0.0), max(high, 0.0)
+
+
+def _percentile_range(statistics: TensorStatistics, percentile: float) -> tuple[float, float]:
+    tail = (100.0 - percentile) / 100.0
+    cumulated = np.cumsum(statistics.counts) / statistics.counts.sum()
+    edges = np.linspace(statistics.minimum, statistics.maximum, len(cumulated) + 1)
+    first = int(np.searchsorted(cumulated, tail, side="right"))
+    last = int(np.searchsorted(cumulated, 1.0 - tail, side="left"))
+    return float(edges[first]), float(edges[min(last + 1, len(cumulated))])
+
+
+def _entropy_magnitude(statistics: TensorStatistics) -> float:
+    """The magnitude beyond which clipping loses least: minimum of the divergence over cut-offs."""
+    counts = _magnitude_counts(statistics)
+    width = statistics.max_abs / len(counts)
+    best, best_divergence = len(counts), np.inf
+    for end in (*range(INT8_LEVELS, len(counts), ENTROPY_STEP), len(counts)):
+        divergence = _divergence(counts, end)
+        if divergence < best_divergence:
+            best, best_divergence = end, divergence
+    return best * width
+
+
+def _magnitude_counts(statistics: TensorStatistics) -> npt.NDArray[np.float64]:
+    """Histogram of |x| over [0, max_abs], with bins as wide as those of x.
+
+    With narrower ones every other bin would be empty, and look like information.
+    """
+    bins = len(statistics.counts)
+    if statistics.max_abs == 0:
+        return np.bincount([0], statistics.counts.sum()[None], bins).astype(np.float64)
+    span = statistics.maximum - statistics.minimum
+    if span > statistics.max_abs:
+        bins = int(np.ceil(bins * statistics.max_abs / span))
+    places = np.abs(statistics.bin_centres) / statistics.max_abs * bins
+    indices = np.minimum(places.astype(np.int64), bins - 1)
+    return np.bincount(indices, statistics.counts, bins).astype(np.float64)
+
+
+def _divergence(counts: npt.NDArray[np.float64], end: int) -> float:
+    """Divergence of the first ``end`` bins on 128 levels from the clipped histogram."""
+    kept = counts[:end]
+    clipped = kept.copy()
+    clipped[-1] += counts[end:].sum()
+    # every level stands for the bins that round to it, and spreads its count over those in use
+    level = (np.arange(end) * INT8_LEVELS) // end
+    used = kept > 0
+    total = np.bincount(level, kept, INT8_LEVELS)
+    bins_used = np.bincount(level, used, INT8_LEVELS)
+    spread = np.where(used, total[level] / np.maximum(bins_used[level], 1), 0.0)
+    if spread.sum() == 0:
+        return float("inf")
+    p, q = clipped / clipped.sum(), spread / spread.sum()
+    both = (p > 0) & (q > 0)
+    # what p has where q has nothing would be infinitely improbable: count it at a small chance
+    lost = p[(p > 0) & (q == 0)]
+    tiny = 1e-7
+    return float((p[both] * np.log(p[both] / q[both])).sum() + (lost * np.log(lost / tiny)).sum())
+
+
+FORMAT = "samus-edge-activation-statistics 1"
+
+# What numpy and zipfile raise for files that are cut off, changed or something else altogether
+_BROKEN = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError),
+)
+
+
+def write_statistics(path: Path, key: str, statistics: Mapping[str, TensorStatistics]) -> None:
+    """Write statistics to a file (.npz); a reader never sees half of it.
+
+    Args:
+        path: the file.
+        key: of the graph and frames that they were measured on; reading asks for the same.
+        statistics: by tensor.
+
+    Raises:
+        OutputFileError: if it cannot be written.
+    """
+    about = {"format": FORMAT, "key": key, "tensors": list(statistics)}
+    content = BytesIO()
+    np.savez_compressed(
+        content,
+        about=np.array(json.dumps(about)),
+        ranges=np.array([(each.minimum, each.maximum) for each in statistics.values()]),
+        counts=np.array([each.counts for each in statistics.values()]),
+    )
+    write_files_atomically({path: content.getvalue()})
+
+
+def read_statistics(
+    path: Path, key: str, tensors: Sequence[str]
+) -> dict[str, TensorStatistics] | None:
+    """Read statistics that `write_statistics` wrote.
+
+    Args:
+        path: the file.
+        key: of the graph and frames at hand.
+        tensors: which are needed.
+
+    Returns:
+        None if there is no file, it is of another graph or of other frames, or lacks a tensor.
+
+    Raises:
+        DataError: if the file is no such file.
+    """
+    if not path.exists():
+        return None
+    try:
+        # from memory, since numpy leaves a broken file open
+        with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            about = json.loads(str(arrays["about"]))
+            if about["format"] != FORMAT:
+                raise ValueError(f"format {about['format']!r}")
+            if about["key"] != key or not set(tensors) <= set(about["tensors"]):
+                return None
+            found = {
+                name: TensorStatistics(float(low), float(high), counts)
+                for name, (low, high), counts in zip(
+                    about["tensors"], arrays["ranges"], arrays["counts"], strict=True
+                )
+            }
+    except _BROKEN as err:
+        raise DataError(
+            f"{path} is no calibration cache ({err}). Delete it, or name another file."
+        ) from err
+    return {name: found[name] for name in tensors}

@@ -15,10 +15,13 @@ from onnx import ModelProto
 from samus_edge import __version__
 from samus_edge.calibration.activation_statistics import (
     Feeds,
+    RangeMethod,
     TensorStatistics,
     measure_activations,
+    read_statistics,
+    select_range,
+    write_statistics,
 )
-from samus_edge.calibration.calibration_frames import CalibrationFrame, frames_digest
 from samus_edge.calibration.half_precision import (
     HEADROOM,
     KeptNode,
@@ -26,10 +29,12 @@ from samus_edge.calibration.half_precision import (
     nodes_to_keep,
     to_half_precision,
 )
-from samus_edge.calibration.mask_agreement import MaskAgreement, MaskComparison
-from samus_edge.calibration.quantisation import quantisable_nodes, quantise
-from samus_edge.calibration.quantisation_recipe import RECIPES, QuantisationRecipe
-from samus_edge.calibration.range_selection import RangeMethod, select_range
+from samus_edge.calibration.quantisation import (
+    RECIPES,
+    QuantisationRecipe,
+    quantisable_nodes,
+    quantise,
+)
 from samus_edge.calibration.sensitivity import (
     NO_MODULE,
     BlockSensitivity,
@@ -38,17 +43,21 @@ from samus_edge.calibration.sensitivity import (
     choose_blocks,
     measure_sensitivity,
 )
-from samus_edge.calibration.statistics_cache import read_statistics, write_statistics
-from samus_edge.calibration.weight_storage import expand_weights, store_compactly
 from samus_edge.errors import SamusEdgeError
-from samus_edge.export.folder_replacement import put_in_place
-from samus_edge.runtime.atomic_write import write_files_atomically
-from samus_edge.runtime.bundle import Bundle
-from samus_edge.runtime.graph_contract import IMAGE_ENCODER, MASK_DECODER
-from samus_edge.runtime.graph_record import GraphRecord
-from samus_edge.runtime.graph_selection import GraphSelection
-from samus_edge.runtime.json_fields import JsonValue
-from samus_edge.runtime.manifest import FORMAT_VERSION, MANIFEST_FILE
+from samus_edge.export.weight_storage import expand_weights, store_compactly
+from samus_edge.runtime.bundle.bundle import Bundle
+from samus_edge.runtime.bundle.json_fields import JsonValue
+from samus_edge.runtime.bundle.manifest import (
+    FORMAT_VERSION,
+    IMAGE_ENCODER,
+    MANIFEST_FILE,
+    MASK_DECODER,
+    GraphRecord,
+    GraphSelection,
+)
+from samus_edge.runtime.images.output_files import put_in_place, write_files_atomically
+from samus_edge.verification.comparison import MaskAgreement, MaskComparison
+from samus_edge.verification.frames import CalibrationFrame, frames_digest
 
 HALF = "fp16"
 CALIBRATED_PRECISIONS = (HALF, *RECIPES)

@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import tritonclient.grpc as triton
 
-from samus_edge.runtime.grey_frame import grey_frame
-from samus_edge.runtime.mask_decoder_feeds import mask_decoder_feeds
-from samus_edge.runtime.mask_upsampling import masks_from_logits
+from samus_edge.runtime.images.image_io import grey_frame
+from samus_edge.runtime.prediction import mask_decoder_feeds, masks_from_logits
 from samus_edge.runtime.prompts import check_prompts, decoder_prompts
 
 EXAMPLES_DIR = Path(__file__).resolve().parent

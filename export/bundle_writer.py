@@ -15,25 +15,34 @@ import torch
 from onnx import ModelProto
 
 from samus_edge import __version__
-from samus_edge.calibration.weight_rounding import round_weights
-from samus_edge.calibration.weight_storage import store_compactly
 from samus_edge.errors import SamusEdgeError
-from samus_edge.export.encoder_graph import image_encoder_graph
-from samus_edge.export.folder_replacement import put_in_place
-from samus_edge.export.frame_size import freeze_frame_size
-from samus_edge.export.opset_downgrade import GELU_OPSET, OLDEST_OPSET, downgrade
+from samus_edge.export.graph_cleanup import GELU_OPSET, OLDEST_OPSET, downgrade
 from samus_edge.export.parity import ParityReport, measure_parity
-from samus_edge.export.tensor_map import map_tensors
-from samus_edge.export.torch_graph import DEFAULT_OPSET, mask_decoder_graph
-from samus_edge.modeling.builders import arch_of
-from samus_edge.modeling.folding import fold_constants
+from samus_edge.export.torch_graph import (
+    DEFAULT_OPSET,
+    freeze_frame_size,
+    image_encoder_graph,
+    mask_decoder_graph,
+)
+from samus_edge.export.weight_storage import round_weights, store_compactly
+from samus_edge.modeling.model_parts import arch_of, fold_constants
 from samus_edge.modeling.samus_hf import SamusHF
-from samus_edge.runtime.atomic_write import write_files_atomically
-from samus_edge.runtime.graph_contract import IMAGE_ENCODER, MASK_DECODER
-from samus_edge.runtime.graph_record import GraphRecord, TensorSpec
-from samus_edge.runtime.input_contract import Preprocessing, PromptFrame
-from samus_edge.runtime.manifest import MANIFEST_FILE, Manifest
+from samus_edge.runtime.bundle.manifest import (
+    IMAGE_ENCODER,
+    MANIFEST_FILE,
+    MASK_DECODER,
+    GraphRecord,
+    Manifest,
+    Preprocessing,
+    PromptFrame,
+    TensorSpec,
+)
+from samus_edge.runtime.images.output_files import put_in_place, write_files_atomically
+from samus_edge.weights.bundle_file import map_tensors
 from samus_edge.weights.model_file import settings_of
+
+__all__ = []
+
 
 INT8_DECODER_ARCHS = ("tiny",)
 """Where the mask decoder's large matrices are stored as int8: it is two fifths of a `tiny`.

@@ -17,9 +17,8 @@ from collections.abc import Iterable
 import onnx
 from onnx import ModelProto, TensorProto, compose, helper, parser
 
-from samus_edge.export.encoder_graph import image_encoder_graph
 from samus_edge.export.graph_cleanup import remove_unused
-from samus_edge.export.torch_graph import mask_decoder_graph
+from samus_edge.export.torch_graph import image_encoder_graph, mask_decoder_graph
 from samus_edge.modeling.samus_hf import SamusHF
 
 __all__ = ["LOW_RES_SIDE", "OUTSIDE_LOGIT", "PROMPT_SIDE", "sam_decoder_graph", "sam_encoder_graph"]

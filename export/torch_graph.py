@@ -1,19 +1,177 @@
 """Torch modules to ONNX graphs with readable names."""
 
+import ast
 import contextlib
 import io
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import onnx
 import torch
-from onnx import ModelProto, version_converter
+from onnx import ModelProto, NodeProto, compose, parser, version_converter
 from torch import Tensor, nn
 
-from samus_edge.export.graph_cleanup import fix_resize_sizes
-from samus_edge.export.node_names import name_by_module
+from samus_edge.export.graph_cleanup import fix_resize_sizes, remove_unused
+from samus_edge.high_frequency import MIN_BAND_RANGE, MIN_SUM_RANGE
 from samus_edge.modeling.samus_hf import SamusHF
+
+SCOPES_KEY = "pkg.torch.onnx.name_scopes"
+"""Where PyTorch's exporter notes the modules that a node comes from, outermost first."""
+
+
+def name_by_module(model: ModelProto) -> None:
+    """Name every node by its module and operator, and its outputs by the node, in place.
+
+    `stage2/0/attn/qkv/MatMul` is the matrix product of the module `stage2.0.attn.qkv`. A module's
+    second node of the same operator gets the suffix `_1`, the third `_2`. A node whose module is not
+    noted takes that of the node before it. Inputs, outputs and initialisers of the graph keep their
+    names.
+
+    Args:
+        model: a graph as PyTorch's exporter gives it, with its notes.
+    """
+    graph = model.graph
+    fixed = {value.name for value in (*graph.input, *graph.output)}
+    fixed.update(initializer.name for initializer in graph.initializer)
+    used: Counter[str] = Counter()
+    tensors: dict[str, str] = {}
+    module = ""
+    for node in graph.node:
+        module = _module_of(node) or module
+        stem = f"{module.replace('.', '/')}/{node.op_type}".lstrip("/")
+        count = used[stem]
+        used[stem] += 1
+        node.name = f"{stem}_{count}" if count else stem
+        for index, output in enumerate(node.output):
+            if output and output not in fixed:
+                tensors[output] = node.name if index == 0 else f"{node.name}:{index}"
+    _rename_tensors(model, tensors)
+
+
+def _module_of(node: NodeProto) -> str:
+    """Dotted path of the innermost module, "" for the outermost or where none is noted."""
+    for item in node.metadata_props:
+        if item.key == SCOPES_KEY:
+            scopes: list[str] = ast.literal_eval(item.value)
+            # the last one is the operation; operations outside any module have the exporter's own
+            paths = [scope for scope in scopes[:-1] if not scope.startswith("_")]
+            return paths[-1] if paths else ""
+    return ""
+
+
+def _rename_tensors(model: ModelProto, names: Mapping[str, str]) -> None:
+    for node in model.graph.node:
+        for tensors in (node.input, node.output):
+            for index, name in enumerate(tensors):
+                tensors[index] = names.get(name, name)
+    for value in model.graph.value_info:
+        value.name = names.get(value.name, value.name)
+
+
+def freeze_frame_size(model: ModelProto, frame_hw: tuple[int, int]) -> None:
+    """Let an image encoder take one frame of one size, in place: all its shapes are constants.
+
+    That is what CUDA graphs need and what lets an engine plan all memory beforehand.
+
+    Args:
+        model: `image` (B, H, W) to `image_embeddings` (B, C, h, w).
+        frame_hw: (H, W) of every frame, pixels, at least 1.
+
+    Raises:
+        ValueError: if a size is less than 1.
+    """
+    if min(frame_hw) < 1:
+        raise ValueError(f"frame_hw must be at least 1x1, got {frame_hw[0]}x{frame_hw[1]}.")
+    (image,), (embeddings,) = model.graph.input, model.graph.output
+    for dimension, size in zip(image.type.tensor_type.shape.dim, (1, *frame_hw), strict=True):
+        dimension.dim_value = size
+    embeddings.type.tensor_type.shape.dim[0].dim_value = 1
+    del model.graph.value_info[:]  # they name the sizes that varied
+
+
+# Haar analysis of a 2x2 block (rows a b, c d): horizontal, vertical and diagonal details, as
+# PyWavelets orders and signs them (cH, cV, cD)
+HAAR_DETAILS = 0.5 * np.array(
+    [[[[1, 1], [-1, -1]]], [[[1, -1], [1, -1]]], [[[1, -1], [-1, 1]]]], dtype=np.float32
+)
+
+_GRAPH = """
+<ir_version: {ir_version}, opset_import: ["" : {opset}]>
+preprocessing (uint8[batch, height, width] image) => (
+    float[batch, 1, {size}, {size}] grey, float[batch, 1, {size}, {size}] high_frequency
+)
+<
+    int64[1] channel_axis = {{1}}, int64[2] pixel_axes = {{2, 3}},
+    int64[2] size = {{{size}, {size}}},
+    int64[4] one_more_row_and_column = {{0, 0, 1, 1}},
+    float per_grey_level = {{{per_grey_level}}},
+    float min_band_range = {{{min_band_range}}}, float min_sum_range = {{{min_sum_range}}},
+    float[3, 1, 2, 2] haar_details = {{{haar_details}}}
+>
+{{
+    frame_float = Cast <to = 1> (image)
+    frame = Unsqueeze (frame_float, channel_axis)
+
+    resized = Resize <mode = "linear", coordinate_transformation_mode = "half_pixel", axes = [2, 3]>
+        (frame, , , size)
+    grey = Mul (resized, per_grey_level)
+
+    padded = Pad <mode = "edge"> (frame, one_more_row_and_column, , pixel_axes)
+    bands = Conv <kernel_shape = [2, 2], strides = [2, 2]> (padded, haar_details)
+    band_min = ReduceMin <keepdims = 1> (bands, pixel_axes)
+    bands_from_zero = Sub (bands, band_min)
+    band_max = ReduceMax <keepdims = 1> (bands_from_zero, pixel_axes)
+    band_range = Max (band_max, min_band_range)
+    bands_scaled = Div (bands_from_zero, band_range)
+
+    details = ReduceSum <keepdims = 1> (bands_scaled, channel_axis)
+    details_min = ReduceMin <keepdims = 1> (details, pixel_axes)
+    details_from_zero = Sub (details, details_min)
+    details_max = ReduceMax <keepdims = 1> (details_from_zero, pixel_axes)
+    details_range = Max (details_max, min_sum_range)
+    details_scaled = Div (details_from_zero, details_range)
+    high_frequency = Resize
+        <mode = "linear", coordinate_transformation_mode = "half_pixel", axes = [2, 3]>
+        (details_scaled, , , size)
+}}
+"""
+
+
+def preprocessing_graph(*, image_size: int, opset: int, ir_version: int) -> ModelProto:
+    """Build the graph from raw frames to the encoder's two inputs.
+
+    Takes `image`, (B, H, W), uint8, any size; gives `grey` and `high_frequency`, (B, 1, S, S),
+    float32 in [0, 1]. Every frame is scaled by its own minima and maxima. No shape is computed at
+    run time: the odd row or column that PyWavelets pads is always appended, and an even frame's
+    convolution leaves it out.
+
+    Args:
+        image_size: S, side of the model input, pixels.
+        opset: ONNX operator set, 18 or newer (axes of Resize, Pad and the reductions).
+        ir_version: ONNX IR version of the model.
+
+    Returns:
+        A checked model; bands and sums are scaled to [0, 1] where the reference scales to 0..255.
+    """
+    text = _GRAPH.format(
+        ir_version=ir_version,
+        opset=opset,
+        size=image_size,
+        per_grey_level=repr(float(np.float32(1.0 / 255.0))),
+        min_band_range=MIN_BAND_RANGE,
+        min_sum_range=MIN_SUM_RANGE / 255.0,
+        haar_details=", ".join(str(float(value)) for value in HAAR_DETAILS.ravel()),
+    )
+    model = parser.parse_model(text)
+    for index, node in enumerate(model.graph.node):
+        node.name = f"preprocessing/{node.output[0] or index}"
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
 
 MIN_OPSET = 20  # the first with Gelu as one node
 DEFAULT_OPSET = 20
@@ -142,3 +300,31 @@ def _quiet() -> Any:
             yield
     finally:
         logger.setLevel(level)
+
+
+def image_encoder_graph(model: SamusHF, *, opset: int) -> ModelProto:
+    """Build `image_encoder`: `image` (B, H, W) uint8 to `image_embeddings` (B, 256, 32, 32).
+
+    Args:
+        model: the model, constants folded, in evaluation mode.
+        opset: ONNX operator set.
+
+    Returns:
+        One graph with resizing, scaling and the wavelet inside; a model without the switch `hf` has
+        no wavelet.
+    """
+    core = encoder_core_graph(model, opset=opset)
+    preprocessing = preprocessing_graph(
+        image_size=model.prompt_encoder.image_size, opset=opset, ir_version=core.ir_version
+    )
+    merged: ModelProto = compose.merge_models(
+        preprocessing,
+        core,
+        io_map=[("grey", "grey"), ("high_frequency", "high_frequency")],
+        outputs=["image_embeddings"],
+        name="image_encoder",
+    )
+    # merging lists the operator set once for each part, but a model has to name a domain once
+    del merged.opset_import[1:]
+    remove_unused(merged)
+    return merged

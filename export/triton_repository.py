@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias, Union
 
 import onnx
 from onnx import ModelProto
@@ -13,25 +15,459 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from samus_edge import __version__
 from samus_edge.errors import BundleError, SamusEdgeError
-from samus_edge.export.batched_mask_decoder import batch_mask_decoder
-from samus_edge.export.folder_replacement import put_in_place
-from samus_edge.export.served_graph_check import check_served_graph
-from samus_edge.export.tensorrt_graph import prepare_for_tensorrt
-from samus_edge.export.triton_config import MODEL_FILE, ServedModel, model_config
-from samus_edge.export.triton_readme import repository_readme
-from samus_edge.export.triton_settings import TritonSettings
-from samus_edge.runtime.atomic_write import write_files_atomically
-from samus_edge.runtime.bundle import Bundle
-from samus_edge.runtime.graph_contract import (
+from samus_edge.export.graph_cleanup import complete_resize_sizes, remove_unused
+from samus_edge.export.weight_storage import expand_weights
+from samus_edge.runtime.bundle.bundle import Bundle, check_precision, precision_name, select_graphs
+from samus_edge.runtime.bundle.manifest import (
     IMAGE_ENCODER,
     MASK_DECODER,
+    Manifest,
+    TensorSpec,
     check_image_encoder,
     check_mask_decoder,
 )
-from samus_edge.runtime.graph_record import TensorSpec
-from samus_edge.runtime.precision import check_precision, precision_name, select_graphs
+from samus_edge.runtime.images.output_files import put_in_place, write_files_atomically
+from samus_edge.verification.comparison import check_served_graph
 
-__all__ = ["MANIFEST_COPY", "TritonRepository", "write_triton_repository"]
+__all__ = [
+    "MANIFEST_COPY",
+    "MODEL_FILE",
+    "VARIANTS",
+    "Enum",
+    "Message",
+    "ServedModel",
+    "TritonRepository",
+    "TritonSettings",
+    "batch_mask_decoder",
+    "model_config",
+    "prepare_for_tensorrt",
+    "protobuf_text",
+    "repository_readme",
+    "write_triton_repository",
+]
+
+
+@dataclass(frozen=True)
+class Enum:
+    """A value of an enumeration, by its name."""
+
+    name: str
+
+
+Scalar: TypeAlias = str | int | bool | Enum
+Message: TypeAlias = Sequence[tuple[str, Union[Scalar, "Message"]]]
+"""Fields and their values, in order; a repeated field comes several times."""
+
+
+def protobuf_text(message: Message) -> str:
+    """A message in text form: one field a line, nested messages indented by two spaces.
+
+    Args:
+        message: its fields.
+
+    Returns:
+        ASCII text that ends with a line feed.
+
+    Source: the protocol buffers text format language specification.
+    """
+    return "".join(f"{line}\n" for line in _lines(message, ""))
+
+
+def _lines(message: Message, indent: str) -> Iterator[str]:
+    for name, value in message:
+        if isinstance(value, str | int | Enum):
+            yield f"{indent}{name}: {_scalar(value)}"
+        else:
+            yield f"{indent}{name} {{"
+            yield from _lines(value, f"{indent}  ")
+            yield f"{indent}}}"
+
+
+def _scalar(value: Scalar) -> str:
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, bool):  # before int, which it is as well
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    return f'"{"".join(map(_escaped, value.encode()))}"'
+
+
+def _escaped(byte: int) -> str:
+    """A byte of a string literal; what is not plain ASCII as three octal digits."""
+    is_plain = 0x20 <= byte < 0x7F and byte not in b'"\\'
+    return chr(byte) if is_plain else f"\\{byte:03o}"
+
+
+VARIANTS = ("onnx", "tensorrt")
+"""`onnx` runs on the CPU or CUDA, wherever the server is; `tensorrt` needs an NVIDIA GPU."""
+
+_PREFIX = re.compile(r"[A-Za-z0-9_-]*")
+_MIN_POINTS = 2  # what the exported mask decoder takes: a box, or one point and its padding
+
+
+@dataclass(frozen=True)
+class TritonSettings:
+    """How Triton Inference Server is to serve a bundle.
+
+    Frame sizes and the number of points bind the TensorRT variant alone: an engine is built for a
+    range of shapes, and is fastest at the typical one.
+
+    Raises:
+        ValueError: naming every setting that is wrong.
+    """
+
+    variants: tuple[str, ...] = VARIANTS
+    """Which of `VARIANTS` to write."""
+    version: int = 1
+    """Number of the version folders; 1 or more. The only one that the server then serves."""
+    prefix: str = ""
+    """In front of every model's name; ASCII letters, digits, "_" and "-". For several bundles on one
+    server."""
+    instances: int = 1
+    """Copies of each model on each GPU, or on the CPU; 1 or more."""
+    max_frames: int = 8
+    """Frames in one run of the image encoder; 1 or more."""
+    max_prompts: int = 32
+    """Prompts in one run of the mask decoder; 1 or more."""
+    max_points: int = 16
+    """Points of a prompt, box corners and padding included; 2 or more."""
+    min_frame_hw: tuple[int, int] = (32, 32)
+    """Smallest frame, (H, W), pixels."""
+    typical_frame_hw: tuple[int, int] = (480, 640)
+    """The frame to tune and warm up for, (H, W), pixels."""
+    max_frame_hw: tuple[int, int] = (1200, 1920)
+    """Largest frame, (H, W), pixels; each side at least that of the smallest."""
+    queue_delay_us: int = 1000
+    """How long a request may wait for others to join its batch, microseconds; 0 or more."""
+    max_queue_size: int = 64
+    """Requests that may wait for a model, which bounds memory; 1 or more."""
+    queue_timeout_ms: int = 1000
+    """A request that has waited longer is refused, milliseconds; 1 or more."""
+
+    def __post_init__(self) -> None:
+        """Check every setting."""
+        problems = [
+            f"{name} must be {least} or more, got {getattr(self, name)}"
+            for name, least in (
+                ("version", 1),
+                ("instances", 1),
+                ("max_frames", 1),
+                ("max_prompts", 1),
+                ("max_points", _MIN_POINTS),
+                ("queue_delay_us", 0),
+                ("max_queue_size", 1),
+                ("queue_timeout_ms", 1),
+            )
+            if getattr(self, name) < least
+        ]
+        is_known = set(self.variants) <= set(VARIANTS)
+        if not self.variants or not is_known or len(set(self.variants)) < len(self.variants):
+            problems.append(f"variants must be one or both of {VARIANTS}, got {self.variants}")
+        if not _PREFIX.fullmatch(self.prefix):
+            problems.append(
+                f"prefix may have ASCII letters, digits, '_' and '-', got {self.prefix!r}"
+            )
+        sizes = (self.min_frame_hw, self.typical_frame_hw, self.max_frame_hw)
+        for small, middle, large in zip(*sizes, strict=True):
+            if not 1 <= small <= middle <= large:
+                problems.append(
+                    "min_frame_hw, typical_frame_hw and max_frame_hw must be 1 or more and not "
+                    f"decrease on either side, got {', '.join(map(str, sizes))}"
+                )
+                break
+        if problems:
+            raise ValueError("; ".join(problems) + ".")
+
+
+MODEL_FILE = "model.onnx"
+
+_DATA_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
+_US_PER_MS = 1000
+_BOX_POINTS = 2
+_ENGINE_CACHE = "/engines"
+# Engines are large in the encoder's first layers, which see whole batches of raw frames.
+_WORKSPACE_BYTES = 2 << 30
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One model of a repository.
+
+    Attributes:
+        name: of the model and of its folder.
+        part: "image_encoder" or "mask_decoder".
+        variant: "onnx" or "tensorrt".
+        graph: the bundle's graph that it was made from.
+        sha256: of its ONNX file.
+        inputs: of the ONNX file, batch axis included.
+        outputs: of the ONNX file, batch axis included.
+    """
+
+    name: str
+    part: str
+    variant: str
+    graph: str
+    sha256: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def max_batch_size(self, settings: TritonSettings) -> int:
+        """Frames or prompts in one run."""
+        return settings.max_frames if self.part == IMAGE_ENCODER else settings.max_prompts
+
+
+def model_config(
+    model: ServedModel, settings: TritonSettings, parameters: Mapping[str, str], bundle: str
+) -> str:
+    """The text of a `config.pbtxt`.
+
+    Every axis but the first is in `dims`: with a maximum batch size above 0 Triton adds the first
+    one, along which its dynamic batcher joins requests whose other axes are equal.
+
+    Args:
+        model: what is served.
+        settings: how.
+        parameters: what traces need; for readers of the configuration, ONNX Runtime uses none of it.
+        bundle: the bundle's name, a label of every metric of the model.
+
+    Source: `model_config.proto` and docs/user_guide/model_configuration.md of Triton 2.72.
+    """
+    kind = "KIND_GPU" if model.variant == "tensorrt" else "KIND_AUTO"
+    config: list[tuple[str, str | int | bool | Enum | Message]] = [
+        ("name", model.name),
+        ("backend", "onnxruntime"),
+        ("default_model_filename", MODEL_FILE),
+        ("max_batch_size", model.max_batch_size(settings)),
+    ]
+    config += [("input", _tensor(spec)) for spec in model.inputs]
+    config += [("output", _tensor(spec)) for spec in model.outputs]
+    config += [
+        ("version_policy", [("specific", [("versions", settings.version)])]),
+        ("instance_group", [("count", settings.instances), ("kind", Enum(kind))]),
+        ("dynamic_batching", _dynamic_batching(model, settings)),
+    ]
+    if model.variant == "tensorrt":
+        config.append(("optimization", _tensorrt(model, settings)))
+    config += [("model_warmup", _warmup(model, settings, rows)) for rows in _warm(model, settings)]
+    config += [
+        ("parameters", [("key", key), ("value", [("string_value", value)])])
+        for key, value in parameters.items()
+    ]
+    config.append(("metric_tags", [("key", "bundle"), ("value", bundle)]))
+    return protobuf_text(config)
+
+
+def _tensor(spec: TensorSpec) -> Message:
+    """An input or output without its first axis; -1 for what varies."""
+    dims = [("dims", size if isinstance(size, int) else -1) for size in spec.shape[1:]]
+    return [("name", spec.name), ("data_type", Enum(_DATA_TYPES[spec.dtype])), *dims]
+
+
+def _dynamic_batching(model: ServedModel, settings: TritonSettings) -> Message:
+    # Only an engine is much faster at some sizes than at others; without preferred sizes Triton
+    # prefers the largest.
+    preferred: Sequence[int] = ()
+    if model.variant == "tensorrt":
+        preferred = sorted({_typical_rows(model, settings), model.max_batch_size(settings)})
+    return [
+        *(("preferred_batch_size", size) for size in preferred),
+        ("max_queue_delay_microseconds", settings.queue_delay_us),
+        (
+            "default_queue_policy",
+            [
+                # A mask of a frame that has long gone from the screen helps nobody.
+                ("timeout_action", Enum("REJECT")),
+                ("default_timeout_microseconds", settings.queue_timeout_ms * _US_PER_MS),
+                ("allow_timeout_override", True),
+                ("max_queue_size", settings.max_queue_size),
+            ],
+        ),
+    ]
+
+
+def _typical_rows(model: ServedModel, settings: TritonSettings) -> int:
+    return min(4, model.max_batch_size(settings))
+
+
+def _warm(model: ServedModel, settings: TritonSettings) -> list[int]:
+    """Batch sizes to run before the model is called ready."""
+    sizes = {1}
+    if model.variant == "tensorrt":
+        sizes |= {_typical_rows(model, settings), model.max_batch_size(settings)}
+    return sorted(sizes)
+
+
+def _warmup(model: ServedModel, settings: TritonSettings, rows: int) -> Message:
+    inputs: Message = [
+        ("inputs", [("key", spec.name), ("value", _warmup_tensor(spec, settings))])
+        for spec in model.inputs
+    ]
+    return [("name", f"{rows} of typical size"), ("batch_size", rows), *inputs]
+
+
+def _warmup_tensor(spec: TensorSpec, settings: TritonSettings) -> Message:
+    """One row of an input."""
+    return [
+        ("data_type", Enum(_DATA_TYPES[spec.dtype])),
+        *(("dims", size) for size in _shape(spec, 1, settings)[1:]),
+        # Random bytes are a frame; random float32 bits would hold NaN.
+        ("random_data" if spec.dtype == "uint8" else "zero_data", True),
+    ]
+
+
+def _tensorrt(model: ServedModel, settings: TritonSettings) -> Message:
+    """ONNX Runtime's TensorRT execution provider, with one profile for the whole range of shapes."""
+    largest = model.max_batch_size(settings)
+    rows = {"min": 1, "opt": _typical_rows(model, settings), "max": largest}
+    parameters = {
+        "precision_mode": "FP32",
+        "max_workspace_size_bytes": str(_WORKSPACE_BYTES),
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": _ENGINE_CACHE,
+        # ONNX Runtime's own key has the graph's structure and not its weights: without this a new
+        # training of the same architecture would be served by the engine of the old one.
+        "trt_engine_cache_prefix": f"{model.name}_{model.sha256[:16]}",
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": _ENGINE_CACHE,
+    }
+    for extreme, count in rows.items():
+        shapes = {spec.name: _shape(spec, count, settings, extreme) for spec in model.inputs}
+        parameters[f"trt_profile_{extreme}_shapes"] = ",".join(
+            f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items()
+        )
+    accelerator: Message = [
+        ("name", "tensorrt"),
+        *(("parameters", [("key", key), ("value", value)]) for key, value in parameters.items()),
+    ]
+    return [("execution_accelerators", [("gpu_execution_accelerator", accelerator)])]
+
+
+def _shape(spec: TensorSpec, rows: int, settings: TritonSettings, extreme: str = "opt") -> Shape:
+    """The smallest ("min"), typical ("opt") or largest ("max") shape of an input."""
+    frame_hw = {
+        "min": settings.min_frame_hw,
+        "opt": settings.typical_frame_hw,
+        "max": settings.max_frame_hw,
+    }[extreme]
+    free = {
+        "image": frame_hw,
+        "point_coords": (settings.max_points if extreme == "max" else _BOX_POINTS,),
+        "point_labels": (settings.max_points if extreme == "max" else _BOX_POINTS,),
+    }.get(spec.name, ())
+    sizes = iter(free)
+    return (rows, *(size if isinstance(size, int) else next(sizes) for size in spec.shape[1:]))
+
+
+_TENSORRT_NOTE = """\
+The models `*_tensorrt` need an NVIDIA GPU. ONNX Runtime builds their engines on the server when they
+are loaded and keeps them in `/engines` of the container: mount a folder there that the server may
+write, or each start builds them again. Before use compare their masks with those of `*_onnx` on your
+own frames: some TensorRT versions give wrong results on such networks.
+"""
+
+
+def repository_readme(
+    manifest: Manifest, models: Sequence[ServedModel], settings: TritonSettings
+) -> str:
+    """Whose model this is, under what licence, what it is not for, and what is in the folder.
+
+    Args:
+        manifest: of the bundle.
+        models: what was written.
+        settings: how they are served.
+
+    Returns:
+        Markdown.
+    """
+    rows = [
+        f"| `{model.name}` | {model.variant} | `{model.graph}` | "
+        f"{manifest.graphs[model.graph].sha256} | {model.max_batch_size(settings)} |"
+        for model in models
+    ]
+    parts = [
+        f"# {manifest.name}: a Triton model repository",
+        (
+            f"Written by samus-edge from the bundle `{manifest.name}` ({manifest.model}, "
+            f"{manifest.arch}), version {settings.version}. `bundle_manifest.json` is the bundle's "
+            "manifest."
+        ),
+        "**Not a medical device.**\n" + "\n".join(f"- {limit}" for limit in manifest.limits),
+        f"Intended use: {manifest.intended_use}",
+        f"Licence: {manifest.licence}\n" + "\n".join(f"- {credit}" for credit in manifest.credits),
+        "\n".join(
+            (
+                "| model | variant | graph of the bundle | its SHA-256 | largest batch |",
+                "| --- | --- | --- | --- | --- |",
+                *rows,
+            )
+        ),
+    ]
+    if "tensorrt" in settings.variants:
+        parts.append(_TENSORRT_NOTE.rstrip())
+    parts += [
+        (
+            "An image encoder and a mask decoder of different bundles give wrong masks without an error: "
+            "a client should compare `samus_edge.weights_sha256` in the `parameters` of both "
+            "configurations. Triton itself asks nobody who they are: let only trusted machines reach it."
+        ),
+        "How to start a server, clients, batching and updates: docs/triton.md of samus-edge.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_IMAGE_EMBEDDINGS = "image_embeddings"
+_POINT_COORDS = "point_coords"
+
+
+def batch_mask_decoder(model: ModelProto) -> None:
+    """Let the image embeddings have one row per prompt, in place: (1, C, h, w) to (N, C, h, w).
+
+    The decoder's first use of the embeddings is a sum with the N dense prompt embeddings, which
+    broadcasts one image over all prompts; with N images the same sum takes row i with row i, and
+    from there on everything has N rows. So only the declared size of the input changes. That is a
+    property of SAM's decoder as exported here and not of every decoder:
+    :func:`samus_edge.verification.comparison.check_served_graph` measures it.
+
+    Args:
+        model: the graph `mask_decoder` of a bundle, weights included.
+
+    Raises:
+        ValueError: if it lacks one of the inputs that are to have the same first axis.
+    """
+    inputs = {value.name: value.type.tensor_type.shape.dim for value in model.graph.input}
+    missing = sorted({_IMAGE_EMBEDDINGS, _POINT_COORDS} - inputs.keys())
+    if missing:
+        raise ValueError(
+            f"the graph has no input {' and no input '.join(missing)}, only {', '.join(inputs)}. "
+            "Give the mask decoder of a bundle."
+        )
+    rows = inputs[_IMAGE_EMBEDDINGS][0]
+    rows.ClearField("dim_value")
+    rows.dim_param = inputs[_POINT_COORDS][0].dim_param
+
+
+def prepare_for_tensorrt(model: ModelProto) -> None:
+    """Change what TensorRT refuses, in place; the graph computes the same numbers.
+
+    - Weights that are stored as half precision or int8 become float32: TensorRT allows an int8
+      constant only before a DequantizeLinear.
+    - A Resize to a constant size of its spatial axes gets all four sizes, batch and channels read
+      from the tensor: the parser fills the axes that are not named with the tensor's static sizes,
+      and those are -1 where the batch is dynamic.
+
+    Args:
+        model: a graph as `samus-edge export` writes it, weights included.
+
+    Source: onnx-tensorrt, `onnxOpImporters.cpp`, Resize; the second was seen with the parser and the
+        builder of TensorRT-RTX 1.7.
+    """
+    expand_weights(model)
+    complete_resize_sizes(model)
+    remove_unused(model)
+
 
 MANIFEST_COPY = "bundle_manifest.json"
 CONFIG_FILE = "config.pbtxt"

@@ -1,15 +1,104 @@
 """What the runtime gives back."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from samus_edge.runtime.gpu.device_tensor import DeviceTensor
+from samus_edge.runtime.backends.backend import Tensor
+from samus_edge.runtime.prompts import DecoderPrompts
 
-__all__ = ["Embedding", "Prediction"]
+if TYPE_CHECKING:
+    from samus_edge.runtime.backends.gpu.device import DeviceTensor
+
+__all__ = [
+    "Embedding",
+    "Prediction",
+    "mask_decoder_feeds",
+    "masks_from_logits",
+    "upsample_logits",
+]
+
+
+Embeddings = TypeVar("Embeddings")  # an array of the host, or of the device that decodes
+
+
+def mask_decoder_feeds(
+    image_embeddings: Embeddings,
+    group: DecoderPrompts,
+    mask_input: npt.NDArray[np.float32] | None,
+    mask_input_hw: tuple[int, int],
+) -> dict[str, Tensor | Embeddings]:
+    """Put together an image, a group of its prompts and their earlier logits.
+
+    Args:
+        image_embeddings: (1, C, h, w), float32, of the host or of the device that decodes.
+        group: n of the N prompts.
+        mask_input: (N, 1, 4h, 4w), float32, logits of an earlier prediction; None without.
+        mask_input_hw: (4h, 4w) that the graph takes.
+
+    Returns:
+        One array for each input of the graph, by name. Without mask_input it is zeros, and
+        has_mask_input is 0, at which the graph puts its learned "no mask" embedding.
+    """
+    count = len(group.rows)
+    if mask_input is None:
+        masks = np.zeros((count, 1, *mask_input_hw), np.float32)
+    else:
+        masks = mask_input[group.rows]  # (n, 1, 4h, 4w)
+    return {
+        "image_embeddings": image_embeddings,
+        "point_coords": group.point_coords,
+        "point_labels": group.point_labels,
+        "mask_input": masks,
+        "has_mask_input": np.full((count, 1), mask_input is not None, np.float32),
+    }
+
+
+def upsample_logits(
+    logits: npt.NDArray[np.float32], original_hw: tuple[int, int]
+) -> npt.NDArray[np.float32]:
+    """Resize one map of logits bilinearly, with half-pixel centres and no antialiasing.
+
+    Args:
+        logits: (h, w), float32.
+        original_hw: (H, W), pixels.
+
+    Returns:
+        (H, W), float32.
+
+    Source: Segment Anything, `Sam.postprocess_masks`. We differ: our model input is the whole frame
+        stretched to a square, so there is no padding to cut away.
+    """
+    # Here, so that importing the runtime does not load OpenCV.
+    import cv2
+
+    height, width = original_hw
+    resized = cv2.resize(logits, (width, height), interpolation=cv2.INTER_LINEAR)  # (H, W)
+    return np.asarray(resized, dtype=np.float32)
+
+
+def masks_from_logits(
+    low_res_logits: npt.NDArray[np.float32], original_hw: tuple[int, int], mask_threshold: float
+) -> npt.NDArray[np.bool_]:
+    """Upsample logits, then threshold: the other order would give jagged contours.
+
+    Args:
+        low_res_logits: (N, M, h, w), float32.
+        original_hw: (H, W), pixels.
+        mask_threshold: a pixel belongs to the mask where its logit is greater than this.
+
+    Returns:
+        (N, M, H, W), bool.
+    """
+    masks = np.empty((*low_res_logits.shape[:2], *original_hw), np.bool_)
+    for index in np.ndindex(*low_res_logits.shape[:2]):
+        # One map at a time: float32 logits of all masks of a large frame would not fit in memory.
+        np.greater(
+            upsample_logits(low_res_logits[index], original_hw), mask_threshold, masks[index]
+        )
+    return masks
 
 
 @dataclass(frozen=True, eq=False)

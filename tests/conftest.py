@@ -7,6 +7,7 @@ import importlib.machinery
 import importlib.util
 import json
 import os
+import shutil
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -20,9 +21,12 @@ import numpy.typing as npt
 import pytest
 
 if TYPE_CHECKING:
+    import onnx
     from onnx import ModelProto
 
     from samus_edge.modeling import SamusHF
+    from samus_edge.runtime import Segmenter
+    from samus_edge.runtime.bundle.manifest import Manifest
 
 FRAMES_DIR = Path(__file__).parent / "assets" / "frames"
 
@@ -291,8 +295,7 @@ def shipped_random_model(random_model: "SamusHF") -> "SamusHF":
 @pytest.fixture(scope="session")
 def exported_graphs(shipped_random_model: "SamusHF") -> dict[str, "ModelProto"]:
     """The graphs of `random_model` as the exporter gives them, by an export of their own."""
-    from samus_edge.export.encoder_graph import image_encoder_graph
-    from samus_edge.export.torch_graph import DEFAULT_OPSET, mask_decoder_graph
+    from samus_edge.export.torch_graph import DEFAULT_OPSET, image_encoder_graph, mask_decoder_graph
 
     return {
         "image_encoder_graph": image_encoder_graph(shipped_random_model, opset=DEFAULT_OPSET),
@@ -345,7 +348,7 @@ def make_precision() -> type[DiscPrecision]:
 
 @pytest.fixture
 def disc_precisions(tmp_path: Path) -> Callable[[dict[str, DiscPrecision]], Path]:
-    """Writes the disc bundle of `tests/runtime/conftest.py` with further precisions.
+    """Writes the disc bundle of `tests/discs.py` with further precisions.
 
     The reference draws discs of radius 40 + 10 * mean grey / 255, pixels of the 256 x 256 frame; its
     recorded parity with PyTorch is within the limits.
@@ -353,14 +356,8 @@ def disc_precisions(tmp_path: Path) -> Callable[[dict[str, DiscPrecision]], Path
     import onnx
     from onnx import numpy_helper
 
-    from samus_edge.runtime.graph_selection import GraphSelection
-    from samus_edge.runtime.manifest import MANIFEST_FILE, Manifest
-
-    path = Path(__file__).parent / "runtime" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("disc_graphs", path)
-    assert spec is not None and spec.loader is not None
-    discs = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(discs)
+    from samus_edge.runtime.bundle.manifest import MANIFEST_FILE, GraphSelection, Manifest
+    from tests import discs
 
     def changed(graph: "onnx.GraphProto", name: str, constant: str, by: float) -> None:
         graph.name = name
@@ -431,3 +428,50 @@ def disc_lesions(tmp_path: Path) -> Path:
     split = {"train": [], "val": ["one", "two"], "test": ["three"]}
     (tmp_path / "split.json").write_text(json.dumps(split), encoding="utf-8")
     return root
+
+
+@pytest.fixture(scope="session")
+def disc_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a bundle of `mean_grey_encoder` and `disc_decoder`; do not change it."""
+    folder = tmp_path_factory.mktemp("bundles") / "discs"
+    from tests.discs import disc_decoder, mean_grey_encoder, save_bundle
+
+    return save_bundle(folder, [mean_grey_encoder(), disc_decoder()])
+
+
+@pytest.fixture
+def disc_bundle_copy(disc_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of `disc_bundle` to be damaged."""
+    return Path(shutil.copytree(disc_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def disc_manifest(disc_bundle: Path) -> "Manifest":
+    """The manifest of `disc_bundle`."""
+    from samus_edge.runtime.bundle.bundle import Bundle
+
+    return Bundle.open(disc_bundle).manifest
+
+
+@pytest.fixture(scope="session")
+def disc_segmenter(disc_bundle: Path) -> "Segmenter":
+    """A segmenter on `disc_bundle`; do not close it."""
+    from samus_edge.runtime import Segmenter
+
+    return Segmenter.load(disc_bundle, threads=1)
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path) -> "Callable[[list[onnx.GraphProto]], Path]":
+    """Writes a bundle of other graphs and gives its folder."""
+    from tests.discs import save_bundle
+
+    return lambda graphs: save_bundle(tmp_path / "made", graphs)
+
+
+@pytest.fixture
+def disc_graphs() -> "list[onnx.GraphProto]":
+    """The graphs of `disc_bundle`, to be changed and given to `make_bundle`."""
+    from tests.discs import disc_decoder, mean_grey_encoder
+
+    return [mean_grey_encoder(), disc_decoder()]

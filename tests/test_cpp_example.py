@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pytest
 
 from samus_edge.runtime import Segmenter
-from samus_edge.runtime.bundle import default_bundle_folder
+from samus_edge.runtime.bundle.bundle import default_bundle_folder
 from tests.conftest import AssetFrame
 
 REPOSITORY = Path(__file__).parents[1]

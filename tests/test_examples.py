@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from samus_edge.runtime.bundle import default_bundle_folder
+from samus_edge.runtime.bundle.bundle import default_bundle_folder
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLES_DIR = REPOSITORY / "examples"
@@ -95,7 +95,7 @@ def _update(store: Path, *arguments: str | Path) -> subprocess.CompletedProcess[
 
 
 def test_a_bundle_is_switched_only_if_it_is_right_and_back_again(tmp_path: Path) -> None:
-    from samus_edge.runtime.check_frame import FOLDER
+    from samus_edge.runtime.bundle.check_frame import FOLDER
 
     store, frames = tmp_path / "store", tmp_path / "frames"
     frames.mkdir()

@@ -41,7 +41,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*")
     for folder in (*PACKAGE_FOLDERS, "tests"):
         shutil.copytree(REPOSITORY / folder, source / folder, ignore=ignored)
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "NOTICE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(REPOSITORY / name, source / name)
     target = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-I", "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index"]
@@ -72,7 +72,7 @@ def test_the_wheel_has_every_module_of_the_mapped_folders(wheel: zipfile.ZipFile
 def test_the_wheel_has_the_data_files(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     assert "samus_edge/py.typed" in names
-    for folder in ("samus_edge/configs", "samus_edge/server/page", "runtime/check_frames"):
+    for folder in ("samus_edge/configs", "samus_edge/server/page", "runtime/bundle/check_frames"):
         sources = [path for path in (REPOSITORY / folder).iterdir() if path.is_file()]
         assert sources
         for source in sources:

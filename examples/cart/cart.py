@@ -20,8 +20,7 @@ import numpy.typing as npt
 from samus_edge import __version__
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.cine.stream import Stream, StreamResult
-from samus_edge.runtime.measurement.lesion_measurements import measure_mask
-from samus_edge.runtime.measurement.pixel_spacing import PixelSpacing
+from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing, measure_mask
 
 IMAGE = Path(__file__).parents[1] / "benign_80.png"
 BOX = (135.0, 88.0, 446.0, 368.0)

@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 
 from samus_edge.errors import SamusEdgeError
-from samus_edge.runtime.bundle import Bundle
+from samus_edge.runtime.bundle.bundle import Bundle
 
 
 def link(store: Path, name: str, target: str) -> None:

@@ -2,23 +2,213 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from samus_edge.runtime.cine.bounded_queue import BoundedQueue, QueueClosedError
-from samus_edge.runtime.cine.box_geometry import Box
-from samus_edge.runtime.cine.lesion_tracker import LesionTracker, TrackedFrame, TrackerOptions
-from samus_edge.runtime.cine.stream_statistics import StreamCounters, StreamStatistics
-from samus_edge.runtime.grey_frame import GreyFrame, grey_frame
-from samus_edge.runtime.onnxruntime_backend import default_threads
+from samus_edge.runtime.backends.onnxruntime_backend import default_threads
+from samus_edge.runtime.cine.lesion_tracker import Box, LesionTracker, TrackedFrame, TrackerOptions
+from samus_edge.runtime.images.image_io import GreyFrame, grey_frame
 from samus_edge.runtime.prediction import Embedding, Prediction
 from samus_edge.runtime.segmenter import Segmenter
 
-__all__ = ["Stream", "StreamResult"]
+__all__ = [
+    "BoundedQueue",
+    "QueueClosedError",
+    "Stream",
+    "StreamCounters",
+    "StreamResult",
+    "StreamStatistics",
+]
+
+
+_KEPT = 1000
+
+
+@dataclass(frozen=True)
+class StreamStatistics:
+    """Counts since the start, and times of the last thousand frames.
+
+    Attributes:
+        submitted: frames that came in.
+        dropped: of them, without a result because newer ones came.
+        done: of them, with a result.
+        results_dropped: results that nobody took before newer ones came.
+        latency_p50_ms: from `submit` to the result, milliseconds; None before the first.
+        latency_p90_ms: of ten frames one takes longer.
+        latency_p99_ms: of a hundred frames one takes longer.
+        frames_per_second: results, over the last thousand; None before the second.
+    """
+
+    submitted: int
+    dropped: int
+    done: int
+    results_dropped: int
+    latency_p50_ms: float | None
+    latency_p90_ms: float | None
+    latency_p99_ms: float | None
+    frames_per_second: float | None
+
+    def to_json(self) -> dict[str, object]:
+        """As plain values."""
+        return asdict(self)
+
+
+class StreamCounters:
+    """Counts from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._submitted = self._dropped = self._done = self._results_dropped = 0
+        self._latencies: deque[float] = deque(maxlen=_KEPT)
+        self._ends: deque[float] = deque(maxlen=_KEPT)
+
+    def submitted(self) -> int:
+        """Count a frame; gives its number, from 0."""
+        with self._lock:
+            self._submitted += 1
+            return self._submitted - 1
+
+    def dropped(self, count: int = 1) -> None:
+        """Count frames without a result."""
+        with self._lock:
+            self._dropped += count
+
+    def result_dropped(self) -> None:
+        """Count a result that nobody took."""
+        with self._lock:
+            self._results_dropped += 1
+
+    def done(self, submitted_at: float, now: float) -> None:
+        """Count a result; times in seconds of one clock."""
+        with self._lock:
+            self._done += 1
+            self._latencies.append(now - submitted_at)
+            self._ends.append(now)
+
+    def statistics(self) -> StreamStatistics:
+        """All of it, as it is now."""
+        with self._lock:
+            p50: float | None = None
+            p90: float | None = None
+            p99: float | None = None
+            if self._latencies:
+                p50, p90, p99 = (
+                    float(1000 * value) for value in np.percentile(self._latencies, (50, 90, 99))
+                )
+            span = self._ends[-1] - self._ends[0] if len(self._ends) > 1 else 0.0
+            return StreamStatistics(
+                self._submitted,
+                self._dropped,
+                self._done,
+                self._results_dropped,
+                p50,
+                p90,
+                p99,
+                (len(self._ends) - 1) / span if span > 0 else None,
+            )
+
+
+Item = TypeVar("Item")
+
+
+class QueueClosedError(Exception):
+    """Nothing more can be put into or taken from a queue."""
+
+
+class BoundedQueue(Generic[Item]):
+    """First in, first out.
+
+    Args:
+        capacity: items that wait at most, at least 1.
+        drops_oldest: whether a full queue drops its oldest item for a new one; else `put` waits.
+
+    Raises:
+        ValueError: if the capacity is below 1.
+    """
+
+    def __init__(self, capacity: int, *, drops_oldest: bool) -> None:
+        if capacity < 1:
+            raise ValueError(f"the capacity of a queue must be at least 1, got {capacity}.")
+        self._items: deque[Item] = deque()
+        self._capacity, self._drops_oldest = capacity, drops_oldest
+        self._changed = threading.Condition()
+        self._is_closed = False
+
+    def __len__(self) -> int:
+        """Items that wait."""
+        with self._changed:
+            return len(self._items)
+
+    def put(self, item: Item, timeout: float | None = None) -> Item | None:
+        """Add an item.
+
+        Args:
+            item: to be taken later.
+            timeout: seconds to wait for room; None for ever. Of no effect where the oldest is dropped.
+
+        Returns:
+            The item that was dropped for it, or None.
+
+        Raises:
+            TimeoutError: if there is no room in that time.
+            QueueClosedError: if the queue is closed, also while it waits.
+        """
+        with self._changed:
+            dropped: Item | None = None
+            if self._drops_oldest:
+                if len(self._items) == self._capacity and not self._is_closed:
+                    dropped = self._items.popleft()
+            elif not self._changed.wait_for(
+                lambda: len(self._items) < self._capacity or self._is_closed, timeout
+            ):
+                raise TimeoutError
+            if self._is_closed:
+                raise QueueClosedError
+            self._items.append(item)
+            self._changed.notify_all()
+            return dropped
+
+    def get(self, timeout: float | None = None) -> Item:
+        """Take the oldest item.
+
+        Args:
+            timeout: seconds to wait for one; None for ever.
+
+        Raises:
+            TimeoutError: if there is none in that time.
+            QueueClosedError: if the queue is closed and empty.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._items or self._is_closed, timeout):
+                raise TimeoutError
+            if not self._items:
+                raise QueueClosedError
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
+
+    def close(self, *, discards: bool = False) -> int:
+        """Let nothing more in; what waits may still be taken.
+
+        Args:
+            discards: whether what waits is thrown away.
+
+        Returns:
+            How many items were thrown away.
+        """
+        with self._changed:
+            self._is_closed = True
+            discarded = len(self._items) if discards else 0
+            if discards:
+                self._items.clear()
+            self._changed.notify_all()
+            return discarded
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,28 +1,60 @@
 """A benchmark from its options to its results."""
 
+import os
+import platform
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 
+from samus_edge import __version__
 from samus_edge.benchmarking.bench_results import BenchResults, rows_of
-from samus_edge.benchmarking.ceilings import Ceiling, cpu_ceiling, cuda_ceilings
-from samus_edge.benchmarking.graph_work import work_of_bundle
-from samus_edge.benchmarking.hardware import describe_hardware
-from samus_edge.benchmarking.roofline import roofline
+from samus_edge.benchmarking.planner import (
+    Ceiling,
+    cpu_ceiling,
+    cuda_ceilings,
+    roofline,
+    work_of_bundle,
+)
 from samus_edge.benchmarking.runtime_subject import RuntimeSubject
-from samus_edge.benchmarking.subject import Subject
+from samus_edge.benchmarking.subject import Subject, Workload
 from samus_edge.benchmarking.turns import time_in_turns
-from samus_edge.benchmarking.workload import Workload
 from samus_edge.errors import BackendError, SamusEdgeError
-from samus_edge.runtime.backend import Backend
-from samus_edge.runtime.backend_selection import AUTO_ORDER, select_backend
-from samus_edge.runtime.bundle import Bundle
-from samus_edge.runtime.onnxruntime_backend import default_threads
-from samus_edge.runtime.tensorrt.engine_options import EngineOptions, FrameSizes
+from samus_edge.jobs.doctor import cpu_features, cpu_model, find_jetson, package_versions
+from samus_edge.runtime.backends.backend import Backend
+from samus_edge.runtime.backends.backend_selection import AUTO_ORDER, select_backend
+from samus_edge.runtime.backends.gpu.find_device import list_gpus
+from samus_edge.runtime.backends.onnxruntime_backend import default_threads
+from samus_edge.runtime.backends.tensorrt.engine_build import EngineOptions, FrameSizes
+from samus_edge.runtime.bundle.bundle import Bundle
 
-__all__ = ["RIVALS", "BenchOptions", "open_runtime", "run_bench"]
+__all__ = ["RIVALS", "BenchOptions", "describe_hardware", "open_runtime", "run_bench"]
+
+
+def describe_hardware() -> dict[str, object]:
+    """Processor, GPUs, operating system and versions, ready for JSON; nothing that names the machine."""
+    jetson = find_jetson()
+    try:
+        gpus = list_gpus()
+    except SamusEdgeError:
+        gpus = []
+    return {
+        "cpu": cpu_model(),
+        "cpu_features": list(cpu_features()),
+        "logical_cores": os.cpu_count(),
+        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "gpus": [asdict(gpu) for gpu in gpus],
+        "jetson": None if jetson is None else asdict(jetson),
+        "python": platform.python_version(),
+        "packages": {
+            "samus-edge": __version__,
+            **{name: version for name, version in package_versions().items() if version},
+        },
+    }
+
 
 RIVALS = ("torch", "torch-compile")
 """What the runtime is compared with, where torch is installed."""
@@ -172,7 +204,10 @@ def open_runtime(
 
 
 def _tensorrt(workload: Workload, frames_per_run: int) -> Backend:
-    from samus_edge.runtime.tensorrt.tensorrt_backend import TensorRTBackend, TensorRTOptions
+    from samus_edge.runtime.backends.tensorrt.tensorrt_backend import (
+        TensorRTBackend,
+        TensorRTOptions,
+    )
 
     engine = EngineOptions(
         frames=FrameSizes.only(*workload.original_hw),

@@ -5,16 +5,24 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from samus_edge.benchmarking.memory import resident_bytes
-from samus_edge.benchmarking.subject import END_TO_END, IMAGE_ENCODER, MASK_DECODER, Stage
-from samus_edge.benchmarking.workload import Workload
-from samus_edge.runtime.backend import Backend, GraphSession
-from samus_edge.runtime.bundle import Bundle
-from samus_edge.runtime.bundle_graph import open_bundle_graph
-from samus_edge.runtime.onnxruntime_providers import CPU_PROVIDER
-from samus_edge.runtime.precision import precision_name, select_graphs
+from samus_edge.benchmarking.subject import (
+    END_TO_END,
+    IMAGE_ENCODER,
+    MASK_DECODER,
+    Stage,
+    Workload,
+    resident_bytes,
+)
+from samus_edge.runtime.backends.backend import Backend, GraphSession
+from samus_edge.runtime.backends.onnxruntime_backend import CPU_PROVIDER
+from samus_edge.runtime.backends.tensorrt.tensorrt_session import TensorRTSession
+from samus_edge.runtime.bundle.bundle import (
+    Bundle,
+    open_bundle_graph,
+    precision_name,
+    select_graphs,
+)
 from samus_edge.runtime.segmenter import Segmenter
-from samus_edge.runtime.tensorrt.tensorrt_session import TensorRTSession
 
 __all__ = ["RuntimeSubject"]
 

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from samus_edge.benchmarking.latency import Latency
-from samus_edge.benchmarking.memory import resident_bytes
-from samus_edge.runtime.check_frame import CheckFrame
+from samus_edge.benchmarking.subject import resident_bytes
+from samus_edge.benchmarking.turns import Latency
+from samus_edge.runtime.bundle.check_frame import CheckFrame
 from samus_edge.runtime.segmenter import Segmenter
 
 __all__ = ["SoakResult", "soak"]

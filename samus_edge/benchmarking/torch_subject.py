@@ -8,13 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from samus_edge.benchmarking.memory import resident_bytes
-from samus_edge.benchmarking.subject import END_TO_END, IMAGE_ENCODER, MASK_DECODER, Stage
-from samus_edge.benchmarking.workload import Workload
+from samus_edge.benchmarking.subject import (
+    END_TO_END,
+    IMAGE_ENCODER,
+    MASK_DECODER,
+    Stage,
+    Workload,
+    resident_bytes,
+)
 from samus_edge.errors import BackendError
 from samus_edge.modeling.samus_hf import SamusHF
-from samus_edge.runtime.bundle import Bundle
-from samus_edge.runtime.mask_upsampling import masks_from_logits
+from samus_edge.runtime.bundle.bundle import Bundle
+from samus_edge.runtime.prediction import masks_from_logits
 from samus_edge.weights.bundle_file import load_bundle_model
 
 __all__ = ["TORCH_DTYPES", "TorchSubject"]

@@ -5,14 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samus_edge.cli.dataset_options import DataFolder, SplitFile
-from samus_edge.cli.option_values import parse_seeds
-from samus_edge.cli.train import ConfigFile, Epochs, Settings, StartCheckpoint, read_settings
-from samus_edge.cli.training_display import TrainingDisplay
+from samus_edge.cli.options import DataFolder, SplitFile, parse_seeds
+from samus_edge.cli.train import (
+    ConfigFile,
+    Epochs,
+    Settings,
+    StartCheckpoint,
+    TrainingDisplay,
+    read_settings,
+)
 
 if TYPE_CHECKING:
-    from samus_edge.training.ablation import AblationRun
-    from samus_edge.training.ablation_results import AblationResults, SeedSpread
+    from samus_edge.training.ablation import AblationResults, AblationRun, SeedSpread
 
 __all__ = ["command"]
 
@@ -52,14 +56,17 @@ def command(
     numbers = parse_seeds(seeds)
 
     from samus_edge.data.dataset import load_subsets
-    from samus_edge.runtime.atomic_write import write_files_atomically
-    from samus_edge.training.ablation import ablation_runs, run_ablation
-    from samus_edge.training.ablation_chart import draw_ablation
-    from samus_edge.training.ablation_results import collect_results
+    from samus_edge.reporting.figure import require_matplotlib
+    from samus_edge.runtime.images.output_files import write_files_atomically
+    from samus_edge.training.ablation import (
+        ablation_runs,
+        collect_results,
+        draw_ablation,
+        run_ablation,
+    )
     from samus_edge.training.config import config_document
-    from samus_edge.training.figure import require_matplotlib
-    from samus_edge.training.interruption import stop_on_signal
-    from samus_edge.training.processes import training_processes
+    from samus_edge.training.learner import training_processes
+    from samus_edge.training.trainer import stop_on_signal
     from samus_edge.training.training_run import prepare_training, run_training
 
     settings = read_settings(config, set_, epochs)

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samus_edge.cli.option_values import parse_frame_size, parse_sizes
+from samus_edge.cli.options import parse_frame_size, parse_sizes
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from samus_edge.benchmarking.bench_results import BenchResults
     from samus_edge.benchmarking.bench_run import BenchOptions
-    from samus_edge.benchmarking.workload import Workload
-    from samus_edge.runtime.bundle import Bundle
+    from samus_edge.benchmarking.subject import Workload
+    from samus_edge.runtime.bundle.bundle import Bundle
 
 __all__ = ["command"]
 
@@ -101,7 +101,7 @@ def command(
     # Here, so that --help answers at once.
     from rich.console import Console
 
-    from samus_edge.runtime.bundle import Bundle
+    from samus_edge.runtime.bundle.bundle import Bundle
 
     console = Console(stderr=True)
     try:
@@ -121,7 +121,7 @@ def command(
     if out is not None:
         contents[out] = document.encode()
     if chart is not None:
-        from samus_edge.benchmarking.bench_chart import draw_chart
+        from samus_edge.benchmarking.bench_results import draw_chart
 
         contents[chart] = draw_chart(results)
     _write(contents)
@@ -135,9 +135,9 @@ def _workload(image: Path | None, frame_size: str | None, batch: str, prompts: s
     import cv2
     import numpy as np
 
-    from samus_edge.benchmarking.workload import Workload
-    from samus_edge.runtime.check_frame import load_check_frames
-    from samus_edge.runtime.image_io import read_image
+    from samus_edge.benchmarking.subject import Workload
+    from samus_edge.runtime.bundle.check_frame import load_check_frames
+    from samus_edge.runtime.images.image_io import read_image
 
     batches, counts = parse_sizes("--batch", batch), parse_sizes("--prompts", prompts)
     hw = None if frame_size is None else parse_frame_size(frame_size)
@@ -157,8 +157,8 @@ def _options(
     has_roofline: bool,
 ) -> "BenchOptions":
     from samus_edge.benchmarking.bench_run import RIVALS, BenchOptions
-    from samus_edge.runtime.backend_selection import check_backend
-    from samus_edge.runtime.precision import check_precision
+    from samus_edge.runtime.backends.backend_selection import check_backend
+    from samus_edge.runtime.bundle.bundle import check_precision
 
     for name in backends or ():
         check_backend(name)
@@ -183,7 +183,7 @@ def _options(
 
 
 def _modules(names: list[str] | None) -> list[str]:
-    from samus_edge.benchmarking.jetson_modules import JETSON_MODULES
+    from samus_edge.benchmarking.planner import JETSON_MODULES
 
     if names is not None and "all" in names:
         return list(JETSON_MODULES)
@@ -206,7 +206,7 @@ def _check_outputs(out: Path | None, chart: Path | None) -> None:
                 f"the folder {path.absolute().parent} does not exist. Create it first."
             )
     if chart is not None:
-        from samus_edge.training.figure import require_matplotlib
+        from samus_edge.reporting.figure import require_matplotlib
 
         require_matplotlib()
 
@@ -238,9 +238,12 @@ def _plan(
 ) -> None:
     from dataclasses import asdict
 
-    from samus_edge.benchmarking.graph_work import work_of_bundle
-    from samus_edge.benchmarking.jetson_modules import JETSON_MODULES
-    from samus_edge.benchmarking.planner import ASSUMPTIONS, estimate
+    from samus_edge.benchmarking.planner import (
+        ASSUMPTIONS,
+        JETSON_MODULES,
+        estimate,
+        work_of_bundle,
+    )
     from samus_edge.errors import MissingExtraError
 
     try:
@@ -267,7 +270,7 @@ def _plan(
     if as_json:
         typer.echo(document)
         return
-    from samus_edge.cli.bench_tables import plan_table
+    from samus_edge.cli.tables import plan_table
 
     console = _console()
     console.print(plan_table(estimates))
@@ -280,7 +283,7 @@ def _plan(
 
 
 def _write(contents: dict[Path, bytes]) -> None:
-    from samus_edge.runtime.atomic_write import write_files_atomically
+    from samus_edge.runtime.images.output_files import write_files_atomically
 
     if contents:
         write_files_atomically(contents)
@@ -288,7 +291,7 @@ def _write(contents: dict[Path, bytes]) -> None:
 
 
 def _print(results: "BenchResults") -> None:
-    from samus_edge.cli.bench_tables import latency_table, roofline_table, subject_table
+    from samus_edge.cli.tables import latency_table, roofline_table, subject_table
 
     console = _console()
     console.print(latency_table(results))

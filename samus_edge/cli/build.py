@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samus_edge.cli.option_values import parse_frame_range, parse_frame_size
+from samus_edge.cli.options import parse_frame_range, parse_frame_size
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from samus_edge.runtime.bundle import Bundle
-    from samus_edge.runtime.gpu.device import Device
-    from samus_edge.runtime.tensorrt.engine_cache import EngineCache
-    from samus_edge.runtime.tensorrt.engine_options import EngineOptions
-    from samus_edge.runtime.tensorrt.engine_provider import EngineTarget, ProvidedEngine
+    from samus_edge.runtime.backends.gpu.device import Device
+    from samus_edge.runtime.backends.tensorrt.engine_build import EngineOptions
+    from samus_edge.runtime.backends.tensorrt.engine_cache import EngineCache
+    from samus_edge.runtime.backends.tensorrt.tensorrt_backend import EngineTarget, ProvidedEngine
+    from samus_edge.runtime.bundle.bundle import Bundle
 
 __all__ = ["command"]
 
@@ -106,7 +106,7 @@ def command(
 
     Exit codes: 0 done; 1 a build or the check failed; 2 an argument is wrong.
     """
-    from samus_edge.runtime.tensorrt.engine_cache import EngineCache
+    from samus_edge.runtime.backends.tensorrt.engine_cache import EngineCache
 
     engines = EngineCache(cache)
     if list_only:
@@ -118,7 +118,7 @@ def command(
 
     from rich.console import Console
 
-    from samus_edge.runtime.bundle import Bundle
+    from samus_edge.runtime.bundle.bundle import Bundle
 
     opened = Bundle.open(bundle)
     names = _precisions(opened, precision)
@@ -138,7 +138,7 @@ def _options(
     tf32: bool,
     workspace_mb: int | None,
 ) -> "EngineOptions":
-    from samus_edge.runtime.tensorrt.engine_options import EngineOptions, FrameSizes
+    from samus_edge.runtime.backends.tensorrt.engine_build import EngineOptions, FrameSizes
 
     frames = FrameSizes()
     if frame_size is not None:
@@ -156,7 +156,7 @@ def _options(
 
 def _precisions(opened: "Bundle", wanted: list[str] | None) -> list[str]:
     """The precisions to build, each once."""
-    from samus_edge.runtime.precision import check_precision, precision_name
+    from samus_edge.runtime.bundle.bundle import check_precision, precision_name
 
     for name in wanted or ():
         check_precision(name)
@@ -171,9 +171,9 @@ def _precisions(opened: "Bundle", wanted: list[str] | None) -> list[str]:
 def _target(flavour: str, compute_capability: str | None) -> "tuple[EngineTarget, Device | None]":
     """What to build for; and the GPU of this machine, if it is that."""
     from samus_edge.errors import BackendError
-    from samus_edge.runtime.gpu.find_device import find_device
-    from samus_edge.runtime.tensorrt.engine_provider import EngineTarget
-    from samus_edge.runtime.tensorrt.tensorrt_library import find_tensorrt
+    from samus_edge.runtime.backends.gpu.find_device import find_device
+    from samus_edge.runtime.backends.tensorrt.tensorrt_backend import EngineTarget
+    from samus_edge.runtime.backends.tensorrt.tensorrt_library import find_tensorrt
 
     library = find_tensorrt(flavour)
     if compute_capability is not None:
@@ -197,8 +197,8 @@ def _target(flavour: str, compute_capability: str | None) -> "tuple[EngineTarget
 def _refuse_known_problems(
     target: "EngineTarget", opened: "Bundle", names: list[str], force: bool
 ) -> None:
-    from samus_edge.runtime.precision import select_graphs
-    from samus_edge.runtime.tensorrt.tensorrt_versions import refuse_known_problem
+    from samus_edge.runtime.backends.tensorrt.tensorrt_library import refuse_known_problem
+    from samus_edge.runtime.bundle.bundle import select_graphs
 
     for name in names:
         graphs = select_graphs(opened, name)
@@ -224,9 +224,9 @@ def _build(
     """Build every graph of the precisions once, with a progress bar on a terminal's stderr."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from samus_edge.runtime.precision import select_graphs
-    from samus_edge.runtime.tensorrt.engine_progress import BuildProgress
-    from samus_edge.runtime.tensorrt.engine_provider import provide_engine
+    from samus_edge.runtime.backends.tensorrt.engine_build import BuildProgress
+    from samus_edge.runtime.backends.tensorrt.tensorrt_backend import provide_engine
+    from samus_edge.runtime.bundle.bundle import select_graphs
 
     graphs: list[str] = []
     for name in names:
@@ -360,9 +360,12 @@ def _check_on_device(
     force: bool,
 ) -> None:
     """Load every precision, which compares it with ONNX Runtime, and say how near it is."""
+    from samus_edge.runtime.backends.tensorrt.tensorrt_backend import (
+        TensorRTBackend,
+        TensorRTOptions,
+        require_checked_engines,
+    )
     from samus_edge.runtime.segmenter import Segmenter
-    from samus_edge.runtime.tensorrt.checked_engines import require_checked_engines
-    from samus_edge.runtime.tensorrt.tensorrt_backend import TensorRTBackend, TensorRTOptions
 
     for name in names:
         backend = TensorRTBackend(

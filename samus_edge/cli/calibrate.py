@@ -5,13 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samus_edge.cli.command_line import command_line
-from samus_edge.cli.dataset_options import SplitFile
+from samus_edge.cli.options import SplitFile, command_line
 
 if TYPE_CHECKING:
     from samus_edge.calibration.bundle_calibration import CalibrationResult
-    from samus_edge.calibration.calibration_frames import CalibrationFrame
-    from samus_edge.evaluation.verification_source import VerificationSource
+    from samus_edge.verification.frames import CalibrationFrame, VerificationSource
 
 __all__ = ["command"]
 
@@ -101,11 +99,10 @@ def command(
 
     from rich.console import Console
 
+    from samus_edge.calibration.activation_statistics import RangeMethod
     from samus_edge.calibration.bundle_calibration import CalibrationSettings, calibrate_bundle
-    from samus_edge.calibration.range_selection import RangeMethod
-    from samus_edge.evaluation.bundle_proof import prove
-    from samus_edge.runtime.bundle import Bundle
-    from samus_edge.runtime.precision import reference_precision
+    from samus_edge.runtime.bundle.bundle import Bundle, reference_precision
+    from samus_edge.verification.verify_bundle import prove
 
     try:
         settings = CalibrationSettings(
@@ -149,8 +146,9 @@ def _frames(
     data: Path | None, split: Path | None, folder: Path | None, count: int, seed: int
 ) -> "tuple[list[CalibrationFrame], str, VerificationSource]":
     """The frames to calibrate on, where they are from, and what is verified on."""
-    from samus_edge.calibration.calibration_frames import frames_of_cases, frames_of_folder
-    from samus_edge.evaluation import verification_source
+    from samus_edge.verification import frames as verification_source
+    from samus_edge.verification.frames import calibration_frames_of_folder as frames_of_folder
+    from samus_edge.verification.frames import frames_of_cases
 
     if folder is not None:
         frames = frames_of_folder(folder, count, seed)
@@ -172,8 +170,8 @@ def _frames(
 
 
 def _draw_charts(result: "CalibrationResult", folder: Path) -> None:
-    from samus_edge.calibration.sensitivity_chart import draw_sensitivity
-    from samus_edge.runtime.atomic_write import write_files_atomically
+    from samus_edge.calibration.sensitivity import draw_sensitivity
+    from samus_edge.runtime.images.output_files import write_files_atomically
 
     folder.mkdir(parents=True, exist_ok=True)
     name = result.bundle.manifest.name
@@ -192,7 +190,7 @@ def _print(result: "CalibrationResult") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from samus_edge.runtime.precision import available_precisions
+    from samus_edge.runtime.bundle.bundle import available_precisions
 
     console = Console()
     bundle = result.bundle

@@ -39,7 +39,7 @@ def command(
     argument is wrong.
     """
     # Here, so that --help answers at once.
-    from samus_edge.weights.conversion import convert_checkpoint
+    from samus_edge.weights.checkpoint_loading import convert_checkpoint
 
     account = convert_checkpoint(checkpoint, out, arch=check_arch(arch), hf=hf, gate=gate)
     typer.echo(account.summary())

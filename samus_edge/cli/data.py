@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samus_edge.cli.dataset_options import DataFolder, SplitFile
-from samus_edge.cli.option_values import parse_fractions
+from samus_edge.cli.options import DataFolder, SplitFile, parse_fractions
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -117,9 +116,8 @@ def split(
 
     from samus_edge.data.dataset import list_cases
     from samus_edge.data.near_duplicates import Similarity
-    from samus_edge.data.split_file import split_file_text
-    from samus_edge.data.splitting import Fractions, assign_subsets, group_cases
-    from samus_edge.runtime.atomic_write import write_files_atomically
+    from samus_edge.data.splitting import Fractions, assign_subsets, group_cases, split_file_text
+    from samus_edge.runtime.images.output_files import write_files_atomically
 
     checked, similarity = Fractions(*shares), Similarity(threshold, detail_threshold)
     cases = list_cases(data)
@@ -143,8 +141,8 @@ def split(
     }
     files = {out: split_file_text(subsets, found.groups, about).encode()}
     if show is not None:
-        from samus_edge.data.group_sheet import draw_group_sheet
-        from samus_edge.runtime.image_encoding import encode_image
+        from samus_edge.data.sheets import draw_group_sheet
+        from samus_edge.runtime.images.overlay import encode_image
 
         files[show] = encode_image(show, draw_group_sheet(cases, found.groups))
     write_files_atomically(files)
@@ -186,15 +184,15 @@ def augmentations(
     import numpy as np
 
     from samus_edge.data.augmentation import AugmentationConfig
-    from samus_edge.data.augmentation_sheet import draw_augmentation_sheet
     from samus_edge.data.case import select_lesions
     from samus_edge.data.dataset import list_cases
-    from samus_edge.runtime.atomic_write import write_files_atomically
-    from samus_edge.runtime.image_encoding import encode_image
+    from samus_edge.data.sheets import draw_augmentation_sheet
+    from samus_edge.runtime.images.output_files import write_files_atomically
+    from samus_edge.runtime.images.overlay import encode_image
 
     strengths = AugmentationConfig()
     if config is not None:
-        from samus_edge.training.config_file import read_config
+        from samus_edge.training.config import read_config
 
         strengths = read_config(config).augmentation
     cases = select_lesions(list_cases(data))

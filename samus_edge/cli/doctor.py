@@ -22,7 +22,7 @@ def command(
     Exit codes: 0 what is needed works; 1 something is broken.
     """
     # Here, so that --help answers at once.
-    from samus_edge.runtime.diagnosis.diagnosis import diagnose
+    from samus_edge.jobs.doctor import diagnose
 
     diagnosis = diagnose()
     if as_json:

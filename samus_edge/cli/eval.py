@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from samus_edge.cli import eval_tables
-from samus_edge.cli.command_line import command_line
-from samus_edge.cli.dataset_options import DataFolder, SplitFile
+from samus_edge.cli.options import DataFolder, SplitFile, command_line
 
 if TYPE_CHECKING:
     from samus_edge.data.case import UltrasoundCase
@@ -111,14 +109,14 @@ def command(
                 param_hint="--record",
             )
 
-    from samus_edge.evaluation import prompt_protocol
+    from samus_edge.data import prompt_protocol
     from samus_edge.evaluation.evaluation_run import EvaluationSettings
-    from samus_edge.runtime.bundle import Bundle
+    from samus_edge.runtime.bundle.bundle import Bundle
 
     if record:
         _ = Bundle.open(bundle).folder  # a zip file is refused now, not after the evaluation
     if html is not None:
-        from samus_edge.evaluation.report_plots import check_matplotlib
+        from samus_edge.evaluation.html_report import check_matplotlib
 
         check_matplotlib()
     subsets = load_subsets(data, split, names=(subset.value,))
@@ -142,7 +140,7 @@ def command(
         also[html] = render_html(result.report, result.views, _details(weights)).encode()
     result.report.write(json_path=out, csv_path=csv, also=also)
     if record:
-        from samus_edge.evaluation.bundle_accuracy import record_accuracy
+        from samus_edge.evaluation.evaluation_run import record_accuracy
 
         record_accuracy(Bundle.open(bundle), result.report)
     _print_tables(result.report, worst)
@@ -174,7 +172,7 @@ def _evaluate(
 
     A bundle is its path and the precision to run it in.
     """
-    from samus_edge.runtime.file_hash import sha256_of_file
+    from samus_edge.runtime.images.output_files import sha256_of_file
 
     if weights is not None:
         from samus_edge.evaluation.torch_predictor import TorchPredictor
@@ -246,13 +244,15 @@ def _details(weights: Path | None) -> dict[str, str]:
 def _print_tables(report: "EvaluationReport", worst: int) -> None:
     from rich.console import Console
 
+    from samus_edge.cli import tables
+
     console = Console()
     if not console.is_terminal:
         console = Console(width=PIPE_WIDTH)
-    console.print(eval_tables.summary_table(report))
+    console.print(tables.summary_table(report))
     if report.robustness:
-        console.print(eval_tables.robustness_table(report))
+        console.print(tables.robustness_table(report))
     if report.normals:
-        console.print(eval_tables.normals_table(report))
+        console.print(tables.normals_table(report))
     if worst:
-        console.print(eval_tables.worst_table(report, worst))
+        console.print(tables.worst_table(report, worst))

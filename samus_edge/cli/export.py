@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samus_edge.cli.command_line import command_line
-from samus_edge.cli.option_values import parse_frame_size
+from samus_edge.cli.options import command_line, parse_frame_size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -149,8 +148,8 @@ def _model_and_text(
 ) -> "tuple[SamusHF, BundleText, str]":
     """The model, what its bundle says about itself, and the SHA-256 of its weights."""
     from samus_edge.export.bundle_writer import BundleText
-    from samus_edge.runtime.bundle import Bundle
-    from samus_edge.runtime.file_hash import sha256_of_file
+    from samus_edge.runtime.bundle.bundle import Bundle
+    from samus_edge.runtime.images.output_files import sha256_of_file
     from samus_edge.weights.bundle_file import load_bundle_model
     from samus_edge.weights.model_file import load_model
 
@@ -195,14 +194,12 @@ def _export_bundle(
     import numpy as np
 
     from samus_edge.calibration.bundle_calibration import CalibrationSettings, calibrate_bundle
-    from samus_edge.calibration.calibration_frames import prompted_frame
-    from samus_edge.cli.export_summary import print_summary
-    from samus_edge.evaluation.bundle_proof import prove
-    from samus_edge.evaluation.verification_source import frames_of_images
+    from samus_edge.cli.tables import print_summary
     from samus_edge.export.bundle_writer import write_bundle
-    from samus_edge.runtime.bundle import Bundle
-    from samus_edge.runtime.grey_frame import grey_frame
-    from samus_edge.runtime.image_io import read_image
+    from samus_edge.runtime.bundle.bundle import Bundle
+    from samus_edge.runtime.images.image_io import grey_frame, read_image
+    from samus_edge.verification.frames import frames_of_images, prompted_frame
+    from samus_edge.verification.verify_bundle import prove
 
     model, text, weights_sha256 = _model_and_text(weights, bundle, name, credit)
     images = [grey_frame(read_image(path)) for path in paths]
@@ -268,7 +265,7 @@ def _export_triton(
     console: "Console", status: "Status", folder: Path, bundle: Path | None, overwrite: bool
 ) -> None:
     from samus_edge.export.triton_repository import write_triton_repository
-    from samus_edge.runtime.bundle import Bundle
+    from samus_edge.runtime.bundle.bundle import Bundle
 
     status.update("writing the Triton model repository")
     repository = write_triton_repository(Bundle.open(bundle), folder, overwrite=overwrite)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from samus_edge.cli.option_values import parse_box, parse_point, parse_spacing, parse_threads
+from samus_edge.cli.options import parse_box, parse_point, parse_spacing, parse_threads
 
 __all__ = ["command"]
 
@@ -129,7 +129,7 @@ def command(
     # Here, so that --help and a mistyped option answer at once.
     import cv2
 
-    from samus_edge.runtime.file_segmentation import FileSegmentation, segment_file
+    from samus_edge.jobs.segment_file import FileSegmentation, segment_file
 
     # What is wrong with an image is said once, by us.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

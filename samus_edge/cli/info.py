@@ -49,8 +49,8 @@ def command(
         _show_model(arch, weights, as_json)
         return
     # Here, so that --help answers at once.
-    from samus_edge.runtime.bundle import Bundle
-    from samus_edge.runtime.bundle_report import bundle_json, bundle_lines
+    from samus_edge.runtime.bundle.bundle import Bundle
+    from samus_edge.runtime.bundle.bundle_report import bundle_json, bundle_lines
 
     opened = Bundle.open(bundle)
     if as_json:
@@ -65,7 +65,7 @@ def _show_model(arch: str | None, weights: Path | None, as_json: bool) -> None:
     """Print the parameters of each part; needs torch."""
     if arch is not None:
         check_arch(arch)
-    from samus_edge.weights.model_report import report_of_arch, report_of_weights
+    from samus_edge.weights.model_file import report_of_arch, report_of_weights
 
     report = report_of_weights(weights) if weights is not None else report_of_arch(arch or "")
     if as_json:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from samus_edge.cli.option_values import parse_threads
+from samus_edge.cli.options import parse_threads
 
 __all__ = ["command"]
 
@@ -66,9 +66,9 @@ def command(
             f"Serving needs {err.name!r}, which is not installed. "
             "Install it with: pip install 'samus-edge[server]'"
         ) from err
-    from samus_edge.runtime.backend_selection import check_backend, check_threads
-    from samus_edge.runtime.precision import check_precision
-    from samus_edge.server.json_log import log_settings
+    from samus_edge.runtime.backends.backend_selection import check_backend, check_threads
+    from samus_edge.runtime.bundle.bundle import check_precision
+    from samus_edge.server.observability import log_settings
     from samus_edge.server.settings import ServerSettings
 
     count = None if threads is None else parse_threads(threads)

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samus_edge.cli.option_values import parse_box, parse_spacing, parse_threads
+from samus_edge.cli.options import parse_box, parse_spacing, parse_threads
 
 if TYPE_CHECKING:
-    from samus_edge.runtime.cine.cine_tracking import FrameReport, TrackReport
+    from samus_edge.jobs.track_cine import FrameReport, TrackReport
 
 __all__ = ["command"]
 
@@ -91,7 +91,7 @@ def command(
     # Here, so that --help and a mistyped option answer at once.
     import cv2
 
-    from samus_edge.runtime.cine.cine_tracking import CineTracking, track_cine
+    from samus_edge.jobs.track_cine import CineTracking, track_cine
 
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     job = CineTracking(

@@ -5,14 +5,103 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samus_edge.cli.dataset_options import DataFolder, SplitFile
-from samus_edge.cli.training_display import TrainingDisplay
+from samus_edge.cli.options import DataFolder, SplitFile
 
 if TYPE_CHECKING:
-    from samus_edge.training.config import TrainConfig
-    from samus_edge.training.trainer import Trainer
+    from rich.progress import TaskID
 
-__all__ = ["ConfigFile", "Epochs", "Settings", "StartCheckpoint", "command", "read_settings"]
+    from samus_edge.training.batches import StageProgress
+    from samus_edge.training.checkpoint import EpochRecord
+    from samus_edge.training.config import TrainConfig
+    from samus_edge.training.trainer import StepRecord, Trainer
+
+__all__ = [
+    "ConfigFile",
+    "Epochs",
+    "Settings",
+    "StartCheckpoint",
+    "TrainingDisplay",
+    "command",
+    "read_settings",
+]
+
+
+class TrainingDisplay:
+    """One line for each epoch on stderr and, on a terminal, a progress bar for each stage.
+
+    Args:
+        visible: whether anything is shown at all; several processes show one of them.
+
+    Attributes:
+        bars: a context manager; enter it while the training runs.
+    """
+
+    def __init__(self, *, visible: bool = True) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        console = Console(stderr=True, quiet=not visible)
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[now]}"),
+            console=console,
+            disable=not (visible and console.is_terminal),
+        )
+        self._label = ""
+        self._total_steps = 0
+        self._tasks: dict[str, TaskID] = {}
+
+    def start(self, trainer: "Trainer", label: str = "") -> None:
+        """Show a training from here on.
+
+        Args:
+            trainer: the training.
+            label: stands before its bar and its lines.
+        """
+        self._label = f"{label}: " if label else ""
+        self._total_steps = trainer.total_steps
+        self._show(f"{self._label}steps", trainer.learner.steps_done, self._total_steps)
+
+    def note(self, line: str) -> None:
+        """Print a line."""
+        self.bars.console.print(
+            f"{self._label}{line}", highlight=False, soft_wrap=True, markup=False
+        )
+
+    def stage(self, progress: "StageProgress") -> None:
+        """Show how far what comes before the steps is."""
+        self._show(f"{self._label}{progress.stage}", progress.done, progress.total)
+
+    def step(self, record: "StepRecord") -> None:
+        """Show a step."""
+        now = f"loss {record.loss:.4f}, rate {record.learning_rate:.2e}"
+        self._show(f"{self._label}steps", record.step, self._total_steps, now)
+
+    def epoch(self, record: "EpochRecord") -> None:
+        """Print an epoch."""
+        kinds = {"box": record.val_dice_box, "point": record.val_dice_point}
+        dices = [f"{kind} {dice:.4f}" for kind, dice in kinds.items() if dice is not None]
+        self.note(
+            f"epoch {record.epoch}: train loss {record.train_loss:.4f}, "
+            f"val loss {record.val_loss:.4f}, val Dice {', '.join(dices)}"
+        )
+
+    def _show(self, stage: str, done: int, total: int, now: str = "") -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self.bars.add_task(stage, total=total, completed=done, now=now)
+        self.bars.update(self._tasks[stage], total=total, completed=done, now=now)
+
 
 ConfigFile = Annotated[
     Path | None,
@@ -99,8 +188,8 @@ def command(
     Exit codes: 0 done; 1 failed; 2 an argument is wrong; 130 interrupted, and saved.
     """
     from samus_edge.data.dataset import load_subsets
-    from samus_edge.training.interruption import stop_on_signal
-    from samus_edge.training.processes import training_processes
+    from samus_edge.training.learner import training_processes
+    from samus_edge.training.trainer import stop_on_signal
     from samus_edge.training.training_run import prepare_training, run_training
 
     settings = read_settings(config, set_, epochs, train_decoder=train_decoder, unfreeze=unfreeze)
@@ -148,7 +237,7 @@ def read_settings(
     """
     import dataclasses
 
-    from samus_edge.training.config_file import read_config
+    from samus_edge.training.config import read_config
 
     settings = read_config(config, changes or ())
     return dataclasses.replace(

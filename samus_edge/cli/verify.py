@@ -5,15 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samus_edge.cli import verify_tables
-from samus_edge.cli.dataset_options import SplitFile
 from samus_edge.cli.eval import PIPE_WIDTH, Subset
+from samus_edge.cli.options import SplitFile
 
 if TYPE_CHECKING:
-    from samus_edge.evaluation.bundle_verification import VerificationResult
-    from samus_edge.evaluation.verification_gates import VerificationGates
-    from samus_edge.evaluation.verification_source import VerificationSource
-    from samus_edge.runtime.bundle import Bundle
+    from samus_edge.runtime.bundle.bundle import Bundle
+    from samus_edge.verification.frames import VerificationSource
+    from samus_edge.verification.gates import VerificationGates
+    from samus_edge.verification.verify_bundle import VerificationResult
 
 __all__ = ["command"]
 
@@ -105,9 +104,8 @@ def command(
         html = html / HTML_NAME
     _check_outputs(out, html)
 
-    from samus_edge.evaluation.verification_gates import GATES
-    from samus_edge.runtime.bundle import Bundle
-    from samus_edge.runtime.precision import check_precision, precision_name
+    from samus_edge.runtime.bundle.bundle import Bundle, check_precision, precision_name
+    from samus_edge.verification.gates import GATES
 
     for name in precision or ():
         check_precision(name)
@@ -123,7 +121,7 @@ def command(
     line = _command_line(opened, data, split, chosen, frames, precision, limit, max_drop, seed)
     _write(result, line, out, html)
     if record:
-        from samus_edge.evaluation.verification_record import record_verification
+        from samus_edge.verification.verify_bundle import record_verification
 
         record_verification(Bundle.open(bundle), result, allow_failing=allow_failing, command=line)
     _print(result)
@@ -153,7 +151,7 @@ def _source(
     seed: int,
 ) -> "VerificationSource":
     """The frames and prompts that were asked for."""
-    from samus_edge.evaluation.verification_source import frames_of_folder, lesions_of_cases
+    from samus_edge.verification.frames import frames_of_folder, lesions_of_cases
 
     if frames is not None:
         return frames_of_folder(frames, limit=limit, seed=seed)
@@ -182,7 +180,7 @@ def _verify(
     from rich.console import Console
     from rich.progress import Progress
 
-    from samus_edge.evaluation.bundle_verification import verify_bundle
+    from samus_edge.verification.verify_bundle import verify_bundle
 
     console = Console(stderr=True)
     # Where there is no terminal, even a disappearing bar would leave an empty line.
@@ -230,14 +228,14 @@ def _write(result: "VerificationResult", line: str, out: Path | None, html: Path
     """Write the files that were asked for, all or none."""
     import json
 
-    from samus_edge.runtime.atomic_write import write_files_atomically
+    from samus_edge.runtime.images.output_files import write_files_atomically
 
     contents: dict[Path, bytes] = {}
     if out is not None:
         document = {**result.to_json(), "command": line}
         contents[out] = (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
     if html is not None:
-        from samus_edge.evaluation.verification_report import render_verification
+        from samus_edge.verification.html_report import render_verification
 
         page = render_verification(result, {"command": line, "versions": _versions()})
         contents[html] = page.encode(errors="backslashreplace")
@@ -258,11 +256,13 @@ def _versions() -> str:
 def _print(result: "VerificationResult") -> None:
     from rich.console import Console
 
+    from samus_edge.cli import tables
+
     console = Console()
     if not console.is_terminal:
         console = Console(width=PIPE_WIDTH)
-    console.print(verify_tables.prompt_table(result))
-    console.print(verify_tables.verdict_table(result))
+    console.print(tables.prompt_table(result))
+    console.print(tables.verdict_table(result))
     if "lesions" not in result.about:
         console.print("The true masks are not known: agreement was checked, no Dice budget.")
     for each in result.precisions:

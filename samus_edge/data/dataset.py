@@ -5,26 +5,385 @@
 | ``busi`` | BUSI as published: class folders with ``name.png`` and ``name_mask.png`` (`busi`) |
 | ``us30k`` | US30K of SAMUS: ``MainPatient/`` and ``DATASET/img``, ``DATASET/label`` (`us30k`) |
 | ``folders`` | ``images/`` and ``masks/`` with the same file names (`image_mask_folders`) |
+
+A plain folder of images and a folder of masks with the same names.
+
+```
+my_dataset/
+    images/case_7.png                the image: PNG, JPEG, BMP or TIFF
+    masks/case_7.png                 the first lesion, same name, any of these formats
+    masks/case_7_1.png               further lesions, if any
+```
+
+Images may lie in one level of class folders, ``images/benign/...`` with ``masks/benign/...``. The
+images of a class folder called ``normal`` show no lesion and need no mask.
+
+A mask file belongs to the image of its own name; only if there is none, its ending ``_1``, ``_2``
+... is taken for the number of a further lesion.
+
+US30K, the collection that SAMUS was trained on, in the layout that its code reads.
+
+```
+US30K/
+    MainPatient/class.json           {"Breast-BUSI": 2, "Echocardiography-CAMUS": 4, ...}: classes of
+                                     each dataset, the background included
+    MainPatient/train.txt            lines "class/dataset/file": 2/Echocardiography-CAMUS/0055_2CH_000
+    MainPatient/val.txt              the same
+    MainPatient/test.txt             lines "dataset/file", class 1; "class/dataset/file" is read too
+    MainPatient/train-TASK.txt ...   the same for a part of the collection, also val- and test-
+    Breast-BUSI/img/benign0046.png   the image; the file in a line has no ending
+    Breast-BUSI/label/benign0046.png its label map: pixels hold class numbers
+```
+
+A case is an image with one class: the mask is what holds that number. In a dataset of two classes
+any value but 0 is class 1, because some of its label maps hold 255. Each dataset is a class here;
+in those of more than two the number is part of the name, as in ``"Echocardiography-CAMUS:2"``.
+
+Source:
+    `ImageToImage2D` in utils/data_us.py and example_of_required_dataset_format of
+    https://github.com/xianlin7/SAMUS (commit 030ed07). We differ: broken lines are errors, empty
+    lines are not.
+
+BUSI, the breast ultrasound dataset, in its original folder layout.
+
+```
+Dataset_BUSI_with_GT/
+    benign/benign (1).png            the image
+    benign/benign (1)_mask.png       the first lesion
+    benign/benign (1)_mask_1.png     further lesions, if any
+    malignant/...
+    normal/...                       images without a lesion, with empty masks
+```
+
+Facts the reader handles: a few images are stored in colour because of coloured callipers, two masks
+are RGBA with an opaque alpha channel, the masks of normal images are black RGB images.
+
+Source:
+    W. Al-Dhabyani, M. Gomaa, H. Khaled, A. Fahmy, "Dataset of breast ultrasound images",
+    Data in Brief 28 (2020) 104863.
 """
 
+import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from samus_edge.data.busi import is_busi, scan_busi
-from samus_edge.data.case import UltrasoundCase, list_problems
-from samus_edge.data.image_mask_folders import (
-    IMAGE_SUFFIXES,
-    is_image_mask_folders,
-    scan_image_mask_folders,
-)
-from samus_edge.data.listing import DatasetListing
-from samus_edge.data.split_file import SUBSETS, find_leaks, load_groups, load_split
-from samus_edge.data.us30k import is_us30k, scan_us30k, task_of_file
+from samus_edge.data.case import NORMAL_CLASS, UltrasoundCase, list_problems, natural_order
+from samus_edge.data.splitting import SUBSETS, find_leaks, load_groups, load_split
 from samus_edge.errors import DataError
 
-__all__ = ["LAYOUTS", "Subsets", "image_groups", "list_cases", "load_subsets", "scan_dataset"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "LAYOUTS",
+    "DatasetListing",
+    "Subsets",
+    "image_groups",
+    "is_busi",
+    "is_image_mask_folders",
+    "is_us30k",
+    "list_cases",
+    "load_subsets",
+    "scan_busi",
+    "scan_dataset",
+    "scan_image_mask_folders",
+    "scan_us30k",
+    "task_of_file",
+]
+
+
+@dataclass(frozen=True)
+class DatasetListing:
+    """The cases of a folder in one of the layouts, and all that is wrong with its files.
+
+    Attributes:
+        root: the folder.
+        layout: name of the layout.
+        cases: whole cases by key, in order.
+        broken: what is wrong with a case, by key; also lines that name no case, by file and line.
+        own_subsets: keys (also those of ``broken``) of ``train``, ``val`` and ``test`` where the
+            layout names them itself, by task; the task of the whole dataset is ``""``.
+        missing_text: what to say of a key that is in none of these, with ``{key}`` and ``{root}``.
+    """
+
+    root: Path
+    layout: str
+    cases: Mapping[str, UltrasoundCase]
+    broken: Mapping[str, str] = field(default_factory=dict)
+    own_subsets: Mapping[str, Mapping[str, list[str]]] = field(default_factory=dict)
+    missing_text: str = "no image for '{key}' (expected {root}/{key}.png)"
+
+    def select(self, keys: Iterable[str]) -> list[UltrasoundCase]:
+        """The cases of the given keys, in the order given.
+
+        Raises:
+            DataError: if a case is missing or lacks files; all such cases are named.
+        """
+        found, problems = self.find(keys)
+        if problems:
+            raise DataError(
+                list_problems(f"{len(problems)} case(s) of {self.root} lack files", problems)
+            )
+        return found
+
+    def find(self, keys: Iterable[str]) -> tuple[list[UltrasoundCase], list[str]]:
+        """The cases of the given keys that are whole, and what is wrong with the others."""
+        found: list[UltrasoundCase] = []
+        problems: list[str] = []
+        for key in keys:
+            if key in self.cases:
+                found.append(self.cases[key])
+            else:
+                problems.append(
+                    self.broken.get(key) or self.missing_text.format(key=key, root=self.root)
+                )
+        return found, problems
+
+
+IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+"""Endings, in lower case, of the files that are looked at."""
+
+_IMAGES, _MASKS = "images", "masks"
+_FURTHER: Final = re.compile(r"(?P<stem>.+)_(?P<index>\d+)")
+
+
+def is_image_mask_folders(root: Path) -> bool:
+    """Whether a folder has the subfolders ``images`` and ``masks``."""
+    return (root / _IMAGES).is_dir() and (root / _MASKS).is_dir()
+
+
+def scan_image_mask_folders(root: Path) -> DatasetListing:
+    """List the cases of a folder, keys such as ``"case_7"`` or ``"benign/case_7"``.
+
+    Args:
+        root: the folder that contains ``images`` and ``masks``.
+
+    Returns:
+        The listing. Broken are images without a mask, masks without an image, and names that
+        several files share because they differ in their format alone.
+    """
+    images, masks = _files(root / _IMAGES), _files(root / _MASKS)
+    broken: dict[str, str] = {}
+    lesions: dict[str, list[tuple[int, Path]]] = {}
+    for name, paths in masks.items():
+        key, index = _owner(name, images)
+        if key not in images:
+            broken[name] = f"no image for the mask {paths[0]} (expected {root / _IMAGES / key}.png)"
+        elif len(paths) > 1:
+            broken[key] = _several("masks", paths)
+        else:
+            lesions.setdefault(key, []).append((index, paths[0]))
+    cases: dict[str, UltrasoundCase] = {}
+    for key in sorted(images, key=natural_order):
+        paths = images[key]
+        is_normal = key.rpartition("/")[0] == NORMAL_CLASS
+        if len(paths) > 1:
+            broken[key] = _several("images", paths)
+        elif key not in lesions and key not in broken and not is_normal:
+            broken[key] = f"no mask for '{key}' (expected {root / _MASKS / key}.png)"
+        if key not in broken:
+            found = tuple(path for _, path in sorted(lesions.get(key, [])))
+            cases[key] = UltrasoundCase(key, paths[0], found)
+    missing_text = f"no image for '{{key}}' (expected {{root}}/{_IMAGES}/{{key}}.png)"
+    return DatasetListing(root, "folders", cases, broken, missing_text=missing_text)
+
+
+def _owner(name: str, images: dict[str, list[Path]]) -> tuple[str, int]:
+    """Key of the image that a mask belongs to, and the number of the lesion."""
+    match = _FURTHER.fullmatch(name)
+    if name in images or match is None or match["stem"] not in images:
+        return name, 0
+    return match["stem"], int(match["index"])
+
+
+def _files(folder: Path) -> dict[str, list[Path]]:
+    """Image files of a folder and its subfolders by their path without ending; hidden ones not."""
+    found: dict[str, list[Path]] = {}
+    for pattern in ("*", "*/*"):
+        for path in sorted(folder.glob(pattern)):
+            relative = path.relative_to(folder)
+            hidden = any(part.startswith(".") for part in relative.parts)
+            if not hidden and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+                found.setdefault(relative.with_suffix("").as_posix(), []).append(path)
+    return found
+
+
+def _several(kind: str, paths: list[Path]) -> str:
+    return f"several {kind} of one name: {', '.join(map(str, paths))} (keep one of them)"
+
+
+_FOLDER: Final = "MainPatient"
+_CLASS_FILE: Final = "class.json"
+_TEST_CLASS: Final = 1
+"""Class of the lines of a test file, which SAMUS takes unless it is told another."""
+
+_SUBSET_FILE: Final = re.compile(rf"(?:{'|'.join(SUBSETS)})(?:-(?P<task>.+))?")
+
+
+def is_us30k(root: Path) -> bool:
+    """Whether a folder has the subfolder ``MainPatient``."""
+    return (root / _FOLDER).is_dir()
+
+
+def task_of_file(path: Path) -> str | None:
+    """Task of a subset file: ``"Breast-BUSI"`` for ``train-Breast-BUSI.txt``, ``""`` for
+    ``train.txt``, None for any other name."""
+    match = _SUBSET_FILE.fullmatch(path.stem) if path.suffix == ".txt" else None
+    return None if match is None else match["task"] or ""
+
+
+def scan_us30k(root: Path) -> DatasetListing:
+    """List the cases that the subset files name.
+
+    Args:
+        root: the folder that contains ``MainPatient``.
+
+    Returns:
+        The listing, with the subsets of every task. Broken are lines that are malformed, of an
+        unknown dataset or class, or without an image or a label file.
+
+    Raises:
+        DataError: if class.json or a subset file cannot be read.
+    """
+    reader = _Reader(root, _read_classes(root / _FOLDER / _CLASS_FILE))
+    subsets: dict[str, dict[str, list[str]]] = {}
+    for subset in SUBSETS:
+        for path in sorted((root / _FOLDER).glob(f"{subset}*.txt")):
+            task = task_of_file(path)
+            if task is not None:
+                keys = reader.read(path, with_class=subset != "test")
+                subsets.setdefault(task, {})[subset] = keys
+    return DatasetListing(
+        root,
+        "us30k",
+        reader.cases,
+        reader.broken,
+        subsets,
+        missing_text=f"no line of {{root}}/{_FOLDER}/*.txt names '{{key}}'",
+    )
+
+
+@dataclass
+class _Reader:
+    """Collects cases over all subset files, which mostly name the same ones."""
+
+    root: Path
+    class_counts: dict[str, int]
+    cases: dict[str, UltrasoundCase] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+    files: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    def read(self, path: Path, *, with_class: bool) -> list[str]:
+        """Keys of the lines of a file; a broken line has its place as key."""
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as err:
+            raise DataError(f"Cannot read {path}: {err}") from err
+        keys: list[str] = []
+        for number, line in enumerate(map(str.strip, lines), start=1):
+            if not line:
+                continue
+            case = self._case(line, with_class)
+            if isinstance(case, str):
+                keys.append(f"{path.name}:{number}")
+                self.broken[keys[-1]] = f"{path}, line {number}: {case}"
+            else:
+                keys.append(case.key)
+                self.cases.setdefault(case.key, case)
+        return keys
+
+    def _case(self, line: str, with_class: bool) -> UltrasoundCase | str:
+        """The case of a line, or what is wrong with it."""
+        parts = line.split("/")
+        if len(parts) == 2 and not with_class:
+            parts = [str(_TEST_CLASS), *parts]
+        if len(parts) != 3:
+            expected = "class/dataset/file" if with_class else "dataset/file"
+            return f"{line!r} must be {expected}"
+        class_text, dataset, name = parts
+        count = self.class_counts.get(dataset)
+        if count is None:
+            known = ", ".join(self.class_counts) or "none"
+            return f"the dataset {dataset!r} is not in {_CLASS_FILE}, which has {known}"
+        if not (class_text.isascii() and class_text.isdigit() and 1 <= int(class_text) < count):
+            return f"the class {class_text!r} of {dataset} must be an integer from 1 to {count - 1}"
+        image, label = (f"{dataset}/{folder}/{name}.png" for folder in ("img", "label"))
+        missing = [file for file in (image, label) if not self._exists(file)]
+        if missing:
+            return " and ".join(f"{self.root / file} does not exist" for file in missing)
+        mask_paths = (self.root / label,)
+        if count == 2:
+            return UltrasoundCase(f"{dataset}/{name}", self.root / image, mask_paths)
+        value = int(class_text)
+        key = f"{dataset}:{value}/{name}"
+        return UltrasoundCase(key, self.root / image, mask_paths, label_value=value)
+
+    def _exists(self, file: str) -> bool:
+        folder, _, name = file.rpartition("/")
+        if folder not in self.files:  # one listing instead of tens of thousands of questions
+            entries = (self.root / folder).iterdir() if (self.root / folder).is_dir() else ()
+            self.files[folder] = frozenset(entry.name for entry in entries)
+        return name in self.files[folder]
+
+
+def _read_classes(path: Path) -> dict[str, int]:
+    """Number of classes by dataset."""
+    try:
+        document: object = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as err:
+        raise DataError(
+            f"Cannot read {path}: {err}. It must hold the number of classes of each dataset, the "
+            'background included, as in {"Breast-BUSI": 2}.'
+        ) from err
+    if not isinstance(document, dict) or not all(
+        isinstance(count, int) and not isinstance(count, bool) and count >= 2
+        for count in document.values()
+    ):
+        raise DataError(
+            f"{path} must hold the number of classes of each dataset, 2 or more because the "
+            f'background counts, as in {{"Breast-BUSI": 2}}, got {document!r:.120}.'
+        )
+    return {str(dataset): count for dataset, count in document.items()}
+
+
+_MASK_NAME: Final = re.compile(r"(?P<stem>.+)_mask(?:_(?P<index>\d+))?")
+
+
+def is_busi(root: Path) -> bool:
+    """Whether a folder has subfolders with masks named as BUSI's."""
+    return any(_MASK_NAME.fullmatch(path.stem) for path in root.glob("*/*.png"))
+
+
+def scan_busi(root: Path) -> DatasetListing:
+    """List the cases of a folder, keys such as ``"benign/benign (104)"``, numbers by value.
+
+    Args:
+        root: the folder that contains ``benign``, ``malignant`` and ``normal``, or other classes.
+
+    Returns:
+        The listing. An image without a mask file and a mask file without an image are broken.
+    """
+    images: dict[str, Path] = {}
+    masks: dict[str, list[tuple[int, Path]]] = {}
+    for path in root.glob("*/*.png"):
+        match = _MASK_NAME.fullmatch(path.stem)
+        if match is None:
+            images[f"{path.parent.name}/{path.stem}"] = path
+        else:
+            index = int(match["index"] or 0)
+            masks.setdefault(f"{path.parent.name}/{match['stem']}", []).append((index, path))
+    cases: dict[str, UltrasoundCase] = {}
+    broken: dict[str, str] = {}
+    for key in sorted({*images, *masks}, key=natural_order):
+        if key not in images:
+            broken[key] = f"no image for '{key}' (expected {root / key}.png)"
+        elif key not in masks:
+            broken[key] = f"no mask for '{key}' (expected {root / key}_mask.png)"
+        else:
+            paths = tuple(path for _, path in sorted(masks[key]))
+            cases[key] = UltrasoundCase(key, images[key], paths)
+    return DatasetListing(root, "busi", cases, broken)
 
 
 @dataclass(frozen=True)

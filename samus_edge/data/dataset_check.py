@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samus_edge.data.case import NORMAL_CLASS, UltrasoundCase, decode_case, list_problems
-from samus_edge.data.dataset import image_groups, scan_dataset
-from samus_edge.data.listing import DatasetListing
-from samus_edge.data.split_file import find_leaks, read_split
-from samus_edge.data.splitting import group_cases
-from samus_edge.data.us30k import task_of_file
+from samus_edge.data.dataset import DatasetListing, image_groups, scan_dataset, task_of_file
+from samus_edge.data.splitting import find_leaks, group_cases, read_split
 from samus_edge.errors import DataError
 
 __all__ = ["ClassCount", "DatasetReport", "check_cases", "check_dataset", "find_broken"]

@@ -7,10 +7,15 @@ import cv2
 import numpy as np
 
 from samus_edge.data.case import UltrasoundCase, read_image, read_instances
+from samus_edge.data.prompt_protocol import (
+    STANDARD_PROTOCOLS,
+    Prompt,
+    PromptProtocol,
+    case_generator,
+    scale_prompt,
+)
 from samus_edge.errors import DataError
 from samus_edge.evaluation.image_perturbation import Image, ImagePerturbation
-from samus_edge.evaluation.instance_score import AS_IS, InstanceScore
-from samus_edge.evaluation.lesion_size import equivalent_diameter_px, lesion_size
 from samus_edge.evaluation.metrics import (
     Mask,
     dice,
@@ -22,15 +27,16 @@ from samus_edge.evaluation.metrics import (
     row_hausdorff_distance,
 )
 from samus_edge.evaluation.predictor import Embedding, Predictor, predict_prompts
-from samus_edge.evaluation.prompt import Prompt, scale_prompt
-from samus_edge.evaluation.prompt_protocol import (
-    STANDARD_PROTOCOLS,
-    PromptProtocol,
-    case_generator,
-)
 from samus_edge.evaluation.report import EvaluationReport
-from samus_edge.evaluation.summary import summarise
-from samus_edge.evaluation.variant import Variant, merge_variants
+from samus_edge.evaluation.summary import (
+    AS_IS,
+    InstanceScore,
+    Variant,
+    equivalent_diameter_px,
+    lesion_size,
+    merge_variants,
+    summarise,
+)
 
 __all__ = ["DISTANCE_HW", "NSD_TOLERANCE_PX", "evaluate", "perturbed_image"]
 

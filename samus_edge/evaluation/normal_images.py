@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge.data.case import UltrasoundCase, read_image, read_instances
+from samus_edge.data.prompt_protocol import CENTRE_POINT, JITTERED_BOX, Prompt, mask_box
 from samus_edge.errors import DataError
-from samus_edge.evaluation.instance_score import AS_IS, InstanceScore
 from samus_edge.evaluation.predictor import Embedding, Predictor, predict_prompts
-from samus_edge.evaluation.prompt import Prompt
-from samus_edge.evaluation.prompt_protocol import CENTRE_POINT, JITTERED_BOX, mask_box
+from samus_edge.evaluation.summary import AS_IS, InstanceScore
 
 __all__ = [
     "NormalsSummary",

@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from samus_edge.evaluation.prompt import Prompt, prompt_arrays
+from samus_edge.data.prompt_protocol import Prompt, prompt_arrays
 
 __all__ = ["Embedding", "PredictedMasks", "Predictor", "predict_prompts"]
 
@@ -45,7 +45,7 @@ class Predictor(Protocol[Embedding]):
     ) -> PredictedMasks:
         """Segment from (N, 4) boxes, from (N, P, 2) points with (N, P) labels, or from both.
 
-        All are in pixels of the image; see `samus_edge.evaluation.prompt`.
+        All are in pixels of the image; see `samus_edge.data.prompt_protocol`.
         """
         ...
 

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from samus_edge.evaluation.instance_score import InstanceScore
 from samus_edge.evaluation.normal_images import NormalsSummary
 from samus_edge.evaluation.robustness import RobustnessRow
-from samus_edge.evaluation.summary import Summary
-from samus_edge.runtime.atomic_write import write_files_atomically
+from samus_edge.evaluation.summary import InstanceScore, Summary
+from samus_edge.runtime.images.output_files import write_files_atomically
 
 __all__ = ["EvaluationReport"]
 

@@ -1,16 +1,146 @@
-"""Scores summed up by prompt, class and lesion size."""
+"""Scores summed up by prompt, class and lesion size.
 
+How large a lesion is on the image that the model sees, in three classes.
+
+| class | equivalent diameter at 256x256 | share of the image's area |
+| --- | --- | --- |
+| small | below 50 px | below 3.0 % |
+| medium | 50 to below 85 px | 3.0 % to below 8.7 % |
+| large | 85 px and more | 8.7 % and more |
+
+The limits are close to the terciles of BUSI's lesions. Being shares of the image, not millimetres,
+they say how much of the picture a lesion takes, which is what makes it easy or hard for a model.
+"""
+
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
-from samus_edge.evaluation.group_bootstrap import bootstrap_interval
-from samus_edge.evaluation.instance_score import InstanceScore
-from samus_edge.evaluation.lesion_size import LESION_SIZES
+from samus_edge.data.prompt_protocol import PromptProtocol
+from samus_edge.evaluation.image_perturbation import ImagePerturbation
+from samus_edge.evaluation.paired_comparison import bootstrap_interval
 
-__all__ = ["ALL_CLASSES", "ALL_SIZES", "Spread", "Summary", "spread", "summarise"]
+__all__ = [
+    "ALL_CLASSES",
+    "ALL_SIZES",
+    "AS_IS",
+    "LESION_SIZES",
+    "InstanceScore",
+    "Spread",
+    "Summary",
+    "Variant",
+    "equivalent_diameter_px",
+    "lesion_size",
+    "merge_variants",
+    "spread",
+    "summarise",
+]
+
+
+AS_IS: Final = "as_is"
+"""Name of the image that is not perturbed."""
+
+
+@dataclass(frozen=True)
+class InstanceScore:
+    """How well one lesion was segmented from one prompt."""
+
+    key: str
+    """Case key, such as ``"benign/benign (104)"``."""
+    class_name: str
+    """Class of the image."""
+    instance: int
+    """Number of the lesion in its image, from 0."""
+    group: str
+    """Images that share it are near-duplicates, or the same image."""
+    size: str
+    """``"small"``, ``"medium"`` or ``"large"``; see `samus_edge.evaluation.summary`."""
+    diameter_px: float
+    """Diameter of the circle with the lesion's area at 256x256, pixels."""
+    image: str
+    """``"as_is"``, or the name of the image perturbation."""
+    prompt: str
+    """Name of the prompt protocol."""
+    prompt_coords: str
+    """The prompt in pixels of the image that was encoded: ``"x1 y1 x2 y2"``, ``"x y"``, or both."""
+    height: int
+    """Of the original image, pixels."""
+    width: int
+    """Of the original image, pixels."""
+    dice: float
+    """Dice at the image's own size, 0..1."""
+    iou: float
+    """IoU at the image's own size, 0..1."""
+    nsd: float
+    """Normalised surface Dice at 256x256 with a tolerance of 2 pixels, 0..1."""
+    hd: float
+    """Euclidean Hausdorff distance at 256x256, pixels."""
+    hd_manhattan: float
+    """Manhattan Hausdorff distance at 256x256, pixels."""
+    hd95: float
+    """95th-percentile Hausdorff distance of the outlines at 256x256, pixels."""
+    hd_rows: float
+    """The row distance that SAMUS's reference reports as Hausdorff distance, at 256x256, pixels."""
+    iou_prediction: float
+    """The model's own estimate of the IoU; not clipped."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Prompts that are given on the images as they are, or on perturbed images."""
+
+    protocols: tuple[PromptProtocol, ...]
+    perturbation: ImagePerturbation | None = None
+
+    @property
+    def image(self) -> str:
+        """Name of the images in reports."""
+        return AS_IS if self.perturbation is None else self.perturbation.name
+
+
+def merge_variants(variants: Sequence[Variant]) -> list[Variant]:
+    """One variant per image with each protocol once, so that all prompts share one encoding."""
+    perturbations = {variant.image: variant.perturbation for variant in variants}
+    protocols: dict[str, dict[str, PromptProtocol]] = {image: {} for image in perturbations}
+    for variant in variants:
+        for protocol in variant.protocols:
+            protocols[variant.image].setdefault(protocol.name, protocol)
+    return [
+        Variant(tuple(protocols[image].values()), perturbation)
+        for image, perturbation in perturbations.items()
+    ]
+
+
+LESION_SIZES: Final = ("small", "medium", "large")
+"""The classes, ascending."""
+
+MEDIUM_FROM_PX: Final = 50.0
+LARGE_FROM_PX: Final = 85.0
+FRAME_AREA_PX: Final = 256 * 256
+
+
+def equivalent_diameter_px(mask: npt.NDArray[np.bool_]) -> float:
+    """Diameter of the circle with the lesion's area, once the image is resized to 256x256.
+
+    Args:
+        mask: (H, W), bool, at the image's own size.
+
+    Returns:
+        sqrt(4 A / pi), with A the mask's share of the image times 256 x 256; pixels.
+    """
+    return math.sqrt(4.0 * float(mask.mean()) * FRAME_AREA_PX / math.pi)
+
+
+def lesion_size(diameter_px: float) -> str:
+    """Class of an equivalent diameter at 256x256: one of ``LESION_SIZES``."""
+    if diameter_px < MEDIUM_FROM_PX:
+        return "small"
+    return "medium" if diameter_px < LARGE_FROM_PX else "large"
+
 
 ALL_CLASSES: Final = "all"
 """Class name of a summary over every class."""
@@ -37,7 +167,7 @@ class Summary:
     class_name: str
     """A class, or ``"all"``."""
     size: str
-    """One of ``LESION_SIZES``, or ``"all"``; see `samus_edge.evaluation.lesion_size`."""
+    """One of ``LESION_SIZES``, or ``"all"``; see `samus_edge.evaluation.summary`."""
     images: int
     """Number of images."""
     lesions: int

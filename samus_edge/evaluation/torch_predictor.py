@@ -9,7 +9,7 @@ import torch
 
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime import Prediction
-from samus_edge.runtime.mask_upsampling import masks_from_logits
+from samus_edge.runtime.prediction import masks_from_logits
 from samus_edge.runtime.prompts import check_prompts, decoder_prompts
 from samus_edge.weights.model_file import load_model
 

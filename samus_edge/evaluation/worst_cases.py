@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from samus_edge.data.case import UltrasoundCase, read_image, read_instances
-from samus_edge.evaluation.instance_score import AS_IS, InstanceScore
+from samus_edge.data.prompt_protocol import PromptProtocol, case_generator
 from samus_edge.evaluation.predictor import Embedding, Predictor, predict_prompts
-from samus_edge.evaluation.prompt_protocol import PromptProtocol, case_generator
-from samus_edge.runtime.legend import Canvas
-from samus_edge.runtime.overlay import OverlayItem, draw_overlay
+from samus_edge.evaluation.summary import AS_IS, InstanceScore
+from samus_edge.runtime.images.canvas import Canvas
+from samus_edge.runtime.images.overlay import OverlayItem, draw_overlay
 
 __all__ = [
     "MEDIAN_ROLE",
@@ -39,7 +39,7 @@ class CaseView:
 
     Attributes:
         ranked: its score and place.
-        picture: (h, w, 3), uint8, RGB; see `samus_edge.runtime.overlay.draw_overlay`.
+        picture: (h, w, 3), uint8, RGB; see `samus_edge.runtime.images.overlay.draw_overlay`.
     """
 
     ranked: RankedScore

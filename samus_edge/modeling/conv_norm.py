@@ -2,6 +2,54 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LayerNorm2d(nn.Module):
+    """Layer normalisation of each pixel over its channels, as in SAM.
+
+    Args:
+        num_channels: C.
+        eps: added to the variance.
+
+    Source: `LayerNorm2d` of Segment Anything. Computed on a channels-last view, so that the
+    exported graph holds one LayerNormalization node instead of a chain of reductions.
+    """
+
+    def __init__(self, num_channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x``, (B, C, H, W), over C; same shape out."""
+        channels_last = x.permute(0, 2, 3, 1)  # (B, H, W, C)
+        shape = (channels_last.shape[-1],)
+        normalised = F.layer_norm(channels_last, shape, self.weight, self.bias, self.eps)
+        return normalised.permute(0, 3, 1, 2)  # (B, C, H, W)
+
+
+class ConvStep(nn.Module):
+    """Bias-free 3x3 convolution, layer normalisation over channels, GELU.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+
+    Source: SAMUS (arXiv 2309.06824), section 3.3, and its reference implementation.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
+        self.norm = LayerNorm2d(out_channels)
+        self.act = nn.GELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C_in, H, W) to (B, C_out, H, W)."""
+        out: Tensor = self.act(self.norm(self.conv(x)))
+        return out
 
 
 class ConvNorm(nn.Module):

@@ -1,8 +1,115 @@
 """Cross-branch attention: ViT tokens query the CNN branch."""
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from samus_edge.modeling.scaled_attention import scaled_attention
+from samus_edge.modeling.conv_norm import ConvNorm
+
+
+def scaled_attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """``softmax(query key^T / sqrt(d) + bias) value``.
+
+    Written out rather than called from torch, so that every PyTorch version exports the same four
+    nodes; at 256 tokens the fused kernels are no faster on a CPU.
+
+    Args:
+        query: (B, heads, Q, d), float32.
+        key: (B, heads, K, d), float32.
+        value: (B, heads, K, d), float32.
+        bias: broadcastable to (B, heads, Q, K), float32, or None.
+
+    Returns:
+        (B, heads, Q, d), float32.
+    """
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)  # (B, heads, Q, K)
+    if bias is not None:
+        scores = scores + bias
+    out: Tensor = scores.softmax(dim=-1) @ value  # (B, heads, Q, d)
+    return out
+
+
+class MultiScaleAttentionGate(nn.Module):
+    """``x + s * x * gate(x)``: three receptive fields vote one gate per pixel and channel.
+
+    The votes come from a point-wise, a 3x3 and a dilated 3x3 convolution; a 1x1 convolution merges
+    them and a sigmoid makes the gate. ``s`` is a learned factor per channel that starts at zero, so
+    the gate starts as the identity.
+
+    Args:
+        channels: C.
+
+    Source: CMU-Net (arXiv 2210.13012), section 2.3. We differ: the two 3x3 convolutions are
+    depthwise (the merging convolution mixes channels), and the factor ``s`` is ours.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.pointwise = ConvNorm(channels, channels)
+        self.ordinary = ConvNorm(channels, channels, 3, groups=channels)
+        self.dilated = ConvNorm(channels, channels, 3, groups=channels, dilation=2)
+        self.act = nn.ReLU()
+        self.vote = nn.Conv2d(3 * channels, channels, kernel_size=1)
+        self.scale = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate ``x``, (B, C, H, W); same shape out."""
+        votes = (self.pointwise(x), self.ordinary(x), self._dilated(x))
+        merged = torch.cat(votes, dim=1)  # (B, 3C, H, W)
+        gate = torch.sigmoid(self.vote(self.act(merged)))  # (B, C, H, W)
+        return x + self.scale * (x * gate)
+
+    def _dilated(self, x: Tensor) -> Tensor:
+        if not torch.is_autocast_enabled(x.device.type):
+            out: Tensor = self.dilated(x)
+            return out
+        # on CPUs, the bf16 weight gradient of a dilated depthwise convolution is at times
+        # uninitialised memory, seen as 1e27 with PyTorch 2.13: this one stays in float32
+        with torch.autocast(x.device.type, enabled=False):
+            return self._dilated(x.float())
+
+
+ADAPTER_SCALE = 0.5
+"""SAMUS adds half of a block's adapter to the block's MLP."""
+
+
+class Adapter(nn.Module):
+    """Bottleneck ``A(x) = GELU(x E_d) E_u``, zero at the start of training.
+
+    Args:
+        dim: d, the features' dimension; the bottleneck has d / 4.
+        channels_first: whether the features are maps, (B, d, H, W), instead of tokens; on maps the
+            matrices are convolutions, which keep the layout of those around.
+
+    Source: SAMUS (arXiv 2309.06824), section 3.2. ``E_u`` starts at zero, so that a pretrained
+    network with fresh adapters computes what it computed without them.
+    """
+
+    def __init__(self, dim: int, *, channels_first: bool = False) -> None:
+        super().__init__()
+        self.channels_first = channels_first
+        self.down = nn.Linear(dim, dim // 4)
+        self.act = nn.GELU()
+        self.up = nn.Linear(dim // 4, dim)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., d), or (B, d, H, W) maps, to the same shape; the caller adds it to its residual."""
+        out: Tensor
+        if self.channels_first:
+            hidden = self.act(F.conv2d(x, _kernel(self.down), self.down.bias))
+            out = F.conv2d(hidden, _kernel(self.up), self.up.bias)
+        else:
+            out = self.up(self.act(self.down(x)))
+        return out
+
+
+def _kernel(linear: nn.Linear) -> Tensor:
+    """The weight, (out, in), as that of a 1x1 convolution."""
+    return linear.weight[:, :, None, None]
 
 
 class CrossBranchAttention(nn.Module):

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samus_edge.modeling.conv_norm import ConvNorm
-from samus_edge.modeling.layer_norm_2d import LayerNorm2d
+from samus_edge.modeling.conv_norm import ConvNorm, LayerNorm2d
 from samus_edge.modeling.tiny_image_encoder import STAGE_DIMS
 from samus_edge.modeling.tiny_vit import MBConv, Mlp, PatchMerging, WindowAttention
 

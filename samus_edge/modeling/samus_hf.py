@@ -2,8 +2,7 @@
 
 from torch import Tensor, nn
 
-from samus_edge.modeling.high_frequency import HighFrequency
-from samus_edge.modeling.input_scaling import InputScaling
+from samus_edge.modeling.high_frequency import HighFrequency, InputScaling
 from samus_edge.modeling.mask_decoder import MaskDecoder
 from samus_edge.modeling.prompt_encoder import PromptEncoder
 

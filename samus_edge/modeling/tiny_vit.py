@@ -9,10 +9,13 @@ places for SAMUS's adapters and cross-branch attention.
 import torch
 from torch import Tensor, nn
 
-from samus_edge.modeling.adapter import ADAPTER_SCALE, Adapter
 from samus_edge.modeling.conv_norm import ConvNorm
-from samus_edge.modeling.cross_branch_attention import CrossBranchAttention
-from samus_edge.modeling.scaled_attention import scaled_attention
+from samus_edge.modeling.cross_branch_attention import (
+    ADAPTER_SCALE,
+    Adapter,
+    CrossBranchAttention,
+    scaled_attention,
+)
 
 
 def to_tokens(x: Tensor) -> Tensor:

@@ -1,12 +1,142 @@
-"""SAM's two-way transformer between prompt tokens and the image."""
+"""SAM's two-way transformer between prompt tokens and the image.
+
+Attention between a few tokens and the many positions of an image, with fewer multiplications.
+
+Both functions compute what :class:`~samus_edge.modeling.two_way_transformer.Attention` computes, in
+another order. Its projections of the image side cost 2 L C D multiplications each (L positions, C
+channels, D inner). Here the weights are multiplied with the tokens instead, which gives one row of C
+for each token and head, and the image is multiplied with these rows: L C (heads T). With T tokens and
+heads T < D that is less (SAM's decoder: 8 T < 128, so up to 15 tokens), and the image keeps its layout:
+no head of it is ever split off.
+"""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samus_edge.modeling.attention import Attention
-from samus_edge.modeling.mlp_block import MLPBlock
-from samus_edge.modeling.token_image_attention import attend_from_image, attend_from_tokens
+from samus_edge.modeling.cross_branch_attention import scaled_attention
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose inner dimension may be smaller than the embedding's.
+
+    Args:
+        embedding_dim: C.
+        num_heads: heads.
+        downsample_rate: the inner dimension is C / downsample_rate.
+    """
+
+    def __init__(self, embedding_dim: int, num_heads: int, *, downsample_rate: int = 1) -> None:
+        super().__init__()
+        inner_dim = embedding_dim // downsample_rate
+        if inner_dim % num_heads != 0:
+            raise ValueError(
+                f"embedding_dim / downsample_rate must be a multiple of num_heads, "
+                f"got {embedding_dim} / {downsample_rate} and {num_heads}."
+            )
+        self.num_heads = num_heads
+        self.q_proj = nn.Linear(embedding_dim, inner_dim)
+        self.k_proj = nn.Linear(embedding_dim, inner_dim)
+        self.v_proj = nn.Linear(embedding_dim, inner_dim)
+        self.out_proj = nn.Linear(inner_dim, embedding_dim)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend from (N, Q, C) to (N or 1, K, C); (N, Q, C) out."""
+        attended = scaled_attention(
+            self.split_heads(self.q_proj(query)),
+            self.split_heads(self.k_proj(key)),
+            self.split_heads(self.v_proj(value)),
+        )  # (N, heads, Q, d)
+        out: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
+        return out
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(N, L, inner) to (N, heads, L, d)."""
+        batch, length, inner_dim = x.shape
+        return x.view(batch, length, self.num_heads, inner_dim // self.num_heads).transpose(1, 2)
+
+
+def attend_from_tokens(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attend from tokens to the image.
+
+    Args:
+        attention: its parameters.
+        query: (N, T, C), tokens.
+        key: (N, L, C), image.
+        value: (N, L, C), image.
+
+    Returns:
+        (N, T, C).
+    """
+    num_prompts, num_tokens, dim = query.shape
+    heads = attention.num_heads
+    head_queries = attention.split_heads(attention.q_proj(query))  # (N, heads, T, d)
+    head_queries = head_queries * head_queries.shape[-1] ** -0.5
+    # the bias of the keys adds the same to a whole row of scores, which the softmax takes out again
+    rows = head_queries @ attention.k_proj.weight.view(heads, -1, dim)  # (N, heads, T, C)
+    scores = rows.reshape(num_prompts, heads * num_tokens, dim) @ key.transpose(1, 2)
+    mixed = scores.softmax(dim=-1) @ value  # (N, heads T, C)
+    mixed = mixed.reshape(num_prompts, heads, num_tokens, dim).transpose(2, 3)  # (N, heads, C, T)
+    attended = attention.v_proj.weight.view(heads, -1, dim) @ mixed  # (N, heads, d, T)
+    attended = attended.permute(0, 3, 1, 2).flatten(2)  # (N, T, heads d)
+    # rows of a softmax sum to 1, so the bias of the values comes out as it is
+    out: Tensor = attention.out_proj(attended + attention.v_proj.bias)
+    return out
+
+
+def attend_from_image(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attend from the image to tokens.
+
+    Args:
+        attention: its parameters.
+        query: (N, L, C), image.
+        key: (N, T, C), tokens.
+        value: (N, T, C), tokens.
+
+    Returns:
+        (N, L, C).
+    """
+    num_prompts, num_tokens, dim = key.shape
+    length = query.shape[1]
+    heads = attention.num_heads
+    head_keys = attention.split_heads(attention.k_proj(key))  # (N, heads, T, d)
+    head_keys = head_keys * head_keys.shape[-1] ** -0.5
+    rows = head_keys @ attention.q_proj.weight.view(heads, -1, dim)  # (N, heads, T, C)
+    bias = head_keys @ attention.q_proj.bias.view(heads, -1, 1)  # (N, heads, T, 1)
+    scores = query @ rows.reshape(num_prompts, heads * num_tokens, dim).transpose(1, 2)
+    scores = scores + bias.reshape(num_prompts, 1, heads * num_tokens)
+    weights = scores.view(num_prompts, length, heads, num_tokens).softmax(dim=-1)
+    head_values = attention.split_heads(attention.v_proj(value))  # (N, heads, T, d)
+    mixed = head_values @ attention.out_proj.weight.t().view(heads, -1, dim)  # (N, heads, T, C)
+    # the weights of each head sum to 1, so each head brings its share of the bias
+    mixed = mixed + attention.out_proj.bias / heads
+    out: Tensor = weights.flatten(2) @ mixed.reshape(num_prompts, heads * num_tokens, dim)
+    return out
+
+
+class MLPBlock(nn.Module):
+    """Two linear layers with an activation between them.
+
+    Args:
+        embedding_dim: C, dimension in and out.
+        mlp_dim: hidden dimension.
+        act: the activation; SAM's decoder has ReLU, its image encoder GELU.
+
+    Source: `MLPBlock` of Segment Anything; same parameter names.
+    """
+
+    def __init__(self, embedding_dim: int, mlp_dim: int, act: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(embedding_dim, mlp_dim)
+        self.lin2 = nn.Linear(mlp_dim, embedding_dim)
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., C) to (..., C)."""
+        out: Tensor = self.lin2(self.act(self.lin1(x)))
+        return out
 
 
 class TwoWayAttentionBlock(nn.Module):

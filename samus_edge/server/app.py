@@ -4,6 +4,7 @@ import json
 import logging
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,17 +19,16 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from samus_edge import __version__
 from samus_edge.errors import SamusEdgeError
-from samus_edge.runtime.check_frame import CheckFrame, load_check_frames
+from samus_edge.runtime.bundle.check_frame import CheckFrame, load_check_frames
 from samus_edge.runtime.segmenter import Segmenter
 from samus_edge.server.live import serve_live
-from samus_edge.server.metrics import ServerMetrics
+from samus_edge.server.observability import ServerMetrics
 from samus_edge.server.problem import (
     PROBLEM_RESPONSES,
     Problem,
     install_problem_handlers,
     problem_response,
 )
-from samus_edge.server.rate_limit import RateLimit
 from samus_edge.server.schemas import (
     Example,
     ImageInfo,
@@ -38,11 +38,50 @@ from samus_edge.server.schemas import (
     TrackRequest,
 )
 from samus_edge.server.segmentation_service import SegmentationService, png_of
-from samus_edge.server.session import Session, SessionStore
+from samus_edge.server.session import Session, SessionStore, StillImage, UploadedImage, open_upload
 from samus_edge.server.settings import ServerSettings
-from samus_edge.server.uploaded_image import StillImage, UploadedImage, open_upload
 
-__all__ = ["create_app"]
+__all__ = [
+    "RateLimit",
+    "create_app",
+]
+
+
+_MOST_CLIENTS = 10_000
+
+
+class RateLimit:
+    """A bucket of tokens for each client, filled steadily.
+
+    Args:
+        per_second: tokens that come back; 0 for no limit.
+        burst: tokens that a bucket holds.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, per_second: float, burst: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._per_second, self._burst, self._clock = per_second, burst, clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def wait_seconds(self, client: str) -> float:
+        """Take a token.
+
+        Returns:
+            0 if there was one, else seconds until there is.
+        """
+        if self._per_second <= 0:
+            return 0.0
+        now = self._clock()
+        tokens, at = self._buckets.pop(client, (float(self._burst), now))
+        tokens = min(self._burst, tokens + (now - at) * self._per_second)
+        wait = 0.0 if tokens >= 1 else (1 - tokens) / self._per_second
+        self._buckets[client] = (tokens - 1 if tokens >= 1 else tokens, now)
+        while len(self._buckets) > _MOST_CLIENTS:
+            self._buckets.popitem(last=False)
+        return wait
+
 
 _PAGE = Path(__file__).with_name("page")
 _PAGE_FILES = ("index.html", "page.css", "page.js")

@@ -9,13 +9,12 @@ from typing import Any
 from fastapi import WebSocket, WebSocketDisconnect
 
 from samus_edge.errors import SamusEdgeError
-from samus_edge.runtime.cine.box_geometry import Box
+from samus_edge.runtime.cine.lesion_tracker import Box
 from samus_edge.runtime.cine.stream import Stream, StreamResult
-from samus_edge.runtime.image_io import decode_image
-from samus_edge.runtime.measurement.lesion_measurements import measure_mask
-from samus_edge.runtime.measurement.pixel_spacing import PixelSpacing
+from samus_edge.runtime.images.image_io import decode_image
+from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing, measure_mask
 from samus_edge.runtime.segmenter import Segmenter
-from samus_edge.server.metrics import ServerMetrics
+from samus_edge.server.observability import ServerMetrics
 from samus_edge.server.segmentation_service import contours_of
 
 __all__ = ["serve_live"]

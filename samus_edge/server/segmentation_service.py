@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge import __version__
-from samus_edge.runtime.cine.box_geometry import Box
-from samus_edge.runtime.cine.lesion_tracker import LesionTracker, TrackedFrame
-from samus_edge.runtime.click_correction import predict_with_clicks
-from samus_edge.runtime.graph_contract import IMAGE_ENCODER
-from samus_edge.runtime.mask_box import box_around
-from samus_edge.runtime.measurement.lesion_measurements import measure_mask
-from samus_edge.runtime.measurement.pixel_spacing import PixelSpacing
-from samus_edge.runtime.overlay import OverlayItem, draw_overlay
-from samus_edge.runtime.segmenter import Segmenter
+from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER
+from samus_edge.runtime.cine.lesion_tracker import Box, LesionTracker, TrackedFrame
+from samus_edge.runtime.images.overlay import OverlayItem, draw_overlay
+from samus_edge.runtime.measurement.lesion_measurements import (
+    PixelSpacing,
+    box_around,
+    measure_mask,
+)
+from samus_edge.runtime.segmenter import Segmenter, predict_with_clicks
 from samus_edge.server.problem import Problem
 from samus_edge.server.schemas import MaskRequest, MaskResult, Masks, TrackRequest
 from samus_edge.server.session import Session
@@ -107,7 +107,7 @@ class SegmentationService:
         mask, _, _ = self._predict(session, request)
         if not mask.any():
             raise Problem(422, "the mask is empty: there is nothing to write.")
-        from samus_edge.runtime.dicom.dicom_segmentation import (
+        from samus_edge.runtime.dicom.dicom_results import (
             ModelIdentity,
             dicom_bytes,
             segmentation_of,

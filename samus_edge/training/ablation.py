@@ -4,27 +4,37 @@ Four variants, each trained with several seeds and otherwise the same configurat
 the same prompts of the test subset.
 """
 
+import csv
 import dataclasses
 import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
 
 from samus_edge.data.case import UltrasoundCase, select_lesions
 from samus_edge.data.dataset import Subsets
-from samus_edge.errors import WeightsError
+from samus_edge.data.prompt_protocol import CENTRE_POINT, JITTERED_BOX, PromptProtocol
+from samus_edge.errors import DataError, WeightsError
 from samus_edge.evaluation.evaluate import evaluate
-from samus_edge.evaluation.prompt_protocol import CENTRE_POINT, JITTERED_BOX, PromptProtocol
+from samus_edge.evaluation.paired_comparison import PairedComparison, compare_paired
 from samus_edge.evaluation.torch_predictor import TorchPredictor
-from samus_edge.runtime.file_hash import sha256_of_file
+from samus_edge.reporting.figure import new_figure, png_bytes
+from samus_edge.runtime.images.output_files import sha256_of_file
 from samus_edge.training.config import OPERATIONAL_SETTINGS, TrainConfig, config_document
 from samus_edge.training.distillation import DISTILLATION_FOLDER
 from samus_edge.training.prompt_schedule import PromptConfig
 from samus_edge.training.trainer import CONFIG_FILE, STATE_FILE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 VARIANTS: Final[Mapping[str, tuple[bool, bool]]] = MappingProxyType(
     {
@@ -183,3 +193,195 @@ def _check_done(run: AblationRun, cases: str) -> None:
 def _fingerprint(cases: Sequence[UltrasoundCase]) -> str:
     text = "\n".join(case.key for case in cases).encode(errors="surrogateescape")
     return hashlib.sha256(text).hexdigest()
+
+
+METRICS: Final = ("dice", "iou", "hd", "hd_manhattan", "hd95", "hd_rows")
+"""Fields of `InstanceScore` that are summarised."""
+
+COMPARED_METRICS: Final = ("dice", "hd")
+BASELINE: Final = "neither"
+
+
+@dataclass(frozen=True)
+class SeedSpread:
+    """A metric of one variant, mean over lesions, over its seeds."""
+
+    mean: float
+    std: float | None
+    """Sample standard deviation; None with a single seed."""
+    per_seed: tuple[float, ...]
+    """In the order of the seeds."""
+
+
+@dataclass(frozen=True)
+class AblationRow:
+    """One variant with one kind of prompt."""
+
+    variant: str
+    prompt: str
+    """Name of the prompt protocol."""
+    metrics: dict[str, SeedSpread]
+    """By name, those of ``METRICS``."""
+
+
+@dataclass(frozen=True)
+class AblationComparison:
+    """A variant against the baseline, on scores averaged over the seeds lesion by lesion."""
+
+    prompt: str
+    metric: str
+    result: PairedComparison
+
+
+@dataclass(frozen=True)
+class AblationResults:
+    """All that an ablation found."""
+
+    seeds: tuple[int, ...]
+    rows: tuple[AblationRow, ...]
+    """Prompts in the order evaluated, in each the variants in the order of ``VARIANTS``."""
+    comparisons: tuple[AblationComparison, ...]
+
+    def to_json(self, about: dict[str, Any]) -> str:
+        """As a JSON document.
+
+        Args:
+            about: what was trained and evaluated, put before the results.
+        """
+        document = {
+            "format": "samus-edge-ablation",
+            "format_version": "1.0",
+            **about,
+            "seeds": list(self.seeds),
+            "rows": [asdict(row) for row in self.rows],
+            "comparisons": [asdict(comparison) for comparison in self.comparisons],
+        }
+        return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def collect_results(runs: Sequence[AblationRun]) -> AblationResults:
+    """Read the scores of all runs and sum them up.
+
+    Args:
+        runs: finished runs, every variant with the same seeds.
+
+    Raises:
+        DataError: if a file of scores is not there, not readable, or not on the same lesions as the
+            others.
+    """
+    seeds = tuple(dict.fromkeys(run.seed for run in runs))
+    scores = {(run.variant, run.seed): _read_scores(run.scores_path) for run in runs}
+    first = next(iter(scores.values()))
+    for run in runs:
+        if scores[run.variant, run.seed].lesions != first.lesions:
+            raise DataError(
+                f"{run.scores_path} scores other lesions than {runs[0].scores_path}. Remove the "
+                "one that is not of this ablation."
+            )
+    rows, comparisons = [], []
+    for prompt in dict.fromkeys(prompt for prompt, *_ in first.lesions):
+        chosen = np.array([lesion[0] == prompt for lesion in first.lesions])
+        groups = [lesion[3] for lesion in first.lesions if lesion[0] == prompt]
+        # (seeds, lesions, metrics) of each variant
+        values = {
+            variant: np.stack([scores[variant, seed].values[chosen] for seed in seeds])
+            for variant in VARIANTS
+        }
+        rows += [_row(variant, prompt, of_variant) for variant, of_variant in values.items()]
+        for metric in COMPARED_METRICS:
+            column = METRICS.index(metric)
+            means = {name: value[:, :, column].mean(axis=0) for name, value in values.items()}
+            comparisons += [
+                AblationComparison(
+                    prompt,
+                    metric,
+                    compare_paired(
+                        means[BASELINE],
+                        means[variant],
+                        groups,
+                        names=(BASELINE, variant),
+                        seed=EVALUATION_SEED,
+                    ),
+                )
+                for variant in VARIANTS
+                if variant != BASELINE
+            ]
+    return AblationResults(seeds, tuple(rows), tuple(comparisons))
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Scores of a run.
+
+    Attributes:
+        lesions: prompt, case key, number of the lesion and group of each row.
+        values: (rows, metrics) the metrics of each.
+    """
+
+    lesions: list[tuple[str, str, str, str]]
+    values: npt.NDArray[np.float64]
+
+
+def _read_scores(path: Path) -> _Scores:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        lesions = [(row["prompt"], row["key"], row["instance"], row["group"]) for row in rows]
+        values = np.array([[float(row[metric]) for metric in METRICS] for row in rows])
+    except (OSError, UnicodeDecodeError, KeyError, ValueError, TypeError) as err:
+        raise DataError(
+            f"{path} is not a file of scores ({type(err).__name__}: {err}). "
+            "Remove it to evaluate the run again."
+        ) from err
+    return _Scores(lesions, values)
+
+
+def _row(variant: str, prompt: str, values: npt.NDArray[np.float64]) -> AblationRow:
+    """Sum up one variant's (seeds, lesions, metrics)."""
+    means = values.mean(axis=1)  # (seeds, metrics)
+    metrics = {
+        metric: SeedSpread(
+            mean=float(of_metric.mean()),
+            std=float(of_metric.std(ddof=1)) if len(of_metric) > 1 else None,
+            per_seed=tuple(of_metric.tolist()),
+        )
+        for metric, of_metric in zip(METRICS, means.T, strict=True)
+    }
+    return AblationRow(variant, prompt, metrics)
+
+
+TITLES = {"dice": "Dice", "hd": "Hausdorff distance, pixels at 256x256"}
+
+
+def draw_ablation(results: AblationResults) -> bytes:
+    """Draw every seed, and mean and standard deviation over seeds, of each variant.
+
+    Args:
+        results: the results.
+
+    Returns:
+        A PNG file: a row for each of Dice and Hausdorff distance, a column for each kind of prompt.
+
+    Raises:
+        MissingExtraError: if matplotlib is not installed.
+    """
+    prompts = list(dict.fromkeys(row.prompt for row in results.rows))
+    figure = new_figure(4.0 * len(prompts), 3.2 * len(TITLES))
+    panels = figure.subplots(len(TITLES), len(prompts), squeeze=False)
+    for metric, axes_of_metric in zip(TITLES, panels, strict=True):
+        for prompt, axes in zip(prompts, axes_of_metric, strict=True):
+            _draw_panel(axes, results, prompt, metric)
+    return png_bytes(figure)
+
+
+def _draw_panel(axes: "Axes", results: AblationResults, prompt: str, metric: str) -> None:
+    rows = {row.variant: row.metrics[metric] for row in results.rows if row.prompt == prompt}
+    for position, variant in enumerate(VARIANTS):
+        spread = rows[variant]
+        axes.plot([position] * len(spread.per_seed), spread.per_seed, "o", color="0.6", ms=4)
+        std = spread.std or 0.0
+        axes.errorbar(position + 0.15, spread.mean, std, fmt="s", color="black", ms=5, capsize=3)
+    axes.set_xticks(range(len(VARIANTS)), list(VARIANTS))
+    axes.set_xlim(-0.5, len(VARIANTS) - 0.5)
+    axes.set_title(f"{TITLES[metric]}\n{prompt}", fontsize=10)
+    axes.grid(axis="y", alpha=0.3)

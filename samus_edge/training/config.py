@@ -1,15 +1,74 @@
 """Training configuration: frozen dataclasses; `config_file` reads them from YAML."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
 
 from samus_edge.archs import ARCHS
 from samus_edge.data.augmentation import AugmentationConfig
-from samus_edge.data.prompts import BoxConfig
-from samus_edge.settings_checks import BELOW_ONE, NOT_NEGATIVE, POSITIVE, find_problems
-from samus_edge.training.distillation_config import DistillationConfig
+from samus_edge.data.prompt_protocol import BoxConfig
+from samus_edge.settings_checks import BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, find_problems
 from samus_edge.training.losses import LossWeights
 from samus_edge.training.prompt_schedule import PromptConfig
+
+TEACHERS = ("none", "lite_medsam")
+
+
+@dataclass(frozen=True)
+class DistillationConfig:
+    """What is learned from a teacher before and while masks are learned.
+
+    Attributes:
+        teacher: "lite_medsam", "none", or the path of weights of ours (`.safetensors`).
+        views: random views of each training image that the teacher encodes, once.
+        epochs: passes over these views in which the encoder learns the teacher's embeddings, before
+            the training on masks.
+        learning_rate: peak rate of these passes.
+        ema_decay: decay per step of the averaged encoder that they end with.
+        mask_weight: share of the loss that compares with the teacher's masks, rather than with the
+            annotated ones.
+        min_teacher_dice: a teacher's mask that agrees less with the annotated one is not used.
+    """
+
+    teacher: str = "none"
+    views: int = 4
+    epochs: int = 10
+    learning_rate: float = 1e-3
+    ema_decay: float = 0.995
+    mask_weight: float = 0.0
+    min_teacher_dice: float = 0.7
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            ValueError: naming every bad one.
+        """
+        bounds = {
+            "views": POSITIVE,
+            "epochs": NOT_NEGATIVE,
+            "learning_rate": POSITIVE,
+            "ema_decay": BELOW_ONE,
+            "mask_weight": FRACTION,
+            "min_teacher_dice": FRACTION,
+        }
+        problems = find_problems(self, bounds, prefix="distillation.")
+        is_text = isinstance(self.teacher, str)
+        if is_text and self.teacher not in TEACHERS and not self.teacher.endswith(".safetensors"):
+            problems.append(
+                "distillation.teacher must be none, lite_medsam or a .safetensors file, got "
+                f"{self.teacher!r}"
+            )
+        if self.teacher == "none" and self.mask_weight:
+            problems.append(
+                f"distillation.mask_weight must be 0 without a teacher, got {self.mask_weight}"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
+
 
 PRECISIONS = ("fp32", "bf16")
 OPTIMIZERS = ("adam", "adamw")
@@ -137,3 +196,91 @@ SECTIONS: dict[str, type[Any]] = {
 def config_document(config: TrainConfig) -> dict[str, Any]:
     """The configuration as plain values, for YAML and JSON."""
     return {**asdict(config), "unfreeze": list(config.unfreeze)}
+
+
+Settings = TypeVar("Settings")
+
+
+def read_config(path: Path | None, changes: Sequence[str] = ()) -> TrainConfig:
+    """Read a YAML configuration; keys that are not there keep their default.
+
+    Args:
+        path: the file; None for the default configuration.
+        changes: settings that replace the file's, each as "key=value" with the value in YAML, such
+            as "epochs=20" or "prompts.refine_probability=0.5".
+
+    Raises:
+        ValueError: if the file is no YAML mapping, or naming every unknown key and bad value.
+    """
+    problems: list[str] = []
+    document = {} if path is None else _mapping(_read_yaml(path), "", problems)
+    for change in changes:
+        _apply(change, document, problems)
+    values = _known_values(document, TrainConfig, "", problems)
+    for name, section in SECTIONS.items():
+        given = _known_values(values.pop(name, None), section, f"{name}.", problems)
+        built = _build(section, given, problems)
+        if built is not None:
+            values[name] = built
+    config = _build(TrainConfig, values, problems)
+    if config is None or problems:
+        source = "--set" if path is None else f"{path} with --set" if changes else str(path)
+        raise ValueError(f"{source}: {'; '.join(problems)}.")
+    return config
+
+
+def _read_yaml(path: Path) -> object:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as err:
+        raise ValueError(f"{path} is not a YAML file: {err}") from err
+
+
+def _apply(change: str, document: dict[str, Any], problems: list[str]) -> None:
+    """Put one "key=value" into a document, in place."""
+    key, equals, text = change.partition("=")
+    *sections, name = key.strip().split(".")
+    if not equals or not name:
+        problems.append(f"{change!r} is not key=value, as in prompts.refine_probability=0.5")
+        return
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        problems.append(f"the value of {change!r} is not YAML")
+        return
+    target = document
+    for depth, section in enumerate(sections, 1):
+        inner = _mapping(target.get(section), ".".join(sections[:depth]), problems)
+        target[section] = inner
+        target = inner
+    target[name] = value
+
+
+def _mapping(document: object, name: str, problems: list[str]) -> dict[str, Any]:
+    """A copy of what must be a mapping; anything else but None is a problem."""
+    if isinstance(document, dict):
+        return dict(document)
+    if document is not None:
+        name = name or "the file"
+        problems.append(f"{name} must be a mapping of settings, got {document!r:.60}")
+    return {}
+
+
+def _known_values(
+    document: object, settings: type[Any], prefix: str, problems: list[str]
+) -> dict[str, Any]:
+    """The settings in a mapping that exist; those that do not are problems."""
+    given = _mapping(document, prefix.rstrip("."), problems)
+    known = {field.name for field in fields(settings)}
+    problems += [f"unknown setting {f'{prefix}{key}'!r}" for key in given if key not in known]
+    return {key: value for key, value in given.items() if key in known}
+
+
+def _build(
+    settings: type[Settings], values: dict[str, Any], problems: list[str]
+) -> Settings | None:
+    try:
+        return settings(**values)
+    except ValueError as err:
+        problems.append(str(err))
+        return None

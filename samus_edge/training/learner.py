@@ -2,23 +2,197 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from samus_edge.data.training_samples import TrainingSample
+from samus_edge.errors import BackendError
 from samus_edge.modeling.samus_hf import SamusHF
-from samus_edge.training.averaging import averaged_copy, averaged_model
 from samus_edge.training.batches import to_device
 from samus_edge.training.config import TrainConfig
 from samus_edge.training.objective import TrainingObjective, set_training_mode
-from samus_edge.training.optimisation import make_optimizer, schedule_factor, set_rates
-from samus_edge.training.processes import Processes
+from samus_edge.training.training_samples import TrainingSample
+
+# The squared gradient is averaged over fewer steps than usual: a training has few thousands.
+ADAMW_BETAS = (0.9, 0.99)
+ADAM_BETAS = (0.9, 0.999)  # as the reference implementation of SAMUS
+
+
+def make_optimizer(model: SamusHF, config: TrainConfig) -> torch.optim.Optimizer:
+    """The configured optimiser of all trainable parameters, in groups of :func:`parameter_groups`.
+
+    Raises:
+        ValueError: if no parameter is trainable.
+    """
+    groups = parameter_groups(model, config)
+    if not groups:
+        raise ValueError(
+            "the model has no trainable parameter. Name parts to train in the setting unfreeze, or "
+            "set train_decoder: true."
+        )
+    if config.optimizer == "adam":
+        return torch.optim.Adam(groups, betas=ADAM_BETAS)
+    return torch.optim.AdamW(groups, betas=ADAMW_BETAS)
+
+
+def parameter_groups(model: SamusHF, config: TrainConfig) -> list[dict[str, object]]:
+    """Trainable parameters by rate and decay.
+
+    Encoder and decoder have rates of their own; matrices and kernels are decayed, vectors and tables
+    are not.
+    """
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        is_encoder = name.startswith("image_encoder.")
+        rate = config.learning_rate if is_encoder else config.decoder_learning_rate
+        is_decayed = parameter.ndim >= 2 and not name.endswith(("bias_table", ".scale"))
+        key = (rate, config.weight_decay if is_decayed else 0.0)
+        groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": parameters, "lr": rate, "peak_lr": rate, "weight_decay": decay}
+        for (rate, decay), parameters in groups.items()
+    ]
+
+
+def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set the rate of every group to a factor of its peak."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor
+
+
+def schedule_factor(schedule: str, step: int, warmup_steps: int, total_steps: int) -> float:
+    """Linear warm-up, then half a cosine to zero or nothing: factor of the peak rate, in (0, 1].
+
+    Args:
+        schedule: "cosine" or "constant".
+        step: steps done.
+        warmup_steps: steps of warm-up.
+        total_steps: steps of the whole training.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if schedule == "constant":
+        return 1.0
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
+PATIENCE = timedelta(days=1)  # the others wait while the first one distils and validates
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that train together.
+
+    Attributes:
+        rank: number of this process, from 0, which alone writes and validates.
+        count: how many there are.
+        device: what this process computes on.
+    """
+
+    rank: int = 0
+    count: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes and validates."""
+        return self.rank == 0
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over the processes of a tensor, the same for each; any shape, floating point."""
+        if self.count == 1:
+            return values
+        total = values.to(self.device)
+        distributed.all_reduce(total)
+        return (total / self.count).to(values.device)
+
+    @contextmanager
+    def first_before_others(self) -> Iterator[None]:
+        """Lets the first process go through the block alone, and then the others."""
+        if self.count > 1 and not self.is_first:
+            distributed.barrier()
+        yield
+        if self.count > 1 and self.is_first:
+            distributed.barrier()
+
+
+@contextmanager
+def training_processes(device: str) -> Iterator[Processes]:
+    """Join the processes that torchrun has started; without torchrun this one is alone.
+
+    Args:
+        device: "cpu" or "cuda"; with "cuda" each process takes the GPU of its local rank.
+
+    Yields:
+        This process among them.
+
+    Raises:
+        BackendError: if there is no such device.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if device == "cuda" and torch.cuda.device_count() <= local_rank:
+        raise BackendError(
+            f"device: cuda needs {local_rank + 1} NVIDIA GPU(s) that this build of torch can use, "
+            f"found {torch.cuda.device_count()}. Train with device: cpu, start no more processes "
+            "than there are GPUs, or install a CUDA build of torch."
+        )
+    this = torch.device(device, local_rank) if device == "cuda" else torch.device(device)
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # what torchrun tells its processes
+        yield Processes(device=this)
+        return
+    if device == "cuda":
+        torch.cuda.set_device(this)
+    distributed.init_process_group(BACKENDS[device], timeout=PATIENCE)
+    try:
+        yield Processes(distributed.get_rank(), distributed.get_world_size(), this)
+    finally:
+        distributed.destroy_process_group()
+
+
+def averaged_copy(model: nn.Module, decay: float) -> AveragedModel:
+    """A copy of a model whose weights and buffers follow the model's.
+
+    Args:
+        model: the model.
+        decay: decay per update, in [0, 1); 0 copies the model.
+
+    Returns:
+        The copy; call `update_parameters(model)` after each step.
+    """
+    return AveragedModel(model, multi_avg_fn=_moving_average(decay), use_buffers=True)
+
+
+def averaged_model(averaged: AveragedModel) -> SamusHF:
+    """The SAMUS-HF that :func:`averaged_copy` holds."""
+    return cast(SamusHF, averaged.module)  # a deep copy of the model
+
+
+def _moving_average(decay: float) -> Callable[..., None]:
+    """Moving average of numbers; integers, such as the offsets of attention windows, are copied."""
+    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], count: object) -> None:
+        if averaged[0].is_floating_point():
+            average(averaged, current, count)
+            return
+        for target, source in zip(averaged, current, strict=True):
+            target.copy_(source)
+
+    return update
 
 
 class Learner:

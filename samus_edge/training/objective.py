@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from samus_edge.data.training_samples import TrainingSample
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.training.config import TrainConfig
 from samus_edge.training.losses import segmentation_loss
-from samus_edge.training.prompt_batch import PromptBatch, corrected_prompts
-from samus_edge.training.prompt_schedule import scheduled_prompts
+from samus_edge.training.prompt_schedule import PromptBatch, corrected_prompts, scheduled_prompts
+from samus_edge.training.training_samples import TrainingSample
 
 REFINE_WEIGHT = 0.5
 

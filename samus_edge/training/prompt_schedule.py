@@ -1,17 +1,113 @@
-"""Which prompts a training step gives to its images."""
+"""Which prompts a training step gives to its images.
+
+Batches of prompts with equally many points, as the runtime gives them to the decoder.
+
+The decoder attends to padding as to any other point, so prompts of different length are not padded
+to one length here: a training that pads would teach a decoder for prompts that the runtime never
+sends.
+"""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from samus_edge.data.training_samples import NUM_CLICKS, TrainingSample
+from samus_edge.data.prompt_protocol import simulate_correction
 from samus_edge.settings_checks import FRACTION, POSITIVE, find_problems
-from samus_edge.training.prompt_batch import (
-    PromptBatch,
-    box_prompts,
-    click_prompts,
-    several_click_prompts,
-)
+from samus_edge.training.losses import upscale
+from samus_edge.training.training_samples import NUM_CLICKS, TrainingSample
+
+MASK_INPUT_SIZE = 128
+BOX_LABELS = (2.0, 3.0)
+FOREGROUND, PADDING = 1.0, -1.0
+
+
+class PromptBatch(NamedTuple):
+    """Arguments of the prompt encoder.
+
+    Attributes:
+        point_coords: (N, P, 2), float32, model frame.
+        point_labels: (N, P), float32.
+        mask_input: (N, 1, 128, 128), float32, logits.
+        has_mask_input: (N, 1), float32.
+    """
+
+    point_coords: Tensor
+    point_labels: Tensor
+    mask_input: Tensor
+    has_mask_input: Tensor
+
+
+def box_prompts(batch: TrainingSample, *, with_click: bool) -> PromptBatch:
+    """A box for each image; with a click inside it, too, if asked."""
+    coords = torch.cat((batch.box, batch.clicks[:, :1]), dim=1) if with_click else batch.box
+    labels = (*BOX_LABELS, FOREGROUND) if with_click else BOX_LABELS
+    return _without_mask(coords, labels)
+
+
+def click_prompts(batch: TrainingSample, *, which: int = 0) -> PromptBatch:
+    """A click for each image, and the padding point that SAM adds to prompts without a box.
+
+    Args:
+        batch: the samples.
+        which: number of the click among the samples' clicks.
+    """
+    click = batch.clicks[:, which : which + 1]
+    coords = torch.cat((click, torch.zeros_like(click)), dim=1)
+    return _without_mask(coords, (FOREGROUND, PADDING))
+
+
+def several_click_prompts(batch: TrainingSample, *, count: int) -> PromptBatch:
+    """Clicks on the lesion, one off it, and SAM's padding point, for each image.
+
+    Args:
+        batch: the samples.
+        count: clicks on the lesion, at most as many as the samples have.
+    """
+    clicks = batch.clicks[:, :count]
+    coords = torch.cat((clicks, batch.background_click, torch.zeros_like(clicks[:, :1])), dim=1)
+    prompts = _without_mask(coords, (*(FOREGROUND,) * count, FOREGROUND, PADDING))
+    labels = prompts.point_labels.clone()
+    labels[:, count] = batch.background_label[:, 0]
+    return prompts._replace(point_labels=labels)
+
+
+def corrected_prompts(
+    prompts: PromptBatch, mask_logits: Tensor, mask_targets: Tensor, rng: np.random.Generator
+) -> PromptBatch:
+    """The same prompts with the previous mask and one corrective click each.
+
+    Args:
+        prompts: the prompts that gave the masks.
+        mask_logits: (N, 1, 128, 128), float32, their masks.
+        mask_targets: (N, 1, 256, 256), float32, values in {0, 1}.
+        rng: source of randomness.
+    """
+    previous = mask_logits.detach()
+    device = previous.device
+    predicted = (upscale(previous) > 0)[:, 0].cpu().numpy()
+    truth = (mask_targets > 0.5)[:, 0].cpu().numpy()
+    corrections = [simulate_correction(t, p, rng) for t, p in zip(truth, predicted, strict=True)]
+    clicks = torch.from_numpy(np.stack([click for click, _ in corrections])).to(device)  # (N, 1, 2)
+    labels = torch.tensor([[float(label)] for _, label in corrections], device=device)  # (N, 1)
+    return PromptBatch(
+        point_coords=torch.cat((clicks, prompts.point_coords), dim=1),
+        point_labels=torch.cat((labels, prompts.point_labels), dim=1),
+        mask_input=previous,
+        has_mask_input=torch.ones(len(labels), 1, device=device),
+    )
+
+
+def _without_mask(coords: Tensor, labels: tuple[float, ...]) -> PromptBatch:
+    count, device = len(coords), coords.device
+    return PromptBatch(
+        point_coords=coords,
+        point_labels=torch.tensor(labels, device=device).expand(count, -1),
+        mask_input=torch.zeros(count, 1, MASK_INPUT_SIZE, MASK_INPUT_SIZE, device=device),
+        has_mask_input=torch.zeros(count, 1, device=device),
+    )
 
 
 @dataclass(frozen=True)

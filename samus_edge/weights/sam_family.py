@@ -27,11 +27,10 @@ import torch
 from torch import Tensor
 
 from samus_edge.modeling.model_parts import ADDED_PARTS, SAMUS_PARTS, parts_of
-from samus_edge.modeling.relative_position import resized_table
 from samus_edge.modeling.samus_hf import SamusHF
-from samus_edge.weights.account import WeightAccount
+from samus_edge.modeling.vit_image_encoder import resized_table
 from samus_edge.weights.checkpoint_file import CheckpointFile
-from samus_edge.weights.transfer import ConvertedTensors, transfer
+from samus_edge.weights.transfer import ConvertedTensors, WeightAccount, transfer
 
 SAM_KIND = "SAM's ViT-B checkpoint"
 SAMUS_KIND = "a SAMUS checkpoint"

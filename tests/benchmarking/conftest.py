@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from samus_edge.benchmarking.subject import Stage
-from samus_edge.benchmarking.workload import Workload
+from samus_edge.benchmarking.subject import Stage, Workload
 
 
 @dataclass

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from samus_edge.benchmarking.bench_run import BenchOptions
-from samus_edge.runtime.gpu.nvidia_driver import has_nvidia_driver
+from samus_edge.runtime.backends.gpu.device import has_nvidia_driver
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 

@@ -2,7 +2,7 @@
 
 from samus_edge.benchmarking.soak import soak
 from samus_edge.runtime import Segmenter
-from samus_edge.runtime.check_frame import load_check_frames
+from samus_edge.runtime.bundle.check_frame import load_check_frames
 
 
 def test_masks_stay_the_same_and_memory_is_given_back() -> None:

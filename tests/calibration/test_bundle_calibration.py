@@ -21,18 +21,13 @@ from samus_edge.calibration.bundle_calibration import (
     CalibrationSettings,
     calibrate_bundle,
 )
-from samus_edge.calibration.calibration_frames import (
-    CalibrationFrame,
-    frames_digest,
-    prompted_frame,
-)
+from samus_edge.data.prompt_protocol import Prompt
 from samus_edge.errors import BundleError, DataError, SamusEdgeError
 from samus_edge.evaluation.metrics import dice
-from samus_edge.evaluation.prompt import Prompt
 from samus_edge.runtime import Segmenter
-from samus_edge.runtime.bundle import Bundle, default_bundle_folder
-from samus_edge.runtime.manifest import MANIFEST_FILE, Manifest
-from samus_edge.runtime.precision import available_precisions
+from samus_edge.runtime.bundle.bundle import Bundle, available_precisions, default_bundle_folder
+from samus_edge.runtime.bundle.manifest import MANIFEST_FILE, Manifest
+from samus_edge.verification.frames import CalibrationFrame, frames_digest, prompted_frame
 from tests.conftest import AssetFrame
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -13,8 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape
 
 from samus_edge.calibration.activation_statistics import measure_activations
 from samus_edge.calibration.half_precision import float_tensors, nodes_to_keep, to_half_precision
-from samus_edge.calibration.quantisation import quantise
-from samus_edge.calibration.quantisation_recipe import TENSORRT_INT8
+from samus_edge.calibration.quantisation import TENSORRT_INT8, quantise
 
 HALF_TOLERANCE = 5e-3
 """Relative; half precision has 11 bits, and the graphs have few operators."""

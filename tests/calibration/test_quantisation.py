@@ -11,12 +11,14 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from samus_edge.calibration.quantisation import (
+    CPU_INT8,
+    TENSORRT_INT8,
+    QuantisationRecipe,
     activation_grid,
     quantisable_nodes,
     quantise,
     weight_grid,
 )
-from samus_edge.calibration.quantisation_recipe import CPU_INT8, TENSORRT_INT8, QuantisationRecipe
 
 ROUNDING = 1e-5
 """Relative; sums of a few float32 products in another order."""

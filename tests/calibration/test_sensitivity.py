@@ -7,18 +7,17 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from samus_edge.calibration.mask_agreement import MaskAgreement, MaskComparison
-from samus_edge.calibration.quantisation import quantisable_nodes
-from samus_edge.calibration.quantisation_recipe import CPU_INT8
+from samus_edge.calibration.quantisation import CPU_INT8, quantisable_nodes
 from samus_edge.calibration.sensitivity import (
     NO_MODULE,
     BlockSensitivity,
     BudgetedChoice,
     block_of,
     choose_blocks,
+    draw_sensitivity,
     measure_sensitivity,
 )
-from samus_edge.calibration.sensitivity_chart import draw_sensitivity
+from samus_edge.verification.comparison import MaskAgreement, MaskComparison
 
 COSTS = {"a/0": 0.1, "b/1": 3.0, "c/0": 0.2, "d/0": 0.0, "e/0": 0.4}
 """Dice points that quantising each block costs; together they add up."""

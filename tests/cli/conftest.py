@@ -9,7 +9,7 @@ import cv2
 import pytest
 
 from samus_edge.cli.app import main
-from samus_edge.runtime.bundle import default_bundle_folder
+from samus_edge.runtime.bundle.bundle import default_bundle_folder
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from samus_edge.runtime.gpu import find_device
+from samus_edge.runtime.backends.gpu import find_device
 
 Run = Callable[..., Any]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from samus_edge.calibration import sensitivity
-from samus_edge.evaluation import bundle_proof
+from samus_edge.verification import verify_bundle as bundle_proof
 from tests.conftest import FRAMES_DIR
 
 Run = Callable[..., Any]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from samus_edge.runtime.diagnosis import diagnosis
-from samus_edge.runtime.diagnosis.diagnosis import Diagnosis
+from samus_edge.jobs import doctor as diagnosis
+from samus_edge.jobs.doctor import Diagnosis
 
 Run = Callable[..., Any]
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from samus_edge.cli import eval as eval_command
 from samus_edge.errors import BundleError, DataError
-from samus_edge.runtime.manifest import (
+from samus_edge.runtime.bundle.manifest import (
     GraphRecord,
     Manifest,
     Preprocessing,

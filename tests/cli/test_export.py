@@ -15,9 +15,8 @@ from safetensors.torch import save_file
 
 from samus_edge.modeling import SamusHF
 from samus_edge.runtime import Segmenter
-from samus_edge.runtime.bundle import Bundle
-from samus_edge.runtime.file_hash import sha256_of_file
-from samus_edge.runtime.precision import available_precisions
+from samus_edge.runtime.bundle.bundle import Bundle, available_precisions
+from samus_edge.runtime.images.output_files import sha256_of_file
 from samus_edge.weights.model_file import save_model
 from tests.conftest import FRAMES_DIR, AssetFrame
 

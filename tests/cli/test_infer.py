@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from samus_edge import __version__
-from samus_edge.runtime.bundle import default_bundle_folder
+from samus_edge.runtime.bundle.bundle import default_bundle_folder
 
 Run = Callable[..., Any]
 NOT_IN_THE_BASE_INSTALL = ("torch", "torchvision", "onnx", "pywt", "safetensors", "yaml")

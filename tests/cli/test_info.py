@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from samus_edge.modeling import samus_hf_tiny
-from samus_edge.runtime.bundle import default_bundle_folder
+from samus_edge.runtime.bundle.bundle import default_bundle_folder
 from samus_edge.weights.model_file import save_model
 
 Run = Callable[..., Any]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from samus_edge.benchmarking.synthetic_cine import CineMotion, synthetic_cine
-from samus_edge.runtime.cine.overlay_video import OverlayVideo
-from samus_edge.runtime.mask_box import box_around
+from samus_edge.jobs.track_cine import OverlayVideo
+from samus_edge.runtime.measurement.lesion_measurements import box_around
 
 Run = Callable[..., Any]
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from samus_edge.runtime.manifest import Manifest
+from samus_edge.runtime.bundle.manifest import Manifest
 
 Run = Callable[..., Any]
 

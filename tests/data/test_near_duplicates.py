@@ -18,7 +18,7 @@ from samus_edge.data.near_duplicates import (
     find_near_duplicates,
     thumbnail,
 )
-from samus_edge.data.split_file import load_groups
+from samus_edge.data.splitting import load_groups
 
 Image = npt.NDArray[np.uint8]
 

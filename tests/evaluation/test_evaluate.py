@@ -9,16 +9,11 @@ import pytest
 
 from samus_edge.data.case import read_image
 from samus_edge.data.dataset import list_cases
+from samus_edge.data.prompt_protocol import CENTRE_POINT, JITTERED_BOX, BoxProtocol, case_generator
 from samus_edge.errors import DataError
 from samus_edge.evaluation.evaluate import evaluate
 from samus_edge.evaluation.image_perturbation import FrameSize, GaussianNoise
-from samus_edge.evaluation.prompt_protocol import (
-    CENTRE_POINT,
-    JITTERED_BOX,
-    BoxProtocol,
-    case_generator,
-)
-from samus_edge.evaluation.variant import Variant
+from samus_edge.evaluation.summary import Variant
 
 EXACT_BOX = BoxProtocol(0.0)
 

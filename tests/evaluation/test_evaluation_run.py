@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from samus_edge.data.dataset import list_cases
+from samus_edge.data.prompt_protocol import BoxProtocol
 from samus_edge.evaluation.evaluation_run import EvaluationSettings, run_evaluation
-from samus_edge.evaluation.prompt_protocol import BoxProtocol
 
 
 def test_by_default_lesions_and_normal_images_are_evaluated(

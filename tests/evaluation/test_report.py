@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from samus_edge.errors import OutputFileError
-from samus_edge.evaluation.instance_score import AS_IS, InstanceScore
 from samus_edge.evaluation.report import EvaluationReport
-from samus_edge.evaluation.summary import summarise
+from samus_edge.evaluation.summary import AS_IS, InstanceScore, summarise
 
 
 def score(

@@ -7,10 +7,10 @@ import numpy as np
 
 from samus_edge.data.case import select_lesions
 from samus_edge.data.dataset import list_cases
+from samus_edge.data.prompt_protocol import JITTERED_BOX, STANDARD_PROTOCOLS
 from samus_edge.evaluation.evaluate import evaluate
 from samus_edge.evaluation.image_perturbation import Gain
-from samus_edge.evaluation.prompt_protocol import JITTERED_BOX, STANDARD_PROTOCOLS
-from samus_edge.evaluation.variant import Variant
+from samus_edge.evaluation.summary import Variant
 from samus_edge.evaluation.worst_cases import draw_case_views, rank_cases, worst_scores
 
 

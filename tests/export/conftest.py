@@ -12,7 +12,7 @@ import torch
 
 from samus_edge.export.bundle_writer import BundleText, write_bundle
 from samus_edge.modeling import SamusHF
-from samus_edge.modeling.builders import samus_hf_vit
+from samus_edge.modeling.model_parts import samus_hf_vit
 from tests.conftest import AssetFrame
 
 Array = npt.NDArray[Any]

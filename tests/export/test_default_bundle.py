@@ -11,7 +11,7 @@ import pytest
 
 from samus_edge.evaluation.metrics import dice
 from samus_edge.runtime import Segmenter
-from samus_edge.runtime.bundle import Bundle, default_bundle_folder
+from samus_edge.runtime.bundle.bundle import Bundle, default_bundle_folder
 
 EXAMPLES_DIR = Path(__file__).parents[2] / "examples"
 PROMPTS: dict[str, list[int]] = json.loads((EXAMPLES_DIR / "prompts.json").read_text())

@@ -11,7 +11,7 @@ import torch
 from onnx import ModelProto
 
 from samus_edge.modeling import SamusHF
-from samus_edge.runtime.bundle import Bundle
+from samus_edge.runtime.bundle.bundle import Bundle
 
 # Exports again and again, each time in a child that is killed (SIGKILL) at its next change of the
 # file system under the target's parent; prints a line of JSON for each.

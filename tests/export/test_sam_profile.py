@@ -25,8 +25,12 @@ import yaml
 from samus_edge.errors import ExportMismatchError, SamusEdgeError
 from samus_edge.export import sam_profile
 from samus_edge.export.sam_graphs import OUTSIDE_LOGIT
-from samus_edge.export.sam_profile import CONFIG_FILE, SamProfile, write_sam_profile
-from samus_edge.export.sam_profile_check import check_sam_profile
+from samus_edge.export.sam_profile import (
+    CONFIG_FILE,
+    SamProfile,
+    check_sam_profile,
+    write_sam_profile,
+)
 from samus_edge.modeling import SamusHF
 from samus_edge.runtime import Segmenter
 from samus_edge.weights.bundle_file import load_bundle_model

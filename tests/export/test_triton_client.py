@@ -26,7 +26,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from samus_edge.export.triton_repository import TritonRepository, write_triton_repository
 from samus_edge.runtime import Embedding, Segmenter
-from samus_edge.runtime.bundle import Bundle
+from samus_edge.runtime.bundle.bundle import Bundle
 
 EXAMPLES_DIR = Path(__file__).parents[2] / "examples"
 SCRIPT = EXAMPLES_DIR / "triton_client.py"

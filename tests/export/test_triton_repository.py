@@ -26,16 +26,19 @@ from samus_edge.errors import (
     SamusEdgeError,
 )
 from samus_edge.export import triton_repository
-from samus_edge.export.batched_mask_decoder import batch_mask_decoder
-from samus_edge.export.protobuf_text import protobuf_text
-from samus_edge.export.served_graph_check import check_served_graph
-from samus_edge.export.tensorrt_graph import prepare_for_tensorrt
-from samus_edge.export.triton_repository import TritonRepository, write_triton_repository
-from samus_edge.export.triton_settings import TritonSettings
-from samus_edge.runtime.bundle import Bundle
-from samus_edge.runtime.manifest import MANIFEST_FILE
-from samus_edge.runtime.mask_decoder_feeds import mask_decoder_feeds
+from samus_edge.export.triton_repository import (
+    TritonRepository,
+    TritonSettings,
+    batch_mask_decoder,
+    prepare_for_tensorrt,
+    protobuf_text,
+    write_triton_repository,
+)
+from samus_edge.runtime.bundle.bundle import Bundle
+from samus_edge.runtime.bundle.manifest import MANIFEST_FILE
+from samus_edge.runtime.prediction import mask_decoder_feeds
 from samus_edge.runtime.prompts import check_prompts, decoder_prompts
+from samus_edge.verification.comparison import check_served_graph
 from tests.export.conftest import Array, run_graph
 
 EXAMPLES_DIR = Path(__file__).parents[2] / "examples"
@@ -374,8 +377,8 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 from samus_edge.export import triton_repository
-from samus_edge.export.triton_settings import TritonSettings
-from samus_edge.runtime.bundle import Bundle
+from samus_edge.export.triton_repository import TritonSettings
+from samus_edge.runtime.bundle.bundle import Bundle
 
 assert "torch" not in sys.modules
 work, bundle, settings = Path(sys.argv[1]), Bundle.open(), TritonSettings(variants=("onnx",))

@@ -10,15 +10,13 @@ import torch
 
 from samus_edge.errors import WeightsError
 from samus_edge.export.bundle_writer import BundleText, preprocessing_of, shipped_model
-from samus_edge.export.encoder_graph import image_encoder_graph
-from samus_edge.export.tensor_map import TENSOR_MAP_KEY, map_tensors
-from samus_edge.export.torch_graph import DEFAULT_OPSET
+from samus_edge.export.torch_graph import DEFAULT_OPSET, image_encoder_graph
 from samus_edge.modeling import SamusHF
 from samus_edge.runtime import Segmenter
-from samus_edge.runtime.bundle import Bundle
-from samus_edge.runtime.file_hash import sha256_of_file
-from samus_edge.runtime.manifest import MANIFEST_FILE
-from samus_edge.weights.bundle_file import load_bundle_model
+from samus_edge.runtime.bundle.bundle import Bundle
+from samus_edge.runtime.bundle.manifest import MANIFEST_FILE
+from samus_edge.runtime.images.output_files import sha256_of_file
+from samus_edge.weights.bundle_file import TENSOR_MAP_KEY, load_bundle_model, map_tensors
 from tests.conftest import AssetFrame
 from tests.export.conftest import run_graph, small_vit
 

@@ -8,11 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from samus_edge.modeling.lite_medsam_image_encoder import (
-    LiteMedSamImageEncoder,
-    PaddedTinyViTBlock,
-)
-from samus_edge.training.lite_medsam_teacher import load_lite_medsam_model
+from samus_edge.modeling.lite_medsam_image_encoder import LiteMedSamImageEncoder, PaddedTinyViTBlock
+from samus_edge.training.teachers import load_lite_medsam_model
 from tests.conftest import AssetFrame
 from tests.modeling.lite_medsam_weights import BLOCK_NAMES, copy_weights
 

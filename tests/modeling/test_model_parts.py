@@ -4,10 +4,72 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from torch import nn
 
+from samus_edge.archs import ARCHS
 from samus_edge.modeling import SamusHF, build_samus_hf
-from samus_edge.modeling.builders import samus_hf_vit
-from samus_edge.modeling.model_parts import part_sizes, parts_of, select_trainable
+from samus_edge.modeling.model_parts import (
+    arch_of,
+    fold_constants,
+    part_sizes,
+    parts_of,
+    samus_hf_vit,
+    select_trainable,
+)
+
+TOLERANCE = 1e-4
+"""Float32; embeddings are normalised, and the folded kernels are rounded once more."""
+
+BLOCK = "image_encoder.blocks.0.attn"
+
+
+def small_vit() -> SamusHF:
+    return samus_hf_vit(embed_dim=16, depth=2, num_heads=2, global_blocks=(1,))
+
+
+def test_a_folded_model_gives_the_same_embeddings() -> None:
+    model = small_vit().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+        image, high_frequency = torch.rand(2, 1, 1, 256, 256)
+        expected = model.image_encoder(image, high_frequency)
+        for _ in range(2):  # the second time does nothing
+            fold_constants(model)
+            found = model.image_encoder(image, high_frequency)
+            torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+def test_positions_of_a_vit_become_constants() -> None:
+    model = small_vit()
+    assert f"{BLOCK}.offsets" in dict(model.named_buffers())
+    fold_constants(model)
+    state = model.state_dict()
+    assert not any(".position.adapter." in name for name in state)
+    assert state["image_encoder.position.table"].shape == (1, 32, 32, 16)
+    assert state[f"{BLOCK}.rel_pos_h"].shape == (14, 8, 14)
+    assert not any(name.endswith(".offsets") for name, _ in model.named_buffers())
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_architecture_is_built_with_its_switches(arch: str) -> None:
+    with torch.device("meta"):
+        models = [build_samus_hf(arch, hf=hf, gate=True) for hf in (True, False)]
+        plain = build_samus_hf(arch, hf=False, gate=False)
+    assert {arch_of(model) for model in (*models, plain)} == {arch}
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (*models, plain)]
+    assert sizes[0] > sizes[1] > sizes[2]
+
+
+def test_small_vits_belong_to_the_same_architecture() -> None:
+    model = samus_hf_vit(embed_dim=16, depth=2, num_heads=2, global_blocks=(1,))
+    assert arch_of(model) == "vit_b"
+
+
+def test_an_unknown_architecture_is_named() -> None:
+    with pytest.raises(ValueError, match=r"one of tiny, vit_b, got 'vit_h'"):
+        build_samus_hf("vit_h")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from samus_edge.modeling import SamusHF
-from samus_edge.modeling.builders import samus_hf_vit
+from samus_edge.modeling.model_parts import samus_hf_vit
 from samus_edge.weights import load_start_weights
 from samus_edge.weights.checkpoint_file import CheckpointFile
 from tests.modeling.conftest import ReferenceSamus

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samus_edge.modeling.adapter import Adapter
-from samus_edge.modeling.cross_branch_attention import CrossBranchAttention
+from samus_edge.modeling.cross_branch_attention import Adapter, CrossBranchAttention
 from samus_edge.modeling.tiny_vit import MBConv, PatchMerging, TinyViTBlock, WindowAttention
 from tests.modeling.lite_medsam_weights import BLOCK_NAMES, copy_weights
 

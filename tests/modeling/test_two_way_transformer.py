@@ -5,10 +5,88 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from samus_edge.modeling.attention import Attention
-from samus_edge.modeling.two_way_transformer import TwoWayTransformer
+from samus_edge.modeling.two_way_transformer import (
+    Attention,
+    MLPBlock,
+    TwoWayTransformer,
+    attend_from_image,
+    attend_from_tokens,
+)
+
+TOKEN_IMAGE_ATTENTION_TOLERANCE = 2e-5
+
+
+@pytest.fixture
+def attention(randomise: Callable[[nn.Module], None]) -> Attention:
+    """4 heads of 4 channels on tokens of 32; no parameter is left constant."""
+    module = Attention(32, 4, downsample_rate=2).eval()
+    randomise(module)
+    return module.requires_grad_(False)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 7, 40], ids=["one", "a few", "more than pays"])
+def test_from_tokens_to_the_image_as_plain_attention(attention: Attention, num_tokens: int) -> None:
+    query, key, value = (torch.randn(3, length, 32) for length in (num_tokens, 50, 50))
+    expected = attention(query, key, value)
+    outcome = attend_from_tokens(attention, query, key, value)
+    torch.testing.assert_close(
+        outcome,
+        expected,
+        rtol=TOKEN_IMAGE_ATTENTION_TOLERANCE,
+        atol=TOKEN_IMAGE_ATTENTION_TOLERANCE,
+    )
+
+
+@pytest.mark.parametrize("num_tokens", [1, 7, 40], ids=["one", "a few", "more than pays"])
+def test_from_the_image_to_tokens_as_plain_attention(attention: Attention, num_tokens: int) -> None:
+    query, key, value = (torch.randn(3, length, 32) for length in (50, num_tokens, num_tokens))
+    expected = attention(query, key, value)
+    outcome = attend_from_image(attention, query, key, value)
+    torch.testing.assert_close(
+        outcome,
+        expected,
+        rtol=TOKEN_IMAGE_ATTENTION_TOLERANCE,
+        atol=TOKEN_IMAGE_ATTENTION_TOLERANCE,
+    )
+
+
+def test_the_keys_bias_has_no_effect_and_all_other_parameters_have_one(
+    attention: Attention,
+) -> None:
+    query, key, value = (torch.randn(1, length, 32) for length in (5, 20, 20))
+    before = attend_from_tokens(attention, query, key, value)
+    for name, parameter in attention.named_parameters():
+        kept = parameter.clone()
+        parameter.mul_(1.5).add_(0.1)
+        changes = not torch.equal(attend_from_tokens(attention, query, key, value), before)
+        assert changes == (name != "k_proj.bias"), name
+        parameter.copy_(kept)
+
+
+def test_gradients_reach_every_parameter_that_has_an_effect(attention: Attention) -> None:
+    attention.requires_grad_(True)
+    tokens, image = torch.randn(1, 5, 32), torch.randn(1, 20, 32)
+    loss = attend_from_image(attention, image, tokens, tokens).square().sum()
+    gradients = torch.autograd.grad(loss, list(attention.parameters()))
+    assert all(bool(gradient.any()) for gradient in gradients)
+
+
+@pytest.mark.parametrize(("act", "theirs"), [(F.relu, nn.ReLU), (nn.GELU(), nn.GELU)])
+def test_computes_segment_anythings(
+    segment_anything_modeling: types.ModuleType,
+    act: Callable[[Tensor], Tensor],
+    theirs: type[nn.Module],
+) -> None:
+    reference = segment_anything_modeling.common.MLPBlock(6, 10, theirs)
+    ours = MLPBlock(6, 10, act)
+    ours.load_state_dict(reference.state_dict())
+    x = torch.randn(3, 4, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), reference(x))
+
 
 TOLERANCE = 1e-5
 """Float32 through some layers; every layer normalisation brings values back to around 1."""

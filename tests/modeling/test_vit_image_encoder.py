@@ -11,9 +11,209 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from samus_edge.modeling.vit_image_encoder import VitImageEncoder
+from samus_edge.modeling.vit_image_encoder import (
+    SamusCnnBranch,
+    VitAttention,
+    VitBlock,
+    VitImageEncoder,
+    decomposed_relative_bias,
+    relative_offsets,
+    resized_table,
+    table_by_position,
+)
+
+VIT_BLOCK_TOLERANCE = 1e-3
+"""Float32; with these random weights values reach hundreds."""
+
+VIT_BLOCK_DIM, VIT_BLOCK_HEADS, VIT_BLOCK_GRID = 16, 2, 6
+
+
+@pytest.mark.parametrize("window_size", [None, 4], ids=["global", "windows"])
+def test_a_fresh_block_computes_segment_anythings(
+    segment_anything_modeling: types.ModuleType,
+    randomise: Callable[[nn.Module], None],
+    window_size: int | None,
+) -> None:
+    """Adapter and cross-branch attention add nothing before they are trained."""
+    theirs = segment_anything_modeling.image_encoder.Block(
+        VIT_BLOCK_DIM,
+        VIT_BLOCK_HEADS,
+        norm_layer=lambda dim: nn.LayerNorm(dim, eps=1e-6),
+        use_rel_pos=True,
+        window_size=window_size or 0,
+        input_size=(VIT_BLOCK_GRID, VIT_BLOCK_GRID),
+    )
+    randomise(theirs)
+    ours = VitBlock(
+        VIT_BLOCK_DIM, num_heads=VIT_BLOCK_HEADS, grid_size=VIT_BLOCK_GRID, window_size=window_size
+    )
+    ours.load_state_dict({**ours.state_dict(), **theirs.state_dict()})
+    x, cnn = (
+        torch.randn(2, VIT_BLOCK_GRID, VIT_BLOCK_GRID, VIT_BLOCK_DIM),
+        torch.randn(2, VIT_BLOCK_DIM, VIT_BLOCK_GRID, VIT_BLOCK_GRID),
+    )
+    with torch.no_grad():
+        tokens, refined = ours(x, cnn)
+        torch.testing.assert_close(tokens, theirs(x), rtol=1e-5, atol=VIT_BLOCK_TOLERANCE)
+    assert torch.equal(refined, cnn) == (window_size is not None)
+
+
+def test_only_global_blocks_carry_samus_parts() -> None:
+    plain = VitBlock(
+        VIT_BLOCK_DIM, num_heads=VIT_BLOCK_HEADS, grid_size=VIT_BLOCK_GRID, window_size=3
+    )
+    names = {name.split(".")[0] for name in plain.state_dict()}
+    assert names == {"norm1", "attn", "norm2", "mlp"}
+    whole = VitBlock(VIT_BLOCK_DIM, num_heads=VIT_BLOCK_HEADS, grid_size=VIT_BLOCK_GRID)
+    names = {name.split(".")[0] for name in whole.state_dict()} - names
+    assert names == {"adapter", "cross_branch", "cnn_refine"}
+
+
+RELATIVE_POSITION_TOLERANCE = 1e-5
+"""Float32 sums of a few products of unit variance."""
+
+
+def test_bias_is_segment_anythings(segment_anything_modeling: types.ModuleType) -> None:
+    side, dim, batch, heads = 5, 8, 2, 3
+    query = torch.randn(batch, heads, side * side, dim)
+    table_h, table_w = torch.randn(2 * side - 1, dim), torch.randn(2 * side - 1, dim)
+    scores = torch.zeros(batch * heads, side * side, side * side)
+    expected = segment_anything_modeling.image_encoder.add_decomposed_rel_pos(
+        scores, query.flatten(0, 1), table_h, table_w, (side, side), (side, side)
+    )
+    offsets = relative_offsets(side)
+    rows, columns = table_by_position(table_h, offsets), table_by_position(table_w, offsets)
+    assert rows.shape == columns.shape == (side, dim, side)
+    bias = decomposed_relative_bias(query, rows, columns)
+    torch.testing.assert_close(
+        bias.flatten(0, 1), expected, rtol=0, atol=RELATIVE_POSITION_TOLERANCE
+    )
+
+
+def test_offsets_count_from_the_farthest_key_after_the_query() -> None:
+    assert relative_offsets(3).view(3, 3).tolist() == [[2, 1, 0], [3, 2, 1], [4, 3, 2]]
+
+
+@pytest.mark.parametrize("side", [8, 3])
+def test_a_table_is_resized_as_segment_anything_does(
+    segment_anything_modeling: types.ModuleType, side: int
+) -> None:
+    table = torch.randn(2 * 5 - 1, 4)
+    theirs = segment_anything_modeling.image_encoder.get_rel_pos(side, side, table)
+    resized = resized_table(table, 2 * side - 1)
+    ours = resized[relative_offsets(side)].view(side, side, 4)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=RELATIVE_POSITION_TOLERANCE)
+
+
+SAMUS_CNN_BRANCH_TOLERANCE = 1e-3
+"""Float32; with these random weights values reach hundreds."""
+
+
+def step(x: Tensor, state: dict[str, Tensor], name: str) -> Tensor:
+    """Normalisation over channels and GELU after a convolution's sums."""
+    channels_last = x.permute(0, 2, 3, 1)
+    weight, bias = state[f"{name}.norm.weight"], state[f"{name}.norm.bias"]
+    normalised = F.layer_norm(channels_last, weight.shape, weight, bias, eps=1e-6)
+    return F.gelu(normalised.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("hf", [True, False])
+def test_is_four_steps_with_max_pooling_between(
+    hf: bool, randomise: Callable[[nn.Module], None]
+) -> None:
+    branch = SamusCnnBranch(48, hf=hf, gate=False)
+    randomise(branch)
+    state = branch.state_dict()
+    image, high_frequency = torch.rand(2, 1, 16, 16), torch.rand(2, 1, 16, 16)
+    x = F.conv2d(image, state["stem.conv.weight"], padding=1)
+    if hf:
+        x = x + F.conv2d(high_frequency, state["hf_conv.weight"], padding=1)
+    x = step(x, state, "stem")
+    for index, channels in enumerate((128, 256, 48)):
+        x = F.max_pool2d(x, kernel_size=2, stride=2)
+        x = step(
+            F.conv2d(x, state[f"downs.{index}.conv.weight"], padding=1), state, f"downs.{index}"
+        )
+        assert x.shape[1] == channels
+    with torch.no_grad():
+        torch.testing.assert_close(
+            branch(image, high_frequency), x, rtol=1e-5, atol=SAMUS_CNN_BRANCH_TOLERANCE
+        )
+
+
+def test_fresh_additions_change_nothing(randomise: Callable[[nn.Module], None]) -> None:
+    plain = SamusCnnBranch(16, hf=False, gate=False)
+    randomise(plain)
+    image, high_frequency = torch.rand(1, 1, 16, 16), torch.rand(1, 1, 16, 16)
+    for hf, gate in ((True, False), (False, True), (True, True)):
+        branch = SamusCnnBranch(16, hf=hf, gate=gate)
+        branch.load_state_dict({**branch.state_dict(), **plain.state_dict()})
+        for training in (True, False):
+            branch.train(training)
+            with torch.no_grad():
+                assert torch.equal(branch(image, high_frequency), plain(image, high_frequency))
+
+
+def test_fresh_additions_receive_a_gradient() -> None:
+    """Zero is no fixed point: the first step already moves them."""
+    branch = SamusCnnBranch(16)
+    (
+        branch(torch.rand(2, 1, 16, 16), torch.rand(2, 1, 16, 16)) * torch.randn(16, 1, 1)
+    ).sum().backward()
+    for name in ("hf_conv.weight", "gate.scale"):
+        parameter = branch.get_parameter(name)
+        assert not parameter.any()
+        assert parameter.grad is not None and bool(parameter.grad.any())
+
 
 TOLERANCE = 1e-4
+"""Float32; with these random weights values reach tens."""
+
+VIT_ATTENTION_DIM, VIT_ATTENTION_HEADS, VIT_ATTENTION_GRID = 24, 3, 6
+
+
+@pytest.mark.parametrize("window_size", [None, 3, 4], ids=["global", "fitting", "padded"])
+def test_attends_as_segment_anything(
+    segment_anything_modeling: types.ModuleType,
+    randomise: Callable[[nn.Module], None],
+    window_size: int | None,
+) -> None:
+    encoder = segment_anything_modeling.image_encoder
+    side = window_size or VIT_ATTENTION_GRID
+    theirs = encoder.Attention(
+        VIT_ATTENTION_DIM, num_heads=VIT_ATTENTION_HEADS, use_rel_pos=True, input_size=(side, side)
+    )
+    randomise(theirs)
+    ours = VitAttention(
+        VIT_ATTENTION_DIM,
+        num_heads=VIT_ATTENTION_HEADS,
+        grid_size=VIT_ATTENTION_GRID,
+        window_size=window_size,
+    )
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, VIT_ATTENTION_GRID, VIT_ATTENTION_GRID, VIT_ATTENTION_DIM)
+    with torch.no_grad():
+        windows, padded_hw = encoder.window_partition(x, side)
+        expected = encoder.window_unpartition(
+            theirs(windows), side, padded_hw, (VIT_ATTENTION_GRID, VIT_ATTENTION_GRID)
+        )
+        torch.testing.assert_close(ours(x), expected, rtol=0, atol=TOLERANCE)
+        unfolded = ours(x)
+        for _ in range(2):  # the second time does nothing
+            ours.fold()
+            assert torch.equal(ours(x), unfolded)
+    assert (
+        ours.rel_pos_h.shape
+        == ours.rel_pos_w.shape
+        == (side, VIT_ATTENTION_DIM // VIT_ATTENTION_HEADS, side)
+    )
+
+
+def test_heads_that_do_not_divide_the_dimension_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"multiple of num_heads, got 24 and 5"):
+        VitAttention(VIT_ATTENTION_DIM, num_heads=5, grid_size=VIT_ATTENTION_GRID)
+
+
 """Float32; the neck normalises, so values are around 1."""
 
 SIZE, GRID, DIM, HEADS, WINDOW = 48, 6, 24, 3, 4

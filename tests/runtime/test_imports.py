@@ -11,7 +11,7 @@ import samus_edge.runtime
 
 REPOSITORY = Path(__file__).parents[2]
 NOT_IN_THE_BASE_INSTALL = ("torch", "torchvision", "onnx", "pywt", "safetensors", "yaml", "scipy")
-BINDINGS = ("gpu.cuda_python_device", "gpu.pycuda_device")
+BINDINGS = ("backends.gpu.cuda_python_device", "backends.gpu.pycuda_device")
 """Modules that are imported where their package is installed."""
 
 

@@ -12,10 +12,10 @@ from fastapi.testclient import TestClient
 
 from samus_edge.errors import BackendError
 from samus_edge.runtime import Segmenter
-from samus_edge.runtime.check_frame import load_check_frames
+from samus_edge.runtime.bundle.check_frame import load_check_frames
 from samus_edge.runtime.cine.lesion_tracker import LesionTracker
-from samus_edge.runtime.click_correction import predict_with_clicks
 from samus_edge.runtime.measurement.lesion_measurements import measure_mask
+from samus_edge.runtime.segmenter import predict_with_clicks
 
 ClientOf = Callable[..., Any]
 Client = TestClient

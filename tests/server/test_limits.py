@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from samus_edge.runtime.check_frame import load_check_frames
-from samus_edge.server import uploaded_image
-from samus_edge.server.json_log import JsonFormatter
+from samus_edge.runtime.bundle.check_frame import load_check_frames
+from samus_edge.server import session as uploaded_image
+from samus_edge.server.app import RateLimit
+from samus_edge.server.observability import JsonFormatter
 from samus_edge.server.problem import Problem
-from samus_edge.server.rate_limit import RateLimit
 from samus_edge.server.segmentation_service import png_of
-from samus_edge.server.session import SessionStore
+from samus_edge.server.session import SessionStore, open_upload
 from samus_edge.server.settings import ServerSettings, is_loopback
-from samus_edge.server.uploaded_image import open_upload
 
 ClientOf = Callable[..., Any]
 
@@ -124,7 +123,7 @@ def test_images_share_a_memory() -> None:
 
 def test_videos_have_a_limit(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from samus_edge.errors import ImageFileError
-    from samus_edge.runtime.cine.overlay_video import OverlayVideo
+    from samus_edge.jobs.track_cine import OverlayVideo
 
     path = tmp_path / "x.avi"
     with OverlayVideo(path, 10) as video:

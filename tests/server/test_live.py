@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from samus_edge.runtime.check_frame import load_check_frames
+from samus_edge.runtime.bundle.check_frame import load_check_frames
 from samus_edge.server.segmentation_service import png_of
 
 ClientOf = Callable[..., Any]

@@ -12,9 +12,9 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from samus_edge.benchmarking.synthetic_cine import CineMotion, synthetic_cine
+from samus_edge.jobs.track_cine import OverlayVideo
 from samus_edge.runtime import Segmenter
-from samus_edge.runtime.check_frame import load_check_frames
-from samus_edge.runtime.cine.overlay_video import OverlayVideo
+from samus_edge.runtime.bundle.check_frame import load_check_frames
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WAIT_MS = 20_000

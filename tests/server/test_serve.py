@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from samus_edge.cli.app import main
-from samus_edge.runtime.check_frame import load_check_frames
+from samus_edge.runtime.bundle.check_frame import load_check_frames
 from samus_edge.server.segmentation_service import png_of
 
 Serve = Callable[..., Any]

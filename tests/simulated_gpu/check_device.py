@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from samus_edge.errors import BackendError
-from samus_edge.runtime.gpu.device import Device
-from samus_edge.runtime.gpu.find_device import find_device, list_gpus
+from samus_edge.runtime.backends.gpu.device import Device
+from samus_edge.runtime.backends.gpu.find_device import find_device, list_gpus
 from simulated_driver import SimulatedDriver
 
 Array = npt.NDArray[Any]

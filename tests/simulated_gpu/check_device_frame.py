@@ -11,14 +11,13 @@ import pytest
 
 import simulated_tensorrt as trt
 from samus_edge.runtime import Segmenter
-from samus_edge.runtime.bundle import Bundle
-from samus_edge.runtime.check_frame import load_check_frames
-from samus_edge.runtime.gpu.device import Device
-from samus_edge.runtime.gpu.device_frame import device_frame
-from samus_edge.runtime.gpu.device_tensor import DeviceTensor
-from samus_edge.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from samus_edge.runtime.tensorrt import engine_provider
-from samus_edge.runtime.tensorrt.tensorrt_backend import TensorRTBackend, TensorRTOptions
+from samus_edge.runtime.backends.gpu.device import Device, DeviceTensor
+from samus_edge.runtime.backends.gpu.device_frame import device_frame
+from samus_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
+from samus_edge.runtime.backends.tensorrt import tensorrt_backend as engine_provider
+from samus_edge.runtime.backends.tensorrt.tensorrt_backend import TensorRTBackend, TensorRTOptions
+from samus_edge.runtime.bundle.bundle import Bundle
+from samus_edge.runtime.bundle.check_frame import load_check_frames
 from simulated_driver import SimulatedDriver
 
 Array = npt.NDArray[Any]

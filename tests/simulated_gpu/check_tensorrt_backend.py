@@ -13,15 +13,14 @@ import pytest
 import simulated_tensorrt as trt
 from samus_edge.errors import BackendError
 from samus_edge.runtime import Segmenter
-from samus_edge.runtime.bundle import Bundle
-from samus_edge.runtime.check_frame import load_check_frames
-from samus_edge.runtime.gpu.device import Device
-from samus_edge.runtime.gpu.device_tensor import DeviceTensor
-from samus_edge.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from samus_edge.runtime.tensorrt import engine_provider
-from samus_edge.runtime.tensorrt.engine_options import EngineOptions, FrameSizes
-from samus_edge.runtime.tensorrt.tensorrt_backend import TensorRTBackend, TensorRTOptions
-from samus_edge.runtime.tensorrt.tensorrt_library import TensorRTLibrary
+from samus_edge.runtime.backends.gpu.device import Device, DeviceTensor
+from samus_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
+from samus_edge.runtime.backends.tensorrt import tensorrt_backend as engine_provider
+from samus_edge.runtime.backends.tensorrt.engine_build import EngineOptions, FrameSizes
+from samus_edge.runtime.backends.tensorrt.tensorrt_backend import TensorRTBackend, TensorRTOptions
+from samus_edge.runtime.backends.tensorrt.tensorrt_library import TensorRTLibrary
+from samus_edge.runtime.bundle.bundle import Bundle
+from samus_edge.runtime.bundle.check_frame import load_check_frames
 from simulated_driver import SimulatedDriver
 
 
@@ -120,7 +119,7 @@ def test_engines_are_built_and_checked_once(
     device: Device, tmp_path: Path, builds: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _segmenter(device, tmp_path).close()
-    from samus_edge.runtime.tensorrt import checked_engines
+    from samus_edge.runtime.backends.tensorrt import tensorrt_backend as checked_engines
 
     def compare(*_: Any) -> Any:
         raise AssertionError("checked again")
@@ -263,7 +262,7 @@ def test_auto_takes_checked_engines_and_falls_back_from_failing_ones(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from samus_edge.runtime.tensorrt import tensorrt_backend
+    from samus_edge.runtime.backends.tensorrt import tensorrt_backend
 
     monkeypatch.setenv("SAMUS_EDGE_CACHE", str(tmp_path))
     monkeypatch.setattr(tensorrt_backend, "find_tensorrt", lambda flavour: trt.simulated_library)

@@ -13,12 +13,11 @@ from onnx import TensorProto, helper
 
 import simulated_tensorrt as trt
 from samus_edge.errors import BackendError
-from samus_edge.runtime.gpu.device import Device
-from samus_edge.runtime.gpu.device_tensor import DeviceTensor
-from samus_edge.runtime.graph_record import GraphRecord, TensorSpec
-from samus_edge.runtime.tensorrt.engine_profiles import ShapeRange
-from samus_edge.runtime.tensorrt.tensorrt_engine import TensorRTEngine
-from samus_edge.runtime.tensorrt.tensorrt_session import TensorRTSession
+from samus_edge.runtime.backends.gpu.device import Device, DeviceTensor
+from samus_edge.runtime.backends.tensorrt.engine_build import ShapeRange
+from samus_edge.runtime.backends.tensorrt.tensorrt_engine import TensorRTEngine
+from samus_edge.runtime.backends.tensorrt.tensorrt_session import TensorRTSession
+from samus_edge.runtime.bundle.manifest import GraphRecord, TensorSpec
 from simulated_driver import SimulatedDriver
 
 Array = npt.NDArray[Any]

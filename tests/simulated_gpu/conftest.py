@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from samus_edge.runtime.gpu.device import Device
-from samus_edge.runtime.gpu.find_device import find_device
+from samus_edge.runtime.backends.gpu.device import Device
+from samus_edge.runtime.backends.gpu.find_device import find_device
 from simulated_driver import SimulatedDriver
 
 # PyCUDA refers to all of the driver, the simulated one has what is called.

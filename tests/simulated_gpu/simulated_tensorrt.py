@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from samus_edge.runtime.tensorrt.engine_profiles import EngineProfile
-from samus_edge.runtime.tensorrt.tensorrt_library import TensorRTLibrary
+from samus_edge.runtime.backends.tensorrt.engine_build import EngineProfile
+from samus_edge.runtime.backends.tensorrt.tensorrt_library import TensorRTLibrary
 
 _MAGIC = b"SIMULATED-ENGINE"
 _HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)

@@ -27,11 +27,10 @@ from samus_edge.modeling.mask_decoder import MaskDecoder
 from samus_edge.modeling.prompt_encoder import PromptEncoder
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.modeling.two_way_transformer import TwoWayTransformer
-from samus_edge.training.config_file import read_config
-from samus_edge.training.interruption import stop_on_signal
-from samus_edge.training.processes import training_processes
-from samus_edge.training.trainer import StepRecord, Trainer
-from samus_edge.training.training_data import TrainingData
+from samus_edge.training.batches import TrainingData
+from samus_edge.training.config import read_config
+from samus_edge.training.learner import training_processes
+from samus_edge.training.trainer import StepRecord, Trainer, stop_on_signal
 
 EMBED_DIM = 16
 

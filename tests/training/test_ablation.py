@@ -15,9 +15,15 @@ from samus_edge.data.case import UltrasoundCase
 from samus_edge.data.dataset import Subsets
 from samus_edge.errors import DataError, WeightsError
 from samus_edge.modeling import samus_hf_tiny
-from samus_edge.training.ablation import AblationRun, ablation_runs, run_ablation
-from samus_edge.training.ablation_chart import draw_ablation
-from samus_edge.training.ablation_results import METRICS, AblationResults, collect_results
+from samus_edge.training.ablation import (
+    METRICS,
+    AblationResults,
+    AblationRun,
+    ablation_runs,
+    collect_results,
+    draw_ablation,
+    run_ablation,
+)
 from samus_edge.training.config import TrainConfig, config_document
 from samus_edge.weights.model_file import load_model, save_model
 

@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader
 
 from samus_edge.data.augmentation import AugmentationConfig
 from samus_edge.data.case import UltrasoundCase
-from samus_edge.data.training_samples import LesionDataset, TrainingSample
 from samus_edge.training.batches import epoch_batches, load_batches, share, to_device
+from samus_edge.training.training_samples import LesionDataset, TrainingSample
 
 
 @pytest.mark.parametrize(("count", "size", "seed", "epoch"), [(10, 3, 0, 0), (388, 8, 5, 17)])

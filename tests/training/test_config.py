@@ -1,13 +1,214 @@
 """The training configuration."""
 
 import dataclasses
+import importlib.resources
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from samus_edge.training.config import SECTIONS, TrainConfig, config_document
+from samus_edge.data.augmentation import AugmentationConfig
+from samus_edge.training.config import (
+    SECTIONS,
+    DistillationConfig,
+    TrainConfig,
+    config_document,
+    read_config,
+)
 from samus_edge.training.losses import LossWeights
 from samus_edge.training.prompt_schedule import PromptConfig
+
+
+def test_nothing_is_learned_from_a_teacher_by_default() -> None:
+    assert TrainConfig().distillation.teacher == "none"
+    assert TrainConfig().distillation.mask_weight == 0.0
+
+
+@pytest.mark.parametrize("teacher", ["none", "lite_medsam", "runs/vit_b/best.safetensors"])
+def test_a_teacher_has_a_name_or_a_file(teacher: str) -> None:
+    assert DistillationConfig(teacher=teacher).teacher == teacher
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("teacher", "medsam", "none, lite_medsam or a .safetensors file, got 'medsam'"),
+        ("teacher", "best.pth", "none, lite_medsam or a .safetensors file, got 'best.pth'"),
+        ("teacher", 3, "must be text, got 3"),
+        ("views", 0, "must be positive, got 0"),
+        ("views", 1.5, "must be an integer, got 1.5"),
+        ("epochs", -1, "must be at least 0, got -1"),
+        ("learning_rate", 0.0, "must be positive, got 0.0"),
+        ("ema_decay", 1.0, r"must be in [0, 1), got 1.0"),
+        ("mask_weight", 1.1, "must be in [0, 1], got 1.1"),
+        ("min_teacher_dice", -0.1, "must be in [0, 1], got -0.1"),
+    ],
+)
+def test_distillation_config_a_bad_value_is_named(name: str, value: Any, expected: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        DistillationConfig(**{"teacher": "lite_medsam", name: value})
+    assert str(caught.value).startswith(f"distillation.{name} ")
+    assert expected in str(caught.value)
+
+
+def test_masks_of_no_teacher_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"mask_weight must be 0 without a teacher, got 0\.5"):
+        DistillationConfig(mask_weight=0.5)
+
+
+def test_the_section_is_read_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("distillation:\n  teacher: lite_medsam\n  mask_weight: 0.5\n")
+    expected = DistillationConfig(teacher="lite_medsam", mask_weight=0.5)
+    assert read_config(path) == TrainConfig(distillation=expected)
+
+
+SHIPPED = sorted(Path(str(importlib.resources.files("samus_edge") / "configs")).glob("*.yaml"))
+
+
+def write(path: Path, document: Any) -> Path:
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return path
+
+
+def all_keys(document: dict[str, Any]) -> set[str]:
+    """Dotted names of every setting."""
+    keys: set[str] = set()
+    for key, value in document.items():
+        keys |= {f"{key}.{name}" for name in value} if isinstance(value, dict) else {key}
+    return keys
+
+
+def test_the_report_and_ours_are_shipped() -> None:
+    assert {"tiny_busi.yaml", "samus_report.yaml"} <= {path.name for path in SHIPPED}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_a_shipped_file_is_valid_and_begins_with_the_command_that_runs_it(path: Path) -> None:
+    read_config(path)
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert re.match(r"# samus-edge (train|ablate) ", first)
+    assert f"--config samus_edge/configs/{path.name} " in first
+
+
+@pytest.mark.parametrize("name", ["tiny_busi.yaml", "samus_report.yaml"])
+def test_a_whole_recipe_names_every_setting(name: str) -> None:
+    text = next(path for path in SHIPPED if path.name == name).read_text(encoding="utf-8")
+    assert all_keys(yaml.safe_load(text)) == all_keys(config_document(TrainConfig()))
+
+
+def test_the_recipe_of_the_report() -> None:
+    """Section 5 of the report: Adam 5e-4, batch 4, 400 epochs, Dice and MSE; SAMUS: one click."""
+    config = read_config(next(path for path in SHIPPED if path.name == "samus_report.yaml"))
+    assert (config.arch, config.optimizer, config.learning_rate) == ("vit_b", "adam", 5e-4)
+    assert (config.batch_size, config.epochs, config.train_decoder) == (4, 400, False)
+    assert (config.loss.dice, config.loss.mse, config.loss.bce, config.loss.iou) == (1, 1, 0, 0)
+    assert config.prompts.box_probability == config.prompts.second_click_probability == 0
+    assert config.prompts.click_probability == 1
+
+
+def test_a_configuration_survives_its_file(tmp_path: Path) -> None:
+    config = TrainConfig(
+        hf=False,
+        epochs=3,
+        learning_rate=0.1,
+        precision="fp32",
+        unfreeze=("neck", "vit"),
+        augmentation=AugmentationConfig(rotation_deg=0, flip_probability=1.0),
+    )
+    assert read_config(write(tmp_path / "c.yaml", config_document(config))) == config
+
+
+def test_keys_that_are_left_out_keep_their_default(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.yaml", {"epochs": 7, "augmentation": {"log_gain": 0.0}})
+    expected = TrainConfig(epochs=7, augmentation=AugmentationConfig(log_gain=0.0))
+    assert read_config(path) == expected
+    empty = tmp_path / "empty.yaml"
+    empty.write_text("# nothing\n")
+    assert read_config(empty) == read_config(None) == TrainConfig()
+
+
+def test_a_change_replaces_one_setting_and_nothing_else(tmp_path: Path) -> None:
+    document = {"epochs": 7, "prompts": {"refine_iterations": 3}}
+    path = write(tmp_path / "c.yaml", document)
+    changes = ["prompts.refine_probability=0.5", "hf=false", "epochs=9", "unfreeze=[vit, neck]"]
+    prompts = PromptConfig(refine_iterations=3, refine_probability=0.5)
+    expected = TrainConfig(epochs=9, hf=False, unfreeze=("vit", "neck"), prompts=prompts)
+    assert read_config(path, changes) == expected
+    assert read_config(None, ["epochs=2", "epochs=3"]) == TrainConfig(epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("epochs", "--set: 'epochs' is not key=value"),
+        ("=3", "'=3' is not key=value"),
+        ("epochs=[", "the value of 'epochs=[' is not YAML"),
+        ("epoch=3", "unknown setting 'epoch'"),
+        ("prompts.refine=1", "unknown setting 'prompts.refine'"),
+        ("prompts=3", "prompts must be a mapping of settings, got 3"),
+        ("epochs.more=3", "epochs must be an integer, got {'more': 3}"),
+        ("prompts.refine_probability=2", "prompts.refine_probability must be in [0, 1], got 2"),
+        ("learning_rate=3e-4", "got '3e-4' (for YAML, 3.0e-4 is a number"),
+    ],
+)
+def test_a_bad_change_is_named(change: str, message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        read_config(None, [change])
+    assert message in str(caught.value)
+
+
+def test_every_unknown_key_and_bad_value_is_named_in_one_error(tmp_path: Path) -> None:
+    document = {
+        "epochs": 0,
+        "learning_rate": "3e-4",  # what YAML makes of 3e-4 without a point
+        "hf": 1,
+        "ema_decay": 1.0,
+        "batch_sise": 4,
+        "precision": "fp64",
+        "augmentation": {"speckle": 0.1, "min_resolution": 0, "flip_probability": 1.5},
+        "prompts": {"refine_iterations": 0},
+        "loss": "dice",
+    }
+    path = write(tmp_path / "c.yaml", document)
+    with pytest.raises(ValueError) as caught:
+        read_config(path, ["seed=-1", "more=1"])
+    message = str(caught.value)
+    for part in (
+        f"{path} with --set: ",
+        "unknown setting 'batch_sise'",
+        "unknown setting 'augmentation.speckle'",
+        "unknown setting 'more'",
+        "epochs must be positive, got 0",
+        "learning_rate must be a finite number, got '3e-4' (for YAML, 3.0e-4 is a number",
+        "hf must be true or false, got 1",
+        "ema_decay must be in [0, 1), got 1.0",
+        "precision must be one of fp32, bf16, got 'fp64'",
+        "augmentation.min_resolution must be in (0, 1], got 0",
+        "augmentation.flip_probability must be in [0, 1], got 1.5",
+        "prompts.refine_iterations must be positive, got 0",
+        "loss must be a mapping of settings, got 'dice'",
+        "seed must be at least 0, got -1",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- 1\n- 2\n", r"the file must be a mapping of settings, got \[1, 2\]"),
+        ("augmentation: strong\n", r"augmentation must be a mapping of settings, got 'strong'"),
+        ("epochs: [", r"c\.yaml is not a YAML file"),
+        ("\xff\xfe", r"c\.yaml is not a YAML file"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_named(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=message):
+        read_config(path)
 
 
 @pytest.mark.parametrize(

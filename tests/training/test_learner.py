@@ -1,21 +1,149 @@
 """Optimisation steps: accumulation, clipping, skipping, averaging."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from samus_edge.data.augmentation import AugmentationConfig
 from samus_edge.data.case import UltrasoundCase
-from samus_edge.data.training_samples import LesionDataset, TrainingSample, collate
-from samus_edge.modeling.samus_hf import SamusHF
+from samus_edge.errors import BackendError
+from samus_edge.modeling import SamusHF, samus_hf_tiny
 from samus_edge.training.config import TrainConfig
-from samus_edge.training.learner import Learner
-from samus_edge.training.processes import Processes
+from samus_edge.training.learner import (
+    Learner,
+    Processes,
+    averaged_copy,
+    make_optimizer,
+    schedule_factor,
+    set_rates,
+    training_processes,
+)
 from samus_edge.training.prompt_schedule import PromptConfig
+from samus_edge.training.training_samples import LesionDataset, TrainingSample, collate
+
+
+def test_vectors_and_tables_are_not_decayed_and_the_decoder_learns_slower() -> None:
+    model = samus_hf_tiny()
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    optimizer = make_optimizer(model, TrainConfig())
+    found: dict[str, tuple[float, float]] = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            found[names[id(parameter)]] = (group["peak_lr"], group["weight_decay"])
+    assert found.keys() == set(names.values())
+    for name, (rate, decay) in found.items():
+        assert rate == (3e-4 if name.startswith("image_encoder.") else 1e-4)
+        is_vector = model.get_parameter(name).ndim == 1 or "bias_table" in name
+        assert decay == (0.0 if is_vector or name.endswith("gate.scale") else 0.05)
+
+
+def test_frozen_parameters_are_left_out(make_small_model: Callable[[], SamusHF]) -> None:
+    model = make_small_model()
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"no trainable parameter\. Name parts"):
+        make_optimizer(model, TrainConfig())
+    kept = model.get_parameter("image_encoder.conv.weight").requires_grad_(True)
+    groups = make_optimizer(model, TrainConfig()).param_groups
+    assert [parameter is kept for group in groups for parameter in group["params"]] == [True]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "betas"),
+    [("adam", torch.optim.Adam, (0.9, 0.999)), ("adamw", torch.optim.AdamW, (0.9, 0.99))],
+)
+def test_the_optimizer_is_the_one_asked_for(
+    make_small_model: Callable[[], SamusHF],
+    name: str,
+    kind: type[torch.optim.Optimizer],
+    betas: tuple[float, float],
+) -> None:
+    optimizer = make_optimizer(make_small_model(), TrainConfig(optimizer=name))
+    assert type(optimizer) is kind
+    assert all(group["betas"] == betas for group in optimizer.param_groups)
+
+
+def test_rates_warm_up_and_fall_along_a_cosine_or_stay() -> None:
+    factors = [schedule_factor("cosine", step, 2, 6) for step in range(6)]
+    cosine = [(1 + math.cos(math.pi * k / 4)) / 2 for k in range(4)]
+    assert factors == pytest.approx([0.5, 1.0, *cosine])
+    assert [schedule_factor("constant", step, 2, 6) for step in range(6)] == [0.5, 1, 1, 1, 1, 1]
+    assert schedule_factor("cosine", 0, 0, 1) == 1.0
+
+
+def test_rates_are_a_factor_of_each_peak(make_small_model: Callable[[], SamusHF]) -> None:
+    optimizer = make_optimizer(make_small_model(), TrainConfig())
+    set_rates(optimizer, 0.5)
+    set_rates(optimizer, 0.25)  # of the peak, not of the rate before
+    rates = {group["peak_lr"]: group["lr"] for group in optimizer.param_groups}
+    assert rates == {3e-4: 0.75e-4, 1e-4: 0.25e-4}
+
+
+def test_without_torchrun_this_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    with training_processes("cpu") as processes:
+        assert (processes.rank, processes.count, processes.device.type) == (0, 1, "cpu")
+        assert processes.is_first
+        values = torch.tensor([0.1, 3.0], dtype=torch.float64)
+        assert torch.equal(processes.mean(values), values)
+        with processes.first_before_others():
+            pass
+
+
+def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "63")
+    with (
+        pytest.raises(BackendError, match=r"device: cuda needs 64 NVIDIA GPU\(s\) .* found \d"),
+        training_processes("cuda"),
+    ):
+        pass
+
+
+class Counter(nn.Module):
+    """A number that is trained, one that is not, and an integer."""
+
+    number: torch.Tensor
+    integer: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0]))
+        self.register_buffer("number", torch.tensor([10.0]))
+        self.register_buffer("integer", torch.tensor([7]))
+
+
+def test_numbers_are_averaged_and_integers_copied() -> None:
+    """At a decay of 0.9 an averaged and truncated integer would stay below."""
+    model = Counter()
+    averaged = averaged_copy(model, 0.9)
+    averaged.update_parameters(model)  # the first time copies
+    for value in (2.0, 4.0):
+        with torch.no_grad():
+            model.weight.fill_(value)
+            model.number.fill_(10 * value)
+            model.integer.fill_(int(value) + 100)
+        averaged.update_parameters(model)
+    expected = 0.9 * (0.9 * 1 + 0.1 * 2) + 0.1 * 4
+    found = averaged.module
+    assert isinstance(found, Counter)
+    torch.testing.assert_close(found.weight.detach(), torch.tensor([expected]))
+    torch.testing.assert_close(found.number, torch.tensor([10 * expected]))
+    assert found.integer.tolist() == [104]
+
+
+def test_a_decay_of_0_keeps_the_weights_themselves() -> None:
+    model = Counter()
+    averaged = averaged_copy(model, 0.0)
+    for value in (0.1, 0.7, 0.3):
+        with torch.no_grad():
+            model.weight.fill_(value)
+        averaged.update_parameters(model)
+    assert torch.equal(averaged.module.get_parameter("weight"), model.weight)
+
 
 TOLERANCE = 1e-5
 """Of parameters around 0.1 after a step: images are summed in another order."""

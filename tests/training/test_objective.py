@@ -9,14 +9,12 @@ import torch
 
 from samus_edge.data.augmentation import AugmentationConfig
 from samus_edge.data.case import UltrasoundCase
-from samus_edge.data.training_samples import LesionDataset, TrainingSample, collate
 from samus_edge.modeling.samus_hf import SamusHF
-from samus_edge.training.config import TrainConfig
-from samus_edge.training.distillation_config import DistillationConfig
+from samus_edge.training.config import DistillationConfig, TrainConfig
 from samus_edge.training.losses import LossWeights, segmentation_loss
 from samus_edge.training.objective import TrainingObjective, encode, set_training_mode
-from samus_edge.training.prompt_batch import box_prompts, click_prompts
-from samus_edge.training.prompt_schedule import PromptConfig
+from samus_edge.training.prompt_schedule import PromptConfig, box_prompts, click_prompts
+from samus_edge.training.training_samples import LesionDataset, TrainingSample, collate
 
 TOLERANCE = 1e-6
 """Float32, losses around 1."""

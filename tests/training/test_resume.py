@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from samus_edge.training.checkpoint import load_state
-from samus_edge.training.config_file import read_config
+from samus_edge.training.config import read_config
 
 KILLED = -9
 STATE_BYTES = 300_000

@@ -5,29 +5,126 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from samus_edge.data.augmentation import AugmentationConfig
 from samus_edge.data.case import UltrasoundCase, read_image, read_instances
-from samus_edge.data.training_samples import LesionDataset, TrainingSample
+from samus_edge.data.prompt_protocol import mask_box
 from samus_edge.errors import JobInterruptedError, OutputFileError, WeightsError
 from samus_edge.evaluation.metrics import dice
-from samus_edge.evaluation.prompt_protocol import mask_box
 from samus_edge.evaluation.torch_predictor import TorchPredictor
 from samus_edge.modeling import SamusHF, samus_hf_tiny
-from samus_edge.training.batches import epoch_batches
-from samus_edge.training.checkpoint import load_state
+from samus_edge.training.batches import TrainingData, epoch_batches
+from samus_edge.training.checkpoint import EpochRecord, load_state
 from samus_edge.training.config import TrainConfig, config_document
-from samus_edge.training.history import EpochRecord
+from samus_edge.training.losses import LossWeights
 from samus_edge.training.prompt_schedule import PromptConfig
-from samus_edge.training.trainer import StepRecord, Trainer
-from samus_edge.training.training_data import TrainingData
+from samus_edge.training.trainer import StepRecord, Trainer, stop_on_signal, validate
+from samus_edge.training.training_samples import LesionDataset, TrainingSample
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_sets_the_event(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with stop_on_signal() as stop:
+        assert not stop.is_set()
+        os.kill(os.getpid(), number)
+        assert stop.wait(5.0)
+    assert signal.getsignal(number) is before
+
+
+@pytest.fixture
+def python_handles_ctrl_c() -> Iterator[None]:
+    """Python's own handler, also where the shell has the background ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_handles_ctrl_c")
+def test_a_second_ctrl_c_ends_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt), stop_on_signal() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.wait(5.0)
+        os.kill(os.getpid(), signal.SIGINT)
+        threading.Event().wait(5.0)
+
+
+def test_handlers_are_restored_without_a_signal_and_not_touched_in_other_threads() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stop_on_signal():
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
+    seen = []
+
+    def elsewhere() -> None:
+        with stop_on_signal() as stop:
+            seen.append((stop.is_set(), signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == [(False, before)]
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def all_marked(
+    make_small_model: Callable[..., SamusHF], monkeypatch: pytest.MonkeyPatch
+) -> SamusHF:
+    """A model that marks everything for a box, and nothing for a click."""
+    model = make_small_model()
+
+    def decode(embeddings: Tensor, coords: Tensor, labels: Tensor, *rest: Any) -> Any:
+        sign = torch.where((labels == 2).any(dim=1), 40.0, -40.0)
+        logits = sign[:, None, None, None] * torch.ones(len(labels), 4, 128, 128)
+        return logits, torch.zeros(len(labels), 4)
+
+    monkeypatch.setattr(model, "decode", decode)
+    return model
+
+
+def test_scores_of_a_model_that_marks_everything_for_a_box(
+    all_marked: SamusHF, bright_cases: list[UltrasoundCase]
+) -> None:
+    """Dice of everything with an area fraction a is 2a / (1 + a); MSE 1 - a; of nothing 0 and a."""
+    data = LesionDataset(bright_cases, image_size=256, augmentation=None, seed=0)
+    areas = [float(data[index].mask.mean()) for index in range(5)]
+    config = TrainConfig(batch_size=2, loss=LossWeights(dice=0, mse=1, multimask=0, iou=0))
+    scores = validate(all_marked, data, config, CPU)
+    assert scores.dice_box == pytest.approx(sum(2 * a / (1 + a) for a in areas) / 5, abs=1e-6)
+    assert scores.dice_point == 0.0
+    assert scores.loss == pytest.approx(0.5, abs=1e-6)
+    assert not all_marked.training
+
+
+@pytest.mark.parametrize("kind", ["box", "click"])
+def test_prompts_that_are_not_trained_are_not_scored(
+    all_marked: SamusHF, bright_cases: list[UltrasoundCase], kind: str
+) -> None:
+    data = LesionDataset(bright_cases[:2], image_size=256, augmentation=None, seed=0)
+    areas = [float(data[index].mask.mean()) for index in range(2)]
+    off: Any = {"box": "click_probability", "click": "box_probability"}[kind]
+    prompts = dataclasses.replace(PromptConfig(), **{off: 0})
+    loss = LossWeights(dice=0, mse=1, multimask=0, iou=0)
+    config = TrainConfig(batch_size=2, prompts=prompts, loss=loss)
+    scores = validate(all_marked, data, config, CPU)
+    assert (scores.dice_box is None) == (kind == "click")
+    assert (scores.dice_point is None) == (kind == "box")
+    expected = sum(areas) / 2 if kind == "click" else 1 - sum(areas) / 2
+    assert scores.loss == pytest.approx(expected, abs=1e-6)
+
 
 SMALL = TrainConfig(
     epochs=3,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from samus_edge.modeling import SamusHF, samus_hf_tiny
-from samus_edge.modeling.builders import samus_hf_vit
+from samus_edge.modeling.model_parts import samus_hf_vit
 
 DIM, HEADS, DEPTH, GLOBAL_BLOCKS = 16, 2, 3, (1,)
 OUT_CHANS, GRID, WINDOW, MLP_DIM = 256, 32, 14, 64

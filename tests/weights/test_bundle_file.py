@@ -13,13 +13,12 @@ from onnx import ModelProto, numpy_helper
 from samus_edge.errors import ExportMismatchError, WeightsError
 from samus_edge.export.bundle_writer import shipped_model
 from samus_edge.export.parity import measure_parity
-from samus_edge.export.tensor_map import TENSOR_MAP_KEY, map_tensors
 from samus_edge.modeling import SamusHF, samus_hf_tiny
 from samus_edge.modeling.conv_norm import fold_conv_norms
-from samus_edge.runtime.bundle import default_bundle_folder
-from samus_edge.runtime.file_hash import sha256_of_file
-from samus_edge.runtime.manifest import MANIFEST_FILE
-from samus_edge.weights.bundle_file import load_bundle_model
+from samus_edge.runtime.bundle.bundle import default_bundle_folder
+from samus_edge.runtime.bundle.manifest import MANIFEST_FILE
+from samus_edge.runtime.images.output_files import sha256_of_file
+from samus_edge.weights.bundle_file import TENSOR_MAP_KEY, load_bundle_model, map_tensors
 from tests.conftest import AssetFrame
 
 

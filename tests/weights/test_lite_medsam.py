@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from samus_edge.errors import MissingExtraError, WeightsError
 from samus_edge.modeling import SamusHF, samus_hf_tiny
-from samus_edge.weights.account import WeightAccount
 from samus_edge.weights.checkpoint_file import CheckpointFile, read_checkpoint
 from samus_edge.weights.lite_medsam import default_checkpoint, load_lite_medsam
+from samus_edge.weights.transfer import WeightAccount
 
 TOLERANCE = 1e-6
 """Float32 sums of nine products, values around 1."""

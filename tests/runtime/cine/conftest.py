@@ -9,8 +9,8 @@ import pytest
 
 from samus_edge.benchmarking.synthetic_cine import CineMotion, TrueFrame, synthetic_cine
 from samus_edge.runtime import Segmenter
-from samus_edge.runtime.cine.box_geometry import Box
-from samus_edge.runtime.mask_box import box_around
+from samus_edge.runtime.cine.lesion_tracker import Box
+from samus_edge.runtime.measurement.lesion_measurements import box_around
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 MARKED: Box = (135.0, 88.0, 446.0, 368.0)

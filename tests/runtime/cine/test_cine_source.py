@@ -8,8 +8,8 @@ import pytest
 
 from samus_edge.benchmarking.synthetic_cine import TrueFrame
 from samus_edge.errors import ImageFileError
+from samus_edge.jobs.track_cine import OverlayVideo
 from samus_edge.runtime.cine.cine_source import open_cine
-from samus_edge.runtime.cine.overlay_video import OverlayVideo
 
 
 def write_video(path: Path, frames: list[TrueFrame]) -> None:

@@ -14,8 +14,8 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from samus_edge.errors import ImageFileError
 from samus_edge.runtime.dicom.dicom_frames import DicomFrames
-from samus_edge.runtime.image_source import is_dicom_file, open_image
-from samus_edge.runtime.measurement.pixel_spacing import PixelSpacing
+from samus_edge.runtime.images.image_source import is_dicom_file, open_image
+from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
 
 Make = Callable[..., Path]
 Cine = npt.NDArray[np.uint8]

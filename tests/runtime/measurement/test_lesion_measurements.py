@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
 from skimage.measure import find_contours, perimeter_crofton, regionprops
 
-from samus_edge.runtime.measurement.lesion_measurements import LesionMeasurements, measure_mask
-from samus_edge.runtime.measurement.pixel_spacing import PixelSpacing
+from samus_edge.runtime.measurement.lesion_measurements import (
+    LesionMeasurements,
+    PixelSpacing,
+    measure_mask,
+)
 
 Mask = npt.NDArray[np.bool_]
 

@@ -1,0 +1,3 @@
+"""The inference engines behind one interface."""
+
+__all__: list[str] = []

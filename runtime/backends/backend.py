@@ -1,0 +1,137 @@
+"""What the runtime asks of an inference engine."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from samus_edge.runtime.bundle.manifest import GraphRecord, TensorSpec
+
+if TYPE_CHECKING:
+    from samus_edge.runtime.backends.gpu.device import Device, DeviceTensor
+
+__all__ = ["Backend", "Feed", "FloatTensor", "GraphSession", "Tensor", "check_feeds"]
+
+# A graph takes arrays of several dtypes, and their ranks are checked at run time.
+Tensor: TypeAlias = npt.NDArray[Any]
+FloatTensor: TypeAlias = npt.NDArray[np.float32]
+
+
+class Feed(Protocol):
+    """What a graph is fed: an array of the host, or a `DeviceTensor`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> "np.dtype[Any]": ...
+
+
+class GraphSession(Protocol):
+    """One graph, ready to run. `run` may be called from several threads at once."""
+
+    def largest(self, name: str, axis: int) -> int | None:
+        """The largest size of an input's axis in one run; None where there is no limit."""
+        ...
+
+    def run(self, feeds: Mapping[str, Feed]) -> dict[str, FloatTensor]:
+        """Run the graph.
+
+        Args:
+            feeds: one array for each input of the graph, by name, of the recorded dtype and shape; of
+                the host, or of the device that the engine computes on.
+
+        Returns:
+            One float32 array for each output of the graph, by name, owned by the caller.
+
+        Raises:
+            ValueError: if the feeds do not fit the graph.
+            BackendError: if the engine fails.
+            RuntimeError: if the graph is closed.
+        """
+        ...
+
+    def run_on_device(self, feeds: Mapping[str, Feed]) -> "dict[str, FloatTensor | DeviceTensor]":
+        """As `run`, but outputs stay on the GPU if the engine computes on one and can leave them there.
+
+        They are for what is fed to another graph of the same backend.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give memory back; runs under way end first. A second call does nothing."""
+        ...
+
+
+class Backend(Protocol):
+    """An inference engine on one device.
+
+    Attributes:
+        name: as the user selects it, for example "onnxruntime".
+        device: what computes, in the engine's own words, for example "CPUExecutionProvider".
+        version: of the engine.
+        threads: how many CPU threads compute one graph.
+        gpu: the GPU whose arrays graphs take and give, or None.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def threads(self) -> int: ...
+
+    @property
+    def gpu(self) -> "Device | None": ...
+
+    def open_graph(
+        self,
+        name: str,
+        graph: bytes,
+        record: GraphRecord,
+        external_data: Mapping[str, bytes] | None = None,
+    ) -> GraphSession:
+        """Make a graph ready to run.
+
+        Args:
+            name: of the graph, for messages.
+            graph: the ONNX file's bytes.
+            record: what the manifest says about it.
+            external_data: the files that the graph keeps tensors in, by the location that it names;
+                nothing else may be read for it from the disk. None for a graph in one file.
+
+        Raises:
+            BundleError: if the graph is not ONNX, or differs from its record.
+            BackendError: if the engine cannot run the graph.
+        """
+        ...
+
+
+def check_feeds(name: str, inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Feed]) -> None:
+    """Compare what is fed to a graph with what it takes: names, then dtype and shape of each.
+
+    Args:
+        name: of the graph, for the message.
+        inputs: what the graph takes.
+        feeds: what is about to be fed.
+
+    Raises:
+        ValueError: listing everything that does not fit, with what was got and what was expected.
+    """
+    expected = {spec.name: spec for spec in inputs}
+    problems = [f"missing {spec}" for spec in inputs if spec.name not in feeds]
+    for feed_name, feed in feeds.items():
+        spec = expected.get(feed_name)
+        got = f"{feed_name} {feed.dtype.name} {feed.shape}"
+        if spec is None:
+            problems.append(f"unexpected {got}")
+        elif not spec.accepts(feed.dtype.name, feed.shape):
+            problems.append(f"got {got}, expected {spec}")
+    if problems:
+        raise ValueError(f"wrong inputs for graph {name!r}: {'; '.join(problems)}")

@@ -1,0 +1,3 @@
+"""TensorRT and TensorRT-RTX engines: built, cached, checked, run."""
+
+__all__: list[str] = []

@@ -1,0 +1,397 @@
+"""Inference on TensorRT: one engine for each graph, on one GPU."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from samus_edge.errors import BackendError, OutputFileError
+from samus_edge.runtime.backends.backend import GraphSession
+from samus_edge.runtime.backends.gpu.device import Device, GpuInfo
+from samus_edge.runtime.backends.gpu.find_device import find_device
+from samus_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
+from samus_edge.runtime.backends.tensorrt.engine_build import (
+    BuildProgress,
+    EngineOptions,
+    FrameSizes,
+    ShapeRange,
+    build_engine,
+)
+from samus_edge.runtime.backends.tensorrt.engine_cache import (
+    CachedEngine,
+    EngineCache,
+    EngineKey,
+    process_lock,
+    profiles_to_json,
+)
+from samus_edge.runtime.backends.tensorrt.engine_check import EngineCheck, compare_segmenters
+from samus_edge.runtime.backends.tensorrt.tensorrt_engine import TensorRTEngine
+from samus_edge.runtime.backends.tensorrt.tensorrt_library import (
+    TensorRTLibrary,
+    find_tensorrt,
+    installed_flavour,
+    refuse_known_problem,
+)
+from samus_edge.runtime.backends.tensorrt.tensorrt_session import TensorRTSession
+from samus_edge.runtime.bundle.check_frame import load_check_frames
+from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER, MASK_DECODER, GraphRecord
+from samus_edge.runtime.segmenter import Segmenter
+
+__all__ = [
+    "EngineTarget",
+    "ProvidedEngine",
+    "TensorRTBackend",
+    "TensorRTOptions",
+    "engine_key",
+    "provide_engine",
+    "require_checked_engines",
+]
+
+
+_LOCK_TIMEOUT_SECONDS = 3600.0  # a first build on a small Jetson takes many minutes
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineTarget:
+    """What engines are to run on.
+
+    Attributes:
+        library: that builds and runs them.
+        compute_capability: of the GPU, for example "8.6".
+        gpu_name: of the GPU; None for any of the compute capability.
+    """
+
+    library: TensorRTLibrary
+    compute_capability: str
+    gpu_name: str | None
+
+    @staticmethod
+    def of(library: TensorRTLibrary, gpu: GpuInfo) -> "EngineTarget":
+        """The GPU of this machine."""
+        return EngineTarget(library, gpu.compute_capability, gpu.name)
+
+
+@dataclass(frozen=True)
+class ProvidedEngine:
+    """An engine, ready to load.
+
+    Attributes:
+        engine: its bytes.
+        entry: where the cache has it; None if it could not be kept.
+        was_built: just now.
+    """
+
+    engine: bytes
+    entry: CachedEngine | None
+    was_built: bool
+
+
+def engine_key(target: EngineTarget, record: GraphRecord, options: EngineOptions) -> EngineKey:
+    """The identity of the engine of a graph."""
+    return EngineKey(
+        flavour=target.library.flavour,
+        version=target.library.version,
+        gpu_name=target.gpu_name,
+        compute_capability=target.compute_capability,
+        graph_sha256=record.sha256,
+        profiles=profiles_to_json(options.profiles(record)),
+        tf32=options.tf32,
+        workspace_bytes=options.workspace_bytes,
+    )
+
+
+def provide_engine(
+    name: str,
+    graph: bytes,
+    record: GraphRecord,
+    *,
+    target: EngineTarget,
+    options: EngineOptions,
+    cache: EngineCache,
+    rebuild: bool = False,
+    on_progress: Callable[[BuildProgress], None] | None = None,
+    on_wait: Callable[[], None] = lambda: None,
+) -> ProvidedEngine:
+    """Take an engine from the cache, or build and keep it.
+
+    Of several processes that ask for the same engine one builds, and the others wait for it.
+
+    Args:
+        name: of the graph, for messages.
+        graph: the ONNX file's bytes.
+        record: what the manifest says about it.
+        target: what it is to run on.
+        options: sizes and the like.
+        cache: where it is looked for and kept.
+        rebuild: build it even if the cache has it.
+        on_progress: see `build_engine`.
+        on_wait: called once if another process is building it.
+
+    Raises:
+        BackendError: if it cannot be built.
+    """
+    key = engine_key(target, record, options)
+    started = time.time()
+    with process_lock(cache.lock_file(key), timeout_seconds=_LOCK_TIMEOUT_SECONDS, on_wait=on_wait):
+        entry = cache.get(key)
+        # What another process has built while this one waited is new enough.
+        if entry is not None and not (rebuild and entry.built < started):
+            try:
+                return ProvidedEngine(entry.read(), entry, was_built=False)
+            except BackendError as err:
+                _logger.warning("%s It is built anew.", err)
+        begun = time.perf_counter()
+        engine = build_engine(
+            graph,
+            library=target.library,
+            name=name,
+            profiles=options.profiles(record),
+            compute_capability=_named_capability(target),
+            workspace_bytes=options.workspace_bytes,
+            timing_cache=cache.timing_file(key) if target.library.flavour == "tensorrt" else None,
+            tf32=options.tf32,
+            on_progress=on_progress,
+        )
+        seconds = time.perf_counter() - begun
+        try:
+            entry = cache.store(key, engine, graph=name, build_seconds=seconds)
+        except OutputFileError as err:
+            _logger.warning("the engine of graph %r is used, but not kept: %s", name, err)
+            entry = None
+    return ProvidedEngine(engine, entry, was_built=True)
+
+
+def _named_capability(target: EngineTarget) -> str | None:
+    """`tensorrt` builds for the GPU that is there, and takes no name of it."""
+    return None if target.library.flavour == "tensorrt" else target.compute_capability
+
+
+@dataclass(frozen=True)
+class TensorRTOptions:
+    """How TensorRT is used; the defaults are right for most.
+
+    Attributes:
+        flavour: "auto", "tensorrt" or "tensorrt_rtx".
+        binding: of CUDA: "auto", "cuda-python" or "pycuda".
+        device_index: of the GPU; None for that of the thread's PyCUDA context, or the first.
+        cache: folder of the engines; None for the default one.
+        build_missing: build what is not in the cache; else that is an error.
+        engine: what missing engines are built for.
+        most_contexts: threads that run one graph at the same time; each takes memory of its own.
+        use_cuda_graphs: launch a frame as a whole where the binding can; cuda-python can.
+        force: use a version of TensorRT that is known to give wrong results.
+    """
+
+    flavour: str = "auto"
+    binding: str = "auto"
+    device_index: int | None = None
+    cache: Path | None = None
+    build_missing: bool = True
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    most_contexts: int = 2
+    use_cuda_graphs: bool = True
+    force: bool = False
+
+
+class TensorRTBackend:
+    """TensorRT or TensorRT-RTX on a GPU of this machine."""
+
+    def __init__(
+        self,
+        options: TensorRTOptions | None = None,
+        *,
+        library: TensorRTLibrary | None = None,
+        device: Device | None = None,
+    ) -> None:
+        """Find the library and the GPU.
+
+        Args:
+            options: None for the defaults.
+            library: instead of the one that the options name.
+            device: instead of the one that the options name.
+
+        Raises:
+            BackendError: if there is no library, driver or GPU, or the version is known to be wrong.
+        """
+        self._options = TensorRTOptions() if options is None else options
+        if library is None:
+            installed_flavour(
+                self._options.flavour
+            )  # loading it takes long, to find no GPU after all
+        if device is None:
+            device = find_device(self._options.binding, self._options.device_index)
+        self._library = find_tensorrt(self._options.flavour) if library is None else library
+        self._device = device
+        self._cache = EngineCache(self._options.cache)
+        self._target = EngineTarget.of(self._library, device.info)
+        self._entries: dict[str, CachedEngine] = {}
+        self._frames: dict[str, FrameSizes] = {}
+
+    @property
+    def name(self) -> str:
+        """ "tensorrt"."""
+        return "tensorrt"
+
+    @property
+    def device(self) -> str:
+        """Name of the GPU."""
+        return self._device.info.name
+
+    @property
+    def version(self) -> str:
+        """Flavour and version of the library."""
+        return str(self._library)
+
+    @property
+    def threads(self) -> int:
+        """1: the CPU only queues work."""
+        return 1
+
+    @property
+    def gpu(self) -> Device:
+        """The GPU."""
+        return self._device
+
+    @property
+    def cache(self) -> EngineCache:
+        """Where its engines are kept."""
+        return self._cache
+
+    def entry(self, graph_sha256: str) -> CachedEngine | None:
+        """Where the cache has the engine that an opened graph runs on; None if it could not be kept."""
+        return self._entries.get(graph_sha256)
+
+    def frame_sizes(self, graph_sha256: str) -> FrameSizes | None:
+        """The frames that the engine of an opened image encoder takes."""
+        return self._frames.get(graph_sha256)
+
+    def open_graph(
+        self,
+        name: str,
+        graph: bytes,
+        record: GraphRecord,
+        external_data: Mapping[str, bytes] | None = None,
+    ) -> GraphSession:
+        """Load the engine of a graph, built first where the cache has none; see `Backend.open_graph`."""
+        gpu = self._device.info
+        refuse_known_problem(
+            self._library.flavour,
+            self._library.version,
+            gpu.compute_capability,
+            record.precision,
+            force=self._options.force,
+        )
+        engine = self._engine_of(name, graph, record)
+        with self._device.current():
+            loaded = TensorRTEngine(name, engine, library=self._library, device=self._device)
+        for tensor in loaded.tensors:
+            if tensor.name == "image":
+                self._frames[record.sha256] = _frame_sizes(tensor.profiles[0])
+        return TensorRTSession(
+            loaded,
+            record,
+            most_contexts=self._options.most_contexts,
+            use_cuda_graphs=self._options.use_cuda_graphs,
+        )
+
+    def _engine_of(self, name: str, graph: bytes, record: GraphRecord) -> bytes:
+        wanted = engine_key(self._target, record, self._options.engine)
+        found = self._cache.find(wanted)
+        if found is not None:
+            try:
+                engine = found.read()
+            except BackendError as err:
+                _logger.warning("%s", err)
+            else:
+                self._entries[record.sha256] = found
+                return engine
+        others = self._cache.why_none(wanted)
+        if not self._options.build_missing:
+            why = f" Those of this graph do not fit: {'; '.join(others)}." if others else ""
+            raise BackendError(
+                f"there is no engine of graph {name!r} for {self._device.info.name} in "
+                f"{self._cache.folder}.{why} Build it: samus-edge build"
+            )
+        for line in others:
+            _logger.info("not used: %s", line)
+        _logger.warning(
+            "building the engine of graph %r for %s, once; it may take minutes. Ahead of time: "
+            "samus-edge build",
+            name,
+            self._device.info.name,
+        )
+        provided = provide_engine(
+            name,
+            graph,
+            record,
+            target=self._target,
+            options=self._options.engine,
+            cache=self._cache,
+        )
+        if provided.entry is not None:
+            self._entries[record.sha256] = provided.entry
+        return provided.engine
+
+
+def _frame_sizes(image: ShapeRange) -> FrameSizes:
+    """From the range of (B, H, W)."""
+    smallest, typical, largest = (
+        (shape[1], shape[2]) for shape in (image.smallest, image.typical, image.largest)
+    )
+    return FrameSizes(smallest, typical, largest)
+
+
+def require_checked_engines(segmenter: Segmenter) -> EngineCheck:
+    """Compare a segmenter's engines with ONNX Runtime, or recall that this was done.
+
+    The result is kept beside the engines, for these engines on this driver.
+
+    Args:
+        segmenter: on a `TensorRTBackend`.
+
+    Returns:
+        The figures.
+
+    Raises:
+        BackendError: if they do not hold; names them, and the limits.
+    """
+    backend = segmenter.backend
+    assert isinstance(backend, TensorRTBackend)
+    hashes = segmenter.graph_hashes
+    encoder = backend.entry(hashes[IMAGE_ENCODER])
+    decoder = backend.entry(hashes[MASK_DECODER])
+    driver = backend.gpu.info.driver_version
+    check = None
+    if encoder is not None and decoder is not None:
+        check = backend.cache.check_of(encoder, decoder, driver)
+    if check is None:
+        frames = load_check_frames(_frame_hw(backend.frame_sizes(hashes[IMAGE_ENCODER])))
+        with Segmenter(segmenter.bundle, OnnxRuntimeBackend(), segmenter.precision) as reference:
+            check = compare_segmenters(segmenter, reference, frames)
+        _logger.info("engines on %s: %s", backend.device, check)
+        if encoder is not None and decoder is not None:
+            backend.cache.record_check(encoder, decoder, driver, check)
+    if check.problems:
+        raise BackendError(
+            f"the engines of {backend.version} on {backend.device} do not compute what their graphs "
+            f"compute on ONNX Runtime ({check.masks} masks on {check.frames} frames): "
+            f"{'; '.join(check.problems)}. They are not used. Install another version of TensorRT, build "
+            "again, or use the backend onnxruntime."
+        )
+    return check
+
+
+def _frame_hw(sizes: FrameSizes | None) -> tuple[int, int] | None:
+    """What the frames are resized to; None if the engine takes them as they are."""
+    if sizes is None:
+        return None
+    frames = [frame.image.shape for frame in load_check_frames()]
+    fits = all(
+        low <= size <= high
+        for shape in frames
+        for low, size, high in zip(sizes.smallest, shape, sizes.largest, strict=True)
+    )
+    return None if fits else sizes.typical

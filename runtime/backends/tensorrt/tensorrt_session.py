@@ -1,0 +1,154 @@
+"""One graph on TensorRT: an engine, and as many contexts as threads run it at once."""
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+
+from samus_edge.errors import BackendError
+from samus_edge.runtime.backends.backend import Feed, FloatTensor, check_feeds
+from samus_edge.runtime.backends.gpu.device import DeviceBufferPool, DeviceTensor
+from samus_edge.runtime.backends.tensorrt.tensorrt_context import TensorRTContext
+from samus_edge.runtime.backends.tensorrt.tensorrt_engine import TensorRTEngine
+from samus_edge.runtime.bundle.manifest import GraphRecord
+
+__all__ = ["TensorRTSession"]
+
+_logger = logging.getLogger(__name__)
+
+
+class TensorRTSession:
+    """One graph, ready to run from several threads at once.
+
+    A run takes an idle context, makes one if there is none and fewer than `most_contexts`, or waits.
+    """
+
+    def __init__(
+        self,
+        engine: TensorRTEngine,
+        record: GraphRecord,
+        *,
+        most_contexts: int = 2,
+        use_cuda_graphs: bool = True,
+    ) -> None:
+        """Make the first context.
+
+        Args:
+            engine: of the graph; closed with the session.
+            record: what the manifest says about the graph.
+            most_contexts: runs at the same time; each has its own memory.
+            use_cuda_graphs: see `TensorRTContext`.
+
+        Raises:
+            BackendError: if the GPU has not enough memory.
+        """
+        self._engine = engine
+        self._device = engine.device
+        self._inputs = record.inputs
+        self._most_contexts = most_contexts
+        self._use_cuda_graphs = use_cuda_graphs
+        self._pool = DeviceBufferPool(self._device)
+        self._changed = threading.Condition()
+        self._idle: list[TensorRTContext] = []
+        self._made = 0
+        self._is_closed = False
+        with self._context():
+            pass
+
+    def largest(self, name: str, axis: int) -> int | None:
+        """The largest size of an input's axis."""
+        tensor = next(tensor for tensor in self._engine.tensors if tensor.name == name)
+        return max(sizes.largest[axis] for sizes in tensor.profiles)
+
+    def run(self, feeds: Mapping[str, Feed]) -> dict[str, FloatTensor]:
+        """Run the graph; see `GraphSession.run`."""
+        check_feeds(self._engine.name, self._inputs, feeds)
+        with self._context() as context:
+            return context.run(feeds)
+
+    def run_on_device(self, feeds: Mapping[str, Feed]) -> dict[str, FloatTensor | DeviceTensor]:
+        """Run the graph; see `GraphSession.run_on_device`."""
+        check_feeds(self._engine.name, self._inputs, feeds)
+        with self._context() as context:
+            return context.run_on_device(feeds)
+
+    def device_milliseconds(self, feeds: Mapping[str, Feed], runs: int) -> list[float]:
+        """Time the engine alone on some feeds, without copies; see `TensorRTContext`.
+
+        Args:
+            feeds: as for `run`, which is called three times first.
+            runs: how many are timed.
+        """
+        check_feeds(self._engine.name, self._inputs, feeds)
+        with self._context() as context:
+            for _ in range(3):  # lazy initialisation, capture, launch
+                context.run_on_device(feeds)
+            return context.device_milliseconds(runs)
+
+    def close(self) -> None:
+        """Give everything back; runs under way end first. A second call does nothing."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+            while self._made > len(self._idle):
+                self._changed.wait()
+            idle, self._idle, self._made = self._idle, [], 0
+        with self._device.current():
+            for context in idle:
+                context.close()
+            self._pool.close()
+            self._engine.close()
+
+    def __del__(self) -> None:
+        # Not by name, as of a segmenter that nobody closed. `_engine` is the last that fails to be made.
+        if not getattr(self, "_is_closed", True):
+            with suppress(BackendError, RuntimeError):
+                self.close()
+
+    @contextmanager
+    def _context(self) -> Iterator[TensorRTContext]:
+        """A context for one run, with the device current."""
+        context = self._take()
+        usable = False
+        try:
+            with self._device.current():
+                if context is None:
+                    context = TensorRTContext(
+                        self._engine, self._pool, use_cuda_graphs=self._use_cuda_graphs
+                    )
+                try:
+                    yield context
+                    usable = True
+                except ValueError:  # a shape that does not fit: nothing was queued
+                    usable = True
+                    raise
+                finally:
+                    if not usable:
+                        # The GPU may be gone, and then nothing can be given back either.
+                        with suppress(BackendError):
+                            context.close()
+        finally:
+            self._give_back(context if usable else None)
+
+    def _take(self) -> TensorRTContext | None:
+        """An idle context, or None where a new one is to be made."""
+        with self._changed:
+            while True:
+                if self._is_closed:
+                    raise RuntimeError(
+                        f"graph {self._engine.name!r} is closed. Load another with Segmenter.load()."
+                    )
+                if self._idle:
+                    return self._idle.pop()
+                if self._made < self._most_contexts:
+                    self._made += 1
+                    return None
+                self._changed.wait()
+
+    def _give_back(self, context: TensorRTContext | None) -> None:
+        with self._changed:
+            if context is None:
+                self._made -= 1
+            else:
+                self._idle.append(context)
+            self._changed.notify_all()

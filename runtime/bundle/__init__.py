@@ -1,0 +1,3 @@
+"""A bundle: its files, its manifest, its graphs."""
+
+__all__: list[str] = []

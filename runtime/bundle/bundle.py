@@ -1,0 +1,285 @@
+"""A bundle: the graphs of one model and the manifest that describes them, in a folder or a zip."""
+
+import os
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from samus_edge.errors import BackendError, BundleError
+from samus_edge.runtime.backends.backend import Backend, GraphSession
+from samus_edge.runtime.bundle.bundle_files import (
+    BundleFiles,
+    FolderFiles,
+    check_file,
+    is_safe_path,
+    read_file,
+)
+from samus_edge.runtime.bundle.json_fields import show_value
+from samus_edge.runtime.bundle.manifest import (
+    IMAGE_ENCODER,
+    FileRecord,
+    GraphRecord,
+    GraphSelection,
+    Manifest,
+)
+from samus_edge.runtime.bundle.onnx_external_data import external_data_locations
+
+__all__ = [
+    "PRECISIONS",
+    "Bundle",
+    "available_precisions",
+    "check_precision",
+    "default_bundle_folder",
+    "open_bundle_graph",
+    "precision_name",
+    "reference_precision",
+    "select_graphs",
+]
+
+
+def default_bundle_folder() -> Path:
+    """Where the bundle that is installed with samus-edge lies."""
+    return Path(__file__).resolve().parents[1] / "default_bundle"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle, every file of which was found whole.
+
+    Attributes:
+        files: the bundle's files.
+        manifest: what the bundle says about itself.
+    """
+
+    files: BundleFiles
+    manifest: Manifest
+
+    @staticmethod
+    def open(path: str | os.PathLike[str] | None = None) -> "Bundle":
+        """Open a bundle and check the size and SHA-256 of every file that its manifest lists.
+
+        Args:
+            path: the bundle's folder, or a zip file of it; None for the default bundle.
+
+        Raises:
+            BundleError: if there is no bundle, it is of a newer format version, or a file is missing,
+                lies outside the bundle or differs from the manifest; every such file is named.
+        """
+        files = _files_of(default_bundle_folder() if path is None else Path(path), path is None)
+        bundle = Bundle(files=files, manifest=files.read_manifest())
+        problems = [
+            problem
+            for name, record in bundle.manifest.graphs.items()
+            for problem in _problems(files, name, record)
+        ]
+        if problems:
+            raise BundleError(
+                f"bundle {files.path} was damaged or changed: {'; '.join(problems)}. "
+                "Copy or export the bundle again."
+            )
+        return bundle
+
+    @property
+    def path(self) -> Path:
+        """The bundle's folder or zip file."""
+        return self.files.path
+
+    @property
+    def folder(self) -> Path:
+        """The bundle's folder, for what writes into it.
+
+        Raises:
+            BundleError: if the bundle is a zip file.
+        """
+        if not isinstance(self.files, FolderFiles):
+            raise BundleError(
+                f"bundle {self.path} is a zip file, which is only read. Unpack it and name the folder "
+                f"instead: unzip {self.path} -d {self.path.with_suffix('')}"
+            )
+        return self.files.path
+
+    def graph_record(self, name: str) -> GraphRecord:
+        """The manifest's record of one graph.
+
+        Raises:
+            BundleError: if the bundle has no graph of that name.
+        """
+        record = self.manifest.graphs.get(name)
+        if record is None:
+            names = ", ".join(sorted(self.manifest.graphs)) or "none"
+            raise BundleError(
+                f"bundle {self.path} has no graph {name!r}, only: {names}. Export it again."
+            )
+        return record
+
+    def read_graph(self, name: str) -> bytes:
+        """The bytes of one graph, checked once more, so that what runs is what was recorded.
+
+        Raises:
+            BundleError: if there is no such graph, its file has changed since the bundle was opened,
+                or it keeps tensors in a file that the manifest does not list.
+        """
+        record = self.graph_record(name)
+        graph = self._read_again(record)
+        _check_external_data(self.path / record.file, record, graph)
+        return graph
+
+    def read_external_data(self, name: str) -> dict[str, bytes]:
+        """The files that one graph keeps tensors in, checked once more.
+
+        Returns:
+            Bytes by location, as the graph names it: relative to the graph's folder.
+
+        Raises:
+            BundleError: as `read_graph`.
+        """
+        locations = _locations(self.graph_record(name))
+        return {location: self._read_again(data) for location, data in locations.items()}
+
+    def _read_again(self, record: GraphRecord | FileRecord) -> bytes:
+        try:
+            return read_file(self.files, record)
+        except BundleError as err:
+            raise BundleError(
+                f"{self.path / record.file} has changed since the bundle was opened ({err}). "
+                "Copy or export the bundle again."
+            ) from err
+
+
+def _files_of(path: Path, is_default: bool) -> BundleFiles:
+    if path.is_dir():
+        return FolderFiles(path)
+    if is_default:
+        raise BundleError(
+            f"this installation has no default bundle (expected in {path}). "
+            "Install samus-edge again, or name a bundle."
+        )
+    found = "does not exist"
+    if path.exists():
+        # Here, because what it imports would make opening a folder slower.
+        from samus_edge.runtime.bundle.bundle_zip import ZipFiles, is_zip_file
+
+        if is_zip_file(path):
+            return ZipFiles(path)
+        found = "is neither a folder nor a whole zip file"
+    raise BundleError(
+        f"bundle {path} {found}. Name a folder that `samus-edge export` has made, a zip file of it, "
+        "or none for the default bundle."
+    )
+
+
+def _problems(files: BundleFiles, name: str, record: GraphRecord) -> Iterator[str]:
+    """Everything that is wrong with the files of a graph."""
+    parts: tuple[GraphRecord | FileRecord, ...] = (record, *record.external_data)
+    for part in parts:
+        if not is_safe_path(part.file):
+            yield (
+                f"graph {show_value(name)} names the file {show_value(part.file)}, which is outside "
+                "the folder or no plain path (relative, forward slashes, no '..', none of "
+                '\\:*?"<>|)'
+            )
+            continue
+        try:
+            check_file(files, part)
+        except BundleError as err:
+            yield str(err)
+
+
+def _check_external_data(path: Path, record: GraphRecord, graph: bytes) -> None:
+    """Refuse a graph for which an engine would read a file that was not checked.
+
+    Raises:
+        BundleError: naming each location.
+    """
+    try:
+        locations = external_data_locations(graph)
+    except ValueError as err:
+        raise BundleError(
+            f"{path} is not a valid ONNX graph ({err}). Export the bundle again."
+        ) from err
+    unknown = locations - set(_locations(record))
+    if unknown:
+        raise BundleError(
+            f"{path} keeps tensors in {', '.join(map(show_value, sorted(unknown)))}, which the "
+            "manifest does not list in its external_data. Export the bundle again."
+        )
+
+
+def _locations(record: GraphRecord) -> dict[str, FileRecord]:
+    """A graph's listed files by the location that the graph names: relative to its own folder."""
+    # Absolute, or the working directory would be asked for.
+    folder = posixpath.dirname(f"/{record.file}")
+    return {posixpath.relpath(f"/{data.file}", folder): data for data in record.external_data}
+
+
+PRECISIONS = ("auto", "fp32", "fp16", "int8", "int8-cpu")
+"""What a user may ask for. There are two int8 recipes, since the best one differs: "int8" for
+TensorRT (signed and symmetric), "int8-cpu" for CPUs with 8-bit dot products."""
+
+
+def check_precision(precision: str) -> None:
+    """Refuse an unknown precision.
+
+    Raises:
+        ValueError: if it is not one of `PRECISIONS`.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
+
+
+def reference_precision(bundle: Bundle) -> str:
+    """The precision of the graphs that all others of a bundle were made from, usually "fp32"."""
+    return bundle.graph_record(IMAGE_ENCODER).precision
+
+
+def available_precisions(bundle: Bundle) -> dict[str, GraphSelection]:
+    """Everything that a bundle offers, its reference first."""
+    reference = reference_precision(bundle)
+    others = {
+        name: graphs for name, graphs in bundle.manifest.precisions.items() if name != reference
+    }
+    return {reference: GraphSelection(), **others}
+
+
+def precision_name(bundle: Bundle, precision: str) -> str:
+    """The precision that a bundle runs in when asked for one.
+
+    Args:
+        bundle: an opened bundle.
+        precision: one of `PRECISIONS`; "auto" is the reference, which is the most accurate.
+
+    Raises:
+        BackendError: if the bundle has it not; names those that it has.
+    """
+    if precision == "auto":
+        return reference_precision(bundle)
+    available = available_precisions(bundle)
+    if precision not in available:
+        raise BackendError(
+            f"bundle {bundle.path} is in {', '.join(available)}, not in {precision}. "
+            f"Use one of these or auto, or add it: samus-edge calibrate --precision {precision}"
+        )
+    return precision
+
+
+def select_graphs(bundle: Bundle, precision: str) -> GraphSelection:
+    """The graphs that compute in a precision; arguments and errors as `precision_name`."""
+    return available_precisions(bundle)[precision_name(bundle, precision)]
+
+
+def open_bundle_graph(backend: Backend, bundle: Bundle, name: str) -> GraphSession:
+    """Open a graph with its record and what it keeps in other files.
+
+    Args:
+        backend: what runs it.
+        bundle: opened.
+        name: of the graph in the manifest, for example "image_encoder".
+
+    Raises:
+        BundleError: if it differs from its record.
+        BackendError: if the backend cannot run it.
+    """
+    return backend.open_graph(
+        name, bundle.read_graph(name), bundle.graph_record(name), bundle.read_external_data(name)
+    )

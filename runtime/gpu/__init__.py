@@ -1,1 +1,0 @@
-"""Memory, streams and frames of a GPU, through cuda-python or PyCUDA."""

@@ -1,0 +1,3 @@
+"""Image files in and out, overlays."""
+
+__all__: list[str] = []

@@ -1,1 +1,0 @@
-"""Engines of TensorRT and TensorRT-RTX: built anywhere, cached, checked on the device, run."""

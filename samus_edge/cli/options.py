@@ -1,0 +1,209 @@
+"""From the text of `--box`, `--point`, `--threads` and other options to numbers."""
+
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
+
+__all__ = [
+    "DataFolder",
+    "SplitFile",
+    "command_line",
+    "parse_box",
+    "parse_fractions",
+    "parse_frame_range",
+    "parse_frame_size",
+    "parse_point",
+    "parse_seeds",
+    "parse_sizes",
+    "parse_spacing",
+    "parse_threads",
+]
+
+
+def command_line(*, places: bool = True) -> str:
+    """`samus-edge` with the arguments of this process, quoted for a shell.
+
+    Args:
+        places: whether paths are given whole; else by their last part, for what travels further than
+            this machine.
+    """
+    arguments = sys.argv[1:]
+    if not places:
+        arguments = [os.path.basename(each.rstrip(os.sep)) or each for each in arguments]
+    return shlex.join(["samus-edge", *arguments])
+
+
+DataFolder = Annotated[
+    Path,
+    typer.Option(
+        help="Dataset folder: BUSI's layout (benign/, malignant/, normal/), US30K's (MainPatient/, "
+        "DATASET/img, DATASET/label), or images/ with masks/.",
+        exists=True,
+        file_okay=False,
+    ),
+]
+SplitFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="JSON file with the subsets, as `samus-edge data split` writes it. US30K has its own: "
+        "leave it out, or pass MainPatient/train-TASK.txt for those of a task.",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+
+
+def parse_box(text: str) -> tuple[float, float, float, float]:
+    """Parse "x1,y1,x2,y2".
+
+    Raises:
+        ValueError: if it is not four numbers.
+    """
+    numbers = _parse_numbers("--box", text, "4 numbers x1,y1,x2,y2, as in --box 10,20,200,220")
+    if len(numbers) != 4:
+        raise ValueError(
+            f"--box {text!r} has {len(numbers)} numbers, expected 4: x1,y1,x2,y2, two opposite corners "
+            "in pixels, as in --box 10,20,200,220."
+        )
+    x1, y1, x2, y2 = numbers
+    return x1, y1, x2, y2
+
+
+def parse_point(text: str) -> tuple[float, float, int]:
+    """Parse "x,y" or "x,y,label".
+
+    Returns:
+        x, y and the label: 1 foreground (where it was left out), 0 background.
+
+    Raises:
+        ValueError: if it is not two or three numbers, or the label is neither 1 nor 0.
+    """
+    expected = "x,y or x,y,label, as in --point 105,120 or --point 20,30,0"
+    numbers = _parse_numbers("--point", text, expected)
+    if len(numbers) not in (2, 3):
+        raise ValueError(f"--point {text!r} has {len(numbers)} numbers, expected {expected}.")
+    label = numbers[2] if len(numbers) == 3 else 1
+    if label not in (0, 1):
+        raise ValueError(
+            f"--point {text!r} has the label {label:g}, expected 1 (foreground) or 0 (background)."
+        )
+    return numbers[0], numbers[1], int(label)
+
+
+def parse_threads(text: str) -> int:
+    """Parse a number of threads; Typer's own message would not show the value.
+
+    Raises:
+        ValueError: if it is not an integer.
+    """
+    try:
+        return int(text)
+    except ValueError as err:
+        raise ValueError(f"--threads {text!r} is not an integer, as in --threads 2.") from err
+
+
+def parse_fractions(text: str) -> tuple[float, float, float]:
+    """Parse "train,val,test".
+
+    Raises:
+        ValueError: if it is not three numbers.
+    """
+    expected = "3 numbers train,val,test, as in --fractions 0.7,0.1,0.2"
+    numbers = _parse_numbers("--fractions", text, expected)
+    if len(numbers) != 3:
+        raise ValueError(f"--fractions {text!r} has {len(numbers)} numbers, expected {expected}.")
+    return numbers[0], numbers[1], numbers[2]
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Parse "seed,seed,...".
+
+    Raises:
+        ValueError: if it is not one or more integers of at least 0.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() for part in parts):
+        raise ValueError(f"--seeds {text!r} is not integers of at least 0, as in --seeds 0,1,2.")
+    return tuple(int(part) for part in parts)
+
+
+def parse_spacing(text: str) -> "PixelSpacing":
+    """Parse "mm" or "row,column".
+
+    Raises:
+        ValueError: if it is not one or two positive numbers.
+    """
+    from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
+
+    expected = "mm or row,column, as in --spacing 0.1"
+    numbers = _parse_numbers("--spacing", text, expected)
+    if len(numbers) not in (1, 2) or not all(0 < number < 1000 for number in numbers):
+        raise ValueError(f"--spacing {text!r} is not {expected}: positive numbers below 1000.")
+    return PixelSpacing(numbers[0], numbers[-1])
+
+
+def parse_sizes(option: str, text: str) -> tuple[int, ...]:
+    """Parse "n,n,...", as of --batch and --prompts.
+
+    Raises:
+        ValueError: if it is not one or more integers of at least 1, or one is there twice.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    sizes = tuple(int(part) if part.isascii() and part.isdecimal() else 0 for part in parts)
+    if min(sizes) < 1 or len(set(sizes)) != len(sizes):
+        raise ValueError(
+            f"{option} {text!r} is not different integers of at least 1, as in {option} 1,2,4."
+        )
+    return tuple(sorted(sizes))
+
+
+def parse_frame_range(text: str) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Parse "HxW,HxW,HxW": the smallest, the typical and the largest frame.
+
+    Returns:
+        (H, W) of each, pixels.
+
+    Raises:
+        ValueError: if it is not three sizes.
+    """
+    sizes = [parse_frame_size(part.strip(), "--frame-range") for part in text.split(",")]
+    if len(sizes) != 3:
+        raise ValueError(
+            f"--frame-range {text!r} has {len(sizes)} sizes, expected 3: smallest,typical,largest, as in "
+            "--frame-range 240x320,512x640,1080x1920."
+        )
+    return sizes[0], sizes[1], sizes[2]
+
+
+def parse_frame_size(text: str, option: str = "--frame-size") -> tuple[int, int]:
+    """Parse "HxW".
+
+    Returns:
+        (H, W), pixels.
+
+    Raises:
+        ValueError: if it is not two integers from 1 to 65535.
+    """
+    match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
+    sizes = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not all(1 <= size <= 65535 for size in sizes):
+        raise ValueError(
+            f"{option} {text!r} is not HxW, height and width in pixels, as in 480x640."
+        )
+    return sizes
+
+
+def _parse_numbers(option: str, text: str, expected: str) -> list[float]:
+    parts = text.split(",") if text.strip() else []
+    try:
+        return [float(part) for part in parts]
+    except ValueError as err:
+        raise ValueError(f"{option} {text!r} is not numbers, expected {expected}.") from err

@@ -1,0 +1,377 @@
+"""The tables that `samus-edge verify` prints."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from rich.table import Table
+
+from samus_edge.benchmarking.bench_results import BenchResults, BenchRow
+from samus_edge.benchmarking.planner import JETSON_MODULES, Estimate
+from samus_edge.benchmarking.turns import Latency, Ratio
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from samus_edge.evaluation.report import EvaluationReport
+    from samus_edge.export.parity import ParityReport
+    from samus_edge.runtime.bundle.bundle import Bundle
+    from samus_edge.runtime.bundle.manifest import GraphRecord
+    from samus_edge.verification.verify_bundle import VerificationResult
+
+__all__ = [
+    "latency_table",
+    "normals_table",
+    "plan_table",
+    "print_summary",
+    "prompt_table",
+    "robustness_table",
+    "roofline_table",
+    "subject_table",
+    "summary_table",
+    "verdict_table",
+    "worst_table",
+]
+
+
+def verdict_table(result: "VerificationResult") -> "Table":
+    """One row for each precision: verdict, speed, image embeddings."""
+    from samus_edge.verification.html_report import speed_text
+
+    table = _table(
+        "Medians, milliseconds; in brackets to the reference. Faster is no limit by itself",
+        ("precision", "limits", "faster"),
+        *("encoder, ms", "decoder, ms", "embedding cosine", "worst", "error max"),
+    )
+    for verified in result.precisions:
+        figures, latency = verified.figures, verified.figures.latency
+        failed = sum(not outcome.passed for outcome in verified.outcomes)
+        verdict = f"{failed} failed" if failed else f"all {len(verified.outcomes)} hold"
+        encoder = decoder = ""
+        if latency is not None:
+            encoder = _milliseconds(latency.encoder_ms, latency.encoder_ratio)
+            decoder = _milliseconds(latency.decoder_ms, latency.decoder_ratio)
+        table.add_row(
+            verified.precision,
+            verdict,
+            speed_text(verified),
+            encoder,
+            decoder,
+            _number(figures.embedding_cosine_mean, ".8f"),
+            _number(figures.embedding_cosine_worst, ".8f"),
+            _number(figures.embedding_error_max, ".3g"),
+        )
+    return table
+
+
+def prompt_table(result: "VerificationResult") -> "Table":
+    """One row for each precision and kind of prompt: logits, masks, Dice."""
+    table = _table(
+        "Errors and mask IoU to the reference; Dice drop in points with its 95 % interval",
+        ("precision", "prompt"),
+        *("n", "logit error max", "mean", "mask IoU", "worst", "predicted IoU error max"),
+        *("Dice", "drop", "95 % interval"),
+    )
+    for verified in result.precisions:
+        for figures in verified.figures.protocols:
+            interval = ""
+            if figures.dice_drop_interval is not None:
+                low, high = figures.dice_drop_interval
+                interval = f"{low:+.3f} {high:+.3f}"
+            table.add_row(
+                verified.precision,
+                figures.prompt,
+                str(figures.prompts),
+                _number(figures.logit_error_max, ".3g"),
+                _number(figures.logit_error_mean, ".3g"),
+                _number(figures.mask_iou_mean, ".5f"),
+                _number(figures.mask_iou_worst, ".5f"),
+                _number(figures.iou_prediction_error_max, ".2g"),
+                _number(figures.dice, ".4f"),
+                _number(figures.dice_drop, "+.3f"),
+                interval,
+            )
+    return table
+
+
+def _milliseconds(value: float, ratio: float | None) -> str:
+    return f"{value:.1f}" if ratio is None else f"{value:.1f} ({ratio:.2f})"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else f"{value:{form}}"
+
+
+def _table(caption: str, text_columns: tuple[str, ...], *number_columns: str) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, caption=caption)
+    for name in text_columns:
+        table.add_column(name)
+    for name in number_columns:
+        table.add_column(name, justify="right")
+    return table
+
+
+def summary_table(report: "EvaluationReport") -> "Table":
+    """The summaries: mean metrics per prompt, class and lesion size, with the interval of Dice."""
+    from samus_edge.evaluation.summary import ALL_SIZES
+
+    table = _table(
+        "Means over lesions. NSD and distances at 256x256: tolerance 2 px, pixels. HD rows: as SAMUS' reference",
+        ("prompt", "lesions"),
+        *("n", "Dice", "95 % interval", "median", "worst", "IoU", "NSD"),
+        *("HD", "HD Manhattan", "HD95", "HD rows"),
+    )
+    for summary in report.summaries:
+        low, high = summary.dice_interval
+        distances = (summary.hd, summary.hd_manhattan, summary.hd95, summary.hd_rows)
+        table.add_row(
+            summary.prompt,
+            summary.class_name if summary.size == ALL_SIZES else summary.size,
+            str(summary.lesions),
+            f"{summary.dice.mean:.4f}",
+            f"{low:.4f}-{high:.4f}",
+            f"{summary.dice.median:.4f}",
+            f"{summary.dice.worst:.4f}",
+            f"{summary.iou.mean:.4f}",
+            f"{summary.nsd.mean:.4f}",
+            *(f"{distance.mean:.2f}" for distance in distances),
+        )
+    return table
+
+
+def robustness_table(report: "EvaluationReport") -> "Table":
+    """Dice under each change of prompt or image, and its difference to the unchanged."""
+    from samus_edge.evaluation.robustness import LOW_DICE
+
+    table = _table(
+        "Difference: mean over lesions, to the exact box, the centre point, or the image as it is",
+        ("change", "prompt", "level"),
+        *("Dice", "95 % interval", "difference", "95 % interval", "worst", f"below {LOW_DICE:g}"),
+    )
+    for row in report.robustness:
+        (low, high), (change_low, change_high) = row.dice_interval, row.dice_change_interval
+        table.add_row(
+            row.change,
+            row.prompt,
+            row.level,
+            f"{row.dice.mean:.4f}",
+            f"{low:.4f}-{high:.4f}",
+            f"{row.dice_change:+.4f}",
+            f"{change_low:+.4f} {change_high:+.4f}",
+            f"{row.dice.worst:.4f}",
+            str(row.low_dice_lesions),
+        )
+    return table
+
+
+def normals_table(report: "EvaluationReport") -> "Table":
+    """What prompts on images without a lesion give."""
+    table = _table(
+        "Images without a lesion. A promptable model segments what it is asked for: behaviour, "
+        "not an error rate",
+        ("prompt",),
+        *("images", "with a mask", "mean area", "mean predicted IoU", "on lesions", "AUC"),
+    )
+    for summary in report.normals:
+        table.add_row(
+            summary.prompt,
+            str(summary.images),
+            f"{summary.marked_fraction:.1%}",
+            f"{summary.mean_area_fraction:.1%}",
+            f"{summary.mean_iou_prediction:.3f}",
+            f"{summary.mean_iou_prediction_lesions:.3f}",
+            f"{summary.iou_prediction_auc:.3f}",
+        )
+    return table
+
+
+def worst_table(report: "EvaluationReport", count: int) -> "Table":
+    """The worst lesions of each summarised prompt."""
+    from samus_edge.evaluation.worst_cases import worst_scores
+
+    table = _table("Worst lesions", ("prompt", "case"), *("lesion", "size", "Dice", "HD95"))
+    for prompt in dict.fromkeys(summary.prompt for summary in report.summaries):
+        for score in worst_scores(report.scores, prompt, count):
+            table.add_row(
+                prompt,
+                score.key,
+                str(score.instance),
+                score.size,
+                f"{score.dice:.4f}",
+                f"{score.hd95:.2f}",
+            )
+    return table
+
+
+TYPICAL_SIZES = {"batch": 1, "height": 480, "width": 640, "prompts": 1, "points": 2}
+"""For which operations are counted: one frame, one box."""
+
+
+def print_summary(console: "Console", bundle: "Bundle", parity: "ParityReport") -> None:
+    """Print graphs, inputs and outputs, operations, and parity.
+
+    Args:
+        console: where to.
+        bundle: as it was written.
+        parity: of its float32 graphs with torch.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    manifest = bundle.manifest
+    table = Table(title=escape(f"{bundle.path}: {manifest.name}"), title_justify="left")
+    for column in ("graph", "precision", "MB", "weights", "opset", "GFLOP"):
+        table.add_column(column)
+    gflop: dict[str, str] = {}
+    for name, record in manifest.graphs.items():
+        if record.precision == "fp32":
+            gflop[name] = f"{_gflop(bundle, name, record):.2f}"
+        size = f"{record.size_bytes / 1e6:.2f}"
+        base = name.split(".")[0]
+        table.add_row(
+            *(name, record.precision, size, record.weight_storage, str(record.opset)),
+            gflop.get(base, ""),
+        )
+    console.print(table)
+    for name, record in manifest.graphs.items():
+        if name not in gflop:
+            continue  # conversions take and give the same
+        console.print(name, highlight=False)
+        for arrow, specs in (("in ", record.inputs), ("out", record.outputs)):
+            for spec in specs:
+                console.print(f"  {arrow} {spec}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"parity with torch on {parity.frames} frames, {parity.prompts} prompts: logits within "
+        f"{parity.max_abs_logit_error:.1e}, worst mask IoU {parity.min_mask_iou:.5f}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _gflop(bundle: "Bundle", name: str, record: "GraphRecord") -> float:
+    """Of one frame, or one box."""
+    import onnx
+
+    from samus_edge.benchmarking.planner import GFLOP, count_flop
+
+    feeds: dict[str, npt.NDArray[np.generic]] = {
+        spec.name: np.zeros(
+            [size if isinstance(size, int) else TYPICAL_SIZES.get(size, 1) for size in spec.shape],
+            spec.dtype,
+        )
+        for spec in record.inputs
+    }
+    return sum(count_flop(onnx.load_from_string(bundle.read_graph(name)), feeds).values()) / GFLOP
+
+
+_MEGA = 1e6
+
+
+def latency_table(results: BenchResults) -> Table:
+    """One row for each subject, stage and number of items."""
+    hw = "x".join(str(size) for size in results.facts["frame_hw"])
+    has_device = any(row.device is not None for row in results.rows)
+    title = (
+        f"{results.facts['bundle']}, frame {hw}, {results.facts['threads']} threads; milliseconds"
+    )
+    table = Table(title=title, title_justify="left")
+    for column in ("stage", "n", "subject"):
+        table.add_column(column)
+    for column in ("p50", "p90", "p99", "per s", "time, 95 %"):
+        table.add_column(column, justify="right")
+    if has_device:
+        for column in ("device p50", "device time, 95 %"):
+            table.add_column(column, justify="right")
+    before: tuple[str, int] | None = None
+    for row in results.rows:
+        key = (row.stage, row.items)
+        cells = [row.stage if before != key else "", str(row.items), row.subject]
+        cells += _numbers(row.latency, row.ratio)
+        if has_device:
+            cells += _device(row)
+        if before is not None and before != key:
+            table.add_section()
+        table.add_row(*cells)
+        before = key
+    return table
+
+
+def subject_table(results: BenchResults) -> Table:
+    """What computed, and its memory."""
+    table = Table(title="memory that each took, its first runs included", title_justify="left")
+    for column in ("subject", "device", "version"):
+        table.add_column(column)
+    for column in ("MB", "MB on the GPU"):
+        table.add_column(column, justify="right")
+    for each in results.subjects:
+        memory, on_gpu = each["memory_bytes"], each["gpu_memory_bytes"]
+        table.add_row(
+            str(each["name"]), str(each["device"]), str(each["version"]), _mb(memory), _mb(on_gpu)
+        )
+    return table
+
+
+def roofline_table(results: BenchResults) -> Table:
+    """How near the graphs come to the machine's limits."""
+    limits = ", ".join(
+        f"{name} {ceiling.gflop_per_s:.0f} GFLOP/s and {ceiling.gbyte_per_s:.0f} GB/s"
+        for name, ceiling in results.ceilings.items()
+    )
+    table = Table(title=f"roofline; measured limits: {limits}", title_justify="left")
+    for column in ("graph", "subject"):
+        table.add_column(column)
+    for column in ("GFLOP", "FLOP/byte", "GFLOP/s", "limit", "reached", "bound"):
+        table.add_column(column, justify="right")
+    for point in results.points:
+        table.add_row(
+            point.graph,
+            point.subject,
+            f"{results.work[point.graph].flop / 1e9:.2f}",
+            f"{point.flop_per_byte:.0f}",
+            f"{point.gflop_per_s:.0f}",
+            f"{point.limit_gflop_per_s:.0f}",
+            f"{point.reached:.0%}",
+            point.bound,
+        )
+    return table
+
+
+def plan_table(estimates: Sequence[Estimate]) -> Table:
+    """What modules would need."""
+    table = Table(title="ESTIMATE, nothing here was measured", title_justify="left")
+    for column in ("module", "graph", "precision"):
+        table.add_column(column)
+    for column in ("estimated ms", "bound"):
+        table.add_column(column, justify="right")
+    for each in estimates:
+        table.add_row(
+            JETSON_MODULES[each.module].title,
+            each.graph,
+            each.precision,
+            f"{each.low_ms:.2f} to {each.high_ms:.2f}",
+            each.bound,
+        )
+    return table
+
+
+def _numbers(latency: Latency, ratio: Ratio | None) -> list[str]:
+    values = [f"{value:.2f}" for value in (latency.p50, latency.p90, latency.p99)]
+    return [*values, f"{latency.per_second:.1f}", _ratio(ratio)]
+
+
+def _device(row: BenchRow) -> list[str]:
+    if row.device is None:
+        return ["", ""]
+    return [f"{row.device.p50:.3f}", _ratio(row.device_ratio)]
+
+
+def _ratio(ratio: Ratio | None) -> str:
+    return "" if ratio is None else f"{ratio.value:.2f}x ({ratio.low:.2f} to {ratio.high:.2f})"
+
+
+def _mb(value: object) -> str:
+    return f"{value / _MEGA:.0f}" if isinstance(value, int) else ""

@@ -1,0 +1,481 @@
+"""What is there, what is missing, and what to do about it: `samus-edge doctor`."""
+
+import os
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+
+from samus_edge import __version__
+from samus_edge.errors import SamusEdgeError
+from samus_edge.runtime.backends.backend_selection import AUTO_ORDER, select_backend
+from samus_edge.runtime.backends.gpu.device import has_nvidia_driver
+from samus_edge.runtime.backends.gpu.find_device import list_gpus
+from samus_edge.runtime.backends.tensorrt.engine_cache import EngineCache
+from samus_edge.runtime.backends.tensorrt.tensorrt_library import find_tensorrt, known_problem
+from samus_edge.runtime.bundle.bundle import Bundle
+from samus_edge.runtime.segmenter import Segmenter
+
+__all__ = [
+    "LEVELS",
+    "PACKAGES",
+    "PLATFORMS",
+    "Diagnosis",
+    "Finding",
+    "Jetson",
+    "cpu_features",
+    "cpu_model",
+    "diagnose",
+    "find_jetson",
+    "install_command",
+    "memory_bytes",
+    "package_versions",
+]
+
+
+PACKAGES = (
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "opencv-python-headless",
+    "opencv-python",
+    "tensorrt",
+    "tensorrt-rtx-cu13",
+    "cuda-python",
+    "pycuda",
+    "torch",
+    "onnx",
+    "pydicom",
+    "highdicom",
+    "fastapi",
+)
+"""Whose versions matter, by their names on the package index."""
+
+# By the name that Linux gives them; what makes products of matrices fast.
+_FEATURES = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "amx_int8",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+)
+
+
+def cpu_model(root: Path = Path("/")) -> str:
+    """The processor, in the words of the operating system."""
+    text = _cpuinfo(root)
+    found = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def cpu_features(root: Path = Path("/")) -> tuple[str, ...]:
+    """Which instruction sets for products of matrices it has; empty where Linux does not say."""
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _cpuinfo(root), re.MULTILINE)
+    present = set(found[1].split()) if found else set()
+    return tuple(name for name in _FEATURES if name in present)
+
+
+def memory_bytes() -> int | None:
+    """Of the whole machine; None where the operating system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def package_versions() -> dict[str, str | None]:
+    """The installed version of each of `PACKAGES`, or None."""
+    found: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _cpuinfo(root: Path) -> str:
+    try:
+        return (root / "proc" / "cpuinfo").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+# Jetson Linux (L4T) releases by the JetPack that brings them.
+_JETPACKS = {35: 5, 36: 6, 38: 7, 39: 7}
+_RELEASE = re.compile(r"R(\d+) \(release\), REVISION: ([\d.]+)")
+
+
+@dataclass(frozen=True)
+class Jetson:
+    """A Jetson module.
+
+    Attributes:
+        model: in the words of its device tree, for example "NVIDIA Jetson AGX Orin Developer Kit".
+        l4t: release of Jetson Linux, for example "36.4.3"; "" if it does not say.
+        jetpack: major version of JetPack; None if the release is not known.
+        power_mode: in the words of nvpmodel, for example "MAXN"; "" if it does not say.
+    """
+
+    model: str
+    l4t: str
+    jetpack: int | None
+    power_mode: str
+
+
+def find_jetson(root: Path = Path("/")) -> Jetson | None:
+    """The Jetson that this is, or None.
+
+    Args:
+        root: of the file system.
+    """
+    release = _read(root / "etc" / "nv_tegra_release")
+    model = _read(root / "proc" / "device-tree" / "model").rstrip("\0\n ")
+    if not release and "Jetson" not in model:
+        return None
+    found = _RELEASE.search(release)
+    l4t = f"{found[1]}.{found[2]}" if found else ""
+    jetpack = _JETPACKS.get(int(found[1])) if found else None
+    return Jetson(model, l4t, jetpack, _power_mode() if root == Path("/") else "")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _power_mode() -> str:
+    try:
+        done = subprocess.run(
+            ["nvpmodel", "-q"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    found = re.search(r"NV Power Mode: (\S+)", done.stdout)
+    return found[1] if found else ""
+
+
+PLATFORMS = ("x86-64", "JetPack 5", "JetPack 6", "JetPack 7")
+
+_JETPACK_5 = (
+    "JetPack 5 has Python 3.8 and TensorRT 8, and samus-edge needs Python 3.10 and TensorRT 10: update "
+    "to JetPack 6, or run on the CPU in a container with Python 3.10"
+)
+_JETSON_CUDA = "pip install 'cuda-python>=12.6,<13'"
+
+_COMMANDS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
+    {
+        "cuda": {
+            "x86-64": "pip install 'samus-edge[cuda]'",
+            "JetPack 5": _JETPACK_5,
+            "JetPack 6": _JETSON_CUDA,
+            "JetPack 7": "pip install 'samus-edge[cuda]'",
+        },
+        "tensorrt": {
+            "x86-64": "pip install 'samus-edge[tensorrt]' (or 'samus-edge[tensorrt-rtx]')",
+            "JetPack 5": _JETPACK_5,
+            "JetPack 6": (
+                "sudo apt-get install nvidia-tensorrt python3-libnvinfer, and create the virtual "
+                "environment with --system-site-packages; then TensorRT 10.5 or newer for Jetson from "
+                "NVIDIA's download page"
+            ),
+            "JetPack 7": (
+                "sudo apt-get install nvidia-tensorrt python3-libnvinfer, and create the virtual "
+                "environment with --system-site-packages"
+            ),
+        },
+        "onnxruntime-gpu": {
+            "x86-64": "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'",
+            "JetPack 5": _JETPACK_5,
+            "JetPack 6": (
+                "pip uninstall -y onnxruntime && pip install onnxruntime-gpu --index-url "
+                "https://pypi.jetson-ai-lab.io/jp6/cu126"
+            ),
+            "JetPack 7": (
+                "no wheel is published for Thor that we know of: use TensorRT, or build ONNX Runtime "
+                "with --use_cuda"
+            ),
+        },
+        "driver": {
+            "x86-64": (
+                "install the NVIDIA driver (on Ubuntu: sudo ubuntu-drivers install), or start the "
+                "container with --gpus all"
+            ),
+            "JetPack 5": "it comes with JetPack; start a container with --runtime nvidia",
+            "JetPack 6": "it comes with JetPack; start a container with --runtime nvidia",
+            "JetPack 7": "it comes with JetPack; start a container with --runtime nvidia",
+        },
+        "dicom": dict.fromkeys(PLATFORMS, "pip install 'samus-edge[dicom]'"),
+        "server": dict.fromkeys(PLATFORMS, "pip install 'samus-edge[server]'"),
+    }
+)
+
+
+def install_command(what: str, jetson: Jetson | None) -> str:
+    """How to get something here.
+
+    Args:
+        what: "cuda" (a binding), "tensorrt", "onnxruntime-gpu", "driver", "dicom" or "server".
+        jetson: the module that this is; None for a workstation or a server. One whose JetPack is not known
+            is answered as JetPack 7.
+    """
+    if jetson is None:
+        return _COMMANDS[what]["x86-64"]
+    return _COMMANDS[what].get(f"JetPack {jetson.jetpack}", _COMMANDS[what]["JetPack 7"])
+
+
+LEVELS = ("ok", "note", "problem")
+"""Of findings: as it should be; missing but not needed; broken."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        level: one of `LEVELS`.
+        topic: for example "tensorrt".
+        text: what was found.
+        remedy: what to do, usually a command; "" if nothing is to be done.
+    """
+
+    level: str
+    topic: str
+    text: str
+    remedy: str = ""
+
+
+@dataclass
+class Diagnosis:
+    """Everything that was found.
+
+    Attributes:
+        findings: in the order in which people read them.
+        facts: the same for programs: system, gpus, packages, backends and so on.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    facts: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def has_problem(self) -> bool:
+        """Whether something is broken."""
+        return any(finding.level == "problem" for finding in self.findings)
+
+    def add(self, level: str, topic: str, text: str, remedy: str = "") -> None:
+        """Note a finding."""
+        self.findings.append(Finding(level, topic, text, remedy))
+
+    def to_json(self) -> dict[str, object]:
+        """As plain values."""
+        return {**self.facts, "findings": [asdict(finding) for finding in self.findings]}
+
+
+def diagnose(root: Path = Path("/"), cache: Path | None = None) -> Diagnosis:
+    """Look at this machine and its installation.
+
+    Args:
+        root: of the file system that says which machine it is.
+        cache: folder of the engines; None for the default one.
+    """
+    diagnosis = Diagnosis()
+    jetson = find_jetson(root)
+    _system(diagnosis, root, jetson)
+    packages = package_versions()
+    diagnosis.facts["packages"] = packages
+    _conflicts(diagnosis, packages)
+    capability = _gpus(diagnosis, jetson)
+    _tensorrt(diagnosis, jetson, capability)
+    _extras(diagnosis, packages, jetson)
+    _engines(diagnosis, EngineCache(cache))
+    if _bundle(diagnosis):
+        _backends(diagnosis, jetson, capability is not None)
+    return diagnosis
+
+
+def _system(diagnosis: Diagnosis, root: Path, jetson: Jetson | None) -> None:
+    memory = memory_bytes()
+    libc = " ".join(platform.libc_ver()).strip()
+    features = cpu_features(root)
+    diagnosis.facts |= {
+        "samus_edge": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+        "libc": libc,
+        "cpu": {"model": cpu_model(root), "cores": os.cpu_count(), "features": list(features)},
+        "memory_bytes": memory,
+        "jetson": None if jetson is None else asdict(jetson),
+    }
+    diagnosis.add(
+        "ok",
+        "system",
+        f"samus-edge {__version__}, Python {platform.python_version()}, {platform.system()} "
+        f"{platform.machine()} {libc}",
+    )
+    size = "" if memory is None else f", {memory / 1e9:.0f} GB"
+    diagnosis.add(
+        "ok", "cpu", f"{cpu_model(root)}, {os.cpu_count()} cores{size}; {' '.join(features)}"
+    )
+    if jetson is not None:
+        mode = f", power mode {jetson.power_mode}" if jetson.power_mode else ""
+        diagnosis.add(
+            "ok" if jetson.jetpack is not None and jetson.jetpack >= 6 else "note",
+            "jetson",
+            f"{jetson.model}, L4T {jetson.l4t}, JetPack {jetson.jetpack or 'unknown'}{mode}",
+            install_command("tensorrt", jetson) if jetson.jetpack == 5 else "",
+        )
+
+
+def _conflicts(diagnosis: Diagnosis, packages: Mapping[str, str | None]) -> None:
+    for first, second in (
+        ("onnxruntime", "onnxruntime-gpu"),
+        ("opencv-python", "opencv-python-headless"),
+    ):
+        if packages[first] and packages[second]:
+            diagnosis.add(
+                "problem",
+                "packages",
+                f"{first} and {second} are both installed, and are the same module: which one is imported "
+                "is chance",
+                f"pip uninstall -y {first} {second} && pip install {second}",
+            )
+
+
+def _gpus(diagnosis: Diagnosis, jetson: Jetson | None) -> str | None:
+    """Note the GPUs; gives the first one's compute capability."""
+    try:
+        gpus = list_gpus()
+    except SamusEdgeError as err:
+        diagnosis.facts["gpus"] = []
+        if has_nvidia_driver():
+            remedy = install_command("cuda", jetson)
+            diagnosis.add("note", "gpu", f"there is an NVIDIA driver, but: {err}", remedy)
+        else:
+            remedy = install_command("driver", jetson)
+            diagnosis.add(
+                "note", "gpu", "no NVIDIA driver; the CPU computes", f"if there is a GPU: {remedy}"
+            )
+        return None
+    diagnosis.facts["gpus"] = [asdict(gpu) for gpu in gpus]
+    for gpu in gpus:
+        diagnosis.add(
+            "ok",
+            "gpu",
+            f"{gpu.index}: {gpu.name}, compute capability {gpu.compute_capability}, "
+            f"{gpu.total_memory_bytes / 1e9:.1f} GB, driver for CUDA {gpu.driver_version}",
+        )
+    return gpus[0].compute_capability if gpus else None
+
+
+def _tensorrt(diagnosis: Diagnosis, jetson: Jetson | None, capability: str | None) -> None:
+    """Note what is installed of TensorRT; that it is missing matters only where there is a GPU."""
+    found: dict[str, str] = {}
+    for flavour in ("tensorrt", "tensorrt_rtx"):
+        try:
+            library = find_tensorrt(flavour)
+        except SamusEdgeError as err:
+            if "cannot be loaded" in str(err) or "too old" in str(err):
+                diagnosis.add("note", "tensorrt", str(err))
+            continue
+        found[flavour] = library.version
+        problem = known_problem(flavour, library.version, capability)
+        if problem is None:
+            diagnosis.add("ok", "tensorrt", str(library))
+        else:
+            level = "problem" if capability is not None else "note"
+            diagnosis.add(level, "tensorrt", problem)
+    diagnosis.facts["tensorrt"] = found
+    if not found:
+        remedy = install_command("tensorrt", jetson)
+        diagnosis.add("note", "tensorrt", "neither TensorRT nor TensorRT-RTX is installed", remedy)
+
+
+def _extras(
+    diagnosis: Diagnosis, packages: Mapping[str, str | None], jetson: Jetson | None
+) -> None:
+    for extra, package in (("dicom", "pydicom"), ("server", "fastapi")):
+        if packages[package] is None:
+            remedy = install_command(extra, jetson)
+            diagnosis.add("note", extra, f"{package} is not installed", remedy)
+
+
+def _engines(diagnosis: Diagnosis, cache: EngineCache) -> None:
+    entries = cache.entries()
+    diagnosis.facts["engine_cache"] = {"folder": str(cache.folder), "engines": len(entries)}
+    existing = next(path for path in (cache.folder, *cache.folder.parents) if path.exists())
+    if os.access(existing, os.W_OK):
+        diagnosis.add("ok", "engines", f"{len(entries)} in {cache.folder}")
+    else:
+        diagnosis.add(
+            "note",
+            "engines",
+            f"{len(entries)} in {cache.folder}, which cannot be written to: engines are built at "
+            "every start",
+            "name another folder in the environment variable SAMUS_EDGE_CACHE",
+        )
+
+
+def _bundle(diagnosis: Diagnosis) -> bool:
+    try:
+        opened = Bundle.open()
+    except SamusEdgeError as err:
+        diagnosis.facts["bundle"] = None
+        diagnosis.add("problem", "bundle", str(err), "pip install --force-reinstall samus-edge")
+        return False
+    hashes = {name: record.sha256 for name, record in opened.manifest.graphs.items()}
+    diagnosis.facts["bundle"] = {"name": opened.manifest.name, "graphs": hashes}
+    diagnosis.add("ok", "bundle", f"{opened.manifest.name}, all hashes hold")
+    return True
+
+
+def _backends(diagnosis: Diagnosis, jetson: Jetson | None, has_gpu: bool) -> None:
+    """Segment a generated frame on every backend: what works is shown, not concluded."""
+    results: dict[str, dict[str, object]] = {}
+    chosen: str | None = None
+    for name in AUTO_ORDER:
+        try:
+            device, milliseconds = _try_backend(name)
+        except SamusEdgeError as err:
+            results[name] = {"works": False, "reason": str(err)}
+            # On a machine with a GPU it is missed; on another there is nothing to miss.
+            if has_gpu or name == "onnxruntime":
+                level = "problem" if name == "onnxruntime" else "note"
+                what = {"tensorrt": "tensorrt", "onnxruntime-cuda": "onnxruntime-gpu"}.get(name)
+                remedy = ""
+                if what is not None and "samus-edge build" not in str(err):
+                    remedy = install_command(what, jetson)
+                diagnosis.add(level, name, f"does not work: {err}", remedy)
+            continue
+        chosen = chosen or name
+        results[name] = {"works": True, "device": device, "milliseconds": round(milliseconds, 1)}
+        diagnosis.add("ok", name, f"segments on {device}, a frame in {milliseconds:.0f} ms")
+    diagnosis.facts |= {"backends": results, "auto": chosen}
+    if chosen is not None:
+        diagnosis.add("ok", "auto", f"takes {chosen}")
+
+
+def _try_backend(name: str) -> tuple[str, float]:
+    """Its device, and milliseconds of one frame with one box, the second time."""
+    frame = np.tile(np.arange(256, dtype=np.uint8), (200, 1))
+    backend = select_backend(name, build_missing=False)
+    with Segmenter(Bundle.open(), backend) as segmenter:
+        for _ in range(2):
+            begun = time.perf_counter()
+            segmenter.segment(frame, boxes=[[60, 50, 180, 150]])
+            seconds = time.perf_counter() - begun
+    return backend.device, 1000 * seconds

@@ -1,0 +1,93 @@
+"""Counts and times for Prometheus."""
+
+import json
+import logging
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+__all__ = [
+    "JsonFormatter",
+    "ServerMetrics",
+    "log_settings",
+]
+
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class ServerMetrics:
+    """Metrics of one app, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "samus_edge_requests_total",
+            "Requests by route, method and status.",
+            ("route", "method", "status"),
+            registry=self._registry,
+        )
+        self.seconds = Histogram(
+            "samus_edge_request_seconds",
+            "Seconds from a request to its response.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self.inference_seconds = Histogram(
+            "samus_edge_inference_seconds",
+            "Seconds of encoding and decoding.",
+            ("step",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self.sessions = Gauge("samus_edge_sessions", "Images kept.", registry=self._registry)
+        self.live = Gauge("samus_edge_live", "Live connections.", registry=self._registry)
+        self.live_frames = Counter(
+            "samus_edge_live_frames_total",
+            "Frames of live connections, done and dropped.",
+            ("what",),
+            registry=self._registry,
+        )
+
+    def text(self) -> bytes:
+        """In Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+_FIELDS = ("route", "method", "status", "milliseconds", "client", "request_id", "detail")
+
+
+class JsonFormatter(logging.Formatter):
+    """Time, level, event, and what a record carries of `_FIELDS`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As one line."""
+        document: dict[str, object] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
+        document |= {name: getattr(record, name) for name in _FIELDS if hasattr(record, name)}
+        if record.exc_info:
+            document["exception"] = self.formatException(record.exc_info)
+        return json.dumps(document)
+
+
+def log_settings() -> dict[str, object]:
+    """For `logging.config.dictConfig`."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"json": {"()": JsonFormatter}},
+        "handlers": {
+            "stderr": {"class": "logging.StreamHandler", "formatter": "json"},
+        },
+        "loggers": {
+            "samus_edge": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+            "uvicorn": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+            # Ours has the route instead of the path, and no query with a token in it.
+            "uvicorn.access": {"handlers": [], "level": "CRITICAL", "propagate": False},
+        },
+    }

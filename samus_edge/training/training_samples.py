@@ -1,0 +1,201 @@
+"""Augmented training samples and fixed validation samples from cases."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from samus_edge.data.augmentation import AugmentationConfig, augment_appearance, augment_geometry
+from samus_edge.data.case import CasesInMemory, CaseSource, UltrasoundCase
+from samus_edge.data.prompt_protocol import (
+    BoxConfig,
+    case_generator,
+    centre_point,
+    jittered_box,
+    simulate_background_click,
+    simulate_box,
+    simulate_click,
+    simulate_phantom,
+)
+from samus_edge.errors import DataError
+from samus_edge.modeling.high_frequency import HighFrequency, InputScaling
+
+Mask = npt.NDArray[np.bool_]
+
+# at 256x256; a lesion that an augmentation has almost pushed out teaches nothing
+MIN_LESION_PX = 24
+GEOMETRY_TRIES = 4
+VALIDATION_JITTER = 0.05
+NUM_CLICKS = 3
+
+
+@dataclass(frozen=True)
+class TrainingSample:
+    """One lesion of one frame with prompts; a batch has one more, leading dimension.
+
+    Attributes:
+        image: (1, S, S), float32, grey in [0, 1].
+        high_frequency: (1, S, S), float32, in [0, 1].
+        mask: (1, S, S), float32, values in {0, 1}.
+        teacher_mask: (1, S, S), float32, values in {0, 1}: the lesion as a teacher marks it; the
+            same as ``mask`` without a teacher.
+        box: (2, 2), float32, top left and bottom right corner (x, y), model frame.
+        clicks: (3, 2), float32, (x, y) on the lesion, model frame.
+        background_click: (1, 2), float32, (x, y) off the lesion, model frame.
+        background_label: (1,), float32: 0, or -1 where the frame has no background.
+    """
+
+    image: Tensor
+    high_frequency: Tensor
+    mask: Tensor
+    teacher_mask: Tensor
+    box: Tensor
+    clicks: Tensor
+    background_click: Tensor
+    background_label: Tensor
+
+
+class LesionDataset(Dataset[TrainingSample]):
+    """Lesions of cases, one per case and epoch.
+
+    Samples depend on (seed, epoch, index) only, so a resumed training sees what an uninterrupted
+    one sees.
+
+    Args:
+        cases: cases with at least one lesion; the samples come in their order.
+        image_size: side of the model input, pixels.
+        augmentation: strengths, or None for fixed samples: no augmentation, the first lesion, and
+            the evaluation's jittered box and centre point as prompts.
+        seed: seed of all samples.
+        boxes: how boxes miss the lesion; the default without it.
+        normal_cases: cases without a lesion, prompted as if there were one and with an empty mask
+            as the answer; they come after the others. Only with an augmentation.
+        teacher_masks: for each case, a teacher's mask of each lesion, (H, W), bool; None without a
+            teacher.
+        source: decoded cases; None to decode them here and hold them in memory.
+
+    Raises:
+        DataError: if a case cannot be read or has no lesion; all of the latter are named.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[UltrasoundCase],
+        *,
+        image_size: int,
+        augmentation: AugmentationConfig | None,
+        seed: int,
+        boxes: BoxConfig | None = None,
+        normal_cases: Sequence[UltrasoundCase] = (),
+        teacher_masks: Sequence[Sequence[Mask]] | None = None,
+        source: CaseSource | None = None,
+    ) -> None:
+        self._cases = (*cases, *normal_cases)
+        self._lesion_cases = len(cases)
+        self._source = source or CasesInMemory(self._cases)
+        empty = [case.key for case in cases if not self._source.instances(case)]
+        if empty:
+            raise DataError(
+                f"Cases without a lesion cannot be trained on, got {', '.join(empty)}. "
+                "Leave them out of the subset, or mend their masks."
+            )
+        self.teacher_masks = teacher_masks
+        self.image_size = image_size
+        self.augmentation = augmentation
+        self.boxes = boxes or BoxConfig()
+        self.seed = seed
+        self.epoch = 0
+        self._input_scaling = InputScaling(image_size)
+        self._high_frequency = HighFrequency(image_size)
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    def __getitem__(self, index: int) -> TrainingSample:
+        if self.augmentation is None:
+            return self._fixed_sample(index)
+        rng = np.random.default_rng((self.seed, self.epoch, index))
+        if index < self._lesion_cases:
+            frame, masks = self._augmented_lesion(index, self.augmentation, rng)
+        else:
+            image = self._source.image(self._cases[index])
+            frame, _ = augment_geometry(image, [], self.augmentation, rng, self.image_size)
+            masks = [np.zeros((self.image_size, self.image_size), dtype=np.bool_)] * 2
+        frame = augment_appearance(frame, self.augmentation, rng)
+        prompted = masks[0] if masks[0].any() else simulate_phantom(self.image_size, rng)
+        box = simulate_box(prompted, rng, self.boxes)
+        clicks = np.concatenate([simulate_click(prompted, rng) for _ in range(NUM_CLICKS)])
+        return self._sample(frame, masks, box, clicks, simulate_background_click(masks[0], rng))
+
+    def _augmented_lesion(
+        self, index: int, augmentation: AugmentationConfig, rng: np.random.Generator
+    ) -> tuple[npt.NDArray[np.uint8], list[Mask]]:
+        """A moved frame with one of its lesions, as marked and as the teacher marks it."""
+        case = self._cases[index]
+        image, instances = self._source.image(case), self._source.instances(case)
+        lesion = int(rng.integers(len(instances)))
+        taught = instances if self.teacher_masks is None else self.teacher_masks[index]
+        pair = (instances[lesion], taught[lesion])
+        for _ in range(GEOMETRY_TRIES):
+            frame, masks = augment_geometry(image, pair, augmentation, rng, self.image_size)
+            if masks[0].sum() >= MIN_LESION_PX:
+                return frame, masks
+        return image, [self._resized(mask) for mask in pair]
+
+    def _fixed_sample(self, index: int) -> TrainingSample:
+        case = self._cases[index]
+        image, instance = self._source.image(case), self._source.instances(case)[0]
+        scale = self.image_size / np.array([image.shape[1], image.shape[0]])
+        rng = case_generator(case.key, 0, self.seed)
+        box = jittered_box(instance, VALIDATION_JITTER, rng).reshape(2, 2)
+        clicks = np.repeat(centre_point(instance).reshape(1, 2), NUM_CLICKS, axis=0)
+        mask = self._resized(instance)
+        background = simulate_background_click(mask, rng)
+        box, clicks = _to_model_frame(box, scale), _to_model_frame(clicks, scale)
+        return self._sample(image, [mask, mask], box, clicks, background)
+
+    def _resized(self, mask: Mask) -> Mask:
+        size = (self.image_size, self.image_size)
+        resized = cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_LINEAR)
+        return np.asarray(resized > 127)
+
+    def _sample(
+        self,
+        frame: npt.NDArray[np.uint8],
+        masks: Sequence[Mask],
+        box: npt.NDArray[np.float32],
+        clicks: npt.NDArray[np.float32],
+        background: tuple[npt.NDArray[np.float32], int],
+    ) -> TrainingSample:
+        frames = torch.from_numpy(np.ascontiguousarray(frame))[None]
+        mask, teacher_mask = (torch.from_numpy(mask.astype(np.float32))[None] for mask in masks)
+        return TrainingSample(
+            image=self._input_scaling(frames)[0],
+            high_frequency=self._high_frequency(frames)[0] / 255.0,
+            mask=mask,
+            teacher_mask=teacher_mask,
+            box=torch.from_numpy(box),
+            clicks=torch.from_numpy(clicks),
+            background_click=torch.from_numpy(background[0]),
+            background_label=torch.tensor([float(background[1])]),
+        )
+
+
+def collate(samples: Sequence[TrainingSample]) -> TrainingSample:
+    """Stack samples: every field gains a leading batch dimension."""
+    names = [field.name for field in fields(TrainingSample)]
+    return TrainingSample(
+        **{name: torch.stack([getattr(sample, name) for sample in samples]) for name in names}
+    )
+
+
+def _to_model_frame(
+    points: npt.NDArray[np.generic], scale: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float32]:
+    """Pixels of the original image to the model frame, half-pixel rule."""
+    return np.asarray((points.astype(np.float64) + 0.5) * scale - 0.5, dtype=np.float32)

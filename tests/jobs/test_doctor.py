@@ -1,0 +1,266 @@
+"""What a machine says of itself."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from samus_edge.errors import BackendError, BundleError
+from samus_edge.jobs import doctor as diagnosis
+from samus_edge.jobs.doctor import (
+    PACKAGES,
+    Diagnosis,
+    Finding,
+    Jetson,
+    cpu_features,
+    cpu_model,
+    diagnose,
+    find_jetson,
+    install_command,
+    memory_bytes,
+    package_versions,
+)
+from samus_edge.runtime.backends.gpu.device import GpuInfo
+from samus_edge.runtime.backends.tensorrt.tensorrt_library import TensorRTLibrary
+from samus_edge.runtime.bundle.bundle import Bundle
+
+_X86 = """processor\t: 0
+model name\t: Example CPU @ 3.00GHz
+flags\t\t: fpu sse2 avx2 avx512_vnni avx512f
+"""
+_ARM = """processor\t: 0
+Features\t: fp asimd asimddp i8mm sve
+CPU part\t: 0xd42
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A file system without anything but an empty /proc."""
+    (tmp_path / "proc").mkdir()
+    return tmp_path
+
+
+def test_an_x86_processor(root: Path) -> None:
+    (root / "proc" / "cpuinfo").write_text(_X86)
+    assert cpu_model(root) == "Example CPU @ 3.00GHz"
+    assert cpu_features(root) == ("avx2", "avx512f", "avx512_vnni")
+
+
+def test_an_arm_processor(root: Path) -> None:
+    (root / "proc" / "cpuinfo").write_text(_ARM)
+    assert cpu_model(root) != ""
+    assert cpu_features(root) == ("asimddp", "i8mm", "sve")
+
+
+def test_a_system_without_cpuinfo(root: Path) -> None:
+    assert cpu_model(root) != ""
+    assert cpu_features(root) == ()
+
+
+def test_memory_is_the_machines() -> None:
+    found = memory_bytes()
+    assert found is not None
+    assert found % os.sysconf("SC_PAGE_SIZE") == 0
+    assert found > 1 << 28
+
+
+def test_versions_are_those_that_are_imported() -> None:
+    versions = package_versions()
+    assert tuple(versions) == PACKAGES
+    assert versions["numpy"] == np.__version__
+    assert versions["onnxruntime-gpu"] is None
+
+
+_RELEASE = "# R{major} (release), REVISION: {minor}, GCID: 38968081, BOARD: generic, EABI: aarch64"
+
+
+def _write(root: Path, release: str | None, model: str | None) -> None:
+    if release is not None:
+        (root / "etc").mkdir()
+        (root / "etc" / "nv_tegra_release").write_text(release)
+    if model is not None:
+        (root / "proc" / "device-tree").mkdir(parents=True)
+        (root / "proc" / "device-tree" / "model").write_bytes(model.encode() + b"\0")
+
+
+@pytest.mark.parametrize(
+    ("major", "minor", "jetpack"),
+    [(35, "4.1", 5), (36, "4.3", 6), (38, "2.0", 7), (39, "0.0", 7), (32, "7.1", None)],
+)
+def test_the_release_says_which_jetpack(
+    tmp_path: Path, major: int, minor: str, jetpack: int | None
+) -> None:
+    model = "NVIDIA Jetson Orin NX Engineering Reference Developer Kit"
+    _write(tmp_path, _RELEASE.format(major=major, minor=minor), model)
+    assert find_jetson(tmp_path) == Jetson(model, f"{major}.{minor}", jetpack, "")
+
+
+def test_a_container_without_the_release_file_is_known_by_its_device_tree(tmp_path: Path) -> None:
+    _write(tmp_path, None, "NVIDIA Jetson AGX Thor Developer Kit")
+    assert find_jetson(tmp_path) == Jetson("NVIDIA Jetson AGX Thor Developer Kit", "", None, "")
+
+
+@pytest.mark.parametrize("model", [None, "Raspberry Pi 5 Model B Rev 1.0"])
+def test_other_machines_are_none(tmp_path: Path, model: str | None) -> None:
+    _write(tmp_path, None, model)
+    assert find_jetson(tmp_path) is None
+
+
+def test_commands_differ_by_platform() -> None:
+    orin = {jetpack: Jetson("NVIDIA Jetson Orin", "", jetpack, "") for jetpack in (5, 6, 7, None)}
+    assert install_command("cuda", None) == "pip install 'samus-edge[cuda]'"
+    assert "'cuda-python>=12.6,<13'" in install_command("cuda", orin[6])
+    assert "update to JetPack 6" in install_command("tensorrt", orin[5])
+    assert install_command("tensorrt", orin[None]) == install_command("tensorrt", orin[7])
+    assert "--runtime nvidia" in install_command("driver", orin[7])
+
+
+Patch = Callable[..., None]
+
+
+@pytest.fixture
+def patch(monkeypatch: pytest.MonkeyPatch) -> Patch:
+    """Replaces what the diagnosis looks at, by name."""
+
+    def replace(**parts: object) -> None:
+        for name, part in parts.items():
+            monkeypatch.setattr(diagnosis, name, part)
+
+    return replace
+
+
+@pytest.fixture
+def on_cpu(patch: Patch) -> None:
+    """A machine without a GPU, its driver or TensorRT."""
+
+    def no_gpu() -> None:
+        raise BackendError("no binding")
+
+    def no_tensorrt(flavour: str) -> None:
+        raise BackendError(f"{flavour} is not installed")
+
+    patch(list_gpus=no_gpu, find_tensorrt=no_tensorrt, has_nvidia_driver=lambda: False)
+
+
+def _one(found: Diagnosis, topic: str, level: str | None = None) -> Finding:
+    (only,) = (
+        finding
+        for finding in found.findings
+        if finding.topic == topic and (level is None or finding.level == level)
+    )
+    return only
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_a_machine_without_a_gpu_is_no_problem(tmp_path: Path) -> None:
+    found = diagnose(cache=tmp_path / "engines")
+    assert not found.has_problem
+    assert _one(found, "gpu").level == "note"
+    assert "ubuntu-drivers" in _one(found, "gpu").remedy
+    assert "samus-edge[tensorrt]" in _one(found, "tensorrt").remedy
+    assert _one(found, "auto").text == "takes onnxruntime"
+    assert _one(found, "engines").text == f"0 in {tmp_path / 'engines'}"
+    assert not (tmp_path / "engines").exists()  # a diagnosis changes nothing
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_facts_are_plain_values(tmp_path: Path) -> None:
+    document = json.loads(json.dumps(diagnose(cache=tmp_path).to_json()))
+    assert document["auto"] == "onnxruntime"
+    assert document["backends"]["onnxruntime"]["works"] is True
+    assert document["backends"]["onnxruntime"]["milliseconds"] > 0
+    assert document["backends"]["tensorrt"]["works"] is False
+    assert document["bundle"]["name"] == Bundle.open().manifest.name
+    assert document["jetson"] is None
+    assert {finding["level"] for finding in document["findings"]} <= set(diagnosis.LEVELS)
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_a_jetson_gets_its_own_commands(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "nv_tegra_release").write_text("# R36 (release), REVISION: 4.3, GCID: 1")
+    found = diagnose(root=tmp_path, cache=tmp_path / "engines")
+    assert _one(found, "jetson").level == "ok"
+    assert "JetPack 6" in _one(found, "jetson").text
+    assert "python3-libnvinfer" in _one(found, "tensorrt").remedy
+    assert "--runtime nvidia" in _one(found, "gpu").remedy
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_jetpack_5_is_told_to_update(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "nv_tegra_release").write_text("# R35 (release), REVISION: 4.1, GCID: 1")
+    found = _one(diagnose(root=tmp_path, cache=tmp_path / "engines"), "jetson")
+    assert (found.level, "update to JetPack 6" in found.remedy) == ("note", True)
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_two_packages_of_one_module_are_a_problem(tmp_path: Path, patch: Patch) -> None:
+    patch(package_versions=lambda: {**package_versions(), "onnxruntime-gpu": "1.31.1"})
+    found = diagnose(cache=tmp_path)
+    assert found.has_problem
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in _one(found, "packages").remedy
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_a_changed_bundle_is_a_problem(tmp_path: Path, patch: Patch) -> None:
+    class Changed:
+        @staticmethod
+        def open() -> None:
+            raise BundleError("image_encoder.onnx has another hash")
+
+    patch(Bundle=Changed)
+    found = diagnose(cache=tmp_path)
+    assert found.has_problem
+    assert _one(found, "bundle").remedy == "pip install --force-reinstall samus-edge"
+    assert found.facts["bundle"] is None
+    assert "backends" not in found.facts
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_a_read_only_cache_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Answered for the process, because root may write into any folder.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    found = _one(diagnose(cache=tmp_path), "engines")
+    assert found.level == "note"
+    assert "SAMUS_EDGE_CACHE" in found.remedy
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_a_driver_without_a_binding_names_the_binding(tmp_path: Path, patch: Patch) -> None:
+    patch(has_nvidia_driver=lambda: True)
+    assert _one(diagnose(cache=tmp_path), "gpu").remedy == "pip install 'samus-edge[cuda]'"
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_a_gpu_that_nothing_uses_is_noted_with_commands(tmp_path: Path, patch: Patch) -> None:
+    gpu = GpuInfo(0, "Example GPU", "8.6", 8 << 30, "12.8", 20, 1_200_000)
+    patch(list_gpus=lambda: [gpu])
+    found = diagnose(cache=tmp_path)
+    assert "Example GPU, compute capability 8.6, 8.6 GB" in _one(found, "gpu").text
+    assert "onnxruntime-gpu" in _one(found, "onnxruntime-cuda").remedy
+    assert not found.has_problem  # the CPU does the work
+
+
+@pytest.mark.parametrize(("has_gpu", "level"), [(True, "problem"), (False, "note")])
+@pytest.mark.usefixtures("on_cpu")
+def test_a_version_that_computes_wrong_results_is_named(
+    tmp_path: Path, patch: Patch, has_gpu: bool, level: str
+) -> None:
+    def find(flavour: str) -> TensorRTLibrary:
+        if flavour != "tensorrt":
+            raise BackendError("not installed")
+        return TensorRTLibrary(
+            flavour="tensorrt", module=ModuleType("tensorrt"), version="10.3.0.30"
+        )
+
+    patch(find_tensorrt=find)
+    if has_gpu:
+        patch(list_gpus=lambda: [GpuInfo(0, "Orin", "8.7", 8 << 30, "12.6", 8, 918_000)])
+    problems = [f for f in diagnose(cache=tmp_path).findings if "10.3" in f.text]
+    assert [f.level for f in problems if f.topic == "tensorrt"] == [level]

@@ -1,0 +1,225 @@
+"""Segmenting files: prompts become rows, results become reports and files."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from samus_edge.errors import BackendError, BundleError, ImageFileError, OutputFileError
+from samus_edge.jobs.segment_file import FileSegmentation, segment_file
+from samus_edge.runtime import Segmenter
+from samus_edge.runtime.images.image_io import read_image
+from samus_edge.runtime.segmenter import predict_with_clicks
+
+# A disc's edge may fall on either side of a pixel's centre.
+EDGE_PX = 1.5
+
+
+@pytest.fixture
+def job(tmp_path: Path, disc_bundle: Path) -> FileSegmentation:
+    """One box on a black image of 640 x 480 pixels."""
+    image = tmp_path / "image.png"
+    cv2.imwrite(str(image), np.zeros((480, 640), np.uint8))
+    return FileSegmentation(image=image, boxes=[(100, 50, 300, 250)], bundle=disc_bundle, threads=1)
+
+
+def read_png(path: Path) -> npt.NDArray[np.uint8]:
+    """A file's pixels, by OpenCV."""
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert image is not None
+    return image.astype(np.uint8)
+
+
+def test_a_mask_is_reported_with_area_and_box(job: FileSegmentation) -> None:
+    report = segment_file(job)
+    (mask,) = report.masks
+    # The disc around (200, 150) with radii 100 and 75: see conftest.
+    assert mask.area_px == pytest.approx(np.pi * 100 * 75, rel=0.01)
+    assert mask.box == pytest.approx((100, 75, 300, 225), abs=EDGE_PX)
+    assert mask.predicted_iou == pytest.approx(2.1)
+    assert mask.prompt.box == (100, 50, 300, 250)
+    assert mask.prompt.points == ()
+    assert not mask.prompt.was_clipped
+
+
+def test_the_document_traces_the_result(job: FileSegmentation, disc_bundle: Path) -> None:
+    document = json.loads(json.dumps(segment_file(job).to_json(), allow_nan=False))
+    assert set(document) == {
+        *("image", "masks", "timings_ms", "backend", "device", "threads", "precision"),
+        *("bundle", "versions", "mask_file", "overlay_file", "dicom_seg_file", "dicom_sr_file"),
+    }
+    sha256 = hashlib.sha256(job.image.read_bytes()).hexdigest()
+    assert document["image"] == {
+        "path": str(job.image),
+        "sha256": sha256,
+        "width": 640,
+        "height": 480,
+        "frame": None,
+    }
+    mask_fields = {"area_px", "box", "predicted_iou", "prompt", "measurements"}
+    assert set(document["masks"][0]) == mask_fields
+    timings = document["timings_ms"]
+    assert set(timings) == {"load", "read", "encode", "decode", "write", "total"}
+    assert all(value >= 0 for value in timings.values())
+    parts = sum(value for name, value in timings.items() if name != "total")
+    assert timings["total"] == pytest.approx(parts, rel=0.2, abs=20)
+    assert (document["backend"], document["precision"]) == ("onnxruntime", "fp32")
+    bundle = document["bundle"]
+    assert (bundle["name"], bundle["path"]) == ("discs", str(disc_bundle))
+    for name, recorded in bundle["graphs"].items():
+        content = (disc_bundle / f"{name}.onnx").read_bytes()
+        assert hashlib.sha256(content).hexdigest() == recorded
+    assert set(document["versions"]) == {"samus_edge", "python", "numpy", "opencv", "onnxruntime"}
+
+
+def test_points_alone_are_one_prompt(job: FileSegmentation) -> None:
+    points = [(150, 150, 1), (250, 150, 1)]
+    (mask,) = segment_file(dataclasses.replace(job, boxes=(), points=points)).masks
+    assert mask.box == pytest.approx((100, 75, 300, 225), abs=EDGE_PX)
+    assert mask.prompt.box is None
+    assert mask.prompt.points == ((150, 150, 1), (250, 150, 1))
+    assert mask.predicted_iou == pytest.approx(3.1)  # two points and SAM's one padding point
+
+
+def test_points_correct_the_mask_of_one_box_in_turn(
+    job: FileSegmentation, disc_bundle: Path
+) -> None:
+    points = [(500, 300, 0), (40, 40, 1)]
+    (mask,) = segment_file(dataclasses.replace(job, points=points)).masks
+    with Segmenter.load(disc_bundle, threads=1) as segmenter:
+        expected = predict_with_clicks(
+            segmenter,
+            segmenter.encode(read_image(job.image)),
+            box=job.boxes[0],
+            point_coords=[[500, 300], [40, 40]],
+            point_labels=[0, 1],
+        ).masks[0, 0]
+    assert mask.area_px == int(expected.sum())
+    assert expected[40, 40]
+    assert [point[:2] for point in mask.prompt.points] == [(500, 300), (40, 40)]
+
+
+def test_with_several_boxes_a_point_refines_the_box_that_contains_it(
+    job: FileSegmentation,
+) -> None:
+    boxes = [(100, 50, 300, 250), (400, 200, 600, 400)]
+    alone = segment_file(dataclasses.replace(job, boxes=boxes))
+    both = segment_file(dataclasses.replace(job, boxes=boxes, points=[(590, 390, 1)]))
+    assert both.masks[0] == alone.masks[0]
+    assert both.masks[1].box != alone.masks[1].box
+    assert both.masks[0].prompt.points == ()
+    assert both.masks[1].prompt.points == ((590, 390, 1),)
+
+
+def test_a_box_that_sticks_out_is_clipped_and_said_to_be(job: FileSegmentation) -> None:
+    report = segment_file(dataclasses.replace(job, boxes=[(-50, 20, 700, 100)]))
+    assert report.masks[0].prompt.box == (-0.5, 20, 639.5, 100)
+    assert report.masks[0].prompt.was_clipped
+    assert any("was cut to the image: -0.5,20,639.5,100" in line for line in report.lines())
+
+
+def test_an_empty_mask_has_no_box(job: FileSegmentation, disc_bundle_copy: Path) -> None:
+    file = disc_bundle_copy / "manifest.json"
+    file.write_text(file.read_text().replace('"mask_threshold": 0.0', '"mask_threshold": 1e6'))
+    report = segment_file(dataclasses.replace(job, bundle=disc_bundle_copy))
+    assert (report.masks[0].area_px, report.masks[0].box) == (0, None)
+    document: Any = report.to_json()
+    assert document["masks"][0]["box"] is None
+    assert any("mask 1: empty" in line for line in report.lines())
+
+
+def test_one_mask_is_written_in_black_and_white(job: FileSegmentation) -> None:
+    mask_file = job.image.with_name("mask.png")
+    report = segment_file(dataclasses.replace(job, mask_file=mask_file))
+    mask = read_png(mask_file)
+    assert mask.shape == (480, 640)
+    assert set(np.unique(mask)) == {0, 255}
+    assert np.count_nonzero(mask) == report.masks[0].area_px
+    assert report.mask_file == mask_file
+
+
+def test_several_masks_are_written_as_labels(job: FileSegmentation) -> None:
+    mask_file = job.image.with_name("mask.png")
+    boxes = [(100, 50, 300, 250), (400, 300, 600, 450)]
+    report = segment_file(dataclasses.replace(job, boxes=boxes, mask_file=mask_file))
+    mask = read_png(mask_file)
+    assert set(np.unique(mask)) == {0, 1, 2}
+    assert np.count_nonzero(mask == 2) == report.masks[1].area_px
+
+
+def test_an_overlay_is_written(job: FileSegmentation) -> None:
+    overlay_file = job.image.with_name("overlay.jpg")
+    segment_file(dataclasses.replace(job, overlay_file=overlay_file))
+    overlay = read_png(overlay_file)
+    assert overlay.shape[0] > 2 * 480
+    assert overlay.shape[1:] == (2 * 640, 3)
+
+
+def test_the_lines_are_for_people(job: FileSegmentation) -> None:
+    mask_file = job.image.with_name("mask.png")
+    lines = segment_file(dataclasses.replace(job, mask_file=mask_file)).lines()
+    assert lines[0] == f"{job.image}: 640 x 480 pixels"
+    assert "mask 1: 235" in lines[1] and "predicted IoU 2.10" in lines[1]
+    assert lines[2] == f"  mask file: {mask_file} (0 and 255)"
+    assert lines[3].startswith("  discs (fp32) on onnxruntime, 1 threads: ")
+    assert "Not a medical device" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"boxes": ()}, ValueError, "no prompt was given"),
+        ({"boxes": [(700, 1, 800, 9)]}, ValueError, "outside the image of 640 x 480"),
+        ({"points": [(700, 1, 1)]}, ValueError, r"point \(700, 1\) is outside the image"),
+        (
+            {"boxes": [(0, 0, 9, 9), (20, 20, 30, 30)], "points": [(50, 50, 1)]},
+            ValueError,
+            r"point \(50, 50\) lies in none of the 2 boxes",
+        ),
+        ({"boxes": [(0, 0, 9, 9)] * 256}, ValueError, "at most 255 masks, got 256 boxes"),
+        ({"backend": "gpu"}, ValueError, "backend must be one of"),
+        ({"backend": "onnxruntime-cuda"}, BackendError, "no execution provider for CUDA"),
+        ({"precision": "fp8"}, ValueError, "precision must be one of"),
+        ({"precision": "int8"}, BackendError, "is in fp32, not in int8"),
+        ({"threads": 0}, ValueError, "threads must be from 1"),
+        ({"bundle": Path("/nowhere")}, BundleError, "/nowhere does not exist"),
+        ({"image": Path("/nowhere.png")}, ImageFileError, "does not exist"),
+        ({"overlay_file": Path("/nowhere/o.png")}, OutputFileError, "folder that does not exist"),
+    ],
+)
+def test_nothing_is_written_when_something_is_wrong(
+    job: FileSegmentation, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    folder = job.image.parent
+    changed = dataclasses.replace(
+        dataclasses.replace(
+            job, mask_file=folder / "mask.png", overlay_file=folder / "overlay.png"
+        ),
+        **changes,
+    )
+    with pytest.raises(error, match=message):
+        segment_file(changed)
+    assert [*folder.iterdir()] == [job.image]
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    job: FileSegmentation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    folder = job.image.parent
+    changed = dataclasses.replace(
+        job, mask_file=folder / "mask.png", overlay_file=folder / "overlay.png"
+    )
+    with pytest.raises(OutputFileError, match="No space left on device"):
+        segment_file(changed)
+    assert [*folder.iterdir()] == [job.image]

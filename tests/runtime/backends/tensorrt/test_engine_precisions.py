@@ -1,0 +1,136 @@
+"""Engines of half-precision and 8-bit graphs, built by TensorRT-RTX on a machine without a GPU."""
+
+import logging
+import re
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto
+
+from samus_edge.calibration.activation_statistics import (
+    RangeMethod,
+    measure_activations,
+    select_range,
+)
+from samus_edge.calibration.half_precision import float_tensors, nodes_to_keep, to_half_precision
+from samus_edge.calibration.quantisation import TENSORRT_INT8, quantisable_nodes, quantise
+from samus_edge.export.weight_storage import expand_weights
+from samus_edge.runtime.backends.tensorrt.engine_build import (
+    build_engine,
+    image_encoder_profile,
+    mask_decoder_profile,
+)
+from samus_edge.runtime.backends.tensorrt.tensorrt_library import TensorRTLibrary, find_tensorrt
+from samus_edge.runtime.bundle.bundle import Bundle
+from samus_edge.runtime.bundle.manifest import mask_input_hw
+from tests.conftest import AssetFrame
+
+LOGGER = "samus_edge.runtime.backends.tensorrt.tensorrt_library"
+FRAMES = image_encoder_profile((64, 64), (512, 640), (1200, 1920))
+INT8_KERNELS = 40
+"""Least number of kernels that multiply int8 by int8 in the quantised encoder; there are 60 or so."""
+
+
+@pytest.fixture(scope="module")
+def rtx() -> TensorRTLibrary:
+    """TensorRT-RTX."""
+    pytest.importorskip(
+        "tensorrt_rtx",
+        reason="TensorRT-RTX is not installed: pip install 'samus-edge[tensorrt-rtx]'",
+        exc_type=ImportError,
+    )
+    return find_tensorrt("tensorrt_rtx")
+
+
+@pytest.fixture(scope="module")
+def encoder() -> ModelProto:
+    """The default bundle's image encoder, weights in float32."""
+    graph = onnx.load_from_string(Bundle.open().read_graph("image_encoder"))
+    expand_weights(graph)
+    return graph
+
+
+@pytest.fixture(scope="module")
+def kept(encoder: ModelProto, asset_frames: list[AssetFrame]) -> list[str]:
+    """Nodes of the encoder that half precision leaves in float32."""
+    given = {item.name for item in (*encoder.graph.input, *encoder.graph.initializer)}
+    tensors = sorted(float_tensors(encoder) - given)
+    samples = [{"image": asset_frames[-1].image[None]}]
+    statistics = measure_activations(encoder, tensors, samples, histograms=False)
+    max_abs = {name: each.max_abs for name, each in statistics.items()}
+    return [node.name for node in nodes_to_keep(encoder, max_abs)]
+
+
+def test_a_half_precision_image_encoder(
+    rtx: TensorRTLibrary, encoder: ModelProto, kept: list[str]
+) -> None:
+    single = build_engine(
+        encoder.SerializeToString(),
+        library=rtx,
+        name="fp32",
+        profiles=[FRAMES],
+        compute_capability="8.6",
+    )
+    half = build_engine(
+        to_half_precision(encoder, kept).SerializeToString(),
+        library=rtx,
+        name="fp16",
+        profiles=[FRAMES],
+        compute_capability="8.6",
+    )
+    assert len(half) < 0.8 * len(single)  # weights of half the size, the kernels as large
+
+
+def test_an_8_bit_image_encoder_multiplies_8_bits(
+    rtx: TensorRTLibrary,
+    encoder: ModelProto,
+    kept: list[str],
+    asset_frames: list[AssetFrame],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    candidates = quantisable_nodes(encoder, TENSORRT_INT8)
+    tensors = list(dict.fromkeys(each.activation for each in candidates))
+    statistics = measure_activations(encoder, tensors, [{"image": asset_frames[-1].image[None]}])
+    ranges = {name: select_range(each, RangeMethod()) for name, each in statistics.items()}
+    nodes = [each.node for each in candidates]
+    graph = to_half_precision(quantise(encoder, nodes, ranges, TENSORRT_INT8), kept)
+    with caplog.at_level(logging.DEBUG, LOGGER):
+        engine = build_engine(
+            graph.SerializeToString(),
+            library=rtx,
+            name="int8",
+            profiles=[FRAMES],
+            compute_capability="8.9",
+            log_layers=True,
+        )
+    assert len(engine) > 1_000_000
+    log = "\n".join(record.getMessage() for record in caplog.records)
+    kernels = re.findall(r"LayerType: (?:gemm|correlation), Inputs: \[(.*?)\], Constants", log)
+    assert sum("Datatype: Int8" in inputs for inputs in kernels) >= INT8_KERNELS
+
+
+def test_a_half_precision_mask_decoder(rtx: TensorRTLibrary) -> None:
+    bundle = Bundle.open()
+    graph = onnx.load_from_string(bundle.read_graph("mask_decoder"))
+    expand_weights(graph)
+    rng = np.random.default_rng(0)
+    feeds = {
+        "image_embeddings": rng.normal(size=(1, 256, 32, 32)).astype(np.float32),
+        "point_coords": np.array([[[20, 20], [200, 180]]], np.float32),
+        "point_labels": np.array([[2, 3]], np.float32),
+        "mask_input": np.zeros((1, 1, 128, 128), np.float32),
+        "has_mask_input": np.zeros((1, 1), np.float32),
+    }
+    given = {item.name for item in (*graph.graph.input, *graph.graph.initializer)}
+    tensors = sorted(float_tensors(graph) - given)
+    statistics = measure_activations(graph, tensors, [feeds], histograms=False)
+    kept = nodes_to_keep(graph, {name: each.max_abs for name, each in statistics.items()})
+    engine = build_engine(
+        to_half_precision(graph, [node.name for node in kept]).SerializeToString(),
+        library=rtx,
+        name="mask_decoder.fp16",
+        profiles=[mask_decoder_profile(mask_input_hw(bundle.graph_record("mask_decoder")))],
+        compute_capability="12.0",
+    )
+    assert len(engine) > 1_000_000

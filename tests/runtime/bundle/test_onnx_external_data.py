@@ -1,0 +1,245 @@
+"""Every place in which an ONNX file can hold a tensor is looked at; compared with the onnx package."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
+
+from samus_edge.errors import BackendError, BundleError
+from samus_edge.runtime import Segmenter
+from samus_edge.runtime.bundle.bundle import Bundle, default_bundle_folder
+from samus_edge.runtime.bundle.manifest import MANIFEST_FILE
+from samus_edge.runtime.bundle.onnx_external_data import external_data_locations
+
+
+def external(location: str, *, says_so: bool = True) -> TensorProto:
+    """A tensor whose data are in a file."""
+    tensor = TensorProto(name="weights", dims=[2], data_type=TensorProto.FLOAT)
+    for key, value in (("offset", "0"), ("location", location), ("length", "8")):
+        tensor.external_data.add(key=key, value=value)
+    if says_so:
+        tensor.data_location = TensorProto.EXTERNAL
+    return tensor
+
+
+def holding(*nodes: onnx.NodeProto) -> GraphProto:
+    """A graph of these nodes."""
+    return helper.make_graph(list(nodes), "graph", [], [])
+
+
+def everywhere() -> ModelProto:
+    """A model with a tensor "1.bin" to "11.bin" in each place that onnx.proto has for one."""
+    constant = helper.make_node("Constant", [], ["c"], value=external("1.bin"))
+    several = helper.make_node("Custom", [], ["s"])
+    several.attribute.add(name="t", type=onnx.AttributeProto.TENSORS).tensors.append(
+        external("2.bin")
+    )
+    inner = holding(helper.make_node("Constant", [], ["i"], value=external("3.bin")))
+    branch = helper.make_node("If", ["x"], ["b"], then_branch=inner)
+    listed = helper.make_node("Custom", [], ["g"])
+    graphs = listed.attribute.add(name="g", type=onnx.AttributeProto.GRAPHS).graphs
+    graphs.add(name="deep").initializer.append(external("4.bin"))
+    sparse = helper.make_node("Custom", [], ["p"])
+    attribute = sparse.attribute.add(name="p", type=onnx.AttributeProto.SPARSE_TENSOR)
+    attribute.sparse_tensor.values.CopyFrom(external("5.bin"))
+    attribute.sparse_tensors.add().indices.CopyFrom(external("6.bin"))
+    model = helper.make_model(holding(constant, several, branch, listed, sparse))
+    large = numpy_helper.from_array(np.zeros(5000, np.float32), "large")
+    model.graph.initializer.extend([large, external("7.bin", says_so=False)])
+    model.graph.sparse_initializer.add().values.CopyFrom(external("8.bin"))
+    function = model.functions.add(name="f", domain="d")
+    function.node.append(helper.make_node("Constant", [], ["f"], value=external("9.bin")))
+    function.attribute_proto.add(name="t", type=onnx.AttributeProto.TENSOR).t.CopyFrom(
+        external("10.bin")
+    )
+    model.training_info.add().algorithm.initializer.append(external("11.bin"))
+    return model
+
+
+def test_locations_are_found_in_every_place() -> None:
+    found = external_data_locations(everywhere().SerializeToString())
+    assert found == {f"{number}.bin" for number in range(1, 12)}
+
+
+def test_every_field_of_onnx_that_leads_to_a_tensor_is_walked() -> None:
+    """The messages that hold a TensorProto at any depth, by the descriptors of the onnx package."""
+    walked = {
+        *("ModelProto", "GraphProto", "NodeProto", "AttributeProto", "TensorProto"),
+        *("SparseTensorProto", "FunctionProto", "TrainingInfoProto"),
+    }
+    leading = {"TensorProto"}
+    messages = ModelProto.DESCRIPTOR.file.message_types_by_name
+    while True:
+        more = {
+            name
+            for name, message in messages.items()
+            for field in message.fields
+            if field.message_type is not None and field.message_type.name in leading
+        }
+        if more <= leading:
+            break
+        leading |= more
+    assert leading == walked
+
+
+def test_the_word_alone_is_no_location() -> None:
+    node = helper.make_node("Identity", ["location"], ["out"], name="location")
+    model = helper.make_model(holding(node), doc_string="location")
+    assert external_data_locations(model.SerializeToString()) == frozenset()
+
+
+def test_the_default_bundle_keeps_its_tensors_in_the_graphs() -> None:
+    graphs = sorted(default_bundle_folder().glob("*.onnx"))
+    assert len(graphs) == 2
+    for graph in graphs:
+        assert external_data_locations(graph.read_bytes()) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x3a\xff\x01" + b"x" * 3, "cut off at byte 0"),
+        (b"\x3a", "an integer does not end"),
+        (b"\xff" * 11, "an integer does not end"),
+        (b"\x8a\x80\x80\x80\x80\x80\x00", "tag is too long"),
+        (b"\x3b", "the wire type 3 at byte 0"),
+        (b"\x3d\x00", "cut off at byte 0"),
+    ],
+)
+def test_bytes_that_are_no_message_are_an_error(content: bytes, message: str) -> None:
+    padding = b"\x3a\x80\x40" + bytes(0) + b"\x2a\xfd\x3f" + bytes(8189)  # long enough to be walked
+    with pytest.raises(ValueError, match=message.replace("byte 0", r"byte \d+")):
+        external_data_locations(padding + content)
+
+
+WEIGHTS = "image_encoder.data"
+IMAGE = np.full((50, 70), 90, np.uint8)
+
+needs_external_data = pytest.mark.skipif(
+    not hasattr(onnxruntime.SessionOptions, "add_external_initializers_from_files_in_memory"),
+    reason="this ONNX Runtime cannot take external data from memory",
+)
+
+
+def record_of(content: bytes) -> dict[str, Any]:
+    """Size and hash as a manifest has them."""
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def keep_outside(folder: Path, location: str, listed: list[str], subfolder: str = "") -> bytes:
+    """Move the encoder's largest tensor to a file, and let the manifest list some files.
+
+    Returns:
+        What the file has to hold.
+    """
+    model = onnx.load(folder / "image_encoder.onnx")
+    tensor = max(model.graph.initializer, key=lambda item: item.ByteSize())
+    weights: bytes = numpy_helper.to_array(tensor).tobytes()
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("length", str(len(weights)))):
+        tensor.external_data.add(key=key, value=value)
+    content = model.SerializeToString()
+    (folder / "image_encoder.onnx").unlink()
+    graph_file = folder / subfolder / "image_encoder.onnx"
+    graph_file.parent.mkdir(exist_ok=True)
+    graph_file.write_bytes(content)
+    document = json.loads((folder / MANIFEST_FILE).read_text())
+    graph = document["graphs"]["image_encoder"]
+    graph |= {"file": f"{subfolder}image_encoder.onnx", **record_of(content)}
+    graph["external_data"] = [{"file": file, **record_of(weights), "later": 1} for file in listed]
+    (folder / MANIFEST_FILE).write_text(json.dumps(document))
+    return weights
+
+
+@needs_external_data
+@pytest.mark.parametrize("subfolder", ["", "fp32/"])
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_listed_files_are_checked_and_used(
+    disc_bundle_copy: Path, disc_segmenter: Segmenter, subfolder: str, form: str
+) -> None:
+    file = subfolder + WEIGHTS
+    weights = keep_outside(disc_bundle_copy, WEIGHTS, [file], subfolder)
+    (disc_bundle_copy / file).write_bytes(weights)
+    bundle = disc_bundle_copy
+    if form == "zip":
+        bundle = Path(shutil.make_archive(str(bundle), "zip", bundle))
+    expected = disc_segmenter.encode(IMAGE).image_embeddings
+    with Segmenter.load(bundle, threads=1) as segmenter:
+        assert np.array_equal(segmenter.encode(IMAGE).image_embeddings, expected)
+
+
+def test_listed_files_survive_reading_and_writing(disc_bundle_copy: Path) -> None:
+    weights = keep_outside(disc_bundle_copy, WEIGHTS, [WEIGHTS])
+    (disc_bundle_copy / WEIGHTS).write_bytes(weights)
+    file = disc_bundle_copy / MANIFEST_FILE
+    before = json.loads(file.read_text())
+    Bundle.open(disc_bundle_copy).manifest.write(file)
+    assert json.loads(file.read_text()) == before
+    assert before["graphs"]["image_encoder"]["external_data"][0]["later"] == 1
+
+
+@pytest.mark.parametrize("change", ["missing", "byte", "longer"])
+def test_a_listed_file_that_differs_is_named(disc_bundle_copy: Path, change: str) -> None:
+    weights = keep_outside(disc_bundle_copy, WEIGHTS, [WEIGHTS])
+    changed = {"byte": b"\1" + weights[1:], "longer": weights + b"\0"}
+    if change in changed:
+        (disc_bundle_copy / WEIGHTS).write_bytes(changed[change])
+    expected = {"missing": "is missing", "byte": "has SHA-256", "longer": "bytes, expected"}
+    with pytest.raises(BundleError, match=rf"image_encoder\.data .*{expected[change]}"):
+        Bundle.open(disc_bundle_copy)
+
+
+@pytest.mark.parametrize(
+    "location", [WEIGHTS, "../outside.data", "*/_ORT_MEM_ADDR_/*", "{absolute}"]
+)
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_a_file_that_is_not_listed_is_refused(
+    disc_bundle_copy: Path, monkeypatch: pytest.MonkeyPatch, location: str, form: str
+) -> None:
+    """Also where ONNX Runtime would find it: relative to the working directory."""
+    outside = disc_bundle_copy.parent / "outside.data"
+    location = location.format(absolute=outside)
+    weights = keep_outside(disc_bundle_copy, location, [])
+    for path in (disc_bundle_copy / WEIGHTS, outside):
+        path.write_bytes(weights)
+    monkeypatch.chdir(disc_bundle_copy)
+    bundle = disc_bundle_copy
+    if form == "zip":
+        bundle = Path(shutil.make_archive(str(bundle), "zip", bundle))
+    with pytest.raises(BundleError) as caught:
+        Segmenter.load(bundle, threads=1)
+    assert f"keeps tensors in '{location[:40]}" in str(caught.value)
+    assert "which the manifest does not list in its external_data" in str(caught.value)
+
+
+def test_a_listed_file_outside_the_folder_is_refused(disc_bundle_copy: Path) -> None:
+    weights = keep_outside(disc_bundle_copy, "../outside.data", ["../outside.data"])
+    (disc_bundle_copy.parent / "outside.data").write_bytes(weights)
+    with pytest.raises(BundleError, match=r"names the file '\.\./outside\.data', which is outside"):
+        Bundle.open(disc_bundle_copy)
+
+
+def test_an_onnx_runtime_that_cannot_take_them_says_so(
+    disc_bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    weights = keep_outside(disc_bundle_copy, WEIGHTS, [WEIGHTS])
+    (disc_bundle_copy / WEIGHTS).write_bytes(weights)
+
+    class OldOptions:
+        """Of an ONNX Runtime without the method that takes files from memory."""
+
+        def add_session_config_entry(self, key: str, value: str) -> None:
+            pass
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", OldOptions)
+    with pytest.raises(BackendError, match=r"image_encoder\.onnx keeps tensors in other files"):
+        Segmenter.load(disc_bundle_copy, threads=1)

@@ -1,0 +1,193 @@
+"""Segmentations and reports, read back by highdicom and pydicom."""
+
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+import numpy.typing as npt
+import pytest
+from pydicom import Dataset, dcmread
+
+from samus_edge.runtime.dicom.dicom_frames import DicomFrames
+from samus_edge.runtime.dicom.dicom_results import (
+    ModelIdentity,
+    dicom_bytes,
+    report_of,
+    segmentation_of,
+)
+from samus_edge.runtime.measurement.lesion_measurements import measure_mask
+
+Make = Callable[..., Path]
+MODEL = ModelIdentity("samus-hf-tiny", "ab" * 32, "fp32")
+
+
+@pytest.fixture
+def masks() -> npt.NDArray[np.bool_]:
+    """Two, which overlap, (2, 40, 60)."""
+    found = np.zeros((2, 40, 60), np.bool_)
+    found[0, 5:25, 10:40] = True
+    found[1, 20:33, 30:57] = True
+    return found
+
+
+@pytest.fixture(params=[1, 3])
+def study(request: pytest.FixtureRequest, make_study: Make, cine: Any) -> DicomFrames:
+    """Of one and of three frames, 0.1 mm a pixel."""
+    return DicomFrames.open(make_study(cine[: request.param], PixelSpacing=[0.1, 0.1]))
+
+
+def test_a_segmentation_holds_the_masks_and_refers_to_its_frame(
+    study: DicomFrames, masks: npt.NDArray[np.bool_]
+) -> None:
+    frame = len(study) - 1
+    content = dicom_bytes(segmentation_of(study, frame, masks, MODEL))
+    read = hd.seg.segread(BytesIO(content))
+    assert read.segmentation_type == hd.seg.SegmentationTypeValues.BINARY
+    np.testing.assert_array_equal(read.pixel_array, masks)
+    assert [read.get_segment_description(number).segment_label for number in (1, 2)] == [
+        "Lesion 1",
+        "Lesion 2",
+    ]
+    plain = dcmread(BytesIO(content))
+    for group in plain.PerFrameFunctionalGroupsSequence:
+        (image,) = group.DerivationImageSequence[0].SourceImageSequence
+        assert image.ReferencedSOPInstanceUID == study.dataset.SOPInstanceUID
+        assert image.ReferencedSOPClassUID == study.dataset.SOPClassUID
+        if len(study) == 1:
+            assert "ReferencedFrameNumber" not in image
+        else:
+            assert image.ReferencedFrameNumber == frame + 1
+    (series,) = plain.ReferencedSeriesSequence
+    assert series.ReferencedInstanceSequence[0].ReferencedSOPClassUID == study.dataset.SOPClassUID
+    assert plain.StudyInstanceUID == study.dataset.StudyInstanceUID
+    assert plain.PatientID == "SECRET-17"  # in the file, as the standard demands
+    algorithm = plain.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0]
+    assert f"encoder_sha256={MODEL.encoder_sha256}" in str(algorithm.AlgorithmParameters)
+
+
+def test_the_source_is_left_as_it_was(study: DicomFrames, masks: npt.NDArray[np.bool_]) -> None:
+    before = study.read(0)
+    segmentation_of(study, 0, masks, MODEL)
+    np.testing.assert_array_equal(study.read(0), before)
+    assert "NumberOfFrames" in study.dataset
+
+
+def test_a_source_without_patient_elements(make_study: Make, cine: Any, masks: Any) -> None:
+    path = make_study(cine)
+    dataset = dcmread(path)
+    for keyword in ("PatientName", "PatientBirthDate", "StudyTime", "ReferringPhysicianName"):
+        delattr(dataset, keyword)
+    dataset.save_as(path)
+    made = segmentation_of(DicomFrames.open(path), 0, masks, MODEL)
+    assert made.PatientBirthDate == ""
+
+
+@pytest.mark.parametrize(
+    ("frame", "change", "message"),
+    [
+        (5, lambda masks: masks, "do not fit"),
+        (0, lambda masks: masks[:, :30], "do not fit"),
+        (0, lambda masks: masks[:0], "do not fit"),
+        (0, lambda masks: masks & False, "empty"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(
+    study: DicomFrames, masks: Any, frame: int, change: Callable[[Any], Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        segmentation_of(study, frame, change(masks), MODEL)
+
+
+def test_a_report_holds_the_measurements_of_each_segment(
+    study: DicomFrames, masks: npt.NDArray[np.bool_]
+) -> None:
+    segmentation = segmentation_of(study, len(study) - 1, masks, MODEL)
+    spacing = study.spacing_in((0, 0, 10, 10))
+    found = [measure_mask(mask, spacing) for mask in masks]
+    measured = [each for each in found if each is not None]
+    content = dicom_bytes(report_of(study, len(study) - 1, segmentation, measured, MODEL))
+    read = hd.sr.srread(BytesIO(content))
+    groups = read.content.get_planar_roi_measurement_groups()  # type: ignore[attr-defined]
+    assert len(groups) == 2
+    for index, (group, expected) in enumerate(zip(groups, measured, strict=True)):
+        values = {
+            item.name.meaning: (float(item.value), item.unit.value)
+            for item in group.get_measurements()
+        }
+        assert values["Long Axis"][0] == pytest.approx(expected.longest.length, abs=1e-4)
+        assert values["Area"][0] == pytest.approx(expected.area, abs=1e-4)
+        assert (values["Long Axis"][1], values["Area"][1]) == ("mm", "mm2")
+        assert values["Width"][0] == pytest.approx(expected.width)
+        assert group.tracking_uid == segmentation.SegmentSequence[index].TrackingUID
+        segment = group.reference_type
+        assert segment.meaning == "Referenced Segmentation Frame"
+    assert (read.CompletionFlag, read.VerificationFlag) == ("PARTIAL", "UNVERIFIED")
+    referred = {
+        item.ReferencedSOPInstanceUID
+        for study_item in read.CurrentRequestedProcedureEvidenceSequence
+        for series in study_item.ReferencedSeriesSequence
+        for item in series.ReferencedSOPSequence
+    }
+    assert referred == {study.dataset.SOPInstanceUID, segmentation.SOPInstanceUID}
+
+
+def test_pixels_are_said_to_be_pixels(study: DicomFrames, masks: npt.NDArray[np.bool_]) -> None:
+    segmentation = segmentation_of(study, 0, masks[:1], MODEL)
+    found = measure_mask(masks[0])
+    assert found is not None
+    report = report_of(study, 0, segmentation, [found], MODEL)
+    assert "{pixels}" in str(report)
+    with pytest.raises(ValueError, match="1 segments and 2 measurements"):
+        report_of(study, 0, segmentation, [found, found], MODEL)
+
+
+def test_infer_writes_both_and_says_nothing_of_the_patient(
+    make_study: Make,
+    asset_frames: list[Any],
+    make_region: Callable[..., Dataset],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from samus_edge.cli.app import main
+
+    frame = asset_frames[0]
+    height, width = frame.image.shape
+    path = make_study(
+        np.stack([np.zeros_like(frame.image), frame.image]),
+        regions=[make_region((0, 0, width - 1, height - 1), 0.008)],
+    )
+    box = ",".join(f"{value:g}" for value in frame.box)
+    seg, sr, overlay = (tmp_path / name for name in ("seg.dcm", "sr.dcm", "overlay.png"))
+    arguments = [
+        "infer",
+        "--image",
+        str(path),
+        "--frame",
+        "1",
+        "--box",
+        box,
+        "--callipers",
+        "--json",
+    ]
+    arguments += ["--dicom-seg", str(seg), "--dicom-sr", str(sr), "--overlay", str(overlay)]
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    assert "secret" not in (printed.out + printed.err).lower()
+    import json
+
+    document = json.loads(printed.out)
+    assert document["image"]["frame"] == 1
+    (mask,) = document["masks"]
+    assert mask["measurements"]["unit"] == "mm"
+    measured = mask["measurements"]
+    area = measured["area"] + measured["other_area"]
+    assert area == pytest.approx(mask["area_px"] * 0.08**2, abs=1e-3)
+    read = hd.seg.segread(seg)
+    assert int(read.pixel_array.sum()) == mask["area_px"]
+    assert isinstance(hd.sr.srread(sr), hd.sr.ComprehensiveSR)
+    for bad in (["--frame", "2"], ["--frame", "1", "--dicom-seg", str(tmp_path / "x.png")]):
+        assert main(["infer", "--image", str(path), "--box", box, *bad]) in (1, 2)
+        assert "secret" not in capsys.readouterr().err.lower()

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from samus_edge.errors import DataError
+from samus_edge.errors import BadArgumentError, DataError
 from samus_edge.runtime.images.output_files import write_files_atomically
 
 BINS = 2048
@@ -86,7 +86,7 @@ def measure_activations(
         ValueError: if there are no samples, or a tensor holds a value that is not finite; names it.
     """
     if not samples:
-        raise ValueError("samples must hold at least one sample, got none.")
+        raise BadArgumentError("samples must hold at least one sample, got none.")
     inputs = {value.name for value in model.graph.input}
     fed = [name for name in tensors if name in inputs]
     computed = [name for name in tensors if name not in inputs]
@@ -110,7 +110,7 @@ def _measure(
                 continue
             low, high = float(values.min()), float(values.max())
             if not (np.isfinite(low) and np.isfinite(high)):
-                raise ValueError(
+                raise BadArgumentError(
                     f"tensor {name!r} holds NaN or infinite values on a calibration frame. "
                     "The graph is broken in float32 already: check the weights."
                 )
@@ -216,9 +216,11 @@ class RangeMethod:
     def __post_init__(self) -> None:
         """Check both."""
         if self.name not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.name!r}.")
+            raise BadArgumentError(
+                f"method must be one of {', '.join(METHODS)}, got {self.name!r}."
+            )
         if not 50 < self.percentile <= 100:
-            raise ValueError(f"percentile must be in (50, 100], got {self.percentile}.")
+            raise BadArgumentError(f"percentile must be in (50, 100], got {self.percentile}.")
 
 
 def select_range(statistics: TensorStatistics, method: RangeMethod) -> tuple[float, float]:
@@ -352,7 +354,7 @@ def read_statistics(
         with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             about = json.loads(str(arrays["about"]))
             if about["format"] != FORMAT:
-                raise ValueError(f"format {about['format']!r}")
+                raise BadArgumentError(f"format {about['format']!r}")
             if about["key"] != key or not set(tensors) <= set(about["tensors"]):
                 return None
             found = {

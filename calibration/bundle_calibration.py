@@ -43,7 +43,7 @@ from samus_edge.calibration.sensitivity import (
     choose_blocks,
     measure_sensitivity,
 )
-from samus_edge.errors import SamusEdgeError
+from samus_edge.errors import BadArgumentError, SamusEdgeError
 from samus_edge.export.weight_storage import expand_weights, store_compactly
 from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.runtime.bundle.json_fields import JsonValue
@@ -93,12 +93,12 @@ class CalibrationSettings:
         """Check all of it."""
         unknown = [name for name in self.precisions if name not in CALIBRATED_PRECISIONS]
         if unknown or not self.precisions:
-            raise ValueError(
+            raise BadArgumentError(
                 f"precisions must be of {', '.join(CALIBRATED_PRECISIONS)}, "
                 f"got {', '.join(unknown) or 'none'}."
             )
         if not 0 <= self.max_dice_drop <= 100:
-            raise ValueError(
+            raise BadArgumentError(
                 f"max_dice_drop must be from 0 to 100 points, got {self.max_dice_drop}."
             )
 
@@ -169,7 +169,7 @@ def calibrate_bundle(
         ValueError: if there are no frames.
     """
     if not frames:
-        raise ValueError("frames must hold at least one frame, got none.")
+        raise BadArgumentError("frames must hold at least one frame, got none.")
     if folder.exists() and not overwrite:
         raise SamusEdgeError(f"{folder} exists. Give another folder, or --overwrite to replace it.")
     if folder.exists() and not (folder / MANIFEST_FILE).is_file():

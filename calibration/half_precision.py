@@ -19,6 +19,8 @@ from onnx import (
 )
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+from samus_edge.errors import BadArgumentError
+
 HALF_MAX = 65504.0
 HALF_MIN = 2.0**-24
 
@@ -68,7 +70,7 @@ def float_tensors(model: ModelProto) -> set[str]:
         name for node in graph.node for name in node.output if name and not types.get(name)
     )
     if unknown:
-        raise ValueError(f"the types of these tensors are unknown: {', '.join(unknown)}.")
+        raise BadArgumentError(f"the types of these tensors are unknown: {', '.join(unknown)}.")
     # value_info may name tensors that no node gives any more
     present = {name for node in graph.node for name in (*node.input, *node.output)}
     return {name for name, kind in types.items() if kind == FLOAT and name in present}

@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from samus_edge.errors import BadArgumentError
+
 
 @dataclass(frozen=True)
 class QuantisationRecipe:
@@ -122,12 +124,14 @@ def quantise(
     chosen = {each.node: each for each in quantisable_nodes(model, recipe) if each.node in nodes}
     unknown = sorted(set(nodes) - set(chosen))
     if unknown:
-        raise ValueError(f"cannot quantise {', '.join(unknown)} by the recipe {recipe.name!r}.")
+        raise BadArgumentError(
+            f"cannot quantise {', '.join(unknown)} by the recipe {recipe.name!r}."
+        )
     grids = {each.activation for each in chosen.values()}
     grids |= {each.output for each in chosen.values() if each.output is not None}
     missing = sorted(grids - set(ranges))
     if missing:
-        raise ValueError(f"ranges must have {', '.join(missing)}.")
+        raise BadArgumentError(f"ranges must have {', '.join(missing)}.")
     return _Quantiser(model, ranges, recipe).quantise(chosen)
 
 

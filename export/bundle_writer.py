@@ -15,7 +15,7 @@ import torch
 from onnx import ModelProto
 
 from samus_edge import __version__
-from samus_edge.errors import SamusEdgeError
+from samus_edge.errors import BadArgumentError, SamusEdgeError
 from samus_edge.export.graph_cleanup import GELU_OPSET, OLDEST_OPSET, downgrade
 from samus_edge.export.parity import ParityReport, measure_parity
 from samus_edge.export.torch_graph import (
@@ -143,11 +143,13 @@ def write_bundle(
         ExportMismatchError: if a parity gate does not hold; nothing is left at ``folder``.
     """
     if not frames:
-        raise ValueError("frames must hold at least one real frame to measure parity on, got none.")
+        raise BadArgumentError(
+            "frames must hold at least one real frame to measure parity on, got none."
+        )
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
-        raise ValueError(f"opset must be from {OLDEST_OPSET} to {NEWEST_OPSET}, got {opset}.")
+        raise BadArgumentError(f"opset must be from {OLDEST_OPSET} to {NEWEST_OPSET}, got {opset}.")
     if frame_hw is not None and any(frame.shape != frame_hw for frame in frames):
-        raise ValueError(f"frames must all be {frame_hw[0]}x{frame_hw[1]}, as frame_hw says.")
+        raise BadArgumentError(f"frames must all be {frame_hw[0]}x{frame_hw[1]}, as frame_hw says.")
     if folder.exists():
         _check_replaceable(folder, overwrite)
     model = shipped_model(model)

@@ -16,7 +16,7 @@ import onnxruntime
 from onnx import ModelProto
 
 from samus_edge import __version__
-from samus_edge.errors import ExportMismatchError, SamusEdgeError
+from samus_edge.errors import BadArgumentError, ExportMismatchError, SamusEdgeError
 from samus_edge.evaluation.torch_predictor import TorchPredictor
 from samus_edge.export.bundle_writer import NEWEST_OPSET, shipped_model
 from samus_edge.export.graph_cleanup import GELU_OPSET, OLDEST_OPSET, downgrade
@@ -221,10 +221,10 @@ def write_sam_profile(
         OutputFileError: if a file cannot be written; nothing is left.
     """
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
-        raise ValueError(f"opset must be from {OLDEST_OPSET} to {NEWEST_OPSET}, got {opset}.")
+        raise BadArgumentError(f"opset must be from {OLDEST_OPSET} to {NEWEST_OPSET}, got {opset}.")
     stem = _NOT_IN_NAMES.sub("-", name).strip("-.")
     if not stem:
-        raise ValueError(f"name must have a letter or digit, got {name!r}.")
+        raise BadArgumentError(f"name must have a letter or digit, got {name!r}.")
     if folder.exists():
         _check_replaceable(folder, overwrite)
     model = shipped_model(model)

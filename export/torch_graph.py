@@ -15,6 +15,7 @@ import torch
 from onnx import ModelProto, NodeProto, compose, parser, version_converter
 from torch import Tensor, nn
 
+from samus_edge.errors import BadArgumentError
 from samus_edge.export.graph_cleanup import fix_resize_sizes, remove_unused
 from samus_edge.high_frequency import MIN_BAND_RANGE, MIN_SUM_RANGE
 from samus_edge.modeling.samus_hf import SamusHF
@@ -85,7 +86,7 @@ def freeze_frame_size(model: ModelProto, frame_hw: tuple[int, int]) -> None:
         ValueError: if a size is less than 1.
     """
     if min(frame_hw) < 1:
-        raise ValueError(f"frame_hw must be at least 1x1, got {frame_hw[0]}x{frame_hw[1]}.")
+        raise BadArgumentError(f"frame_hw must be at least 1x1, got {frame_hw[0]}x{frame_hw[1]}.")
     (image,), (embeddings,) = model.graph.input, model.graph.output
     for dimension, size in zip(image.type.tensor_type.shape.dim, (1, *frame_hw), strict=True):
         dimension.dim_value = size
@@ -255,7 +256,7 @@ def _export(
     opset: int,
 ) -> ModelProto:
     if opset < MIN_OPSET:
-        raise ValueError(f"opset must be {MIN_OPSET} or newer, got {opset}.")
+        raise BadArgumentError(f"opset must be {MIN_OPSET} or newer, got {opset}.")
     with _quiet():
         program = torch.onnx.export(
             module.eval(),

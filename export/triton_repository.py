@@ -14,7 +14,7 @@ from onnx import ModelProto
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from samus_edge import __version__
-from samus_edge.errors import BundleError, SamusEdgeError
+from samus_edge.errors import BadArgumentError, BundleError, SamusEdgeError
 from samus_edge.export.graph_cleanup import complete_resize_sizes, remove_unused
 from samus_edge.export.weight_storage import expand_weights
 from samus_edge.runtime.bundle.bundle import Bundle, check_precision, precision_name, select_graphs
@@ -177,7 +177,7 @@ class TritonSettings:
                 )
                 break
         if problems:
-            raise ValueError("; ".join(problems) + ".")
+            raise BadArgumentError("; ".join(problems) + ".")
 
 
 MODEL_FILE = "model.onnx"
@@ -440,7 +440,7 @@ def batch_mask_decoder(model: ModelProto) -> None:
     inputs = {value.name: value.type.tensor_type.shape.dim for value in model.graph.input}
     missing = sorted({_IMAGE_EMBEDDINGS, _POINT_COORDS} - inputs.keys())
     if missing:
-        raise ValueError(
+        raise BadArgumentError(
             f"the graph has no input {' and no input '.join(missing)}, only {', '.join(inputs)}. "
             "Give the mask decoder of a bundle."
         )

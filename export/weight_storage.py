@@ -10,6 +10,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+from samus_edge.errors import BadArgumentError
+
 MIN_ROUNDED_SIZE = 256
 """Tensors with fewer elements keep float32: they take no room and vectors are sensitive."""
 
@@ -35,7 +37,7 @@ def round_weights(model: "nn.Module", *, int8: Iterable[str] = ()) -> None:
     names = set(int8)
     wrong = sorted(name for name in names if name not in parameters or parameters[name].ndim != 2)
     if wrong:
-        raise ValueError(f"int8 must name matrices of the model, got {', '.join(wrong)}.")
+        raise BadArgumentError(f"int8 must name matrices of the model, got {', '.join(wrong)}.")
     with torch.no_grad():
         for name, parameter in parameters.items():
             if name in names:

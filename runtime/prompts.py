@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from samus_edge.errors import BadArgumentError
+
 __all__ = [
     "DecoderPrompts",
     "Prompts",
@@ -55,7 +57,7 @@ def assign_points_to_boxes(
     lost = np.flatnonzero(~belongs.any(axis=0))
     if len(lost):
         lost_x, lost_y = point_coords[lost[0]]
-        raise ValueError(
+        raise BadArgumentError(
             f"point ({lost_x:.10g}, {lost_y:.10g}) lies in none of the {len(boxes)} boxes, so it is "
             "unclear which it belongs to. Move it into a box, or segment it in a run of its own."
         )
@@ -81,7 +83,7 @@ def check_boxes(boxes: npt.ArrayLike, original_hw: tuple[int, int]) -> npt.NDArr
     values = _numbers("boxes", boxes)
     if values.ndim != 2 or values.shape[1] != 4:
         hint = " For one box pass boxes[None]." if values.shape == (4,) else ""
-        raise ValueError(
+        raise BadArgumentError(
             "boxes must be XYXY with shape (N, 4) in original-image pixels, "
             f"got shape {values.shape}.{hint}"
         )
@@ -93,7 +95,7 @@ def check_boxes(boxes: npt.ArrayLike, original_hw: tuple[int, int]) -> npt.NDArr
         _check_box(where, box, original_hw)
         x1, y1, x2, y2 = clipped[index]
         if x1 == x2 or y1 == y2:  # thinner than float32 can tell
-            raise ValueError(
+            raise BadArgumentError(
                 f"{where} has no area within the image. Give a larger box, or a point."
             )
     return clipped
@@ -117,7 +119,7 @@ def check_point_labels(
     """
     if len(coords_shape) not in (2, 3) or coords_shape[-1] != 2:
         hint = " For one point pass [[x, y]]." if coords_shape == (2,) else ""
-        raise ValueError(
+        raise BadArgumentError(
             "point_coords must be (x, y) with shape (N, P, 2), or (P, 2) for one prompt, in "
             f"original-image pixels, got shape {coords_shape}.{hint}"
         )
@@ -126,18 +128,18 @@ def check_point_labels(
     else:
         values = _numbers("point_labels", point_labels)
     if values.shape != coords_shape[:-1]:
-        raise ValueError(
+        raise BadArgumentError(
             f"point_labels must have one label per point, shape {coords_shape[:-1]}, "
             f"got shape {values.shape}."
         )
     if values.size and np.isin(values, (2, 3)).any():
-        raise ValueError(
+        raise BadArgumentError(
             "point_labels must be 1 (foreground), 0 (background) or -1 (padding), got 2 or 3, which "
             "only exported graphs know. Pass a box as boxes=[[x1, y1, x2, y2]]."
         )
     wrong = values[~np.isin(values, (-1, 0, 1))]
     if wrong.size:
-        raise ValueError(
+        raise BadArgumentError(
             "point_labels must be 1 (foreground), 0 (background) or -1 (padding), "
             f"got {wrong.flat[0]:.10g}."
         )
@@ -170,9 +172,9 @@ def check_points(
     for x, y in values.reshape(-1, 2):
         where = f"point {_show((x, y))}"
         if not (np.isfinite(x) and np.isfinite(y)):
-            raise ValueError(f"{where} is not finite. Give (x, y) as two numbers in pixels.")
+            raise BadArgumentError(f"{where} is not finite. Give (x, y) as two numbers in pixels.")
         if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
-            raise ValueError(
+            raise BadArgumentError(
                 f"{where} is outside the image of {width} x {height} pixels. "
                 f"Give x from 0 to {width - 1} and y from 0 to {height - 1}."
             )
@@ -199,12 +201,12 @@ def check_mask_input(
     values = _numbers("mask_input", mask_input)
     expected = (prompts, 1, *mask_input_hw)
     if values.shape != expected:
-        raise ValueError(
+        raise BadArgumentError(
             f"mask_input must have shape {expected}, one mask per prompt, got shape {values.shape}. "
             "Pass low_res_logits[:, index : index + 1] of an earlier prediction."
         )
     if not np.isfinite(values).all():
-        raise ValueError(
+        raise BadArgumentError(
             "mask_input must be finite logits, got NaN or infinity. "
             "Pass low_res_logits of an earlier prediction."
         )
@@ -215,22 +217,24 @@ def _check_box(where: str, box: npt.NDArray[np.float64], original_hw: tuple[int,
     height, width = original_hw
     x1, y1, x2, y2 = box
     if not np.isfinite(box).all():
-        raise ValueError(f"{where} is not finite. Give x1, y1, x2, y2 as four numbers in pixels.")
+        raise BadArgumentError(
+            f"{where} is not finite. Give x1, y1, x2, y2 as four numbers in pixels."
+        )
     if x1 > x2 or y1 > y2:
         wrong = "x1 > x2" if x1 > x2 else "y1 > y2"
         as_xywh = _show((x1, y1, x1 + x2, y1 + y2))
-        raise ValueError(
+        raise BadArgumentError(
             f"{where} is inverted: {wrong}. Give two corners x1, y1, x2, y2 with x1 < x2 and y1 < y2; "
             f"if it is x, y, width, height, give {as_xywh}."
         )
     if x1 == x2 or y1 == y2:
         same = "x1 = x2" if x1 == x2 else "y1 = y2"
-        raise ValueError(
+        raise BadArgumentError(
             f"{where} has no area: {same}. Give two corners x1, y1, x2, y2 with x1 < x2 and y1 < y2, "
             "or a point."
         )
     if x2 <= -0.5 or y2 <= -0.5 or x1 >= width - 0.5 or y1 >= height - 0.5:
-        raise ValueError(
+        raise BadArgumentError(
             f"{where} is outside the image of {width} x {height} pixels. "
             f"Give x from 0 to {width - 1} and y from 0 to {height - 1}."
         )
@@ -241,7 +245,9 @@ def _numbers(name: str, value: npt.ArrayLike) -> npt.NDArray[np.float64]:
     try:
         array = np.asarray(value)
     except ValueError as err:  # nested sequences of unequal lengths
-        raise ValueError(f"{name} must be an array with rows of equal length ({err}).") from err
+        raise BadArgumentError(
+            f"{name} must be an array with rows of equal length ({err})."
+        ) from err
     if array.dtype.kind not in "iuf":
         raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}: {value!r:.60}.")
     return array.astype(np.float64)
@@ -321,7 +327,9 @@ def check_prompts(
         ValueError: if there is no prompt, a shape or a value is wrong, or numbers of prompts differ.
     """
     if point_coords is None and point_labels is not None:
-        raise ValueError("point_labels were given without point_coords. Give the points as well.")
+        raise BadArgumentError(
+            "point_labels were given without point_coords. Give the points as well."
+        )
     checked_boxes = None if boxes is None else check_boxes(boxes, original_hw)
     if point_coords is None:
         count = 0 if checked_boxes is None else len(checked_boxes)
@@ -332,13 +340,13 @@ def check_prompts(
         labels = check_point_labels(point_labels, shape)  # (N, P)
         coords = check_points(point_coords, labels, original_hw)  # (N, P, 2)
     if checked_boxes is not None and len(checked_boxes) != len(coords):
-        raise ValueError(
+        raise BadArgumentError(
             f"boxes and point_coords must have one row per prompt, got {len(checked_boxes)} boxes and "
             f"points for {len(coords)} prompts. Give point_coords with shape "
             f"({len(checked_boxes)}, P, 2), padded with label -1."
         )
     if len(coords) == 0:
-        raise ValueError("no prompt was given. Give at least one box or one point.")
+        raise BadArgumentError("no prompt was given. Give at least one box or one point.")
     if checked_boxes is None:
         _refuse_rows_without_points(labels)
     checked_mask = (
@@ -426,7 +434,7 @@ def _pack_rows(
 def _refuse_rows_without_points(labels: npt.NDArray[np.int32]) -> None:
     empty = np.flatnonzero((labels != PADDING_LABEL).sum(axis=1) == 0)
     if len(empty):
-        raise ValueError(
+        raise BadArgumentError(
             f"prompt {empty[0]} has no box and no point, only padding. "
             "Give it at least one point with label 1 or 0."
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 import numpy.typing as npt
 
-from samus_edge.errors import BackendError
+from samus_edge.errors import BackendError, BadArgumentError
 from samus_edge.runtime.backends.backend import Backend, GraphSession
 from samus_edge.runtime.backends.backend_selection import (
     backend_order,
@@ -270,7 +270,7 @@ class Segmenter:
                 "Make one with encode(image), or call segment(image, ...)."
             )
         if embedding.encoder_sha256 != self._encoder_sha256:
-            raise ValueError(
+            raise BadArgumentError(
                 f"the embedding was made by the image encoder {embedding.encoder_sha256[:12]}, and "
                 f"this segmenter has {self._encoder_sha256[:12]}. Encode the image with this segmenter."
             )
@@ -405,9 +405,11 @@ def predict_with_clicks(
     points = np.asarray(point_coords, np.float64).reshape(-1, 2)
     labels = np.asarray(point_labels, np.int32).reshape(-1)
     if len(points) != len(labels):
-        raise ValueError(f"got {len(points)} points and {len(labels)} labels; give one for each.")
+        raise BadArgumentError(
+            f"got {len(points)} points and {len(labels)} labels; give one for each."
+        )
     if box is None and len(points) == 0:
-        raise ValueError("there is no prompt. Give a box, points, or both.")
+        raise BadArgumentError("there is no prompt. Give a box, points, or both.")
     threshold = segmenter.bundle.manifest.mask_threshold
     prediction: Prediction | None = None
     for count in range(0 if box is not None else 1, len(points) + 1):

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from samus_edge.errors import BadArgumentError
+
 __all__ = ["ARCHS", "check_arch"]
 
 ARCHS: Final = ("tiny", "vit_b")
@@ -14,5 +16,5 @@ def check_arch(arch: str) -> str:
         ValueError: if it is not one of :data:`ARCHS`.
     """
     if arch not in ARCHS:
-        raise ValueError(f"arch must be one of {', '.join(ARCHS)}, got {arch!r}.")
+        raise BadArgumentError(f"arch must be one of {', '.join(ARCHS)}, got {arch!r}.")
     return arch

@@ -11,11 +11,17 @@ SamusEdgeError
  ├── BackendError
  └── JobInterruptedError
 
-Bad arguments are ValueError or TypeError, as everywhere in Python.
+ValueError
+ └── BadArgumentError
+
+`BadArgumentError` is what a caller gave wrong: exit code 2, status 422. `SamusEdgeError` is a job that
+failed: exit code 1. Whatever else reaches the command line or the service is a bug of ours: logged with
+its traceback, exit code 1, status 500.
 """
 
 __all__ = [
     "BackendError",
+    "BadArgumentError",
     "BundleError",
     "DataError",
     "ExportMismatchError",
@@ -29,7 +35,11 @@ __all__ = [
 
 
 class SamusEdgeError(Exception):
-    """Root of the errors that samus-edge raises for what is not a bad argument."""
+    """Root of the errors of a job that failed although its arguments were right."""
+
+
+class BadArgumentError(ValueError):
+    """An argument is wrong: a value, a shape, a range, a combination. The message says what was expected."""
 
 
 class MissingExtraError(SamusEdgeError):

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from samus_edge.errors import MissingExtraError
+from samus_edge.errors import BadArgumentError, MissingExtraError
 
 __all__ = ["FULL_SCALE", "MIN_BAND_RANGE", "MIN_SUM_RANGE", "high_frequency_image"]
 
@@ -99,11 +99,11 @@ def _check_arguments(image: npt.NDArray[np.uint8], output_hw: tuple[int, int]) -
         got = f"dtype {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
         raise TypeError(f"image must be a uint8 array with shape (H, W), got {got}.")
     if image.ndim != 2:
-        raise ValueError(
+        raise BadArgumentError(
             f"image must be one grey frame with shape (H, W), got shape {image.shape}. "
             "Convert colour with cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)."
         )
     if image.size == 0:
-        raise ValueError(f"image must have at least one pixel, got shape {image.shape}.")
+        raise BadArgumentError(f"image must have at least one pixel, got shape {image.shape}.")
     if len(output_hw) != 2 or min(output_hw) < 1:
-        raise ValueError(f"output_hw must be two sizes of at least 1 pixel, got {output_hw}.")
+        raise BadArgumentError(f"output_hw must be two sizes of at least 1 pixel, got {output_hw}.")

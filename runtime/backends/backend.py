@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from samus_edge.errors import BadArgumentError
 from samus_edge.runtime.bundle.manifest import GraphRecord, TensorSpec
 
 if TYPE_CHECKING:
@@ -134,4 +135,4 @@ def check_feeds(name: str, inputs: tuple[TensorSpec, ...], feeds: Mapping[str, F
         elif not spec.accepts(feed.dtype.name, feed.shape):
             problems.append(f"got {got}, expected {spec}")
     if problems:
-        raise ValueError(f"wrong inputs for graph {name!r}: {'; '.join(problems)}")
+        raise BadArgumentError(f"wrong inputs for graph {name!r}: {'; '.join(problems)}")

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 
+from samus_edge.errors import BadArgumentError
 from samus_edge.runtime.backends.backend import Backend
 
 __all__ = [
@@ -90,7 +91,7 @@ def check_backend(name: str) -> None:
         ValueError: if it is not one of `BACKENDS`.
     """
     if name not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}.")
+        raise BadArgumentError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}.")
 
 
 def check_threads(threads: int | None) -> None:
@@ -105,6 +106,6 @@ def check_threads(threads: int | None) -> None:
     if isinstance(threads, bool) or not isinstance(threads, int):
         raise TypeError(f"threads must be an integer or None, got {threads!r}.")
     if not 1 <= threads <= MAX_THREADS:
-        raise ValueError(
+        raise BadArgumentError(
             f"threads must be from 1 to {MAX_THREADS}, got {threads}. Leave it out for all cores."
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from samus_edge.errors import BackendError, BundleError
+from samus_edge.errors import BackendError, BadArgumentError, BundleError
 from samus_edge.runtime.backends.backend import Backend, GraphSession
 from samus_edge.runtime.bundle.bundle_files import (
     BundleFiles,
@@ -225,7 +225,9 @@ def check_precision(precision: str) -> None:
         ValueError: if it is not one of `PRECISIONS`.
     """
     if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
+        raise BadArgumentError(
+            f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}."
+        )
 
 
 def reference_precision(bundle: Bundle) -> str:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias, TypeVar
 
+from samus_edge.errors import BadArgumentError
+
 __all__ = [
     "MAX_MANIFEST_BYTES",
     "parse_manifest",
@@ -41,20 +43,20 @@ def parse_manifest(content: bytes) -> object:
     while pending:
         item, depth = pending.pop()
         if depth > _MAX_DEPTH:
-            raise ValueError(f"it is nested more than {_MAX_DEPTH} deep")
+            raise BadArgumentError(f"it is nested more than {_MAX_DEPTH} deep")
         if isinstance(item, dict):
             pending += [(part, depth + 1) for pair in item.items() for part in pair]
         elif isinstance(item, list):
             pending += [(part, depth + 1) for part in item]
         elif isinstance(item, float) and not math.isfinite(item):
-            raise ValueError("a number is too large")
+            raise BadArgumentError("a number is too large")
         elif isinstance(item, str) and (found := _UNPRINTABLE.search(item)):
-            raise ValueError(f"a text holds the control character {found[0]!r}")
+            raise BadArgumentError(f"a text holds the control character {found[0]!r}")
     return value
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")
+    raise BadArgumentError(f"{name} is not a JSON number")
 
 
 def _object_of_distinct_fields(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -62,7 +64,7 @@ def _object_of_distinct_fields(pairs: list[tuple[str, object]]) -> dict[str, obj
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the field {twice[:60]!r} is there twice")
+        raise BadArgumentError(f"the field {twice[:60]!r} is there twice")
     return fields
 
 

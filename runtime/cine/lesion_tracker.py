@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from samus_edge.errors import BadArgumentError
 from samus_edge.runtime.images.image_io import GreyFrame
 from samus_edge.runtime.measurement.lesion_measurements import box_around
 from samus_edge.runtime.prediction import Embedding
@@ -120,7 +121,7 @@ class Appearance:
             ValueError: if the frame has another size.
         """
         if frame.shape != self._frame_hw:
-            raise ValueError(
+            raise BadArgumentError(
                 f"the frame is {frame.shape[0]} x {frame.shape[1]}, those before were "
                 f"{self._frame_hw[0]} x {self._frame_hw[1]}. A loop has one size; start again."
             )

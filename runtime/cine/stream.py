@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from samus_edge.errors import BadArgumentError
 from samus_edge.runtime.backends.onnxruntime_backend import default_threads
 from samus_edge.runtime.cine.lesion_tracker import Box, LesionTracker, TrackedFrame, TrackerOptions
 from samus_edge.runtime.images.image_io import GreyFrame, grey_frame
@@ -134,7 +135,7 @@ class BoundedQueue(Generic[Item]):
 
     def __init__(self, capacity: int, *, drops_oldest: bool) -> None:
         if capacity < 1:
-            raise ValueError(f"the capacity of a queue must be at least 1, got {capacity}.")
+            raise BadArgumentError(f"the capacity of a queue must be at least 1, got {capacity}.")
         self._items: deque[Item] = deque()
         self._capacity, self._drops_oldest = capacity, drops_oldest
         self._changed = threading.Condition()

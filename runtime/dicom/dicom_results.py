@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge import __version__
+from samus_edge.errors import BadArgumentError
 from samus_edge.runtime.dicom.dicom_frames import DicomFrames, require_highdicom
 from samus_edge.runtime.measurement.lesion_measurements import LesionMeasurements
 
@@ -85,12 +86,12 @@ def segmentation_of(
     from pydicom.sr.codedict import codes
 
     if masks.shape[1:] != source.original_hw or not len(masks) or not 0 <= frame < len(source):
-        raise ValueError(
+        raise BadArgumentError(
             f"masks of shape {masks.shape} of frame {frame} do not fit {len(source)} frames of "
             f"{source.original_hw}."
         )
     if not masks.any(axis=(1, 2)).all():
-        raise ValueError("a mask is empty: there is nothing to write. Leave it out.")
+        raise BadArgumentError("a mask is empty: there is nothing to write. Leave it out.")
     algorithm = hd.AlgorithmIdentificationSequence(
         name=f"{MADE_BY} {model.bundle}"[:64],
         family=codes.DCM.ArtificialIntelligence,
@@ -231,7 +232,7 @@ def report_of(
 
     segments = segmentation.SegmentSequence
     if len(segments) != len(measurements):
-        raise ValueError(
+        raise BadArgumentError(
             f"there are {len(segments)} segments and {len(measurements)} measurements; give one for each."
         )
     image = hd.sr.SourceImageForSegmentation(

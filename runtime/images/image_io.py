@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from samus_edge.errors import ImageFileError
+from samus_edge.errors import BadArgumentError, ImageFileError
 from samus_edge.runtime.images.file_checks import (
     BMP_SIGNATURES,
     JPEG_SIGNATURES,
@@ -77,12 +77,14 @@ def grey_frame(image: object) -> GreyFrame:
     is_grey = image.ndim == 2
     if not is_grey and not (image.ndim == 3 and image.shape[2] == 3):
         hint = _shape_hint(image.shape)
-        raise ValueError(f"image must have shape (H, W) or (H, W, 3), got {image.shape}. {hint}")
+        raise BadArgumentError(
+            f"image must have shape (H, W) or (H, W, 3), got {image.shape}. {hint}"
+        )
     height, width = image.shape[:2]
     if height == 0 or width == 0:
-        raise ValueError(f"image must have at least one pixel, got {width} x {height}.")
+        raise BadArgumentError(f"image must have at least one pixel, got {width} x {height}.")
     if height * width > MAX_IMAGE_PIXELS:
-        raise ValueError(
+        raise BadArgumentError(
             f"image has {width} x {height} pixels, more than the limit of {MAX_IMAGE_PIXELS}. "
             "Crop it or scale it down."
         )

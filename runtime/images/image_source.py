@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samus_edge.errors import BadArgumentError
 from samus_edge.runtime.dicom.dicom_frames import HEAD_BYTES, is_dicom
 from samus_edge.runtime.images.image_io import GreyFrame, read_image
 from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
@@ -62,5 +63,7 @@ def open_image(path: Path, frame: int = 0) -> SourceImage:
         return SourceImage(study.read(frame), study, frame)
     image = read_image(path)
     if frame != 0:
-        raise ValueError(f"{path} is one image and has no frame {frame}. Leave the frame out.")
+        raise BadArgumentError(
+            f"{path} is one image and has no frame {frame}. Leave the frame out."
+        )
     return SourceImage(image)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from samus_edge.errors import OutputFileError
+from samus_edge.errors import BadArgumentError, OutputFileError
 
 __all__ = [
     "DICOM_SUFFIXES",
@@ -82,7 +82,7 @@ def check_output_paths(
         check_output(path, kind, suffixes, image)
         for other_kind, other in given:
             if _is_same_file(other, path):
-                raise ValueError(
+                raise BadArgumentError(
                     f"{other_kind} and {kind} are the same file, {path}. Give two different files."
                 )
         given.append((kind, path))
@@ -101,11 +101,13 @@ def check_output(path: Path, kind: str, suffixes: tuple[str, ...], image: Path) 
         ValueError, OutputFileError: as `check_output_paths`.
     """
     if path.suffix.lower() not in suffixes:
-        raise ValueError(
+        raise BadArgumentError(
             f"the {kind} must be a file ending in {' or '.join(suffixes)}, got {path}."
         )
     if _is_same_file(path, image):
-        raise ValueError(f"the {kind} would overwrite the input image {image}. Give another file.")
+        raise BadArgumentError(
+            f"the {kind} would overwrite the input image {image}. Give another file."
+        )
     folder = Path(os.path.realpath(path)).parent
     if path.is_dir():
         raise OutputFileError(f"the {kind} {path} is a folder. Give a file in it.")

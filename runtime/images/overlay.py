@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from samus_edge.errors import OutputFileError
+from samus_edge.errors import BadArgumentError, OutputFileError
 from samus_edge.runtime.images.canvas import Canvas, Colour, draw_legend, draw_tag, text_height_px
 from samus_edge.runtime.measurement.lesion_measurements import Diameter, LesionMeasurements
 
@@ -68,7 +68,7 @@ def mask_image(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
         ValueError: if there are more masks than labels.
     """
     if len(masks) > MAX_LABELS:
-        raise ValueError(
+        raise BadArgumentError(
             f"a mask file holds at most {MAX_LABELS} masks, got {len(masks)}. Give fewer prompts."
         )
     image = np.zeros(masks.shape[1:], np.uint8)

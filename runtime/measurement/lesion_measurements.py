@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from samus_edge.errors import BadArgumentError
 from samus_edge.runtime.bundle.json_fields import JsonValue
 
 __all__ = [
@@ -122,7 +123,7 @@ class PixelSpacing:
     def __post_init__(self) -> None:
         for value in (self.row_mm, self.column_mm):
             if not (math.isfinite(value) and value > 0):
-                raise ValueError(
+                raise BadArgumentError(
                     f"the spacing of pixels must be two positive numbers in mm, got {self.row_mm:g} and "
                     f"{self.column_mm:g}."
                 )
@@ -243,7 +244,7 @@ def measure_mask(
         ValueError: if the mask is not a bool array of two axes.
     """
     if mask.dtype != np.bool_ or mask.ndim != 2:
-        raise ValueError(f"mask must be bool, (H, W), got {mask.dtype} {mask.shape}.")
+        raise BadArgumentError(f"mask must be bool, (H, W), got {mask.dtype} {mask.shape}.")
     count, labels, statistics, centroids = cv2.connectedComponentsWithStats(
         mask.astype(np.uint8), connectivity=8
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from samus_edge.benchmarking.subject import STAGES, Stage, Subject
+from samus_edge.errors import BadArgumentError
 
 __all__ = [
     "Latency",
@@ -53,7 +54,7 @@ class Latency:
             ValueError: if there is none.
         """
         if not milliseconds:
-            raise ValueError("there is nothing to sum up: no run was timed.")
+            raise BadArgumentError("there is nothing to sum up: no run was timed.")
         p50, p90, p99 = (float(value) for value in np.percentile(milliseconds, (50, 90, 99)))
         mean = float(np.mean(milliseconds))
         return Latency(len(milliseconds), p50, p90, p99, mean, 1000 * items / mean)
@@ -90,7 +91,7 @@ def ratio_of_medians(
         ValueError: if the numbers of rounds differ, or there is none.
     """
     if len(rounds) != len(reference) or not rounds:
-        raise ValueError(
+        raise BadArgumentError(
             f"both need the same number of rounds, at least 1; got {len(rounds)} and {len(reference)}."
         )
     generator = np.random.default_rng(seed)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from samus_edge.cli.options import parse_frame_size, parse_sizes
+from samus_edge.errors import BadArgumentError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -163,14 +164,14 @@ def _options(
     for name in backends or ():
         check_backend(name)
         if name == "auto":
-            raise ValueError("--backend auto is what happens without it: leave it out.")
+            raise BadArgumentError("--backend auto is what happens without it: leave it out.")
     for name in precisions or ():
         check_precision(name)
     rivals = RIVALS if compare is None else tuple(dict.fromkeys(compare))
     unknown = [name for name in rivals if name not in (*RIVALS, _NONE)]
     if unknown:
         known = ", ".join((*RIVALS, _NONE))
-        raise ValueError(f"--compare must be one of {known}, got {unknown[0]!r}.")
+        raise BadArgumentError(f"--compare must be one of {known}, got {unknown[0]!r}.")
     return BenchOptions(
         backends=tuple(dict.fromkeys(backends or ())),
         precisions=tuple(dict.fromkeys(precisions or ("auto",))),
@@ -190,7 +191,7 @@ def _modules(names: list[str] | None) -> list[str]:
     for name in names or ():
         if name not in JETSON_MODULES:
             known = ", ".join(JETSON_MODULES)
-            raise ValueError(f"--plan must be all or one of {known}, got {name!r}.")
+            raise BadArgumentError(f"--plan must be all or one of {known}, got {name!r}.")
     return names or []
 
 

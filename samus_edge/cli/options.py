@@ -12,6 +12,8 @@ import typer
 if TYPE_CHECKING:
     from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
 
+from samus_edge.errors import BadArgumentError
+
 __all__ = [
     "DataFolder",
     "SplitFile",
@@ -69,7 +71,7 @@ def parse_box(text: str) -> tuple[float, float, float, float]:
     """
     numbers = _parse_numbers("--box", text, "4 numbers x1,y1,x2,y2, as in --box 10,20,200,220")
     if len(numbers) != 4:
-        raise ValueError(
+        raise BadArgumentError(
             f"--box {text!r} has {len(numbers)} numbers, expected 4: x1,y1,x2,y2, two opposite corners "
             "in pixels, as in --box 10,20,200,220."
         )
@@ -89,10 +91,10 @@ def parse_point(text: str) -> tuple[float, float, int]:
     expected = "x,y or x,y,label, as in --point 105,120 or --point 20,30,0"
     numbers = _parse_numbers("--point", text, expected)
     if len(numbers) not in (2, 3):
-        raise ValueError(f"--point {text!r} has {len(numbers)} numbers, expected {expected}.")
+        raise BadArgumentError(f"--point {text!r} has {len(numbers)} numbers, expected {expected}.")
     label = numbers[2] if len(numbers) == 3 else 1
     if label not in (0, 1):
-        raise ValueError(
+        raise BadArgumentError(
             f"--point {text!r} has the label {label:g}, expected 1 (foreground) or 0 (background)."
         )
     return numbers[0], numbers[1], int(label)
@@ -107,7 +109,7 @@ def parse_threads(text: str) -> int:
     try:
         return int(text)
     except ValueError as err:
-        raise ValueError(f"--threads {text!r} is not an integer, as in --threads 2.") from err
+        raise BadArgumentError(f"--threads {text!r} is not an integer, as in --threads 2.") from err
 
 
 def parse_fractions(text: str) -> tuple[float, float, float]:
@@ -119,7 +121,9 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
     expected = "3 numbers train,val,test, as in --fractions 0.7,0.1,0.2"
     numbers = _parse_numbers("--fractions", text, expected)
     if len(numbers) != 3:
-        raise ValueError(f"--fractions {text!r} has {len(numbers)} numbers, expected {expected}.")
+        raise BadArgumentError(
+            f"--fractions {text!r} has {len(numbers)} numbers, expected {expected}."
+        )
     return numbers[0], numbers[1], numbers[2]
 
 
@@ -131,7 +135,9 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdecimal() for part in parts):
-        raise ValueError(f"--seeds {text!r} is not integers of at least 0, as in --seeds 0,1,2.")
+        raise BadArgumentError(
+            f"--seeds {text!r} is not integers of at least 0, as in --seeds 0,1,2."
+        )
     return tuple(int(part) for part in parts)
 
 
@@ -146,7 +152,9 @@ def parse_spacing(text: str) -> "PixelSpacing":
     expected = "mm or row,column, as in --spacing 0.1"
     numbers = _parse_numbers("--spacing", text, expected)
     if len(numbers) not in (1, 2) or not all(0 < number < 1000 for number in numbers):
-        raise ValueError(f"--spacing {text!r} is not {expected}: positive numbers below 1000.")
+        raise BadArgumentError(
+            f"--spacing {text!r} is not {expected}: positive numbers below 1000."
+        )
     return PixelSpacing(numbers[0], numbers[-1])
 
 
@@ -159,7 +167,7 @@ def parse_sizes(option: str, text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     sizes = tuple(int(part) if part.isascii() and part.isdecimal() else 0 for part in parts)
     if min(sizes) < 1 or len(set(sizes)) != len(sizes):
-        raise ValueError(
+        raise BadArgumentError(
             f"{option} {text!r} is not different integers of at least 1, as in {option} 1,2,4."
         )
     return tuple(sorted(sizes))
@@ -176,7 +184,7 @@ def parse_frame_range(text: str) -> tuple[tuple[int, int], tuple[int, int], tupl
     """
     sizes = [parse_frame_size(part.strip(), "--frame-range") for part in text.split(",")]
     if len(sizes) != 3:
-        raise ValueError(
+        raise BadArgumentError(
             f"--frame-range {text!r} has {len(sizes)} sizes, expected 3: smallest,typical,largest, as in "
             "--frame-range 240x320,512x640,1080x1920."
         )
@@ -195,7 +203,7 @@ def parse_frame_size(text: str, option: str = "--frame-size") -> tuple[int, int]
     match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
     sizes = (int(match[1]), int(match[2])) if match else (0, 0)
     if not all(1 <= size <= 65535 for size in sizes):
-        raise ValueError(
+        raise BadArgumentError(
             f"{option} {text!r} is not HxW, height and width in pixels, as in 480x640."
         )
     return sizes
@@ -206,4 +214,4 @@ def _parse_numbers(option: str, text: str, expected: str) -> list[float]:
     try:
         return [float(part) for part in parts]
     except ValueError as err:
-        raise ValueError(f"{option} {text!r} is not numbers, expected {expected}.") from err
+        raise BadArgumentError(f"{option} {text!r} is not numbers, expected {expected}.") from err

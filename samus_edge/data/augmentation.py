@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from samus_edge.errors import BadArgumentError
 from samus_edge.settings_checks import FRACTION, NOT_NEGATIVE, Bound, find_problems
 
 UInt8Image = npt.NDArray[np.uint8]
@@ -74,7 +75,7 @@ class AugmentationConfig:
         }
         problems = find_problems(self, bounds, prefix="augmentation.")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise BadArgumentError("; ".join(problems))
 
 
 def augment_geometry(

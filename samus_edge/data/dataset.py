@@ -72,7 +72,7 @@ from typing import Final
 
 from samus_edge.data.case import NORMAL_CLASS, UltrasoundCase, list_problems, natural_order
 from samus_edge.data.splitting import SUBSETS, find_leaks, load_groups, load_split
-from samus_edge.errors import DataError
+from samus_edge.errors import BadArgumentError, DataError
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -451,7 +451,7 @@ def scan_dataset(root: str | Path, layout: str = "auto") -> DatasetListing:
     """
     root = Path(root)
     if layout not in ("auto", *LAYOUTS):
-        raise ValueError(f"layout must be one of auto, {', '.join(LAYOUTS)}, got {layout!r}.")
+        raise BadArgumentError(f"layout must be one of auto, {', '.join(LAYOUTS)}, got {layout!r}.")
     expected = (
         f"Pass a folder in one of the layouts: {'; '.join(x.text for x in LAYOUTS.values())}."
     )
@@ -515,7 +515,7 @@ def load_subsets(
     """
     unknown = [name for name in names if name not in SUBSETS]
     if unknown:
-        raise ValueError(f"names must be of {', '.join(SUBSETS)}, got {', '.join(unknown)}.")
+        raise BadArgumentError(f"names must be of {', '.join(SUBSETS)}, got {', '.join(unknown)}.")
     listing = scan_dataset(root)
     task = "" if split_file is None else task_of_file(Path(split_file))
     if split_file is not None and task is None:

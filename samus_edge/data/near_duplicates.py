@@ -25,6 +25,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from samus_edge.errors import BadArgumentError
+
 __all__ = ["NearDuplicate", "Similarity", "connected_groups", "find_near_duplicates", "thumbnail"]
 
 THUMBNAIL_PX: Final = 32
@@ -67,7 +69,7 @@ class Similarity:
             if not 0 < value <= 1
         ]
         if problems:
-            raise ValueError("; ".join(problems))
+            raise BadArgumentError("; ".join(problems))
 
 
 @dataclass(frozen=True)

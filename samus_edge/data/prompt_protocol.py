@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from samus_edge.errors import BadArgumentError
 from samus_edge.settings_checks import FRACTION, find_problems
 
 __all__ = [
@@ -147,7 +148,7 @@ class BoxConfig:
         if self.jitter >= 0.5:
             problems.append(f"boxes.jitter must be less than 0.5, got {self.jitter}")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise BadArgumentError("; ".join(problems))
 
 
 def simulate_box(mask: Mask, rng: np.random.Generator, config: BoxConfig) -> Points:
@@ -282,7 +283,7 @@ BOX_JITTERS: Final = (0.0, 0.05, 0.10, 0.15, 0.20)
 
 def _check_jitter(jitter: float) -> None:
     if not 0.0 <= jitter < 0.5:
-        raise ValueError(f"jitter must be at least 0 and below 0.5, got {jitter}.")
+        raise BadArgumentError(f"jitter must be at least 0 and below 0.5, got {jitter}.")
 
 
 class PromptProtocol(Protocol):
@@ -451,7 +452,7 @@ def ordered_edges(low: float, high: float, last: float) -> tuple[float, float]:
 
 def _check_mask(mask: Mask) -> None:
     if mask.ndim != 2 or not mask.any():
-        raise ValueError(
+        raise BadArgumentError(
             f"mask must have shape (H, W) and at least one pixel set, got shape {mask.shape} "
             f"with {int(mask.sum())} set."
         )

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from samus_edge.data.augmentation import AugmentationConfig, augment_appearance, augment_geometry
 from samus_edge.data.case import UltrasoundCase, read_image, read_instances
+from samus_edge.errors import BadArgumentError
 from samus_edge.reporting.contact_sheets import SheetCell, SheetRow, draw_contact_sheet
 
 __all__ = [
@@ -125,7 +126,7 @@ def draw_augmentation_sheet(
         ValueError: if there is no case.
     """
     if not cases:
-        raise ValueError("cases must hold at least one case, got none.")
+        raise BadArgumentError("cases must hold at least one case, got none.")
     frames = [(read_image(case), read_instances(case)) for case in cases]
     rows = []
     for row, (title, strengths) in enumerate(_rows(config)):

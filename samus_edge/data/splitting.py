@@ -31,7 +31,7 @@ from samus_edge.data.near_duplicates import (
     find_near_duplicates,
     thumbnail,
 )
-from samus_edge.errors import DataError
+from samus_edge.errors import BadArgumentError, DataError
 
 __all__ = [
     "SUBSETS",
@@ -200,7 +200,7 @@ class Fractions:
         values = (self.train, self.val, self.test)
         if not (all(0 <= value <= 1 for value in values) and abs(sum(values) - 1) <= 1e-6):
             text = ",".join(f"{value:g}" for value in values)
-            raise ValueError(
+            raise BadArgumentError(
                 f"fractions must be three numbers in [0, 1] that add up to 1, got {text}."
             )
 
@@ -320,13 +320,13 @@ def _patients(cases: Sequence[UltrasoundCase], pattern: str | None) -> dict[str,
     try:
         compiled = re.compile(pattern)
     except re.error as err:
-        raise ValueError(
+        raise BadArgumentError(
             f"the patient pattern {pattern!r} is no regular expression: {err}."
         ) from err
     matches = {case.key: compiled.search(case.key) for case in cases}
     unmatched = [key for key, match in matches.items() if match is None]
     if unmatched:
-        raise ValueError(
+        raise BadArgumentError(
             f"the patient pattern {pattern!r} finds nothing in {len(unmatched)} of {len(matches)} "
             f"keys, such as {unmatched[0]!r}. Make it find the patient in every key."
         )

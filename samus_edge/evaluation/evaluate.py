@@ -14,7 +14,7 @@ from samus_edge.data.prompt_protocol import (
     case_generator,
     scale_prompt,
 )
-from samus_edge.errors import DataError
+from samus_edge.errors import BadArgumentError, DataError
 from samus_edge.evaluation.image_perturbation import Image, ImagePerturbation
 from samus_edge.evaluation.metrics import (
     Mask,
@@ -85,9 +85,9 @@ def evaluate(
         DataError: If no case has a lesion, or if files are missing or broken.
     """
     if not protocols:
-        raise ValueError("protocols must name at least one kind of prompt, got none.")
+        raise BadArgumentError("protocols must name at least one kind of prompt, got none.")
     if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}.")
+        raise BadArgumentError(f"seed must be at least 0, got {seed}.")
     groups = groups or {}
     merged = merge_variants([Variant(tuple(protocols)), *variants])
     scores: list[InstanceScore] = []

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from samus_edge.data.case import UltrasoundCase
 from samus_edge.data.prompt_protocol import STANDARD_PROTOCOLS, PromptProtocol
+from samus_edge.errors import BadArgumentError
 from samus_edge.evaluation.evaluate import evaluate
 from samus_edge.evaluation.normal_images import evaluate_normals, separate_normals
 from samus_edge.evaluation.predictor import Embedding, Predictor
@@ -44,7 +45,7 @@ def record_accuracy(bundle: Bundle, report: EvaluationReport) -> None:
         graph = bundle.graph_record(name)
         measured = report.about.get(f"{name}_sha256")
         if measured != graph.sha256:
-            raise ValueError(
+            raise BadArgumentError(
                 f"the report is of the {name} {measured}, and {folder} has {graph.sha256}. "
                 "Evaluate this bundle."
             )
@@ -103,7 +104,7 @@ class EvaluationSettings:
         if self.seed < 0:
             problems.append(f"seed must be at least 0, got {self.seed}")
         if problems:
-            raise ValueError("; ".join(problems) + ".")
+            raise BadArgumentError("; ".join(problems) + ".")
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from samus_edge.errors import BadArgumentError
+
 __all__ = [
     "FrameSize",
     "Gain",
@@ -165,7 +167,7 @@ class StoredSmaller:
     def __post_init__(self) -> None:
         """Check the scale."""
         if not 0.0 < self.scale < 1.0:
-            raise ValueError(f"scale must be above 0 and below 1, got {self.scale}.")
+            raise BadArgumentError(f"scale must be above 0 and below 1, got {self.scale}.")
 
     @property
     def name(self) -> str:
@@ -213,7 +215,7 @@ class FrameSize:
 
 def _check_positive(name: str, value: float) -> None:
     if not (value > 0 and np.isfinite(value)):
-        raise ValueError(f"{name} must be a finite number above 0, got {value}.")
+        raise BadArgumentError(f"{name} must be a finite number above 0, got {value}.")
 
 
 def _to_grey(values: npt.NDArray[np.float64]) -> Image:

@@ -16,6 +16,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from samus_edge.errors import BadArgumentError
+
 __all__ = [
     "Mask",
     "dice",
@@ -82,7 +84,7 @@ def hausdorff_distance(
     """
     _check_masks(prediction, target)
     if metric not in ("euclidean", "manhattan"):
-        raise ValueError(f"metric must be 'euclidean' or 'manhattan', got {metric!r}.")
+        raise BadArgumentError(f"metric must be 'euclidean' or 'manhattan', got {metric!r}.")
     if not (prediction.any() and target.any()):
         return _distance_to_nothing(prediction, target, metric)
     return max(
@@ -139,7 +141,7 @@ def normalised_surface_dice(prediction: Mask, target: Mask, tolerance_px: float)
     """
     _check_masks(prediction, target)
     if not tolerance_px >= 0:
-        raise ValueError(f"tolerance_px must be at least 0, got {tolerance_px}.")
+        raise BadArgumentError(f"tolerance_px must be at least 0, got {tolerance_px}.")
     if not (prediction.any() and target.any()):
         return float(prediction.any() == target.any())
     outlines = _outline(prediction), _outline(target)
@@ -223,7 +225,7 @@ def _check_masks(prediction: Mask, target: Mask) -> None:
             got = f"dtype {mask.dtype}" if isinstance(mask, np.ndarray) else type(mask).__name__
             raise TypeError(f"{name} must be a bool array with shape (H, W), got {got}.")
     if prediction.ndim != 2 or prediction.size == 0 or prediction.shape != target.shape:
-        raise ValueError(
+        raise BadArgumentError(
             "prediction and target must be masks of one size with shape (H, W), "
             f"got shapes {prediction.shape} and {target.shape}."
         )

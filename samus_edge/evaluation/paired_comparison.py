@@ -12,6 +12,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from samus_edge.errors import BadArgumentError
+
 __all__ = [
     "INTERVAL_PERCENTILES",
     "PairedComparison",
@@ -49,7 +51,7 @@ def bootstrap_interval(
     """
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.ndim != 1 or numbers.size == 0 or len(groups) != numbers.size:
-        raise ValueError(
+        raise BadArgumentError(
             "values must have shape (L,) with L >= 1 and come with L groups, "
             f"got shape {numbers.shape} and {len(groups)} groups."
         )
@@ -117,14 +119,14 @@ def compare_paired(
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.ndim != 1 or a.shape != b.shape or a.size == 0:
-        raise ValueError(
+        raise BadArgumentError(
             f"{names[0]} and {names[1]} must be scores of the same lesions with shape (L,), L >= 1, "
             f"got shapes {a.shape} and {b.shape}."
         )
     for name, values in zip(names, (a, b), strict=True):
         if not np.isfinite(values).all():
             wrong = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise ValueError(f"{name} must be finite, got {values[wrong]} at lesion {wrong}.")
+            raise BadArgumentError(f"{name} must be finite, got {values[wrong]} at lesion {wrong}.")
     differences = b - a
     labels = [str(index) for index in range(a.size)] if groups is None else list(groups)
     return PairedComparison(
@@ -148,7 +150,9 @@ def compare_all_pairs(
     Args and errors as `compare_paired`; a ValueError also if there are fewer than two lists.
     """
     if len(scores) < 2:
-        raise ValueError(f"scores must hold at least two lists to compare, got {len(scores)}.")
+        raise BadArgumentError(
+            f"scores must hold at least two lists to compare, got {len(scores)}."
+        )
     return tuple(
         compare_paired(scores[first], scores[second], groups, names=(first, second), seed=seed)
         for first, second in combinations(scores, 2)

@@ -29,6 +29,7 @@ from samus_edge.data.prompt_protocol import (
     mask_box,
     ordered_edges,
 )
+from samus_edge.errors import BadArgumentError
 from samus_edge.evaluation.image_perturbation import (
     FrameSize,
     Gain,
@@ -87,7 +88,7 @@ class MarginBoxProtocol:
         """Check the margin."""
         _check_margin(self.margin)
         if self.margin == 0.0:
-            raise ValueError(
+            raise BadArgumentError(
                 "margin must not be 0, got 0.0. The exact box is BoxProtocol(jitter=0.0)."
             )
 
@@ -112,7 +113,7 @@ class OffsetPointProtocol:
     def __post_init__(self) -> None:
         """Check the offset."""
         if not 0.0 < self.offset < 1.0:
-            raise ValueError(f"offset must be above 0 and below 1, got {self.offset}.")
+            raise BadArgumentError(f"offset must be above 0 and below 1, got {self.offset}.")
 
     @property
     def name(self) -> str:
@@ -201,7 +202,7 @@ def offset_point(mask: Mask, offset: float, rng: np.random.Generator) -> npt.NDA
 
 def _check_margin(margin: float) -> None:
     if not -0.5 < margin <= 1.0:
-        raise ValueError(f"margin must be above -0.5 and at most 1, got {margin}.")
+        raise BadArgumentError(f"margin must be above -0.5 and at most 1, got {margin}.")
 
 
 LOW_DICE: Final = 0.6
@@ -321,7 +322,7 @@ def robustness_table(scores: Sequence[InstanceScore], seed: int) -> tuple[Robust
         line, reference = (image, check.protocol.name), (AS_IS, check.reference.name)
         missing = [" on ".join(name[::-1]) for name in (line, reference) if name not in by_line]
         if missing:
-            raise ValueError(
+            raise BadArgumentError(
                 f"scores lack {', '.join(missing)}. Evaluate with variants=robustness_variants()."
             )
         rows.append(_row(check, by_line[line], by_line[reference], seed))

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge import __version__
+from samus_edge.errors import BadArgumentError
 from samus_edge.runtime.backends.backend_selection import check_backend, check_threads
 from samus_edge.runtime.bundle.bundle import Bundle, check_precision
 from samus_edge.runtime.bundle.json_fields import JsonValue
@@ -366,12 +367,12 @@ class _Clock:
 def _check_job(job: FileSegmentation) -> None:
     """Check all that needs neither the image nor the bundle."""
     if not job.boxes and not job.points:
-        raise ValueError(
+        raise BadArgumentError(
             "no prompt was given. Give at least one box (--box x1,y1,x2,y2) or one point "
             "(--point x,y)."
         )
     if job.mask_file is not None and len(job.boxes) > MAX_LABELS:
-        raise ValueError(
+        raise BadArgumentError(
             f"a mask file holds at most {MAX_LABELS} masks, got {len(job.boxes)} boxes. "
             "Give fewer boxes."
         )
@@ -382,7 +383,7 @@ def _check_job(job: FileSegmentation) -> None:
         job.image, job.mask_file, job.overlay_file, job.dicom_seg_file, job.dicom_sr_file
     )
     if job.dicom_sr_file is not None and job.dicom_seg_file is None:
-        raise ValueError(
+        raise BadArgumentError(
             "a DICOM report refers to a DICOM segmentation, which is not written. Give a file for that as "
             "well (--dicom-seg)."
         )
@@ -392,7 +393,7 @@ def _check_job(job: FileSegmentation) -> None:
 
 def _check_dicom_outputs(job: FileSegmentation, source: SourceImage) -> None:
     if source.study is None and job.dicom_seg_file is not None:
-        raise ValueError(
+        raise BadArgumentError(
             f"a DICOM segmentation refers to a DICOM image, and {job.image} is none. Write a mask "
             "instead (--out)."
         )
@@ -417,7 +418,7 @@ def _dicom_outputs(
 
     measured = [report.measurements for report in reports if report.measurements is not None]
     if not measured:
-        raise ValueError("all masks are empty: there is no DICOM segmentation to write.")
+        raise BadArgumentError("all masks are empty: there is no DICOM segmentation to write.")
     model = ModelIdentity(
         segmenter.bundle.manifest.name, segmenter.graph_hashes[IMAGE_ENCODER], segmenter.precision
     )

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge import __version__
-from samus_edge.errors import OutputFileError
+from samus_edge.errors import BadArgumentError, OutputFileError
 from samus_edge.runtime.bundle.json_fields import JsonValue
 from samus_edge.runtime.cine.cine_source import CineFrame, CineSource, open_cine
 from samus_edge.runtime.cine.lesion_tracker import Box, LesionTracker, State, TrackedFrame
@@ -62,7 +62,7 @@ class OverlayVideo:
 
     def __init__(self, path: Path, frames_per_second: float) -> None:
         if path.suffix.lower() not in _CODECS:
-            raise ValueError(f"the video must end in {' or '.join(_CODECS)}, got {path}.")
+            raise BadArgumentError(f"the video must end in {' or '.join(_CODECS)}, got {path}.")
         self._path, self._rate = path, frames_per_second
         self._size_wh: tuple[int, int] | None = None
         self._writer: cv2.VideoWriter | None = None
@@ -330,7 +330,7 @@ def track_cine(
         count = source.frame_count
         if count is not None:
             if job.from_frame >= count:
-                raise ValueError(
+                raise BadArgumentError(
                     f"{source.name} has {count} frames, from 0 to {count - 1}; there is no frame {job.from_frame}."
                 )
             count = min(count - job.from_frame, job.most_frames or count)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samus_edge.errors import BadArgumentError
 from samus_edge.modeling.conv_norm import ConvNorm
 
 
@@ -131,7 +132,7 @@ class CrossBranchAttention(nn.Module):
     def __init__(self, *, vit_dim: int, cnn_dim: int, inner_dim: int, num_heads: int) -> None:
         super().__init__()
         if inner_dim % num_heads != 0:
-            raise ValueError(
+            raise BadArgumentError(
                 f"inner_dim must be a multiple of num_heads, got {inner_dim} and {num_heads}."
             )
         self.num_heads = num_heads

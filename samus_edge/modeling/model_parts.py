@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from samus_edge.archs import check_arch
+from samus_edge.errors import BadArgumentError
 from samus_edge.modeling.conv_norm import ConvNorm
 from samus_edge.modeling.mask_decoder import MaskDecoder
 from samus_edge.modeling.prompt_encoder import PositionEmbedding, PromptEncoder
@@ -202,7 +203,7 @@ def select_trainable(
     ]
     if unknown:
         choices = ", ".join(dict.fromkeys(parts.values()))
-        raise ValueError(
+        raise BadArgumentError(
             f"unfreeze {', '.join(map(repr, unknown))}: neither a part of the model nor the "
             f"beginning of a parameter's name. The parts are {choices}."
         )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samus_edge.errors import BadArgumentError
 from samus_edge.modeling.cross_branch_attention import scaled_attention
 
 
@@ -32,7 +33,7 @@ class Attention(nn.Module):
         super().__init__()
         inner_dim = embedding_dim // downsample_rate
         if inner_dim % num_heads != 0:
-            raise ValueError(
+            raise BadArgumentError(
                 f"embedding_dim / downsample_rate must be a multiple of num_heads, "
                 f"got {embedding_dim} / {downsample_rate} and {num_heads}."
             )

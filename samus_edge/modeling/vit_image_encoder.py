@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samus_edge.errors import BadArgumentError
 from samus_edge.modeling.conv_norm import ConvStep, LayerNorm2d
 from samus_edge.modeling.cross_branch_attention import (
     ADAPTER_SCALE,
@@ -112,7 +113,9 @@ class VitAttention(nn.Module):
     ) -> None:
         super().__init__()
         if dim % num_heads != 0:
-            raise ValueError(f"dim must be a multiple of num_heads, got {dim} and {num_heads}.")
+            raise BadArgumentError(
+                f"dim must be a multiple of num_heads, got {dim} and {num_heads}."
+            )
         self.num_heads = num_heads
         self.window_size = grid_size if window_size is None else window_size
         self.qkv = nn.Linear(dim, 3 * dim)
@@ -320,10 +323,12 @@ class VitImageEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if image_size <= 0 or image_size % PATCH_STRIDE != 0:
-            raise ValueError(f"image_size must be a multiple of {PATCH_STRIDE}, got {image_size}.")
+            raise BadArgumentError(
+                f"image_size must be a multiple of {PATCH_STRIDE}, got {image_size}."
+            )
         unknown = sorted(set(global_blocks) - set(range(depth)))
         if unknown:
-            raise ValueError(f"global_blocks must lie in 0..{depth - 1}, got {unknown}.")
+            raise BadArgumentError(f"global_blocks must lie in 0..{depth - 1}, got {unknown}.")
         grid_size = image_size // PATCH_STRIDE
         self.cnn_branch = SamusCnnBranch(embed_dim, hf=hf, gate=gate)
         self.patch_embed = nn.Conv2d(1, embed_dim, kernel_size=PATCH_SIZE, stride=PATCH_STRIDE)

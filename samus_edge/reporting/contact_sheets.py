@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from samus_edge.errors import BadArgumentError
+
 __all__ = ["SheetCell", "SheetRow", "draw_contact_sheet"]
 
 CELL_PX: Final = 160
@@ -66,7 +68,7 @@ def draw_contact_sheet(rows: Sequence[SheetRow], cell_px: int = CELL_PX) -> Canv
         ValueError: if there is no row.
     """
     if not rows:
-        raise ValueError("rows must hold at least one row, got none.")
+        raise BadArgumentError("rows must hold at least one row, got none.")
     captioned = any(cell.caption for row in rows for cell in row.cells)
     step_x, step_y = cell_px + GAP_PX, cell_px + GAP_PX + captioned * LINE_PX
     columns = max(len(row.cells) for row in rows)

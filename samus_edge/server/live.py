@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import WebSocket, WebSocketDisconnect
 
-from samus_edge.errors import SamusEdgeError
+from samus_edge.errors import BadArgumentError, SamusEdgeError
 from samus_edge.runtime.cine.lesion_tracker import Box
 from samus_edge.runtime.cine.stream import Stream, StreamResult
 from samus_edge.runtime.images.image_io import decode_image
@@ -60,7 +60,7 @@ async def _receive(
     content = message.get("bytes")
     if content is not None:
         if len(content) > most_bytes:
-            raise ValueError(
+            raise BadArgumentError(
                 f"a frame has {len(content)} bytes; at most {most_bytes} are accepted."
             )
         frame = await asyncio.to_thread(decode_image, content, _NAME)
@@ -69,9 +69,9 @@ async def _receive(
     try:
         command = json.loads(message.get("text") or "")
     except ValueError:
-        raise ValueError("a text message must be a JSON document.") from None
+        raise BadArgumentError("a text message must be a JSON document.") from None
     if not isinstance(command, dict):
-        raise ValueError("a text message must be a JSON object.")  # noqa: TRY004  # of the client
+        raise BadArgumentError("a text message must be a JSON object.")  # of the client
     if "mark" in command:
         stream.mark(_box(command["mark"]))
     elif command.get("unmark") is True:
@@ -79,7 +79,7 @@ async def _receive(
     elif isinstance(command.get("pixel_mm"), int | float):
         spacing[0] = PixelSpacing.square(float(command["pixel_mm"]))
     else:
-        raise ValueError(
+        raise BadArgumentError(
             'a command must be {"mark": [x1, y1, x2, y2]}, {"unmark": true} or {"pixel_mm": 0.1}.'
         )
 
@@ -91,7 +91,7 @@ def _box(value: Any) -> Box:
         and all(isinstance(item, int | float) and not isinstance(item, bool) for item in value)
     )
     if not is_box:
-        raise ValueError("mark must be four numbers x1, y1, x2, y2, pixels of the frame.")
+        raise BadArgumentError("mark must be four numbers x1, y1, x2, y2, pixels of the frame.")
     return float(value[0]), float(value[1]), float(value[2]), float(value[3])
 
 

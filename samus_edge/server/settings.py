@@ -4,6 +4,8 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from samus_edge.errors import BadArgumentError
+
 __all__ = ["ServerSettings", "is_loopback"]
 
 
@@ -49,7 +51,7 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         if not is_loopback(self.host) and not self.token:
-            raise ValueError(
+            raise BadArgumentError(
                 f"{self.host} can be reached from other machines, so a token is needed. Set the environment variable "
                 "SAMUS_EDGE_TOKEN, or listen on 127.0.0.1."
             )

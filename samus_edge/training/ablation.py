@@ -21,7 +21,7 @@ import numpy.typing as npt
 from samus_edge.data.case import UltrasoundCase, select_lesions
 from samus_edge.data.dataset import Subsets
 from samus_edge.data.prompt_protocol import CENTRE_POINT, JITTERED_BOX, PromptProtocol
-from samus_edge.errors import DataError, WeightsError
+from samus_edge.errors import BadArgumentError, DataError, WeightsError
 from samus_edge.evaluation.evaluate import evaluate
 from samus_edge.evaluation.paired_comparison import PairedComparison, compare_paired
 from samus_edge.evaluation.torch_predictor import TorchPredictor
@@ -90,7 +90,7 @@ def ablation_runs(config: TrainConfig, out_dir: Path, seeds: Sequence[int]) -> l
         ValueError: if there is no seed, or one is there twice.
     """
     if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds must be different and at least one, got {list(seeds)}.")
+        raise BadArgumentError(f"seeds must be different and at least one, got {list(seeds)}.")
     return [
         AblationRun(
             variant,

@@ -10,6 +10,7 @@ import yaml
 from samus_edge.archs import ARCHS
 from samus_edge.data.augmentation import AugmentationConfig
 from samus_edge.data.prompt_protocol import BoxConfig
+from samus_edge.errors import BadArgumentError
 from samus_edge.settings_checks import BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, find_problems
 from samus_edge.training.losses import LossWeights
 from samus_edge.training.prompt_schedule import PromptConfig
@@ -67,7 +68,7 @@ class DistillationConfig:
                 f"distillation.mask_weight must be 0 without a teacher, got {self.mask_weight}"
             )
         if problems:
-            raise ValueError("; ".join(problems))
+            raise BadArgumentError("; ".join(problems))
 
 
 PRECISIONS = ("fp32", "bf16")
@@ -181,7 +182,7 @@ class TrainConfig:
         else:
             problems.append(f"unfreeze must be a list of names, got {parts!r}")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise BadArgumentError("; ".join(problems))
 
 
 SECTIONS: dict[str, type[Any]] = {
@@ -225,7 +226,7 @@ def read_config(path: Path | None, changes: Sequence[str] = ()) -> TrainConfig:
     config = _build(TrainConfig, values, problems)
     if config is None or problems:
         source = "--set" if path is None else f"{path} with --set" if changes else str(path)
-        raise ValueError(f"{source}: {'; '.join(problems)}.")
+        raise BadArgumentError(f"{source}: {'; '.join(problems)}.")
     return config
 
 
@@ -233,7 +234,7 @@ def _read_yaml(path: Path) -> object:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise ValueError(f"{path} is not a YAML file: {err}") from err
+        raise BadArgumentError(f"{path} is not a YAML file: {err}") from err
 
 
 def _apply(change: str, document: dict[str, Any], problems: list[str]) -> None:

@@ -20,7 +20,13 @@ from torch.nn.utils import clip_grad_norm_
 from samus_edge.data.augmentation import AugmentationConfig, augment_appearance, augment_geometry
 from samus_edge.data.case import UltrasoundCase, read_image, read_instances, select_lesions
 from samus_edge.data.prompt_protocol import mask_box
-from samus_edge.errors import DataError, JobInterruptedError, OutputFileError, WeightsError
+from samus_edge.errors import (
+    BadArgumentError,
+    DataError,
+    JobInterruptedError,
+    OutputFileError,
+    WeightsError,
+)
 from samus_edge.evaluation.metrics import dice
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime.images.output_files import write_files_atomically
@@ -355,7 +361,7 @@ class FeatureDistillation:
         self.settings = dict(settings)
         self.steps_per_epoch = len(views) // config.batch_size
         if not self.steps_per_epoch:
-            raise ValueError(
+            raise BadArgumentError(
                 f"feature distillation needs at least batch_size {config.batch_size} views, got "
                 f"{len(views)}. Raise distillation.views or lower batch_size."
             )

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from samus_edge.errors import BackendError
+from samus_edge.errors import BackendError, BadArgumentError
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.training.batches import to_device
 from samus_edge.training.config import TrainConfig
@@ -36,7 +36,7 @@ def make_optimizer(model: SamusHF, config: TrainConfig) -> torch.optim.Optimizer
     """
     groups = parameter_groups(model, config)
     if not groups:
-        raise ValueError(
+        raise BadArgumentError(
             "the model has no trainable parameter. Name parts to train in the setting unfreeze, or "
             "set train_decoder: true."
         )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from samus_edge.errors import BadArgumentError
 from samus_edge.settings_checks import NOT_NEGATIVE, find_problems
 
 LOSS_SIZE = 256  # logits are compared with masks at the model's input size
@@ -41,7 +42,7 @@ class LossWeights:
         if self.dice == self.mse == self.bce == 0:
             problems.append("one of loss.dice, loss.mse and loss.bce must be above 0, got zeros")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise BadArgumentError("; ".join(problems))
 
 
 def dice_loss(mask_logits: Tensor, mask_targets: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from samus_edge.data.prompt_protocol import simulate_correction
+from samus_edge.errors import BadArgumentError
 from samus_edge.settings_checks import FRACTION, POSITIVE, find_problems
 from samus_edge.training.losses import upscale
 from samus_edge.training.training_samples import NUM_CLICKS, TrainingSample
@@ -155,7 +156,7 @@ class PromptConfig:
                 f"step has a prompt, got {self.box_probability} and {self.click_probability}"
             )
         if problems:
-            raise ValueError("; ".join(problems))
+            raise BadArgumentError("; ".join(problems))
 
 
 def scheduled_prompts(

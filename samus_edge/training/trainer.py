@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from samus_edge.errors import JobInterruptedError
+from samus_edge.errors import BadArgumentError, JobInterruptedError
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime.images.output_files import write_files_atomically
 from samus_edge.training.batches import TrainingData, epoch_batches, load_batches, share, to_device
@@ -186,7 +186,7 @@ class Trainer:
         self._pass_size = config.batch_size * self.processes.count
         self.steps_per_epoch = data.train_count // (self._pass_size * config.accumulation_steps)
         if not self.steps_per_epoch or not data.val_cases:
-            raise ValueError(
+            raise BadArgumentError(
                 "training needs at least as many cases as a step takes (batch_size "
                 f"{config.batch_size} x accumulation_steps {config.accumulation_steps} x "
                 f"{self.processes.count} process(es)) and one to validate on, got "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from samus_edge.data.case import NORMAL_CLASS, CaseCache, select_lesions
 from samus_edge.data.dataset import Subsets
+from samus_edge.errors import BadArgumentError
 from samus_edge.modeling.model_parts import select_trainable
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.reporting.figure import require_matplotlib
@@ -42,7 +43,7 @@ def started_model(
         WeightsError: if the checkpoint is damaged or starts another architecture.
     """
     if checkpoint is None and config.arch != "tiny":
-        raise ValueError(
+        raise BadArgumentError(
             f"the architecture {config.arch!r} needs a checkpoint to start from: "
             "sam_vit_b_01ec64.pth (Segment Anything's ViT-B, linked in "
             "https://github.com/facebookresearch/segment-anything), a checkpoint of SAMUS (linked "

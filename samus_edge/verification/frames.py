@@ -24,7 +24,7 @@ from samus_edge.data.prompt_protocol import (
     case_generator,
     ordered_edges,
 )
-from samus_edge.errors import DataError
+from samus_edge.errors import BadArgumentError, DataError
 from samus_edge.runtime.bundle.json_fields import JsonValue
 from samus_edge.runtime.images import image_io
 from samus_edge.runtime.images.image_io import grey_frame
@@ -147,7 +147,7 @@ def frames_digest(frames: Sequence[CalibrationFrame]) -> str:
 def _draw(available: int, count: int, seed: int) -> list[int]:
     """All of them in the order in which they are drawn; checks how many are wanted."""
     if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}.")
+        raise BadArgumentError(f"count must be at least 1, got {count}.")
     return [int(index) for index in np.random.default_rng(seed).permutation(available)]
 
 
@@ -315,16 +315,16 @@ def frames_of_images(
     """
     _check_draw(None, seed)
     if not images:
-        raise ValueError("images must hold at least one frame, got none.")
+        raise BadArgumentError("images must hold at least one frame, got none.")
     loaders = [partial(_drawn_frame, name, image, seed) for name, image in images.items()]
     return VerificationSource(tuple(loaders), seed, dict(about or {}))
 
 
 def _check_draw(limit: int | None, seed: int) -> None:
     if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1, got {limit}.")
+        raise BadArgumentError(f"limit must be at least 1, got {limit}.")
     if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}.")
+        raise BadArgumentError(f"seed must be at least 0, got {seed}.")
 
 
 def _load_case(case: UltrasoundCase, group: str, count: int, seed: int) -> VerificationFrame:

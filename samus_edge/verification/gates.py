@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 
 import numpy as np
 
+from samus_edge.errors import BadArgumentError
 from samus_edge.evaluation.paired_comparison import compare_paired
 from samus_edge.runtime.bundle.json_fields import JsonValue
 from samus_edge.verification.comparison import FrameComparison, PromptComparison
@@ -352,7 +353,7 @@ class Gate:
     def __post_init__(self) -> None:
         """Check the limit."""
         if not math.isfinite(self.limit):
-            raise ValueError(f"the limit of {self.label} must be finite, got {self.limit}.")
+            raise BadArgumentError(f"the limit of {self.label} must be finite, got {self.limit}.")
 
     def holds(self, value: float) -> bool:
         """Whether a value passes; NaN never does."""
@@ -448,7 +449,7 @@ class VerificationGates:
             ValueError: if it is outside that.
         """
         if not 0.0 <= points <= 100.0:
-            raise ValueError(f"max_drop must be from 0 to 100 Dice points, got {points}.")
+            raise BadArgumentError(f"max_drop must be from 0 to 100 Dice points, got {points}.")
         return replace(
             self,
             fp16_dice_drop=replace(self.fp16_dice_drop, limit=points),

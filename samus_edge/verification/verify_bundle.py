@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from samus_edge.data.prompt_protocol import Prompt
-from samus_edge.errors import BackendError, ExportMismatchError
+from samus_edge.errors import BackendError, BadArgumentError, ExportMismatchError
 from samus_edge.runtime.backends.backend import Backend, FloatTensor
 from samus_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from samus_edge.runtime.bundle.bundle import (
@@ -467,7 +467,7 @@ def verify_bundle(
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     names = _asked_for(opened, precisions)
     if len(source) == 0:
-        raise ValueError("source must hold at least one frame, got none.")
+        raise BadArgumentError("source must hold at least one frame, got none.")
     worst = WorstDisagreements(pictures)
     session = VerificationSession(opened, names, backend, threads, worst)
     for frame in source.frames():
@@ -494,7 +494,7 @@ def _asked_for(bundle: Bundle, precisions: Sequence[str] | None) -> list[str]:
         return available
     wanted = {precision_name(bundle, precision) for precision in precisions}
     if not wanted:
-        raise ValueError("precisions must name at least one, or be None for all; got none.")
+        raise BadArgumentError("precisions must name at least one, or be None for all; got none.")
     return [name for name in available if name in wanted]
 
 
@@ -554,7 +554,7 @@ def _check_graphs(bundle: Bundle, verified: PrecisionVerification) -> None:
     ):
         found, expected = verified.graphs[kind], bundle.graph_record(name).sha256
         if found != expected:
-            raise ValueError(
+            raise BadArgumentError(
                 f"the verification is of the {verified.precision} {kind} {found}, and "
                 f"{bundle.path} has {expected}. Verify this bundle."
             )

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge.data.prompt_protocol import Prompt
+from samus_edge.errors import BadArgumentError
 from samus_edge.evaluation.metrics import Mask
 from samus_edge.runtime.images.canvas import Canvas
 from samus_edge.runtime.images.overlay import OverlayItem, draw_overlay
@@ -63,7 +64,7 @@ class WorstDisagreements:
 
     def __init__(self, count: int) -> None:
         if count < 0:
-            raise ValueError(f"count must be at least 0, got {count}.")
+            raise BadArgumentError(f"count must be at least 0, got {count}.")
         self._count = count
         self._kept: dict[str, list[Disagreement]] = {}
 

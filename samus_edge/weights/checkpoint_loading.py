@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from samus_edge.errors import OutputFileError, WeightsError
+from samus_edge.errors import BadArgumentError, OutputFileError, WeightsError
 from samus_edge.modeling.model_parts import arch_of, build_samus_hf
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime.images.output_files import sha256_of_file
@@ -146,9 +146,11 @@ def convert_checkpoint(
 def _check_out(out: Path, checkpoint: Path) -> None:
     """Refuse what cannot be written before the work, not after it."""
     if out.suffix != SUFFIX:
-        raise ValueError(f"out must be a file ending in {SUFFIX}, got {out}.")
+        raise BadArgumentError(f"out must be a file ending in {SUFFIX}, got {out}.")
     if os.path.realpath(out) == os.path.realpath(checkpoint):
-        raise ValueError(f"out would overwrite the checkpoint {checkpoint}. Give another file.")
+        raise BadArgumentError(
+            f"out would overwrite the checkpoint {checkpoint}. Give another file."
+        )
     if out.is_dir():
         raise OutputFileError(f"{out} is a folder. Give a file in it.")
     if not out.resolve().parent.is_dir():

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from samus_edge.errors import BackendError
+from samus_edge.errors import BackendError, BadArgumentError
 
 __all__ = [
     "CapturedGraph",
@@ -303,7 +303,9 @@ class DeviceTensor:
         self._shape = shape
         self._dtype = np.dtype(dtype)
         if self.nbytes > memory.size_bytes:
-            raise ValueError(f"{shape} {self._dtype} does not fit into {memory.size_bytes} bytes.")
+            raise BadArgumentError(
+                f"{shape} {self._dtype} does not fit into {memory.size_bytes} bytes."
+            )
 
     @property
     def address(self) -> int:

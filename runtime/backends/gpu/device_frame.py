@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from samus_edge.errors import BadArgumentError
 from samus_edge.runtime.backends.gpu.device import Device, DeviceTensor
 from samus_edge.runtime.images.image_io import MAX_IMAGE_PIXELS
 
@@ -154,23 +155,23 @@ def device_frame(image: Any, device: Device) -> DeviceTensor:
             f"image must be uint8 in [0, 255], got {dtype.name}. Scale it on the GPU first."
         )
     if len(shape) != 2:
-        raise ValueError(
+        raise BadArgumentError(
             f"an image in the memory of the GPU must have shape (H, W), grey, got {shape}. Make it grey "
             "there, or copy it to the host, where RGB is taken as well."
         )
     height, width = shape
     if height == 0 or width == 0 or height * width > MAX_IMAGE_PIXELS:
-        raise ValueError(
+        raise BadArgumentError(
             f"image must have from 1 to {MAX_IMAGE_PIXELS} pixels, got {width} x {height}."
         )
     strides = interface.get("strides")
     if strides is not None and tuple(strides) != (width, 1):
-        raise ValueError(
+        raise BadArgumentError(
             f"an image in the memory of the GPU must be dense, (H, W) = {shape} with strides "
             f"({width}, 1), got strides {tuple(strides)}. Make a contiguous copy there."
         )
     if interface.get("mask") is not None:
-        raise ValueError("image must not have a mask.")
+        raise BadArgumentError("image must not have a mask.")
     address = int(interface["data"][0])
     _wait_for_producer(interface.get("stream"), device)
     memory = _ForeignMemory(image, address, height * width)
@@ -186,7 +187,7 @@ def _interface(image: Any, device: Device) -> dict[str, Any]:
         kind, index = image.__dlpack_device__()
         if int(kind) in _DLPACK_CUDA:
             if int(index) != device.info.index:
-                raise ValueError(
+                raise BadArgumentError(
                     f"image lies on GPU {index}, and this segmenter computes on GPU "
                     f"{device.info.index}. Copy it there, or load the segmenter for GPU {index}."
                 )
@@ -203,7 +204,7 @@ def _wait_for_producer(stream: int | None, device: Device) -> None:
     if stream is None:
         return
     if stream == 0:
-        raise ValueError(
+        raise BadArgumentError(
             "the stream of __cuda_array_interface__ must not be 0, which is ambiguous."
         )
     with device.current():

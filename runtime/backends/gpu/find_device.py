@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from samus_edge.errors import BackendError
+from samus_edge.errors import BackendError, BadArgumentError
 from samus_edge.runtime.backends.gpu.device import Device, GpuInfo
 
 __all__ = ["BINDINGS", "find_device", "list_gpus"]
@@ -33,7 +33,7 @@ def find_device(binding: str = "auto", index: int | None = None) -> Device:
         BackendError: if the binding is not installed, or there is no driver or no such GPU.
     """
     if index is not None and index < 0:
-        raise ValueError(f"index must be 0 or more, got {index}.")
+        raise BadArgumentError(f"index must be 0 or more, got {index}.")
     chosen = _chosen(binding)
 
     def make() -> Device:
@@ -68,7 +68,9 @@ def list_gpus(binding: str = "auto") -> list[GpuInfo]:
 
 def _chosen(binding: str) -> str:
     if binding not in ("auto", *BINDINGS):
-        raise ValueError(f"binding must be one of auto, {', '.join(BINDINGS)}, got {binding!r}.")
+        raise BadArgumentError(
+            f"binding must be one of auto, {', '.join(BINDINGS)}, got {binding!r}."
+        )
     if binding != "auto":
         if not _is_installed(binding):
             raise BackendError(f"{binding} is not installed. {_HOW_TO_INSTALL[binding]}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from samus_edge.errors import BackendError, BundleError
+from samus_edge.errors import BackendError, BadArgumentError, BundleError
 from samus_edge.runtime.backends.tensorrt.engine_graph import graph_for_tensorrt
 from samus_edge.runtime.backends.tensorrt.tensorrt_library import TensorRTLibrary, TensorRTLog
 from samus_edge.runtime.bundle.manifest import GraphRecord, mask_input_hw
@@ -53,15 +53,15 @@ class ShapeRange:
 
     def __post_init__(self) -> None:
         if not len(self.smallest) == len(self.typical) == len(self.largest):
-            raise ValueError(
+            raise BadArgumentError(
                 f"the shapes of a range must have the same number of axes, got {self}."
             )
         sizes = (*self.smallest, *self.typical, *self.largest)
         if any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
-            raise ValueError(f"the sizes of a range must be positive integers, got {self}.")
+            raise BadArgumentError(f"the sizes of a range must be positive integers, got {self}.")
         axes = zip(self.smallest, self.typical, self.largest, strict=True)
         if any(not low <= typical <= high for low, typical, high in axes):
-            raise ValueError(
+            raise BadArgumentError(
                 f"every axis of a range must have smallest <= typical <= largest, got {self}."
             )
 
@@ -329,7 +329,7 @@ def build_engine(
         OutputFileError: if the timing cache cannot be written.
     """
     if workspace_bytes is not None and workspace_bytes < 0:
-        raise ValueError(f"workspace_bytes must not be negative, got {workspace_bytes}.")
+        raise BadArgumentError(f"workspace_bytes must not be negative, got {workspace_bytes}.")
     trt: Any = library.module
     _check_ranks(profiles)
     graph = _prepared(graph, name, profiles)
@@ -398,7 +398,7 @@ def _check_ranks(profiles: Sequence[EngineProfile]) -> None:
     """All profiles must have the same inputs with the same numbers of axes."""
     ranks = [{name: len(sizes.smallest) for name, sizes in profile.items()} for profile in profiles]
     if any(other != ranks[0] for other in ranks):
-        raise ValueError(
+        raise BadArgumentError(
             "all profiles must have the same inputs with the same numbers of axes, got "
             f"{'; '.join(map(str, ranks))}."
         )
@@ -495,7 +495,7 @@ def _add_profiles(
                 problems.append(f"{tensor} has the range {sizes}, but in the graph {actual}")
     if problems:
         known = ", ".join(f"{tensor} {shape}" for tensor, shape in shapes.items())
-        raise ValueError(
+        raise BadArgumentError(
             f"the profiles do not fit graph {name!r}: {'; '.join(sorted(set(problems)))}. "
             f"Its inputs are {known}, -1 for a size that may vary."
         )

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from samus_edge.errors import BackendError, OutputFileError
+from samus_edge.errors import BackendError, BadArgumentError, OutputFileError
 from samus_edge.runtime.backends.cache_folder import CACHE_VARIABLE, default_cache_folder
 from samus_edge.runtime.backends.tensorrt.engine_build import EngineProfile
 from samus_edge.runtime.backends.tensorrt.engine_check import EngineCheck
@@ -83,10 +83,10 @@ class EngineKey:
         try:
             key = EngineKey(**fields)
         except TypeError as err:
-            raise ValueError(f"the key has other fields ({err})") from err
+            raise BadArgumentError(f"the key has other fields ({err})") from err
         texts = (key.flavour, key.version, key.compute_capability, key.graph_sha256, key.profiles)
         if not all(isinstance(text, str) for text in texts):
-            raise ValueError("the key has fields of other types")
+            raise BadArgumentError("the key has fields of other types")
         return key
 
     def why_not(self, other: "EngineKey") -> list[str]:
@@ -422,4 +422,4 @@ def _read_entry(path: Path) -> CachedEngine:
             graph=str(document["graph"]),
         )
     except (KeyError, TypeError) as err:
-        raise ValueError(f"{path} is no record of an engine ({err})") from err
+        raise BadArgumentError(f"{path} is no record of an engine ({err})") from err

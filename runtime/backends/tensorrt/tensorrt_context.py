@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from samus_edge.errors import BackendError
+from samus_edge.errors import BackendError, BadArgumentError
 from samus_edge.runtime.backends.backend import Feed, FloatTensor, Tensor
 from samus_edge.runtime.backends.gpu.device import (
     CapturedGraph,
@@ -187,7 +187,7 @@ class TensorRTContext:
                 for profile in range(self._engine.profiles)
             )
         ]
-        raise ValueError(
+        raise BadArgumentError(
             f"graph {self._engine.name!r}: {'; '.join(problems) or 'no profile takes these shapes together'}. "
             "Build an engine for such sizes with samus-edge build, or use the backend onnxruntime."
         )

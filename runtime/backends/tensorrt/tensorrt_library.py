@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType, ModuleType
 from typing import Any, Final
 
-from samus_edge.errors import BackendError
+from samus_edge.errors import BackendError, BadArgumentError
 
 __all__ = [
     "TENSORRT_FLAVOURS",
@@ -207,7 +207,7 @@ def installed_flavour(flavour: str = "auto") -> str:
     """
     if flavour not in ("auto", *TENSORRT_FLAVOURS):
         choices = ", ".join(("auto", *TENSORRT_FLAVOURS))
-        raise ValueError(f"flavour must be one of {choices}, got {flavour!r}.")
+        raise BadArgumentError(f"flavour must be one of {choices}, got {flavour!r}.")
     wanted = TENSORRT_FLAVOURS if flavour == "auto" else (flavour,)
     for candidate in wanted:
         if importlib.util.find_spec(candidate) is not None:

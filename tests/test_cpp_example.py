@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pytest
 
 from samus_edge.runtime import Segmenter
-from samus_edge.runtime.bundle.bundle import default_bundle_folder
+from samus_edge.runtime.bundle.bundle import default_bundle_path
 from tests.conftest import AssetFrame
 
 REPOSITORY = Path(__file__).parents[1]
@@ -158,8 +158,8 @@ def program(
 @pytest.fixture(scope="module")
 def segmenter() -> Segmenter:
     """The Python runtime with the default bundle."""
-    if not default_bundle_folder().is_dir():
-        pytest.skip(f"this checkout has no default bundle in {default_bundle_folder()}")
+    if not default_bundle_path().is_dir():
+        pytest.skip(f"this checkout has no default bundle in {default_bundle_path()}")
     return Segmenter.load(threads=2)
 
 
@@ -183,7 +183,7 @@ def assert_same_as_python(
     frame, mask_file = folder / "frame.pgm", folder / "mask.pgm"
     assert cv2.imwrite(str(frame), image)
     box_text = ",".join(str(value) for value in box)
-    ran = program.run(default_bundle_folder(), frame, box_text, mask_file, "2")
+    ran = program.run(default_bundle_path(), frame, box_text, mask_file, "2")
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr == "" and ran.stdout.count("\n") == 1
     report = json.loads(ran.stdout)
@@ -239,7 +239,7 @@ def test_a_pgm_may_have_comments(program: Program, tmp_path: Path, frame_pgm: Pa
     commented.write_bytes(b"P5 # a scanner\n# 1 2\n561\t473 #\n255\n" + pixels)
     areas = []
     for frame in (frame_pgm, commented):
-        ran = program.run(default_bundle_folder(), frame, "135,88,446,368", tmp_path / "mask.pgm")
+        ran = program.run(default_bundle_path(), frame, "135,88,446,368", tmp_path / "mask.pgm")
         assert ran.returncode == 0, ran.stderr
         areas.append(json.loads(ran.stdout)["area_px"])
     assert areas[0] == areas[1]
@@ -267,7 +267,7 @@ def test_a_wrong_box_is_one_line_and_exit_code_2(
     program: Program, tmp_path: Path, frame_pgm: Path, box: str, words: str
 ) -> None:
     mask = tmp_path / "mask.pgm"
-    ran = program.run(default_bundle_folder(), frame_pgm, box, mask)
+    ran = program.run(default_bundle_path(), frame_pgm, box, mask)
     assert ran.returncode == 2
     assert words in ran.stderr and ran.stderr.count("\n") == 1 and ran.stdout == ""
     assert not mask.exists()
@@ -305,7 +305,7 @@ def test_a_damaged_frame_is_one_line_and_exit_code_1(
     words: str,
 ) -> None:
     frame_pgm.write_bytes(change(frame_pgm.read_bytes()))
-    ran = program.run(default_bundle_folder(), frame_pgm, "1,2,30,40", tmp_path / "mask.pgm")
+    ran = program.run(default_bundle_path(), frame_pgm, "1,2,30,40", tmp_path / "mask.pgm")
     assert ran.returncode == 1
     assert words in ran.stderr and ran.stderr.count("\n") == 1 and ran.stdout == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["frame.pgm"]
@@ -318,7 +318,7 @@ def test_a_wrong_graph_is_one_line_and_exit_code_1(
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     encoder, decoder = (
-        (default_bundle_folder() / f"{name}.onnx").read_bytes()
+        (default_bundle_path() / f"{name}.onnx").read_bytes()
         for name in ("image_encoder", "mask_decoder")
     )
     if fault == "folder":
@@ -338,7 +338,7 @@ def test_a_wrong_graph_is_one_line_and_exit_code_1(
 def test_a_mask_that_cannot_be_written_is_one_line_and_leaves_nothing(
     program: Program, tmp_path: Path, frame_pgm: Path, target: str
 ) -> None:
-    ran = program.run(default_bundle_folder(), frame_pgm, "1,2,30,40", tmp_path / target)
+    ran = program.run(default_bundle_path(), frame_pgm, "1,2,30,40", tmp_path / target)
     assert ran.returncode == 1
     assert "cannot write" in ran.stderr and ran.stderr.count("\n") == 1 and ran.stdout == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["frame.pgm"]

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from samus_edge.runtime.bundle.bundle import default_bundle_folder
+from samus_edge.runtime.bundle.bundle import default_bundle_path
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLES_DIR = REPOSITORY / "examples"
@@ -46,8 +46,8 @@ def test_readme_and_makefile_use_the_same_boxes() -> None:
 
 
 def test_segment_and_score_prints_a_plausible_dice_for_each_image() -> None:
-    if not default_bundle_folder().is_dir():
-        pytest.skip(f"this checkout has no default bundle in {default_bundle_folder()}")
+    if not default_bundle_path().is_dir():
+        pytest.skip(f"this checkout has no default bundle in {default_bundle_path()}")
     command = [sys.executable, "-I", str(EXAMPLES_DIR / "segment_and_score.py")]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
@@ -103,12 +103,10 @@ def test_a_bundle_is_switched_only_if_it_is_right_and_back_again(tmp_path: Path)
         shutil.copy(path, frames)
     packages = []
     for number in (1, 2):
-        name = shutil.make_archive(
-            str(tmp_path / f"model-{number}"), "zip", default_bundle_folder()
-        )
+        name = shutil.make_archive(str(tmp_path / f"model-{number}"), "zip", default_bundle_path())
         packages.append(Path(name))
     changed = tmp_path / "changed"
-    shutil.copytree(default_bundle_folder(), changed)
+    shutil.copytree(default_bundle_path(), changed)
     graph = changed / "image_encoder.onnx"
     graph.write_bytes(graph.read_bytes()[:-1] + b"\0")
     broken = Path(shutil.make_archive(str(tmp_path / "model-3"), "zip", changed))

@@ -30,7 +30,7 @@ __all__ = [
     "Bundle",
     "available_precisions",
     "check_precision",
-    "default_bundle_folder",
+    "default_bundle_path",
     "open_bundle_graph",
     "precision_name",
     "reference_precision",
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 
-def default_bundle_folder() -> Path:
+def default_bundle_path() -> Path:
     """Where the bundle that is installed with samus-edge lies."""
     return Path(__file__).resolve().parents[1] / "default_bundle"
 
@@ -66,7 +66,7 @@ class Bundle:
             BundleError: if there is no bundle, it is of a newer format version, or a file is missing,
                 lies outside the bundle or differs from the manifest; every such file is named.
         """
-        files = _files_of(default_bundle_folder() if path is None else Path(path), path is None)
+        files = _files_of(default_bundle_path() if path is None else Path(path), path is None)
         bundle = Bundle(files=files, manifest=files.read_manifest())
         problems = [
             problem

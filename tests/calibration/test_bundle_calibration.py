@@ -25,7 +25,7 @@ from samus_edge.data.prompt_protocol import Prompt
 from samus_edge.errors import BundleError, DataError, SamusEdgeError
 from samus_edge.evaluation.metrics import dice
 from samus_edge.runtime import Segmenter
-from samus_edge.runtime.bundle.bundle import Bundle, available_precisions, default_bundle_folder
+from samus_edge.runtime.bundle.bundle import Bundle, available_precisions, default_bundle_path
 from samus_edge.runtime.bundle.manifest import MANIFEST_FILE, Manifest
 from samus_edge.verification.frames import CalibrationFrame, frames_digest, prompted_frame
 from tests.conftest import AssetFrame
@@ -69,7 +69,7 @@ def frames() -> list[CalibrationFrame]:
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    if not default_bundle_folder().is_dir():
+    if not default_bundle_path().is_dir():
         pytest.skip("this checkout has no default bundle")
     return Bundle.open()
 

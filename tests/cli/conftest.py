@@ -9,7 +9,7 @@ import cv2
 import pytest
 
 from samus_edge.cli.app import main
-from samus_edge.runtime.bundle.bundle import default_bundle_folder
+from samus_edge.runtime.bundle.bundle import default_bundle_path
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Outcome:
 @pytest.fixture(scope="session")
 def bundle(request: pytest.FixtureRequest) -> Path:
     """The bundle that is installed with samus-edge; where there is none yet, a random one."""
-    folder = default_bundle_folder()
+    folder = default_bundle_path()
     if folder.is_dir():
         return folder
     random_bundle: Path = request.getfixturevalue("random_bundle")

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from samus_edge import __version__
-from samus_edge.runtime.bundle.bundle import default_bundle_folder
+from samus_edge.runtime.bundle.bundle import default_bundle_path
 
 Run = Callable[..., Any]
 NOT_IN_THE_BASE_INSTALL = ("torch", "torchvision", "onnx", "pywt", "safetensors", "yaml")
@@ -145,10 +145,10 @@ def test_the_same_pixels_in_another_kind_of_file_give_the_same_mask(
 
 
 def test_the_default_bundle_is_found(run: Run, image: Path, box: str) -> None:
-    if not default_bundle_folder().is_dir():
-        pytest.skip(f"this checkout has no default bundle in {default_bundle_folder()}")
+    if not default_bundle_path().is_dir():
+        pytest.skip(f"this checkout has no default bundle in {default_bundle_path()}")
     outcome = run("infer", "--image", image, "--box", box, "--json")
-    assert json.loads(outcome.stdout)["bundle"]["path"] == str(default_bundle_folder())
+    assert json.loads(outcome.stdout)["bundle"]["path"] == str(default_bundle_path())
 
 
 def test_a_fresh_interpreter_segments_without_torch(image: Path, box: str, bundle: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from samus_edge.modeling import samus_hf_tiny
-from samus_edge.runtime.bundle.bundle import default_bundle_folder
+from samus_edge.runtime.bundle.bundle import default_bundle_path
 from samus_edge.weights.model_file import save_model
 
 Run = Callable[..., Any]
@@ -33,11 +33,11 @@ def test_text_names_graphs_and_hashes(run: Run, bundle: Path) -> None:
 
 
 def test_the_default_bundle_is_shown_without_argument(run: Run) -> None:
-    if not default_bundle_folder().is_dir():
-        pytest.skip(f"this checkout has no default bundle in {default_bundle_folder()}")
+    if not default_bundle_path().is_dir():
+        pytest.skip(f"this checkout has no default bundle in {default_bundle_path()}")
     outcome = run("info")
     assert outcome.exit_code == 0
-    assert str(default_bundle_folder()) in outcome.stdout
+    assert str(default_bundle_path()) in outcome.stdout
 
 
 def test_a_tampered_graph_is_one_line_and_exit_code_1(

@@ -11,7 +11,7 @@ import pytest
 
 from samus_edge.evaluation.metrics import dice
 from samus_edge.runtime import Segmenter
-from samus_edge.runtime.bundle.bundle import Bundle, default_bundle_folder
+from samus_edge.runtime.bundle.bundle import Bundle, default_bundle_path
 
 EXAMPLES_DIR = Path(__file__).parents[2] / "examples"
 PROMPTS: dict[str, list[int]] = json.loads((EXAMPLES_DIR / "prompts.json").read_text())
@@ -40,7 +40,7 @@ def segmenter() -> Iterator[Segmenter]:
 
 
 def test_is_small_enough_and_holds_nothing_else(bundle: Bundle) -> None:
-    files = {path.name: path.stat().st_size for path in default_bundle_folder().iterdir()}
+    files = {path.name: path.stat().st_size for path in default_bundle_path().iterdir()}
     assert files.keys() == {"image_encoder.onnx", "mask_decoder.onnx", "manifest.json"}
     assert sum(files.values()) <= MAX_BYTES
 

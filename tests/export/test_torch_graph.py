@@ -34,7 +34,7 @@ from samus_edge.export.torch_graph import (
 from samus_edge.high_frequency import high_frequency_image
 from samus_edge.modeling import SamusHF
 from samus_edge.modeling.conv_norm import LayerNorm2d
-from samus_edge.runtime.bundle.bundle import Bundle, default_bundle_folder
+from samus_edge.runtime.bundle.bundle import Bundle, default_bundle_path
 from samus_edge.runtime.bundle.manifest import TensorSpec
 from tests.conftest import AssetFrame
 from tests.export.conftest import RunGraph, run_graph
@@ -282,7 +282,7 @@ def name(request: pytest.FixtureRequest) -> str:
 def folder(request: pytest.FixtureRequest, random_bundle: Path, vit_bundle: Path) -> Path:
     """Bundles that this exporter has just written, and the one of the package."""
     now = {"tiny exported now": random_bundle, "small vit": vit_bundle}
-    return now.get(request.param) or default_bundle_folder()
+    return now.get(request.param) or default_bundle_path()
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from samus_edge.export.bundle_writer import shipped_model
 from samus_edge.export.parity import measure_parity
 from samus_edge.modeling import SamusHF, samus_hf_tiny
 from samus_edge.modeling.conv_norm import fold_conv_norms
-from samus_edge.runtime.bundle.bundle import default_bundle_folder
+from samus_edge.runtime.bundle.bundle import default_bundle_path
 from samus_edge.runtime.bundle.manifest import MANIFEST_FILE
 from samus_edge.runtime.images.output_files import sha256_of_file
 from samus_edge.weights.bundle_file import TENSOR_MAP_KEY, load_bundle_model, map_tensors
@@ -131,7 +131,7 @@ def test_default_bundle_computes_what_its_torch_model_computes(
 ) -> None:
     """The shipped files against torch, on twenty real frames of different sizes and shapes."""
     frames = [frame.image for frame in asset_frames]
-    report = measure_parity(load_bundle_model(), default_bundle_folder(), frames, seed=1)
+    report = measure_parity(load_bundle_model(), default_bundle_path(), frames, seed=1)
     assert len({frame.shape for frame in frames}) == report.frames == 20
     assert report.max_abs_logit_error <= 1e-3
     assert report.min_mask_iou >= 0.999

@@ -17,7 +17,7 @@ from samus_edge.runtime.bundle.bundle import (
     Bundle,
     available_precisions,
     check_precision,
-    default_bundle_folder,
+    default_bundle_path,
     precision_name,
     select_graphs,
 )
@@ -239,12 +239,12 @@ def test_a_folder_without_manifest_is_not_a_bundle(tmp_path: Path) -> None:
 def test_an_installation_without_default_bundle_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle_module, "default_bundle_folder", lambda: tmp_path / "none")
+    monkeypatch.setattr(bundle_module, "default_bundle_path", lambda: tmp_path / "none")
     with pytest.raises(BundleError, match="this installation has no default bundle"):
         Bundle.open()
 
 
 def test_the_default_bundle_is_whole() -> None:
-    if not default_bundle_folder().is_dir():
-        pytest.skip(f"this checkout has no default bundle in {default_bundle_folder()}")
+    if not default_bundle_path().is_dir():
+        pytest.skip(f"this checkout has no default bundle in {default_bundle_path()}")
     assert set(Bundle.open().manifest.graphs) >= {"image_encoder", "mask_decoder"}

@@ -14,7 +14,7 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from samus_edge.errors import BackendError, BundleError
 from samus_edge.runtime import Segmenter
-from samus_edge.runtime.bundle.bundle import Bundle, default_bundle_folder
+from samus_edge.runtime.bundle.bundle import Bundle, default_bundle_path
 from samus_edge.runtime.bundle.manifest import MANIFEST_FILE
 from samus_edge.runtime.bundle.onnx_external_data import external_data_locations
 
@@ -96,7 +96,7 @@ def test_the_word_alone_is_no_location() -> None:
 
 
 def test_the_default_bundle_keeps_its_tensors_in_the_graphs() -> None:
-    graphs = sorted(default_bundle_folder().glob("*.onnx"))
+    graphs = sorted(default_bundle_path().glob("*.onnx"))
     assert len(graphs) == 2
     for graph in graphs:
         assert external_data_locations(graph.read_bytes()) == frozenset()

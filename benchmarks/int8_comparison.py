@@ -45,7 +45,7 @@ from samus_edge.runtime.backends.tensorrt.tensorrt_library import find_tensorrt
 from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER
 from samus_edge.verification.comparison import MaskComparison
-from samus_edge.verification.frames import CalibrationFrame, frames_of_cases
+from samus_edge.verification.frames import PromptedFrame, frames_of_cases
 
 RESULTS = Path(__file__).resolve().parent / "results"
 FRAMES, SEED = 32, 0
@@ -57,7 +57,7 @@ COMPUTE_CAPABILITY = "8.9"
 ROUNDS, RUNS = 12, 4
 
 
-def our_graphs(encoder: ModelProto, frames: list[CalibrationFrame]) -> dict[str, ModelProto]:
+def our_graphs(encoder: ModelProto, frames: list[PromptedFrame]) -> dict[str, ModelProto]:
     """Both recipes by all methods."""
     samples = [{"image": frame.image[None]} for frame in frames]
     given = {item.name for item in (*encoder.graph.input, *encoder.graph.initializer)}
@@ -81,7 +81,7 @@ def our_graphs(encoder: ModelProto, frames: list[CalibrationFrame]) -> dict[str,
     return graphs
 
 
-def onnxruntime_graph(encoder: ModelProto, frames: list[CalibrationFrame]) -> ModelProto:
+def onnxruntime_graph(encoder: ModelProto, frames: list[PromptedFrame]) -> ModelProto:
     """ONNX Runtime's static quantisation with its defaults for CPUs, per channel."""
     from onnxruntime.quantization import (
         CalibrationDataReader,
@@ -120,7 +120,7 @@ def onnxruntime_graph(encoder: ModelProto, frames: list[CalibrationFrame]) -> Mo
 
 
 def modelopt_graph(
-    python: Path, encoder: ModelProto, frames: list[CalibrationFrame], method: str, rest: str
+    python: Path, encoder: ModelProto, frames: list[PromptedFrame], method: str, rest: str
 ) -> ModelProto:
     """ModelOpt's int8 quantisation, run in its own environment.
 

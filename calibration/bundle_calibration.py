@@ -57,7 +57,7 @@ from samus_edge.runtime.bundle.manifest import (
 )
 from samus_edge.runtime.images.output_files import put_in_place, write_files_atomically
 from samus_edge.verification.comparison import MaskAgreement, MaskComparison
-from samus_edge.verification.frames import CalibrationFrame, frames_digest
+from samus_edge.verification.frames import PromptedFrame, frames_digest
 
 HALF = "fp16"
 CALIBRATED_PRECISIONS = (HALF, *RECIPES)
@@ -140,7 +140,7 @@ class CalibrationResult:
 def calibrate_bundle(
     bundle: Bundle,
     folder: Path,
-    frames: Sequence[CalibrationFrame],
+    frames: Sequence[PromptedFrame],
     settings: CalibrationSettings,
     *,
     data: str,
@@ -201,7 +201,7 @@ class _Calibration:
     def __init__(
         self,
         bundle: Bundle,
-        frames: Sequence[CalibrationFrame],
+        frames: Sequence[PromptedFrame],
         settings: CalibrationSettings,
         data: str,
         cache: Path | None,

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge.errors import ExportMismatchError
-from samus_edge.evaluation.metrics import iou
 from samus_edge.evaluation.torch_predictor import TorchPredictor
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime import Segmenter
+from samus_edge.runtime.prediction import largest_difference, mask_iou
 
 MAX_LOGIT_ERROR = 1e-3
 MIN_MASK_IOU = 0.999
@@ -86,18 +86,20 @@ def measure_parity(
     with Segmenter.load(bundle, backend="onnxruntime") as segmenter:
         for frame in frames:
             shipped_embedding, embedding = segmenter.encode(frame), reference.encode(frame)
-            difference = shipped_embedding.image_embeddings - embedding.image_embeddings.numpy()
-            embedding_errors.append(float(np.abs(difference).max()))
+            embedding_errors.append(
+                largest_difference(shipped_embedding.image_embeddings, embedding.image_embeddings)
+            )
             for prompt in _random_prompts(frame.shape[1], frame.shape[0], rng):
                 prompts += 1
                 for multimask in (False, True):
                     options: PromptArguments = {**prompt, "multimask_output": multimask}
                     shipped = segmenter.predict(shipped_embedding, **options)
                     expected = reference.predict(embedding, **options)
-                    difference = shipped.low_res_logits - expected.low_res_logits
-                    logit_errors.append(float(np.abs(difference).max()))
+                    logit_errors.append(
+                        largest_difference(shipped.low_res_logits, expected.low_res_logits)
+                    )
                     if not multimask:
-                        ious.append(iou(shipped.masks[0, 0], expected.masks[0, 0]))
+                        ious.append(mask_iou(shipped.masks[0, 0], expected.masks[0, 0]))
     return ParityReport(
         frames=len(frames),
         prompts=prompts,

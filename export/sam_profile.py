@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from onnx import ModelProto
 
 from samus_edge import __version__
@@ -31,7 +30,8 @@ from samus_edge.export.torch_graph import DEFAULT_OPSET
 from samus_edge.export.weight_storage import store_compactly
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime.images.output_files import put_in_place, write_files_atomically
-from samus_edge.runtime.prediction import upsample_logits
+from samus_edge.runtime.prediction import largest_difference, upsample_logits
+from samus_edge.verification.comparison import open_onnx
 
 __all__ = [
     "CONFIG_FILE",
@@ -61,7 +61,7 @@ def check_sam_profile(model: SamusHF, encoder: Path, decoder: Path) -> None:
     Raises:
         ExportMismatchError: naming the largest difference of the logits at the frames' own size.
     """
-    run_encoder, run_decoder = _session(encoder), _session(decoder)
+    run_encoder, run_decoder = open_onnx(str(encoder)), open_onnx(str(decoder))
     reference = TorchPredictor(model)
     largest = 0.0
     for frame in _speckled_frames():
@@ -79,21 +79,12 @@ def check_sam_profile(model: SamusHF, encoder: Path, decoder: Path) -> None:
             feeds = _feeds(image_embeddings, box, points, frame_hw)
             masks = run_decoder.run(["masks"], feeds)[0]
             logits = upsample_logits(expected.low_res_logits[0, 0], frame_hw)
-            difference = np.abs(np.asarray(masks[0, 0]) - logits).max()
-            largest = max(largest, float(difference)) if np.isfinite(difference) else np.inf
+            largest = max(largest, largest_difference(masks[0, 0], logits))
     if largest > MAX_LOGIT_ERROR:
         raise ExportMismatchError(
             f"The pair differs from the model on {len(FRAME_SIZES)} frames: max logit error "
             f"{largest:.2e}, allowed {MAX_LOGIT_ERROR:.0e}. Nothing was written."
         )
-
-
-def _session(path: Path) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        str(path), sess_options=options, providers=["CPUExecutionProvider"]
-    )
 
 
 def _speckled_frames() -> Iterator[npt.NDArray[np.uint8]]:

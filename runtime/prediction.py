@@ -1,13 +1,16 @@
-"""What the runtime gives back."""
+"""From embeddings and prompts to masks, and how far two predictions are apart."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from samus_edge.runtime.backends.backend import Tensor
-from samus_edge.runtime.prompts import DecoderPrompts
+from samus_edge.runtime.bundle.manifest import MASKS_PER_PROMPT
+from samus_edge.runtime.prompts import DecoderPrompts, Prompts, decoder_prompts
 
 if TYPE_CHECKING:
     from samus_edge.runtime.backends.gpu.device import DeviceTensor
@@ -15,10 +18,22 @@ if TYPE_CHECKING:
 __all__ = [
     "Embedding",
     "Prediction",
+    "cosine_similarity",
+    "decode_prompts",
+    "largest_difference",
     "mask_decoder_feeds",
+    "mask_iou",
     "masks_from_logits",
     "upsample_logits",
 ]
+
+
+class MaskDecoder(Protocol):
+    """What decodes: a `GraphSession`, or a model behind its interface."""
+
+    def largest(self, name: str, axis: int) -> int | None: ...
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, npt.NDArray[np.float32]]: ...
 
 
 Embeddings = TypeVar("Embeddings")  # an array of the host, or of the device that decodes
@@ -54,6 +69,67 @@ def mask_decoder_feeds(
         "mask_input": masks,
         "has_mask_input": np.full((count, 1), mask_input is not None, np.float32),
     }
+
+
+def decode_prompts(
+    decoder: MaskDecoder,
+    image_embeddings: object,
+    prompts: Prompts,
+    model_size: int,
+    mask_input_hw: tuple[int, int],
+    kept: slice = slice(0, MASKS_PER_PROMPT),
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Run the mask decoder on every prompt, in groups with equally many points.
+
+    Args:
+        decoder: the mask decoder.
+        image_embeddings: (1, C, h, w), float32, wherever the decoder takes it from.
+        prompts: N checked prompts.
+        model_size: side of the frame that the decoder takes prompts in, pixels.
+        mask_input_hw: (4h, 4w) that the decoder takes and gives.
+        kept: which M of the four masks of a prompt to keep.
+
+    Returns:
+        (N, M, 4h, 4w) logits and (N, M) predicted IoU, float32, as they come: NaN is not refused.
+
+    Raises:
+        BackendError: if the decoder fails.
+    """
+    masks_per_prompt = kept.stop - kept.start
+    logits = np.empty((len(prompts), masks_per_prompt, *mask_input_hw), np.float32)
+    ious = np.empty((len(prompts), masks_per_prompt), np.float32)
+    max_prompts = decoder.largest("point_coords", 0)
+    for group in decoder_prompts(prompts, model_size, max_prompts):
+        outputs = decoder.run(
+            mask_decoder_feeds(image_embeddings, group, prompts.mask_input, mask_input_hw)
+        )
+        logits[group.rows] = outputs["low_res_masks"][:, kept]
+        ious[group.rows] = outputs["iou_predictions"][:, kept]
+    return logits, ious
+
+
+def largest_difference(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> float:
+    """Largest absolute difference of two arrays of one shape; infinite where one is not a number.
+
+    Taken in float64, in which finite float32 numbers cannot overflow.
+    """
+    largest = float(np.abs(first.astype(np.float64) - second).max())
+    return math.inf if math.isnan(largest) else largest
+
+
+def mask_iou(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:
+    """Intersection over union of two masks of one size, 0..1; 1 where both are empty."""
+    union = int(np.count_nonzero(first | second))
+    return int(np.count_nonzero(first & second)) / union if union else 1.0
+
+
+def cosine_similarity(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> float:
+    """Cosine similarity of two flattened arrays; 1 where both are zero, 0 where one is."""
+    a, b = first.ravel().astype(np.float64), second.ravel().astype(np.float64)
+    norms = float(np.linalg.norm(a)), float(np.linalg.norm(b))
+    if 0.0 in norms:
+        return float(norms == (0.0, 0.0))
+    return float(a @ b) / (norms[0] * norms[1])
 
 
 def upsample_logits(

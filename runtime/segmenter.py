@@ -41,10 +41,10 @@ from samus_edge.runtime.images.image_io import GreyFrame, grey_frame
 from samus_edge.runtime.prediction import (
     Embedding,
     Prediction,
-    mask_decoder_feeds,
+    decode_prompts,
     masks_from_logits,
 )
-from samus_edge.runtime.prompts import Prompts, check_prompts, decoder_prompts
+from samus_edge.runtime.prompts import Prompts, check_prompts
 
 if TYPE_CHECKING:
     from samus_edge.runtime.backends.gpu.device import DeviceArray, DeviceTensor
@@ -333,17 +333,14 @@ class Segmenter:
 
     def _decode(self, embedding: Embedding, prompts: Prompts, multimask_output: bool) -> Prediction:
         _, decoder = self._open_sessions()
-        kept = _MULTIMASK if multimask_output else _SINGLE_MASK
-        masks_per_prompt = kept.stop - kept.start
-        logits = np.empty((len(prompts), masks_per_prompt, *self._mask_input_hw), np.float32)
-        ious = np.empty((len(prompts), masks_per_prompt), np.float32)
-        most = decoder.largest("point_coords", 0)
-        for group in decoder_prompts(prompts, self._bundle.manifest.prompts.size, most):
-            outputs = decoder.run(
-                mask_decoder_feeds(embedding.tensor, group, prompts.mask_input, self._mask_input_hw)
-            )
-            logits[group.rows] = outputs["low_res_masks"][:, kept]
-            ious[group.rows] = outputs["iou_predictions"][:, kept]
+        logits, ious = decode_prompts(
+            decoder,
+            embedding.tensor,
+            prompts,
+            self._bundle.manifest.prompts.size,
+            self._mask_input_hw,
+            _MULTIMASK if multimask_output else _SINGLE_MASK,
+        )
         if not (np.isfinite(logits).all() and np.isfinite(ious).all()):
             raise BackendError(
                 f"{self._backend.name} {self._backend.version} gave NaN or infinite logits. "

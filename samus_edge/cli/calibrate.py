@@ -9,7 +9,7 @@ from samus_edge.cli.options import SplitFile, command_line
 
 if TYPE_CHECKING:
     from samus_edge.calibration.bundle_calibration import CalibrationResult
-    from samus_edge.verification.frames import CalibrationFrame, VerificationSource
+    from samus_edge.verification.frames import FrameSource, PromptedFrame
 
 __all__ = ["command"]
 
@@ -144,22 +144,19 @@ def command(
 
 def _frames(
     data: Path | None, split: Path | None, folder: Path | None, count: int, seed: int
-) -> "tuple[list[CalibrationFrame], str, VerificationSource]":
+) -> "tuple[list[PromptedFrame], str, FrameSource]":
     """The frames to calibrate on, where they are from, and what is verified on."""
-    from samus_edge.verification import frames as verification_source
-    from samus_edge.verification.frames import calibration_frames_of_folder as frames_of_folder
-    from samus_edge.verification.frames import frames_of_cases
+    from samus_edge.verification.frames import frames_of_cases, frames_of_folder, lesions_of_cases
 
     if folder is not None:
-        frames = frames_of_folder(folder, count, seed)
-        source = verification_source.frames_of_folder(folder, limit=count, seed=seed)
-        return frames, folder.resolve().name, source
+        source = frames_of_folder(folder, limit=count, seed=seed)
+        return list(source.frames()), folder.resolve().name, source
     assert data is not None
     from samus_edge.data.dataset import load_subsets
 
     subsets = load_subsets(data, split, names=("train", "val"))
     name = "its own split" if split is None else split.name
-    source = verification_source.lesions_of_cases(
+    source = lesions_of_cases(
         subsets.val,
         groups=subsets.groups,
         seed=seed,

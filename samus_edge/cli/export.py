@@ -198,7 +198,7 @@ def _export_bundle(
     from samus_edge.export.bundle_writer import write_bundle
     from samus_edge.runtime.bundle.bundle import Bundle
     from samus_edge.runtime.images.image_io import grey_frame, read_image
-    from samus_edge.verification.frames import frames_of_images, prompted_frame
+    from samus_edge.verification.frames import frames_of_images
     from samus_edge.verification.verify_bundle import prove
 
     model, text, weights_sha256 = _model_and_text(weights, bundle, name, credit)
@@ -209,18 +209,18 @@ def _export_bundle(
 
     def finish(draft: Path) -> None:
         """Add the other precision, and verify both."""
+        source = frames_of_images(named, about={"data": frames.resolve().name})
         if half:
             calibrate_bundle(
                 Bundle.open(draft),
                 draft,
-                [prompted_frame(name, image, seed=0) for name, image in named.items()],
+                list(source.frames()),
                 CalibrationSettings(("fp16",)),
                 data=frames.resolve().name,
                 overwrite=True,
                 report=status.update,
             )
         status.update(f"verifying on {len(images)} frames")
-        source = frames_of_images(named, about={"data": frames.resolve().name})
         prove(draft, source, allow_failing=allow_failing, command=command_line(places=False))
 
     _, parity = write_bundle(

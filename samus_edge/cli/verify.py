@@ -10,7 +10,7 @@ from samus_edge.cli.options import SplitFile
 
 if TYPE_CHECKING:
     from samus_edge.runtime.bundle.bundle import Bundle
-    from samus_edge.verification.frames import VerificationSource
+    from samus_edge.verification.frames import FrameSource
     from samus_edge.verification.gates import VerificationGates
     from samus_edge.verification.verify_bundle import VerificationResult
 
@@ -149,7 +149,7 @@ def _source(
     frames: Path | None,
     limit: int | None,
     seed: int,
-) -> "VerificationSource":
+) -> "FrameSource":
     """The frames and prompts that were asked for."""
     from samus_edge.verification.frames import frames_of_folder, lesions_of_cases
 
@@ -171,7 +171,7 @@ def _source(
 
 def _verify(
     opened: "Bundle",
-    source: "VerificationSource",
+    source: "FrameSource",
     precisions: list[str] | None,
     gates: "VerificationGates",
     pictures: int,

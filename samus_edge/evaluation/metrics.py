@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge.errors import BadArgumentError
+from samus_edge.runtime.prediction import mask_iou
 
 __all__ = [
     "Mask",
@@ -58,8 +59,7 @@ def iou(prediction: Mask, target: Mask) -> float:
     Args and errors as `dice`.
     """
     _check_masks(prediction, target)
-    union = int((prediction | target).sum())
-    return int((prediction & target).sum()) / union if union else 1.0
+    return mask_iou(prediction, target)
 
 
 def hausdorff_distance(

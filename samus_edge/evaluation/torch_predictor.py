@@ -1,7 +1,9 @@
 """A torch model behind the interface of the runtime's Segmenter."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,8 +11,9 @@ import torch
 
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime import Prediction
-from samus_edge.runtime.prediction import masks_from_logits
-from samus_edge.runtime.prompts import check_prompts, decoder_prompts
+from samus_edge.runtime.bundle.manifest import MASKS_PER_PROMPT
+from samus_edge.runtime.prediction import decode_prompts, masks_from_logits
+from samus_edge.runtime.prompts import check_prompts
 from samus_edge.weights.model_file import load_model
 
 __all__ = ["TorchEmbedding", "TorchPredictor"]
@@ -23,12 +26,31 @@ class TorchEmbedding:
     """An encoded image.
 
     Attributes:
-        image_embeddings: (1, C, h, w), float32.
+        tensor: (1, C, h, w), float32.
         original_hw: (H, W) of the image, pixels.
     """
 
-    image_embeddings: torch.Tensor
+    tensor: torch.Tensor
     original_hw: tuple[int, int]
+
+    @property
+    def image_embeddings(self) -> npt.NDArray[np.float32]:
+        """The same as an array, as of the runtime's embedding."""
+        return np.asarray(self.tensor.numpy())
+
+
+class _TorchDecoder:
+    """The model's mask decoder behind the interface of a graph."""
+
+    def __init__(self, model: SamusHF) -> None:
+        self._model = model
+
+    def largest(self, name: str, axis: int) -> int | None:
+        return None
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, npt.NDArray[np.float32]]:
+        masks, ious = self._model.decode(*(torch.as_tensor(feed) for feed in feeds.values()))
+        return {"low_res_masks": masks.numpy(), "iou_predictions": ious.numpy()}
 
 
 class TorchPredictor:
@@ -70,25 +92,18 @@ class TorchPredictor:
         prompts = check_prompts(
             embedding.original_hw, boxes=boxes, point_coords=point_coords, point_labels=point_labels
         )
-        kept = slice(1, None) if multimask_output else slice(0, 1)
         side = 4 * self.model.prompt_encoder.embedding_size
-        logits: dict[int, npt.NDArray[np.float32]] = {}
-        ious: dict[int, npt.NDArray[np.float32]] = {}
-        for group in decoder_prompts(prompts, self.model.prompt_encoder.image_size):
-            count = len(group.rows)
-            masks, iou = self.model.decode(
-                embedding.image_embeddings,
-                torch.from_numpy(group.point_coords),
-                torch.from_numpy(group.point_labels),
-                torch.zeros(count, 1, side, side),
-                torch.zeros(count, 1),
-            )
-            logits |= dict(zip(group.rows.tolist(), masks[:, kept].numpy(), strict=True))
-            ious |= dict(zip(group.rows.tolist(), iou[:, kept].numpy(), strict=True))
-        low_res_logits = np.stack([logits[row] for row in range(len(prompts))])
+        low_res_logits, iou_predictions = decode_prompts(
+            _TorchDecoder(self.model),
+            embedding.tensor,
+            prompts,
+            self.model.prompt_encoder.image_size,
+            (side, side),
+            slice(1, MASKS_PER_PROMPT) if multimask_output else slice(0, 1),
+        )
         return Prediction(
             masks=masks_from_logits(low_res_logits, embedding.original_hw, MASK_THRESHOLD),
             low_res_logits=low_res_logits,
-            iou_predictions=np.stack([ious[row] for row in range(len(prompts))]),
+            iou_predictions=iou_predictions,
             original_hw=embedding.original_hw,
         )

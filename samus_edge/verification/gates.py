@@ -11,10 +11,9 @@ import numpy as np
 from samus_edge.errors import BadArgumentError
 from samus_edge.evaluation.paired_comparison import compare_paired
 from samus_edge.runtime.bundle.json_fields import JsonValue
-from samus_edge.verification.comparison import FrameComparison, PromptComparison
+from samus_edge.verification.comparison import DICE_POINTS, FrameComparison, PromptComparison
 
 __all__ = [
-    "DICE_POINTS",
     "FASTER_BELOW",
     "GATES",
     "Gate",
@@ -126,10 +125,6 @@ def _per_frame(times: PrecisionTimes) -> list[float]:
 
 def _median_ratio(own: Sequence[float], reference: Sequence[float]) -> float:
     return float(np.median(np.asarray(own) / np.asarray(reference)))
-
-
-DICE_POINTS: Final = 100.0
-"""Dice points in a Dice of 1."""
 
 
 @dataclass(frozen=True)

@@ -33,14 +33,16 @@ from samus_edge.runtime.bundle.manifest import (
     MASK_DECODER,
     Manifest,
 )
+from samus_edge.runtime.prediction import largest_difference
 from samus_edge.verification.comparison import (
+    DecodedPrompts,
     FrameComparison,
+    PrecisionGraphs,
     PromptComparison,
-    absolute_difference,
     compare_frame,
-    compare_prompt,
+    compare_prompts,
 )
-from samus_edge.verification.frames import VerificationFrame, VerificationSource
+from samus_edge.verification.frames import FrameSource, PromptedFrame
 from samus_edge.verification.gates import (
     GATES,
     GateOutcome,
@@ -53,7 +55,6 @@ from samus_edge.verification.gates import (
     summarise_precision,
     timed_ms,
 )
-from samus_edge.verification.subjects import DecodedPrompts, PrecisionGraphs
 from samus_edge.verification.worst_disagreements import Disagreement, WorstDisagreements
 
 __all__ = [
@@ -138,7 +139,7 @@ class VerificationSession:
         self._has_targets = False
         reference = reference_precision(bundle)
         graphs = PrecisionGraphs(bundle, reference, self._engine)
-        self._reference = _Run(reference, graphs.hashes, True, graphs)
+        self._reference = _Run(reference, _hashes(bundle, reference), True, graphs)
         self._runs = [self._reference]
         self._verified: dict[str, _Run] = {}
         for name in names:
@@ -148,7 +149,7 @@ class VerificationSession:
                 self._verified[name] = self._open(name)
                 self._runs.append(self._verified[name])
 
-    def run_frame(self, frame: VerificationFrame) -> None:
+    def run_frame(self, frame: PromptedFrame) -> None:
         """Run a frame through every precision, in turns, and compare.
 
         Raises:
@@ -163,7 +164,7 @@ class VerificationSession:
         for kind, prompts in frame.prompts.items():
             self._decode(frame, kind, prompts, embeddings, turn)
 
-    def figures(self, name: str, source: VerificationSource) -> PrecisionFigures:
+    def figures(self, name: str, source: FrameSource) -> PrecisionFigures:
         """What was measured of a precision; runs the first frames again, in another session.
 
         Args:
@@ -212,12 +213,7 @@ class VerificationSession:
         }
 
     def _open(self, name: str) -> _Run:
-        selected = select_graphs(self._bundle, name)
-        hashes = {
-            IMAGE_ENCODER: self._bundle.graph_record(selected.image_encoder).sha256,
-            MASK_DECODER: self._bundle.graph_record(selected.mask_decoder).sha256,
-        }
-        run = _Run(name, hashes, False, None)
+        run = _Run(name, _hashes(self._bundle, name), False, None)
         try:
             run.graphs = PrecisionGraphs(self._bundle, name, self._backend)
         except BackendError as err:
@@ -231,16 +227,16 @@ class VerificationSession:
             if run.graphs is not None:
                 yield run, run.graphs
 
-    def _warm_up(self, frame: VerificationFrame) -> None:
+    def _warm_up(self, frame: PromptedFrame) -> None:
         """The first run of a session allocates, which is not to be timed."""
         (prompts, *_) = frame.prompts.values()
         for run, graphs in self._in_turns(0):
             try:
-                graphs.decode(graphs.encode(frame.image), _hw(frame), prompts)
+                graphs.decode(graphs.encode(frame.image), frame.hw, prompts)
             except BackendError as err:
                 run.fail(err)
 
-    def _encode(self, frame: VerificationFrame, turn: int) -> dict[int, FloatTensor]:
+    def _encode(self, frame: PromptedFrame, turn: int) -> dict[int, FloatTensor]:
         """(1, C, h, w) embeddings of each run, by its identity."""
         embeddings: dict[int, FloatTensor] = {}
         for run, graphs in self._in_turns(turn):
@@ -262,7 +258,7 @@ class VerificationSession:
 
     def _decode(
         self,
-        frame: VerificationFrame,
+        frame: PromptedFrame,
         kind: str,
         prompts: Sequence[Prompt],
         embeddings: Mapping[int, FloatTensor],
@@ -272,9 +268,7 @@ class VerificationSession:
         decoded: dict[int, DecodedPrompts] = {}
         for run, graphs in self._in_turns(turn):
             try:
-                found, ms = timed_ms(
-                    partial(graphs.decode, embeddings[id(run)], _hw(frame), prompts)
-                )
+                found, ms = timed_ms(partial(graphs.decode, embeddings[id(run)], frame.hw, prompts))
             except BackendError as err:
                 run.fail(err)
                 continue
@@ -282,36 +276,31 @@ class VerificationSession:
             decoded[id(run)] = found
         reference = decoded[id(self._reference)]
         assert self._reference.graphs is not None  # it has just run
-        reference_masks = self._reference.graphs.masks(reference, _hw(frame))  # (N, H, W)
+        reference_masks = self._reference.graphs.masks(reference, frame.hw)  # (N, H, W)
         for run, graphs in self._in_turns(0):
             own = decoded[id(run)]
-            masks = reference_masks if run.is_reference else graphs.masks(own, _hw(frame))
-            for instance, prompt in enumerate(prompts):
-                target = None if frame.targets is None else frame.targets[instance]
-                pair = masks[instance], reference_masks[instance]
-                try:
-                    comparison = compare_prompt(
-                        prompt=kind,
-                        case=frame.name,
-                        instance=instance,
-                        group=frame.group,
-                        decoded=(own, reference),
-                        masks=pair,
-                        target=target,
-                    )
-                except BackendError as err:
-                    run.fail(err)
-                    break
-                run.prompts.append(comparison)
+            masks = reference_masks if run.is_reference else graphs.masks(own, frame.hw)
+            try:
+                compared = compare_prompts(frame, kind, (own, reference), (masks, reference_masks))
+            except BackendError as err:
+                run.fail(err)
+                continue
+            run.prompts += compared
+            for instance, comparison in enumerate(compared):
                 if not run.is_reference and self._worst.wants(run.name, comparison.mask_iou):
-                    own_mask, reference_mask = (mask.copy() for mask in pair)  # not all N
                     kept = Disagreement(
-                        run.name, comparison, frame.image, prompt, own_mask, reference_mask, target
+                        run.name,
+                        comparison,
+                        frame.image,
+                        prompts[instance],
+                        masks[instance].copy(),  # not all N
+                        reference_masks[instance].copy(),
+                        None if frame.targets is None else frame.targets[instance],
                     )
                     self._worst.add(kept)
 
     def _determinism(
-        self, run: _Run, graphs: PrecisionGraphs, source: VerificationSource
+        self, run: _Run, graphs: PrecisionGraphs, source: FrameSource
     ) -> tuple[float | None, float | None]:
         """Largest logit difference to another session; and, of the reference, to another number of
         threads. None where logits are not finite, or it was not measured."""
@@ -328,7 +317,7 @@ class VerificationSession:
 
 
 def _logit_difference(
-    first: PrecisionGraphs, second: PrecisionGraphs, frames: Sequence[VerificationFrame]
+    first: PrecisionGraphs, second: PrecisionGraphs, frames: Sequence[PromptedFrame]
 ) -> float | None:
     """Largest absolute difference of the low-resolution logits; None if one is not finite."""
     largest = 0.0
@@ -336,18 +325,13 @@ def _logit_difference(
         embeddings = first.encode(frame.image), second.encode(frame.image)
         for prompts in frame.prompts.values():
             a, b = (
-                graphs.decode(each, _hw(frame), prompts).low_res_masks
+                graphs.decode(each, frame.hw, prompts).low_res_masks
                 for graphs, each in zip((first, second), embeddings, strict=True)
             )
             if not (np.isfinite(a).all() and np.isfinite(b).all()):
                 return None
-            largest = max(largest, float(absolute_difference(a, b).max()))
+            largest = max(largest, largest_difference(a, b))
     return largest
-
-
-def _hw(frame: VerificationFrame) -> tuple[int, int]:
-    height, width = frame.image.shape
-    return height, width
 
 
 @dataclass(frozen=True)
@@ -430,7 +414,7 @@ class VerificationResult:
 
 def verify_bundle(
     bundle: Bundle | str | os.PathLike[str] | None,
-    source: VerificationSource,
+    source: FrameSource,
     precisions: Sequence[str] | None = None,
     *,
     gates: VerificationGates = GATES,
@@ -546,13 +530,18 @@ def record_verification(
     return manifest
 
 
+def _hashes(bundle: Bundle, precision: str) -> dict[str, str]:
+    """SHA-256 of the graphs of a precision, by "image_encoder" and "mask_decoder"."""
+    selected = select_graphs(bundle, precision)
+    return {
+        IMAGE_ENCODER: bundle.graph_record(selected.image_encoder).sha256,
+        MASK_DECODER: bundle.graph_record(selected.mask_decoder).sha256,
+    }
+
+
 def _check_graphs(bundle: Bundle, verified: PrecisionVerification) -> None:
-    selected = select_graphs(bundle, verified.precision)
-    for kind, name in (
-        (IMAGE_ENCODER, selected.image_encoder),
-        (MASK_DECODER, selected.mask_decoder),
-    ):
-        found, expected = verified.graphs[kind], bundle.graph_record(name).sha256
+    for kind, expected in _hashes(bundle, verified.precision).items():
+        found = verified.graphs[kind]
         if found != expected:
             raise BadArgumentError(
                 f"the verification is of the {verified.precision} {kind} {found}, and "
@@ -599,7 +588,7 @@ def _at_least(version: str, lowest: str) -> str:
 
 def prove(
     draft: Path,
-    source: VerificationSource,
+    source: FrameSource,
     precisions: Sequence[str] | None = None,
     *,
     allow_failing: bool = False,

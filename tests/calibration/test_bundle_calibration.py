@@ -27,7 +27,7 @@ from samus_edge.evaluation.metrics import dice
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.bundle.bundle import Bundle, available_precisions, default_bundle_path
 from samus_edge.runtime.bundle.manifest import MANIFEST_FILE, Manifest
-from samus_edge.verification.frames import CalibrationFrame, frames_digest, prompted_frame
+from samus_edge.verification.frames import PromptedFrame, frames_digest, prompted_frame
 from tests.conftest import AssetFrame
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -53,7 +53,7 @@ def few_blocks() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def frames() -> list[CalibrationFrame]:
+def frames() -> list[PromptedFrame]:
     """Two lesions with their boxes."""
     found = []
     for name in EXAMPLE_NAMES:
@@ -63,7 +63,11 @@ def frames() -> list[CalibrationFrame]:
         assert mask is not None
         rows, columns = np.nonzero(mask)
         box = np.array([columns.min(), rows.min(), columns.max(), rows.max()], np.float32)
-        found.append(CalibrationFrame(name, image.astype(np.uint8), (Prompt(box=box),), mask > 0))
+        found.append(
+            PromptedFrame(
+                name, name, image.astype(np.uint8), {"box": [Prompt(box=box)]}, [mask > 0]
+            )
+        )
     return found
 
 
@@ -82,7 +86,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def calibrated(
     bundle: Bundle,
-    frames: list[CalibrationFrame],
+    frames: list[PromptedFrame],
     cache: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> CalibrationResult:
@@ -93,7 +97,7 @@ def calibrated(
 
 
 @pytest.fixture
-def tiny_frames(asset_frames: list[AssetFrame]) -> list[CalibrationFrame]:
+def tiny_frames(asset_frames: list[AssetFrame]) -> list[PromptedFrame]:
     """One frame: what is tested does not depend on the ranges."""
     return [prompted_frame("tiny", asset_frames[-1].image, seed=0)]
 
@@ -105,7 +109,7 @@ def json_of(calibrated: CalibrationResult, graph: str) -> dict[str, Any]:
 
 
 def test_every_precision_gives_nearly_the_float32_masks(
-    calibrated: CalibrationResult, frames: list[CalibrationFrame]
+    calibrated: CalibrationResult, frames: list[PromptedFrame]
 ) -> None:
     masks = {}
     for precision in ("fp32", *PRECISIONS):
@@ -113,7 +117,7 @@ def test_every_precision_gives_nearly_the_float32_masks(
             assert segmenter.precision == precision
             masks[precision] = [
                 segmenter.predict(
-                    segmenter.encode(frame.image), boxes=np.array([frame.prompts[0].box])
+                    segmenter.encode(frame.image), boxes=np.array([frame.prompts["box"][0].box])
                 ).masks[0, 0]
                 for frame in frames
             ]
@@ -134,7 +138,7 @@ def test_the_reference_is_untouched(bundle: Bundle, calibrated: CalibrationResul
 
 
 def test_the_manifest_says_how_int8_came_about(
-    calibrated: CalibrationResult, frames: list[CalibrationFrame], bundle: Bundle
+    calibrated: CalibrationResult, frames: list[PromptedFrame], bundle: Bundle
 ) -> None:
     for precision in ("int8", "int8-cpu"):
         record = json_of(calibrated, f"image_encoder.{precision}")
@@ -160,7 +164,7 @@ def test_the_manifest_says_how_int8_came_about(
 
 
 def test_the_manifest_names_what_half_precision_keeps(
-    calibrated: CalibrationResult, frames: list[CalibrationFrame]
+    calibrated: CalibrationResult, frames: list[PromptedFrame]
 ) -> None:
     for name in ("image_encoder", "mask_decoder"):
         record = json_of(calibrated, f"{name}.fp16")
@@ -196,7 +200,7 @@ def test_tensorrts_graph_has_signed_symmetric_grids_alone(calibrated: Calibratio
 
 def test_the_same_seed_gives_the_same_bytes_and_the_cache_is_used(
     bundle: Bundle,
-    frames: list[CalibrationFrame],
+    frames: list[PromptedFrame],
     calibrated: CalibrationResult,
     cache: Path,
     tmp_path: Path,
@@ -219,7 +223,7 @@ def test_the_same_seed_gives_the_same_bytes_and_the_cache_is_used(
 
 
 def test_an_impossible_budget_quantises_nothing(
-    bundle: Bundle, tiny_frames: list[CalibrationFrame], tmp_path: Path
+    bundle: Bundle, tiny_frames: list[PromptedFrame], tmp_path: Path
 ) -> None:
     settings = CalibrationSettings(("int8-cpu",), max_dice_drop=0.0)
     result = calibrate_bundle(bundle, tmp_path / "strict", tiny_frames, settings, data="tiny")
@@ -231,7 +235,7 @@ def test_an_impossible_budget_quantises_nothing(
 
 
 def test_another_folder_is_replaced_only_if_asked_and_only_if_a_bundle(
-    bundle: Bundle, tiny_frames: list[CalibrationFrame], tmp_path: Path
+    bundle: Bundle, tiny_frames: list[PromptedFrame], tmp_path: Path
 ) -> None:
     settings = CalibrationSettings(("fp16",))
     other = tmp_path / "other"
@@ -247,7 +251,7 @@ def test_another_folder_is_replaced_only_if_asked_and_only_if_a_bundle(
 
 
 def test_a_bundle_is_calibrated_in_place_and_stale_verification_goes(
-    calibrated: CalibrationResult, tiny_frames: list[CalibrationFrame], tmp_path: Path
+    calibrated: CalibrationResult, tiny_frames: list[PromptedFrame], tmp_path: Path
 ) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(calibrated.bundle.folder, folder)
@@ -269,7 +273,7 @@ def test_a_bundle_is_calibrated_in_place_and_stale_verification_goes(
 
 
 def test_a_draft_that_is_refused_leaves_nothing(
-    bundle: Bundle, tiny_frames: list[CalibrationFrame], tmp_path: Path
+    bundle: Bundle, tiny_frames: list[PromptedFrame], tmp_path: Path
 ) -> None:
     def refuse(draft: Path) -> None:
         assert list(available_precisions(Bundle.open(draft))) == ["fp32", "fp16"]
@@ -282,7 +286,7 @@ def test_a_draft_that_is_refused_leaves_nothing(
 
 
 def test_bundles_that_cannot_be_calibrated_are_refused(
-    bundle: Bundle, tiny_frames: list[CalibrationFrame], tmp_path: Path
+    bundle: Bundle, tiny_frames: list[PromptedFrame], tmp_path: Path
 ) -> None:
     zipped = tmp_path / "model.zip"
     with zipfile.ZipFile(zipped, "w") as archive:
@@ -314,7 +318,7 @@ def test_bundles_that_cannot_be_calibrated_are_refused(
 
 
 def test_a_broken_cache_is_named(
-    bundle: Bundle, tiny_frames: list[CalibrationFrame], tmp_path: Path
+    bundle: Bundle, tiny_frames: list[PromptedFrame], tmp_path: Path
 ) -> None:
     settings = CalibrationSettings(("int8-cpu",))
     with pytest.raises(SamusEdgeError, match=r"cache .*nowhere.ranges\.npz does not exist"):

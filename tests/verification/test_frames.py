@@ -10,10 +10,8 @@ from samus_edge.data.dataset import list_cases
 from samus_edge.data.prompt_protocol import CENTRE_POINT, JITTERED_BOX, case_generator
 from samus_edge.errors import DataError, ImageFileError
 from samus_edge.verification.frames import (
-    CalibrationFrame,
-    VerificationFrame,
-    VerificationSource,
-    calibration_frames_of_folder,
+    FrameSource,
+    PromptedFrame,
     frames_digest,
     frames_of_cases,
     frames_of_folder,
@@ -24,7 +22,7 @@ from samus_edge.verification.frames import (
 from tests.conftest import FRAMES_DIR
 
 
-def coords(source: VerificationSource) -> list[str]:
+def coords(source: FrameSource) -> list[str]:
     """Every prompt of every frame."""
     return [
         f"{frame.name} {kind} {prompt.coords_text}"
@@ -34,7 +32,7 @@ def coords(source: VerificationSource) -> list[str]:
     ]
 
 
-def lesions(frames: list[VerificationFrame]) -> int:
+def lesions(frames: list[PromptedFrame]) -> int:
     """How many there are."""
     return sum(len(frame.targets or ()) for frame in frames)
 
@@ -76,11 +74,6 @@ def test_another_seed_draws_others(fake_busi: Path) -> None:
     assert len(drawn) > 2
 
 
-def test_cases_without_a_lesion_are_refused(fake_busi: Path) -> None:
-    with pytest.raises(DataError, match="None of the 1 cases has a lesion to verify on"):
-        lesions_of_cases(list_cases(fake_busi, ["normal/normal (1)"]))
-
-
 def test_frames_of_a_folder_get_drawn_prompts(tmp_path: Path) -> None:
     for name, hw in (("b10.png", (40, 60)), ("b9.bmp", (3, 5)), (".hidden.png", (9, 9))):
         assert cv2.imwrite(str(tmp_path / name), np.full(hw, 9, np.uint8))
@@ -106,9 +99,17 @@ def test_frames_of_a_folder_get_drawn_prompts(tmp_path: Path) -> None:
     assert coords(frames_of_images(image, seed=3)) != coords(source)[3:]
 
 
-def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no image to verify on"):
+def test_wrong_arguments_are_refused(fake_busi: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("none")
+    with pytest.raises(DataError, match=r"holds no image \(\.bmp, "):
         frames_of_folder(tmp_path)
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG")
+    with pytest.raises(ImageFileError, match=r"broken\.png"):
+        list(frames_of_folder(tmp_path).frames())
+    normal = list_cases(fake_busi, ["normal/normal (1)"])
+    for draw in (lambda: lesions_of_cases(normal), lambda: frames_of_cases(normal, 3, 0)):
+        with pytest.raises(DataError, match=r"None of the \d cases has a lesion"):
+            draw()
     with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
         frames_of_folder(tmp_path, limit=0)
     with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
@@ -117,39 +118,19 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
         frames_of_images({})
 
 
-def names(frames: list[CalibrationFrame]) -> list[str]:
+def names(frames: list[PromptedFrame]) -> list[str]:
     return [frame.name for frame in frames]
 
 
-def prompts(frames: list[CalibrationFrame]) -> list[str]:
-    return [prompt.coords_text for frame in frames for prompt in frame.prompts]
-
-
 def test_a_folder_is_drawn_from_by_seed() -> None:
-    first, again, other = (calibration_frames_of_folder(FRAMES_DIR, 6, seed) for seed in (0, 0, 1))
-    assert len(first) == 6
-    assert names(first) == names(again) == sorted(names(first))
-    assert prompts(first) == prompts(again)
-    assert names(other) != names(first)
-    assert all(frame.target is None for frame in first)
-
-
-def test_prompts_of_a_frame_lie_in_it_and_the_point_in_the_box() -> None:
-    for frame in calibration_frames_of_folder(FRAMES_DIR, 100, 0):
-        box, point = frame.prompts
-        assert box.box is not None
-        height, width = frame.image.shape
-        x1, y1, x2, y2 = box.box
-        assert 0 <= x1 < x2 <= width - 1
-        assert 0 <= y1 < y2 <= height - 1
-        np.testing.assert_allclose(point.points, [[(x1 + x2) / 2, (y1 + y2) / 2]], rtol=1e-6)
-
-
-def test_prompts_do_not_depend_on_the_other_frames() -> None:
-    every = calibration_frames_of_folder(FRAMES_DIR, 100, 3)
-    alone = prompted_frame(every[4].name, every[4].image, seed=3)
-    assert prompts([alone]) == prompts([every[4]])
+    first, again, other = (frames_of_folder(FRAMES_DIR, limit=6, seed=seed) for seed in (0, 0, 1))
+    drawn = names(list(first.frames()))
+    assert len(drawn) == 6
+    assert coords(first) == coords(again)
+    assert names(list(other.frames())) != drawn
+    every = list(frames_of_folder(FRAMES_DIR, seed=0).frames())
     assert len(every) == 20  # not frames.json
+    assert drawn == [name for name in names(every) if name in drawn]
 
 
 def test_cases_bring_their_first_lesion(fake_busi: Path) -> None:
@@ -164,9 +145,10 @@ def test_cases_bring_their_first_lesion(fake_busi: Path) -> None:
     expected = np.zeros((60, 80), np.bool_)
     expected[10:30, 20:60] = True
     for frame in frames[:2]:
-        assert frame.target is not None
-        np.testing.assert_array_equal(frame.target, expected)
-        box, point = frame.prompts
+        assert frame.targets is not None
+        (target,) = frame.targets
+        np.testing.assert_array_equal(target, expected)
+        ((box,), (point,)) = frame.prompts.values()
         assert box.box is not None
         # its edges move by up to 5 % of 40 x 20 pixels, from the outermost pixels or their edges
         np.testing.assert_allclose(box.box[[0, 2]], [20, 59], atol=0.05 * 40 + 1)
@@ -207,18 +189,3 @@ def test_the_digest_is_of_pixels_and_sizes() -> None:
         [frame, frame],
     ]
     assert len({digest, *map(frames_digest, others)}) == 4
-
-
-def test_nothing_to_calibrate_on_is_an_error(fake_busi: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="None of the 1 cases has a lesion"):
-        frames_of_cases(list_cases(fake_busi, ["normal/normal (1)"]), 3, 0)
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    (empty / "notes.txt").write_text("none")
-    with pytest.raises(DataError, match=r"empty holds no image \(\.png, "):
-        calibration_frames_of_folder(empty, 3, 0)
-    (empty / "broken.png").write_bytes(b"\x89PNG")
-    with pytest.raises(ImageFileError, match=r"broken\.png"):
-        calibration_frames_of_folder(empty, 3, 0)
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        calibration_frames_of_folder(FRAMES_DIR, 0, 0)

@@ -15,7 +15,7 @@ from samus_edge.data.dataset import load_subsets
 from samus_edge.errors import BackendError, BundleError
 from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_FILE, Manifest
-from samus_edge.verification.frames import VerificationSource, frames_of_images, lesions_of_cases
+from samus_edge.verification.frames import FrameSource, frames_of_images, lesions_of_cases
 from samus_edge.verification.gates import GATES
 from samus_edge.verification.verify_bundle import (
     PrecisionVerification,
@@ -135,7 +135,7 @@ FLOAT32_MEAN = 5e-4  # of 262,144 embeddings that the graph sums up in float32
 
 
 @pytest.fixture
-def lesions(disc_lesions: Path) -> VerificationSource:
+def lesions(disc_lesions: Path) -> FrameSource:
     """The three lesions of the validation images."""
     subsets = load_subsets(disc_lesions, disc_lesions.parent / "split.json", names=("val",))
     return lesions_of_cases(subsets.val, about={"data": "discs"})
@@ -153,7 +153,7 @@ def failed_gates(verified: PrecisionVerification) -> list[str]:
 
 
 def test_a_known_shift_of_the_logits_is_measured(
-    disc_precisions: Callable[..., Path], make_precision: Any, lesions: VerificationSource
+    disc_precisions: Callable[..., Path], make_precision: Any, lesions: FrameSource
 ) -> None:
     shift = -4.0
     folder = disc_precisions({"fp16": make_precision(logit_shift=shift, iou_shift=0.25)})
@@ -194,7 +194,7 @@ def test_a_known_shift_of_the_logits_is_measured(
 
 
 def test_the_budget_depends_on_the_precision(
-    disc_precisions: Callable[..., Path], make_precision: Any, lesions: VerificationSource
+    disc_precisions: Callable[..., Path], make_precision: Any, lesions: FrameSource
 ) -> None:
     # 2 r^2 / (r^2 + R^2) is about 1 - (R - r) / R: 0.14 of 42 cost a third of a point.
     change = make_precision(logit_shift=-0.14)
@@ -210,7 +210,7 @@ def test_the_budget_depends_on_the_precision(
 
 
 def test_the_embeddings_are_compared(
-    disc_precisions: Callable[..., Path], make_precision: Any, lesions: VerificationSource
+    disc_precisions: Callable[..., Path], make_precision: Any, lesions: FrameSource
 ) -> None:
     folder = disc_precisions({"fp16": make_precision(embedding_divisor=2)})
     figures = only(verify_bundle(folder, lesions, ["fp16"], threads=1), "fp16").figures
@@ -221,7 +221,7 @@ def test_the_embeddings_are_compared(
 
 
 def test_the_reference_is_judged_by_itself(
-    disc_precisions: Callable[..., Path], lesions: VerificationSource
+    disc_precisions: Callable[..., Path], lesions: FrameSource
 ) -> None:
     result = verify_bundle(disc_precisions({}), lesions, threads=1)
     verified = only(result, "fp32")
@@ -245,7 +245,7 @@ def test_the_reference_is_judged_by_itself(
 )
 def test_the_recorded_parity_with_torch_is_a_limit(
     disc_precisions: Callable[..., Path],
-    lesions: VerificationSource,
+    lesions: FrameSource,
     parity: dict[str, float],
     failed: list[str],
 ) -> None:
@@ -261,7 +261,7 @@ def test_the_recorded_parity_with_torch_is_a_limit(
 def test_values_that_are_not_finite_fail_without_a_crash(
     disc_precisions: Callable[..., Path],
     make_precision: Any,
-    lesions: VerificationSource,
+    lesions: FrameSource,
     change: dict[str, float],
 ) -> None:
     folder = disc_precisions({"fp16": make_precision(**change)})
@@ -284,7 +284,7 @@ def test_values_that_are_not_finite_fail_without_a_crash(
 
 
 def test_a_precision_that_does_not_run_has_failed(
-    disc_precisions: Callable[..., Path], make_precision: Any, lesions: VerificationSource
+    disc_precisions: Callable[..., Path], make_precision: Any, lesions: FrameSource
 ) -> None:
     folder = disc_precisions({"fp16": make_precision(runs=False), "int8": make_precision()})
     result = verify_bundle(folder, lesions, threads=1)
@@ -312,7 +312,7 @@ def test_without_true_masks_the_agreement_is_judged(
 
 
 def test_speed_is_information_and_not_judged_of_a_tensorrt_recipe(
-    disc_precisions: Callable[..., Path], make_precision: Any, lesions: VerificationSource
+    disc_precisions: Callable[..., Path], make_precision: Any, lesions: FrameSource
 ) -> None:
     change = make_precision()
     folder = disc_precisions({"fp16": change, "int8": change, "int8-cpu": change})
@@ -326,7 +326,7 @@ def test_speed_is_information_and_not_judged_of_a_tensorrt_recipe(
 
 
 def test_the_worst_disagreements_are_kept(
-    disc_precisions: Callable[..., Path], make_precision: Any, lesions: VerificationSource
+    disc_precisions: Callable[..., Path], make_precision: Any, lesions: FrameSource
 ) -> None:
     folder = disc_precisions(
         {"fp16": make_precision(logit_shift=-2), "int8": make_precision(logit_shift=0)}
@@ -340,7 +340,7 @@ def test_the_worst_disagreements_are_kept(
 
 
 def test_wrong_arguments_are_refused(
-    disc_precisions: Callable[..., Path], lesions: VerificationSource
+    disc_precisions: Callable[..., Path], lesions: FrameSource
 ) -> None:
     folder = disc_precisions({})
     with pytest.raises(BackendError, match=r"is in fp32, not in fp16\."):
@@ -348,6 +348,6 @@ def test_wrong_arguments_are_refused(
     with pytest.raises(ValueError, match="precisions must name at least one"):
         verify_bundle(folder, lesions, [])
     with pytest.raises(ValueError, match="at least one frame"):
-        verify_bundle(folder, VerificationSource((), 0, {}))
+        verify_bundle(folder, FrameSource((), 0, {}))
     with pytest.raises(ValueError, match="count must be at least 0, got -1"):
         verify_bundle(folder, lesions, pictures=-1)

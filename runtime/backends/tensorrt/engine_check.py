@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from samus_edge.errors import BackendError
 from samus_edge.runtime.bundle.check_frame import CheckFrame
+from samus_edge.runtime.prediction import cosine_similarity, largest_difference, mask_iou
 from samus_edge.runtime.segmenter import Segmenter
 
 __all__ = ["MIN_MEAN_MASK_IOU", "MIN_WORST_MASK_IOU", "EngineCheck", "compare_segmenters"]
@@ -92,14 +92,17 @@ def compare_segmenters(
         expected_embedding = reference.encode(frame.image)
         try:
             embedding = tested.encode(frame.image)
-            cosines.append(_cosine(embedding.image_embeddings, expected_embedding.image_embeddings))
+            cosines.append(
+                cosine_similarity(embedding.image_embeddings, expected_embedding.image_embeddings)
+            )
             for prompt in (_box(frame), _point(frame)):
                 expected = reference.predict(expected_embedding, **prompt)  # type: ignore[arg-type]
                 actual = tested.predict(embedding, **prompt)  # type: ignore[arg-type]
-                difference = np.abs(actual.low_res_logits - expected.low_res_logits)
-                logit_errors.append(float(difference.max()))
+                logit_errors.append(
+                    largest_difference(actual.low_res_logits, expected.low_res_logits)
+                )
                 pairs = zip(actual.masks[0], expected.masks[0], strict=True)
-                ious += [_iou(mine, theirs) for mine, theirs in pairs]
+                ious += [mask_iou(mine, theirs) for mine, theirs in pairs]
         except BackendError as err:  # NaN among them
             failure = f"{frame.name}: {err}"
             break
@@ -125,13 +128,3 @@ def _point(frame: CheckFrame) -> dict[str, object]:
         "point_labels": [[1]],
         "multimask_output": True,
     }
-
-
-def _iou(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:
-    union = int(np.count_nonzero(first | second))
-    return 1.0 if union == 0 else int(np.count_nonzero(first & second)) / union
-
-
-def _cosine(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> float:
-    a, b = first.ravel().astype(np.float64), second.ravel().astype(np.float64)
-    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))

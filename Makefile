@@ -34,6 +34,19 @@ ANNOTATION_TOOLS ?= "samexporter==0.5.0; python_version >= '3.11'" "anylabeling=
 # one carry edited headers. What else is in it is not used.
 ORT_HEADERS ?= amd-quark==0.9
 
+# `make check` runs these, `make test-versions` those: what needs neither torch nor an export.
+QUICK_TESTS := tests/runtime/test_imports.py tests/runtime/test_prompts.py tests/cli/test_app.py tests/test_errors.py
+RUNTIME_TESTS := tests/runtime tests/jobs tests/cli/test_app.py tests/cli/test_infer.py tests/cli/test_infer_refusals.py tests/cli/test_track.py
+
+# Environments and interpreters of `make test-docs` and `make test-versions`.
+DOCS_VENV ?= .venv-docs
+LOWEST_VENV ?= .venv-lowest
+NEWEST_VENV ?= .venv-newest
+PYTHON_LOWEST ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python) python3.10)
+PYTHON_NEWEST ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python) python3.13)
+# What the runtime's tests use beside the runtime.
+RUNTIME_TEST_TOOLS := pytest hypothesis onnx
+
 # Arguments for pytest, for example: make test PYTEST_ARGS="tests/runtime -x"
 PYTEST_ARGS ?=
 
@@ -52,13 +65,13 @@ DEMO_OUTPUT := demo_output
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PACKAGE_FOLDERS := samus_edge export runtime calibration
 # Everything that a plain install copies: a change in any of it installs the demo anew.
-PACKAGE_FILES := pyproject.toml README.md $(shell find $(PACKAGE_FOLDERS) -type f \
+PACKAGE_FILES := pyproject.toml MANIFEST.in README.md $(shell find $(PACKAGE_FOLDERS) -type f \
 	-not -name '*.pyc' -not -path '*/.*' -not -name '* *')
 
 .PHONY: help
 help: ## List the targets.
 	@echo "Targets:"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) DEMO_VENV=$(DEMO_VENV) TORCH=$(TORCH)"
 
 .PHONY: demo
@@ -78,11 +91,42 @@ demo: $(DEMO_VENV)/.installed ## Install the runtime (no torch) and segment real
 test: $(VENV)/.installed ## Install everything that the suite needs, then run it.
 	@$(VENV)/bin/pytest $(PYTEST_ARGS)
 
-.PHONY: lint
-lint: $(VENV)/.installed ## Check style (ruff) and types (mypy, strict).
+.PHONY: check
+check: $(VENV)/.installed ## The quick half of lint and test, in seconds: style, layers, arguments, imports, the command.
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
+	@$(VENV)/bin/lint-imports --no-logo
+	@$(VENV)/bin/pytest -q $(QUICK_TESTS)
+
+.PHONY: lint
+lint: $(VENV)/.installed ## Check style (ruff), who imports whom (import-linter) and types (mypy, strict).
+	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/ruff format --check
+	@$(VENV)/bin/lint-imports --no-logo
 	@$(VENV)/bin/mypy
+
+.PHONY: test-docs
+test-docs: $(DOCS_VENV)/.installed ## Run the code blocks of README and docs against a plain install, in the root of a copy.
+	@SAMUS_EDGE_DOCS_PYTHON=$(DOCS_VENV)/bin/python $(VENV)/bin/pytest -q -rs tests/run_docs.py
+
+.PHONY: docs
+docs: $(VENV)/.installed ## Build the documentation site into site/; a broken link or reference is an error.
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+
+.PHONY: test-versions
+test-versions: $(LOWEST_VENV)/.installed $(NEWEST_VENV)/.installed ## The runtime's tests: lowest versions on Python 3.10, newest on 3.13.
+	@for venv in $(LOWEST_VENV) $(NEWEST_VENV); do \
+		echo "== $$venv: $$($$venv/bin/python --version), $$($$venv/bin/python -m pip list --format freeze \
+			--disable-pip-version-check | grep -iE '^(numpy|onnxruntime|opencv-python-headless|pillow|typer)==' | tr '\n' ' ')"; \
+		$$venv/bin/pytest -q -p no:cacheprovider $(RUNTIME_TESTS); done
+
+.PHONY: release
+release: $(VENV)/.installed ## Check that version and changelog agree, build sdist and wheel into dist/, check both.
+	@$(VENV)/bin/python tests/release_check.py
+	@rm -rf dist
+	@$(VENV)/bin/python -m build --outdir dist .
+	@$(VENV)/bin/twine check --strict dist/*
+	@echo "Now: git tag v$$($(VENV)/bin/python -c 'import samus_edge; print(samus_edge.__version__)') && git push --tags"
 
 .PHONY: format
 format: $(VENV)/.installed ## Mend what ruff can mend by itself.
@@ -101,7 +145,7 @@ jetson-check: $(JETSON_VENV)/.installed ## On a device: doctor, build, device ch
 
 .PHONY: clean
 clean: ## Remove environments, builds and caches.
-	@rm -rf $(VENV) $(DEMO_VENV) $(JETSON_VENV) $(DEMO_OUTPUT) build dist *.egg-info benchmarks/.cache
+	@rm -rf $(VENV) $(DEMO_VENV) $(JETSON_VENV) $(DOCS_VENV) $(LOWEST_VENV) $(NEWEST_VENV) $(DEMO_OUTPUT) build dist site *.egg-info benchmarks/.cache
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # `pip install .` builds in build/, where modules deleted since would still be: remove it first.
@@ -111,6 +155,32 @@ $(JETSON_VENV)/.installed: $(PACKAGE_FILES)
 	@rm -rf build
 	@$(JETSON_VENV)/bin/python $(PIP_INSTALL) "$(CUDA_BINDING)" .
 	@rm -rf build
+	@touch $@
+
+# A plain install of the package; what it depends on is borrowed from $(VENV).
+$(DOCS_VENV)/.installed: $(PACKAGE_FILES) | $(VENV)/.installed
+	@rm -rf $(DOCS_VENV) build
+	@$(VENV)/bin/python -m venv $(DOCS_VENV)
+	@$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$($(DOCS_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"
+	@$(VENV)/bin/python -m pip --python $(DOCS_VENV)/bin/python install --quiet --disable-pip-version-check \
+		--no-deps --no-build-isolation .
+	@rm -rf build
+	@touch $@
+
+$(LOWEST_VENV)/.installed: pyproject.toml Makefile
+	@echo "Installing the lowest versions that pyproject.toml allows into $(LOWEST_VENV) ..."
+	@rm -rf $(LOWEST_VENV)
+	@"$(PYTHON_LOWEST)" -m venv $(LOWEST_VENV)
+	@$(LOWEST_VENV)/bin/python tests/lowest_versions.py > $(LOWEST_VENV)/lowest.txt
+	@$(LOWEST_VENV)/bin/python $(PIP_INSTALL) --constraint $(LOWEST_VENV)/lowest.txt --editable . $(RUNTIME_TEST_TOOLS)
+	@touch $@
+
+$(NEWEST_VENV)/.installed: pyproject.toml Makefile
+	@echo "Installing the newest versions into $(NEWEST_VENV) ..."
+	@rm -rf $(NEWEST_VENV)
+	@"$(PYTHON_NEWEST)" -m venv $(NEWEST_VENV)
+	@$(NEWEST_VENV)/bin/python $(PIP_INSTALL) --editable . $(RUNTIME_TEST_TOOLS)
 	@touch $@
 
 $(DEMO_VENV)/.installed: $(PACKAGE_FILES) | $(DEMO_VENV)/bin/python

@@ -1,8 +1,8 @@
 """Segment the example images on a Triton server that serves a bundle; docs/triton.md tells how.
 
 Run it from anywhere: `python examples/triton_client.py --url localhost:8001`. It needs
-`pip install .` and `pip install 'tritonclient[grpc]'`, no graph and no GPU: frames and prompts go out,
-logits come back.
+`pip install opencv-python-headless 'tritonclient[grpc]'`, neither samus-edge nor a GPU: frames and
+prompts go out, logits come back. docs/bundle.md explains the numbers that pass between.
 """
 
 import argparse
@@ -16,10 +16,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import tritonclient.grpc as triton
-
-from samus_edge.runtime.images.image_io import grey_frame
-from samus_edge.runtime.prediction import mask_decoder_feeds, masks_from_logits
-from samus_edge.runtime.prompts import check_prompts, decoder_prompts
 
 EXAMPLES_DIR = Path(__file__).resolve().parent
 MASK_INPUT_HW = (128, 128)
@@ -102,7 +98,8 @@ def encoder_arrays(image: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
     Args:
         image: (H, W) grey or (H, W, 3) RGB, uint8.
     """
-    return {"image": grey_frame(image)[None]}
+    grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    return {"image": grey[None]}
 
 
 def decoder_arrays(
@@ -123,10 +120,20 @@ def decoder_arrays(
         (N, ...) arrays; the embeddings are repeated, because on Triton's batch axis every row is a
         prompt with an image of its own.
     """
-    prompts = check_prompts(original_hw, boxes=boxes)
-    (group,) = decoder_prompts(prompts, image_size)
-    feeds = mask_decoder_feeds(image_embeddings, group, None, MASK_INPUT_HW)
-    return {**feeds, "image_embeddings": np.repeat(image_embeddings, len(group.rows), axis=0)}
+    height, width = original_hw
+    corners = np.asarray(boxes, np.float32).reshape(-1, 2, 2)  # (N, 2, 2): two points, (x, y)
+    limits = np.array([width - 1, height - 1], np.float32)
+    # Pixel centres are at integers, in the frame and in the model frame.
+    scale = np.array([image_size / width, image_size / height], np.float32)
+    coords = (np.clip(corners, 0, limits) + np.float32(0.5)) * scale - np.float32(0.5)
+    rows = len(coords)
+    return {
+        "image_embeddings": np.repeat(image_embeddings, rows, axis=0),
+        "point_coords": coords,
+        "point_labels": np.tile(np.array([2, 3], np.float32), (rows, 1)),
+        "mask_input": np.zeros((rows, 1, *MASK_INPUT_HW), np.float32),
+        "has_mask_input": np.zeros((rows, 1), np.float32),
+    }
 
 
 def infer(client: Any, model: str, arrays: Mapping[str, npt.NDArray[Any]], output: str) -> Any:
@@ -164,7 +171,10 @@ def segment(
     logits = infer(client, bundle.mask_decoder, arrays, "low_res_masks")[:, :1]  # (N, 1, 128, 128)
     if not np.isfinite(logits).all():
         raise RuntimeError(f"{bundle.mask_decoder} gave NaN or infinite logits.")
-    return masks_from_logits(logits, (height, width), bundle.mask_threshold)[:, 0]
+    resized = [
+        cv2.resize(each[0], (width, height), interpolation=cv2.INTER_LINEAR) for each in logits
+    ]
+    return np.stack(resized) > bundle.mask_threshold
 
 
 def iou(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:

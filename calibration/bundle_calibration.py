@@ -46,7 +46,6 @@ from samus_edge.calibration.sensitivity import (
 from samus_edge.errors import BadArgumentError, SamusEdgeError
 from samus_edge.export.weight_storage import expand_weights, store_compactly
 from samus_edge.runtime.bundle.bundle import Bundle
-from samus_edge.runtime.bundle.json_fields import JsonValue
 from samus_edge.runtime.bundle.manifest import (
     FORMAT_VERSION,
     IMAGE_ENCODER,
@@ -55,6 +54,7 @@ from samus_edge.runtime.bundle.manifest import (
     GraphRecord,
     GraphSelection,
 )
+from samus_edge.runtime.bundle.records import JsonValue
 from samus_edge.runtime.images.output_files import put_in_place, write_files_atomically
 from samus_edge.verification.comparison import MaskAgreement, MaskComparison
 from samus_edge.verification.frames import PromptedFrame, frames_digest

@@ -26,6 +26,7 @@ from samus_edge.runtime.bundle.manifest import (
     check_image_encoder,
     check_mask_decoder,
 )
+from samus_edge.runtime.bundle.records import to_json
 from samus_edge.runtime.images.output_files import put_in_place, write_files_atomically
 from samus_edge.verification.comparison import check_served_graph
 
@@ -541,7 +542,7 @@ def write_triton_repository(
             for model, content in _served_models(bundle, part, graph, settings):
                 _write_model(draft, model, content, bundle, settings, precision)
                 models.append(model)
-        manifest = json.dumps(bundle.manifest.to_json(), indent=2, ensure_ascii=False)
+        manifest = json.dumps(to_json(bundle.manifest), indent=2, ensure_ascii=False)
         readme = repository_readme(bundle.manifest, models, settings)
         # Last: a folder without it is no repository that was finished.
         _write(draft / "README.md", readme.encode())

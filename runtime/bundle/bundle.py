@@ -15,7 +15,6 @@ from samus_edge.runtime.bundle.bundle_files import (
     is_safe_path,
     read_file,
 )
-from samus_edge.runtime.bundle.json_fields import show_value
 from samus_edge.runtime.bundle.manifest import (
     IMAGE_ENCODER,
     FileRecord,
@@ -24,6 +23,7 @@ from samus_edge.runtime.bundle.manifest import (
     Manifest,
 )
 from samus_edge.runtime.bundle.onnx_external_data import external_data_locations
+from samus_edge.runtime.bundle.records import show_value
 
 __all__ = [
     "PRECISIONS",
@@ -137,7 +137,7 @@ class Bundle:
         locations = _locations(self.graph_record(name))
         return {location: self._read_again(data) for location, data in locations.items()}
 
-    def _read_again(self, record: GraphRecord | FileRecord) -> bytes:
+    def _read_again(self, record: FileRecord) -> bytes:
         try:
             return read_file(self.files, record)
         except BundleError as err:
@@ -171,7 +171,7 @@ def _files_of(path: Path, is_default: bool) -> BundleFiles:
 
 def _problems(files: BundleFiles, name: str, record: GraphRecord) -> Iterator[str]:
     """Everything that is wrong with the files of a graph."""
-    parts: tuple[GraphRecord | FileRecord, ...] = (record, *record.external_data)
+    parts: tuple[FileRecord, ...] = (record, *record.external_data)
     for part in parts:
         if not is_safe_path(part.file):
             yield (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from samus_edge.errors import BundleError
-from samus_edge.runtime.bundle.manifest import MANIFEST_FILE, FileRecord, GraphRecord, Manifest
+from samus_edge.runtime.bundle.manifest import MANIFEST_FILE, FileRecord, Manifest
 
 __all__ = [
     "MAX_PATH_CHARACTERS",
@@ -131,7 +131,7 @@ class BundleFiles(Protocol):
         ...
 
 
-def read_file(files: BundleFiles, record: GraphRecord | FileRecord) -> bytes:
+def read_file(files: BundleFiles, record: FileRecord) -> bytes:
     """Read a file and check it; never more than its record says is read.
 
     Raises:
@@ -146,7 +146,7 @@ def read_file(files: BundleFiles, record: GraphRecord | FileRecord) -> bytes:
     return content
 
 
-def check_file(files: BundleFiles, record: GraphRecord | FileRecord) -> None:
+def check_file(files: BundleFiles, record: FileRecord) -> None:
     """Check a file of any size in little memory.
 
     Raises:
@@ -163,11 +163,11 @@ def check_file(files: BundleFiles, record: GraphRecord | FileRecord) -> None:
     _check_sha256(record, digest.hexdigest())
 
 
-def _check_size(record: GraphRecord | FileRecord, size_bytes: int) -> None:
+def _check_size(record: FileRecord, size_bytes: int) -> None:
     if size_bytes != record.size_bytes:
         raise BundleError(f"{record.file} has {size_bytes} bytes, expected {record.size_bytes}")
 
 
-def _check_sha256(record: GraphRecord | FileRecord, sha256: str) -> None:
+def _check_sha256(record: FileRecord, sha256: str) -> None:
     if sha256 != record.sha256:
         raise BundleError(f"{record.file} has SHA-256 {sha256}, expected {record.sha256}")

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from textwrap import wrap
 
 from samus_edge.runtime.bundle.bundle import Bundle, available_precisions
-from samus_edge.runtime.bundle.json_fields import JsonValue
 from samus_edge.runtime.bundle.manifest import GraphRecord
+from samus_edge.runtime.bundle.records import JsonValue, to_json
 
 __all__ = ["bundle_json", "bundle_lines"]
 
@@ -21,7 +21,7 @@ def bundle_json(bundle: Bundle) -> dict[str, JsonValue]:
     return {
         "path": str(bundle.path),
         "hashes_verified": True,
-        "manifest": bundle.manifest.to_json(),
+        "manifest": to_json(bundle.manifest),
     }
 
 

@@ -13,8 +13,7 @@ from typing import IO
 
 from samus_edge.errors import BundleError
 from samus_edge.runtime.bundle.bundle_files import is_safe_path
-from samus_edge.runtime.bundle.json_fields import MAX_MANIFEST_BYTES
-from samus_edge.runtime.bundle.manifest import MANIFEST_FILE, Manifest
+from samus_edge.runtime.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest
 
 __all__ = ["ZipFiles", "is_zip_file"]
 

@@ -7,18 +7,24 @@ version does not strip what a newer one recorded.
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
 from samus_edge import __version__
 from samus_edge.errors import BundleError
-from samus_edge.runtime.bundle.json_fields import (
-    MAX_MANIFEST_BYTES,
-    JsonFields,
+from samus_edge.runtime.bundle.records import (
+    LEFT_OUT_IF_EMPTY,
+    Bound,
     JsonValue,
-    parse_manifest,
+    RecordError,
+    Size,
+    Text,
+    from_json,
+    parse_json,
     show_value,
+    to_json,
 )
 from samus_edge.runtime.images.output_files import write_files_atomically
 
@@ -28,7 +34,7 @@ __all__ = [
     "IMAGE_ENCODER",
     "MANIFEST_FILE",
     "MASK_DECODER",
-    "Dimension",
+    "MAX_MANIFEST_BYTES",
     "FileRecord",
     "GraphRecord",
     "GraphSelection",
@@ -39,11 +45,10 @@ __all__ = [
     "check_image_encoder",
     "check_mask_decoder",
     "mask_input_hw",
-    "read_sha256",
 ]
 
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+Sha256 = Annotated[str, Bound("64 lower-case hex digits", re.compile(r"[0-9a-f]{64}").fullmatch)]
 
 
 @dataclass(frozen=True)
@@ -51,49 +56,16 @@ class FileRecord:
     """One file that goes with a graph.
 
     Attributes:
-        file: path relative to the bundle's folder, with forward slashes; may not leave it.
-        sha256: of the file, 64 lower-case hexadecimal digits.
-        size_bytes: size of the file ("bytes" in the JSON).
-        extra: fields of a later format version, kept as they were read.
+        file: Path relative to the bundle's folder, with forward slashes; may not leave it.
+        sha256: SHA-256 of the file, 64 lower-case hexadecimal digits.
+        size_bytes: Size of the file ("bytes" in the JSON).
+        extra: Fields of a later format version, kept as they were read.
     """
 
-    file: str
-    sha256: str
-    size_bytes: int
+    file: Text
+    sha256: Sha256
+    size_bytes: Size = field(metadata={"json": "bytes"})
     extra: Mapping[str, JsonValue] = field(default_factory=dict)
-
-    @staticmethod
-    def from_json(value: object, where: str, problems: list[str]) -> "FileRecord":
-        """Read it; what is wrong with it is appended to `problems`."""
-        fields = JsonFields(value, where, problems)
-        return FileRecord(
-            file=fields.text("file"),
-            sha256=read_sha256(fields, problems),
-            size_bytes=fields.integer("bytes"),
-            extra=fields.unknown(),
-        )
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """As a JSON object, unknown fields included."""
-        return {
-            "file": self.file,
-            "sha256": self.sha256,
-            "bytes": self.size_bytes,
-            **self.extra,
-        }
-
-
-def read_sha256(fields: JsonFields, problems: list[str]) -> str:
-    """The field `sha256` of an object; what is wrong with it is appended to `problems`."""
-    sha256 = fields.text("sha256")
-    if sha256 and not _SHA256.fullmatch(sha256):
-        problems.append(
-            f"{fields.path_of('sha256')} must be 64 lower-case hex digits, got {sha256[:80]!r}"
-        )
-    return sha256
-
-
-Dimension = int | str
 
 
 @dataclass(frozen=True)
@@ -101,47 +73,23 @@ class TensorSpec:
     """One input or output of a graph.
 
     Attributes:
-        name: the tensor's name in the graph, for example "image".
-        dtype: numpy's name of the element type, for example "uint8" or "float32".
-        shape: one entry per axis; an int is a fixed size, a str names a size that may vary.
-        extra: fields of a later format version, kept as they were read.
+        name: Name of the tensor in the graph, for example "image".
+        dtype: Element type by numpy's name, for example "uint8" or "float32".
+        shape: One entry per axis; an int is a fixed size, a str names a size that may vary.
+        extra: Fields of a later format version, kept as they were read.
     """
 
-    name: str
-    dtype: str
-    shape: tuple[Dimension, ...]
+    name: Text
+    dtype: Text
+    shape: tuple[int | str, ...]
     extra: Mapping[str, JsonValue] = field(default_factory=dict)
-
-    @staticmethod
-    def from_json(value: object, where: str, problems: list[str]) -> "TensorSpec":
-        """Read a spec; what is wrong with it is appended to `problems`."""
-        fields = JsonFields(value, where, problems)
-        shape: list[Dimension] = []
-        for axis, size in enumerate(fields.items("shape")):
-            if isinstance(size, str) or (isinstance(size, int) and not isinstance(size, bool)):
-                shape.append(size)
-            else:
-                problems.append(
-                    f"{fields.path_of('shape')}[{axis}] must be an integer or a name, "
-                    f"got {show_value(size)}"
-                )
-        return TensorSpec(
-            name=fields.text("name"),
-            dtype=fields.text("dtype"),
-            shape=tuple(shape),
-            extra=fields.unknown(),
-        )
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """The spec as a JSON object, unknown fields included."""
-        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape), **self.extra}
 
     def accepts(self, dtype: str, shape: tuple[int | str | None, ...]) -> bool:
         """Whether a tensor of this dtype and shape fits; only sizes known on both sides must agree.
 
         Args:
-            dtype: numpy's name of the element type.
-            shape: sizes of the tensor; a str or None stands for a size that may vary.
+            dtype: Element type by numpy's name.
+            shape: Sizes of the tensor; a str or None stands for a size that may vary.
         """
         if dtype != self.dtype or len(shape) != len(self.shape):
             return False
@@ -156,81 +104,30 @@ class TensorSpec:
         return f"{self.name} {self.dtype} ({', '.join(map(str, self.shape))})"
 
 
-@dataclass(frozen=True)
-class GraphRecord:
+@dataclass(frozen=True, kw_only=True)
+class GraphRecord(FileRecord):
     """One ONNX file of a bundle, with the files that it keeps tensors in.
 
     Attributes:
-        file: path relative to the bundle's folder, with forward slashes; may not leave it.
-        sha256: of the file, 64 lower-case hexadecimal digits.
-        size_bytes: size of the file ("bytes" in the JSON).
-        precision: in which the graph computes: "fp32", "fp16" or "int8".
-        weight_storage: in which its weights are stored: "fp32", "fp16" or "int8".
-        opset: version of the default ONNX operator set.
-        inputs: what the graph takes, in its order.
-        outputs: what the graph gives, in its order.
-        external_data: every file that the graph keeps tensors in; empty for a graph in one file, as
+        precision: Precision that the graph computes in: "fp32", "fp16" or "int8".
+        weight_storage: Precision that its weights are stored in: "fp32", "fp16" or "int8".
+        opset: Version of the default ONNX operator set.
+        inputs: Inputs of the graph, in its order.
+        outputs: Outputs of the graph, in its order.
+        external_data: Every file that the graph keeps tensors in; empty for a graph in one file, as
             `samus-edge export` writes it. Left out of the JSON where it is empty.
-        conversion: how the graph was made from the fp32 one, as `samus-edge calibrate` records it:
-            method, data, and what was kept in higher precision. Left out of the JSON where it is empty.
-        extra: fields of a later format version, kept as they were read.
+        conversion: How the graph was made from the fp32 one, as `samus-edge calibrate` records it:
+            method, data, and what was kept in higher precision. Left out of the JSON where it is
+            empty.
     """
 
-    file: str
-    sha256: str
-    size_bytes: int
-    precision: str
-    weight_storage: str
-    opset: int
+    precision: Text
+    weight_storage: Text
+    opset: Size
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    external_data: tuple[FileRecord, ...] = ()
-    conversion: Mapping[str, JsonValue] = field(default_factory=dict)
-    extra: Mapping[str, JsonValue] = field(default_factory=dict)
-
-    @staticmethod
-    def from_json(value: object, where: str, problems: list[str]) -> "GraphRecord":
-        """Read it; what is wrong with it is appended to `problems`."""
-        fields = JsonFields(value, where, problems)
-        tensors: dict[str, tuple[TensorSpec, ...]] = {}
-        for kind in ("inputs", "outputs"):
-            tensors[kind] = tuple(
-                TensorSpec.from_json(item, f"{fields.path_of(kind)}[{index}]", problems)
-                for index, item in enumerate(fields.items(kind))
-            )
-        return GraphRecord(
-            file=fields.text("file"),
-            sha256=read_sha256(fields, problems),
-            size_bytes=fields.integer("bytes"),
-            precision=fields.text("precision"),
-            weight_storage=fields.text("weight_storage"),
-            opset=fields.integer("opset"),
-            inputs=tensors["inputs"],
-            outputs=tensors["outputs"],
-            external_data=tuple(
-                FileRecord.from_json(item, f"{fields.path_of('external_data')}[{index}]", problems)
-                for index, item in enumerate(fields.optional_items("external_data"))
-            ),
-            conversion=fields.optional_mapping("conversion"),
-            extra=fields.unknown(),
-        )
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """As a JSON object, unknown fields included."""
-        external_data = [record.to_json() for record in self.external_data]
-        return {
-            "file": self.file,
-            "sha256": self.sha256,
-            "bytes": self.size_bytes,
-            "precision": self.precision,
-            "weight_storage": self.weight_storage,
-            "opset": self.opset,
-            "inputs": [spec.to_json() for spec in self.inputs],
-            "outputs": [spec.to_json() for spec in self.outputs],
-            **({"external_data": external_data} if external_data else {}),
-            **({"conversion": dict(self.conversion)} if self.conversion else {}),
-            **self.extra,
-        }
+    external_data: tuple[FileRecord, ...] = field(default=(), metadata=LEFT_OUT_IF_EMPTY)
+    conversion: Mapping[str, JsonValue] = field(default_factory=dict, metadata=LEFT_OUT_IF_EMPTY)
 
 
 IMAGE_ENCODER = "image_encoder"
@@ -317,43 +214,14 @@ class GraphSelection:
     """The image encoder and the mask decoder that run together.
 
     Attributes:
-        image_encoder: its name among the manifest's graphs.
-        mask_decoder: its name among the manifest's graphs.
-        extra: fields of a later format version, kept as they were read.
+        image_encoder: Name of the image encoder among the manifest's graphs.
+        mask_decoder: Name of the mask decoder among the manifest's graphs.
+        extra: Fields of a later format version, kept as they were read.
     """
 
-    image_encoder: str = IMAGE_ENCODER
-    mask_decoder: str = MASK_DECODER
+    image_encoder: Text = IMAGE_ENCODER
+    mask_decoder: Text = MASK_DECODER
     extra: Mapping[str, JsonValue] = field(default_factory=dict)
-
-    @staticmethod
-    def from_json(
-        value: object, where: str, graphs: Collection[str], problems: list[str]
-    ) -> "GraphSelection":
-        """Read it; what is wrong with it is appended to `problems`.
-
-        Args:
-            value: the parsed JSON value.
-            where: how messages name it.
-            graphs: names of the manifest's graphs.
-            problems: of the whole document.
-        """
-        fields = JsonFields(value, where, problems)
-        names = {kind: fields.text(kind) for kind in (IMAGE_ENCODER, MASK_DECODER)}
-        for kind, name in names.items():
-            if name and name not in graphs:
-                problems.append(
-                    f"{fields.path_of(kind)} is {show_value(name)}, which is not among the graphs"
-                )
-        return GraphSelection(names[IMAGE_ENCODER], names[MASK_DECODER], extra=fields.unknown())
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """As a JSON object, unknown fields included."""
-        return {
-            IMAGE_ENCODER: self.image_encoder,
-            MASK_DECODER: self.mask_decoder,
-            **self.extra,
-        }
 
 
 @dataclass(frozen=True)
@@ -361,44 +229,20 @@ class Preprocessing:
     """What the image encoder graph does to a raw frame, for the reader; an integrator does nothing.
 
     Attributes:
-        image_size: side of the square model input, pixels.
-        grey: how colour becomes grey before the graph (the runtime does that).
-        resize: how a frame becomes image_size x image_size.
-        scaling: how grey levels become network input.
-        high_frequency: how the wavelet high-frequency image is made.
-        extra: fields of a later format version, kept as they were read.
+        image_size: Side of the square model input, pixels.
+        grey: How colour becomes grey before the graph (the runtime does that).
+        resize: How a frame becomes image_size x image_size.
+        scaling: How grey levels become network input.
+        high_frequency: How the wavelet high-frequency image is made.
+        extra: Fields of a later format version, kept as they were read.
     """
 
-    image_size: int
-    grey: str
-    resize: str
-    scaling: str
-    high_frequency: str
+    image_size: Size
+    grey: Text
+    resize: Text
+    scaling: Text
+    high_frequency: Text
     extra: Mapping[str, JsonValue] = field(default_factory=dict)
-
-    @staticmethod
-    def from_json(value: object, where: str, problems: list[str]) -> "Preprocessing":
-        """Read it; what is wrong with it is appended to `problems`."""
-        fields = JsonFields(value, where, problems)
-        return Preprocessing(
-            image_size=fields.integer("image_size"),
-            grey=fields.text("grey"),
-            resize=fields.text("resize"),
-            scaling=fields.text("scaling"),
-            high_frequency=fields.text("high_frequency"),
-            extra=fields.unknown(),
-        )
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """As a JSON object, unknown fields included."""
-        return {
-            "image_size": self.image_size,
-            "grey": self.grey,
-            "resize": self.resize,
-            "scaling": self.scaling,
-            "high_frequency": self.high_frequency,
-            **self.extra,
-        }
 
 
 @dataclass(frozen=True)
@@ -407,110 +251,105 @@ class PromptFrame:
 
     Attributes:
         frame: "model": prompts are given in pixels of the square model input.
-        size: side of that square, pixels.
-        rule: how a pixel of the original image becomes one of that frame, in words.
-        labels: meaning of each point label, keyed by the label as text ("-1" to "3").
-        extra: fields of a later format version, kept as they were read.
+        size: Side of that square, pixels.
+        rule: How a pixel of the original image becomes one of that frame, in words.
+        labels: Meaning of each point label, keyed by the label as text ("-1" to "3").
+        extra: Fields of a later format version, kept as they were read.
     """
 
-    frame: str
-    size: int
-    rule: str
+    frame: Literal["model"]
+    size: Size
+    rule: Text
     labels: Mapping[str, str]
     extra: Mapping[str, JsonValue] = field(default_factory=dict)
-
-    @staticmethod
-    def from_json(value: object, where: str, problems: list[str]) -> "PromptFrame":
-        """Read it; what is wrong with it is appended to `problems`."""
-        fields = JsonFields(value, where, problems)
-        frame = fields.text("frame")
-        if frame and frame != "model":
-            problems.append(f'{fields.path_of("frame")} must be "model", got {frame!r}')
-        return PromptFrame(
-            frame=frame,
-            size=fields.integer("size"),
-            rule=fields.text("rule"),
-            labels=fields.text_mapping("labels"),
-            extra=fields.unknown(),
-        )
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """As a JSON object, unknown fields included."""
-        return {
-            "frame": self.frame,
-            "size": self.size,
-            "rule": self.rule,
-            "labels": dict(self.labels),
-            **self.extra,
-        }
 
 
 FORMAT = "samus-edge-bundle"
 FORMAT_VERSION = "1.1"
 MANIFEST_FILE = "manifest.json"
+MAX_MANIFEST_BYTES = 4 << 20
 
 _FORMAT_VERSION = re.compile(r"([0-9]{1,6})\.[0-9]{1,6}")
 _SUPPORTED_MAJOR = int(FORMAT_VERSION.split(".")[0])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """Everything a bundle says about itself.
 
     Attributes:
-        name: the bundle's name, for people.
+        format: Always "samus-edge-bundle".
+        format_version: "major.minor"; a larger major version than ours is refused.
+        name: Name of the bundle, for people.
         model: "samus_hf".
         arch: "tiny" or "vit_b".
         weights_sha256: SHA-256 of the weights file that the graphs were exported from.
-        created_with: versions of samus_edge, torch, onnx, onnxruntime at export.
-        preprocessing: what the image encoder does to a frame.
-        prompts: the frame of the decoder's prompts.
-        mask_threshold: a pixel belongs to the mask where its logit is greater than this.
-        graphs: by name; "image_encoder" and "mask_decoder" are the reference, all others conversions
-            of these.
-        parity: measured differences between the shipped graphs and the model.
-        accuracy: measured accuracy of the shipped graphs, with the data it was measured on.
-        licence: SPDX expression of the bundle's licence.
-        credits: whose data and weights went into it.
-        intended_use: what it is for, in a sentence or two.
-        limits: what it is not for and where it is known to fail.
-        precisions: by the name of a precision, which graph of `graphs` is its "image_encoder" and
-            which its "mask_decoder"; see `GraphSelection`. Left out of the JSON where it is empty: the
-            bundle then has the reference graphs alone.
-        verification: by the name of a precision, what `samus-edge verify` has measured. Left out of
+        created_with: Versions of samus_edge, torch, onnx, onnxruntime at export.
+        preprocessing: What the image encoder does to a frame.
+        prompts: Frame of the decoder's prompts.
+        mask_threshold: A pixel belongs to the mask where its logit is greater than this.
+        graphs: Graphs by name; "image_encoder" and "mask_decoder" are the reference, all others
+            conversions of these.
+        precisions: Graphs that run together, by the name of a precision. Left out of the JSON where
+            it is empty: the bundle then has the reference graphs alone.
+        parity: Measured differences between the shipped graphs and the model.
+        accuracy: Measured accuracy of the shipped graphs, with the data it was measured on.
+        verification: Measurements of `samus-edge verify`, by the name of a precision. Left out of
             the JSON where it is empty.
-        format: always "samus-edge-bundle".
-        format_version: "major.minor"; a larger major version than ours is refused.
-        extra: fields of a later format version, kept as they were read.
+        licence: SPDX expression of the bundle's licence.
+        credits: Sources of data and weights.
+        intended_use: Intended use, in a sentence or two.
+        limits: What it is not for and where it is known to fail.
+        extra: Fields of a later format version, kept as they were read.
     """
 
-    name: str
-    model: str
-    arch: str
-    weights_sha256: str
+    format: Text = FORMAT
+    format_version: Text = FORMAT_VERSION
+    name: Text
+    model: Text
+    arch: Text
+    weights_sha256: Text
     created_with: Mapping[str, str]
     preprocessing: Preprocessing
     prompts: PromptFrame
     mask_threshold: float
     graphs: Mapping[str, GraphRecord]
+    precisions: Mapping[str, GraphSelection] = field(
+        default_factory=dict, metadata=LEFT_OUT_IF_EMPTY
+    )
     parity: Mapping[str, JsonValue]
     accuracy: Mapping[str, JsonValue]
-    licence: str
+    verification: Mapping[str, JsonValue] = field(default_factory=dict, metadata=LEFT_OUT_IF_EMPTY)
+    licence: Text
     credits: tuple[str, ...]
-    intended_use: str
+    intended_use: Text
     limits: tuple[str, ...]
-    precisions: Mapping[str, GraphSelection] = field(default_factory=dict)
-    verification: Mapping[str, JsonValue] = field(default_factory=dict)
-    format: str = FORMAT
-    format_version: str = FORMAT_VERSION
     extra: Mapping[str, JsonValue] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the names of graphs.
+
+        Raises:
+            ValueError: if a precision names a graph that the manifest does not have.
+        """
+        problems = [
+            f"precisions.{precision}.{kind} is {show_value(name)}, which is not among the graphs"
+            for precision, graphs in self.precisions.items()
+            for kind, name in (
+                (IMAGE_ENCODER, graphs.image_encoder),
+                (MASK_DECODER, graphs.mask_decoder),
+            )
+            if name not in self.graphs
+        ]
+        if problems:
+            raise RecordError(problems)
 
     @staticmethod
     def read(path: Path) -> "Manifest":
         """Read a manifest file.
 
         Args:
-            path: a regular file.
+            path: A regular file.
 
         Raises:
             BundleError: if the file is missing or unreadable, and as `from_bytes`.
@@ -534,13 +373,12 @@ class Manifest:
         """Read a manifest's content.
 
         Args:
-            content: of the file; more than `MAX_MANIFEST_BYTES` of it need not be given.
-            source: where it is from, for messages.
+            content: Content of the file, or its first `MAX_MANIFEST_BYTES` + 1 bytes.
+            source: Where it comes from, for messages.
 
         Raises:
-            BundleError: if it is too large or no JSON that has one meaning, is not a bundle manifest,
-                is of a newer major format version, or has missing or mistyped fields (all of them are
-                named).
+            BundleError: if it is too large, not unambiguous JSON, not a bundle manifest or of another
+                major format version, or has missing or mistyped fields (all of them are named).
         """
         if len(content) > MAX_MANIFEST_BYTES:
             raise BundleError(
@@ -548,15 +386,17 @@ class Manifest:
                 "Export the bundle again."
             )
         try:
-            value = parse_manifest(content)
-        except (ValueError, RecursionError) as err:
+            value = parse_json(content)
+        except ValueError as err:
             raise BundleError(
                 f"{source} is not valid JSON ({err}). Export or copy the bundle again."
             ) from err
         try:
-            return Manifest.from_json(value)
-        except BundleError as err:
-            raise BundleError(f"{source}: {err}") from err
+            # Nothing else can be said about a document that is not ours, or of an unknown version.
+            _check_format(from_json(_Format, value), source)
+            return from_json(Manifest, value)
+        except RecordError as err:
+            raise BundleError(f"{source}: {err}. Export the bundle again.") from err
 
     def write(self, path: Path) -> None:
         """Write the manifest, unknown fields included; a reader never sees half of it.
@@ -564,107 +404,40 @@ class Manifest:
         Raises:
             OutputFileError: if the file cannot be written.
         """
-        text = json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(to_json(self), indent=2, ensure_ascii=False, allow_nan=False)
         write_files_atomically({path: text.encode() + b"\n"})
 
-    @staticmethod
-    def from_json(value: object) -> "Manifest":
-        """Build a manifest from parsed JSON.
 
-        Raises:
-            BundleError: as `read`, for what can be wrong with the content.
-        """
-        problems: list[str] = []
-        fields = JsonFields(value, "", problems)
-        found_format = fields.text("format")
-        format_version = fields.text("format_version")
-        # Nothing else can be said about a document that is not ours, or of a version we do not know.
-        _raise_all(problems)
-        _check_format(found_format, format_version)
-        graphs = {
-            name: GraphRecord.from_json(graph, f"graphs.{name}", problems)
-            for name, graph in fields.mapping("graphs").items()
-        }
-        precisions = {
-            name: GraphSelection.from_json(item, f"precisions.{name}", graphs, problems)
-            for name, item in fields.optional_mapping("precisions").items()
-        }
-        manifest = Manifest(
-            name=fields.text("name"),
-            model=fields.text("model"),
-            arch=fields.text("arch"),
-            weights_sha256=fields.text("weights_sha256"),
-            created_with=fields.text_mapping("created_with"),
-            preprocessing=Preprocessing.from_json(
-                fields.value("preprocessing"), "preprocessing", problems
-            ),
-            prompts=PromptFrame.from_json(fields.value("prompts"), "prompts", problems),
-            mask_threshold=fields.number("mask_threshold"),
-            graphs=graphs,
-            parity=fields.mapping("parity"),
-            accuracy=fields.mapping("accuracy"),
-            licence=fields.text("licence"),
-            credits=fields.texts("credits"),
-            intended_use=fields.text("intended_use"),
-            limits=fields.texts("limits"),
-            precisions=precisions,
-            verification=fields.optional_mapping("verification"),
-            format=found_format,
-            format_version=format_version,
-            extra=fields.unknown(),
-        )
-        _raise_all(problems)
-        return manifest
+@dataclass(frozen=True)
+class _Format:
+    """What says whether a document can be read."""
 
-    def to_json(self) -> dict[str, JsonValue]:
-        """As a JSON object, unknown fields included."""
-        precisions = {name: graphs.to_json() for name, graphs in self.precisions.items()}
-        return {
-            "format": self.format,
-            "format_version": self.format_version,
-            "name": self.name,
-            "model": self.model,
-            "arch": self.arch,
-            "weights_sha256": self.weights_sha256,
-            "created_with": dict(self.created_with),
-            "preprocessing": self.preprocessing.to_json(),
-            "prompts": self.prompts.to_json(),
-            "mask_threshold": self.mask_threshold,
-            "graphs": {name: graph.to_json() for name, graph in self.graphs.items()},
-            **({"precisions": precisions} if precisions else {}),
-            "parity": dict(self.parity),
-            "accuracy": dict(self.accuracy),
-            **({"verification": dict(self.verification)} if self.verification else {}),
-            "licence": self.licence,
-            "credits": list(self.credits),
-            "intended_use": self.intended_use,
-            "limits": list(self.limits),
-            **self.extra,
-        }
+    format: Text
+    format_version: Text
+    extra: Mapping[str, JsonValue]
 
 
-def _check_format(found_format: str, format_version: str) -> None:
-    if found_format != FORMAT:
+def _check_format(found: _Format, source: str) -> None:
+    version = found.format_version
+    if found.format != FORMAT:
         raise BundleError(
-            f'format is {show_value(found_format)}, expected "{FORMAT}". '
+            f'{source}: format is {show_value(found.format)}, expected "{FORMAT}". '
             "Name the folder of a samus-edge bundle."
         )
-    match = _FORMAT_VERSION.fullmatch(format_version)
+    match = _FORMAT_VERSION.fullmatch(version)
     if match is None:
-        raise BundleError(f'format_version must look like "1.0", got {show_value(format_version)}.')
+        raise BundleError(
+            f'{source}: format_version must look like "1.0", got {show_value(version)}.'
+        )
     major = int(match[1])
-    if major > _SUPPORTED_MAJOR:
+    if major != _SUPPORTED_MAJOR:
+        is_newer = major > _SUPPORTED_MAJOR
         raise BundleError(
-            f"the bundle has format version {format_version}, and samus-edge {__version__} reads up "
-            f"to {_SUPPORTED_MAJOR}.x. Upgrade it: pip install --upgrade samus-edge"
+            f"{source}: the bundle has format version {version}, and samus-edge {__version__} reads "
+            f"{'up to ' if is_newer else ''}{_SUPPORTED_MAJOR}.x. "
+            + (
+                "Upgrade it: pip install --upgrade samus-edge"
+                if is_newer
+                else "Export the bundle again."
+            )
         )
-    if major < _SUPPORTED_MAJOR:
-        raise BundleError(
-            f"the bundle has format version {format_version}, and samus-edge {__version__} reads "
-            f"{_SUPPORTED_MAJOR}.x. Export the bundle again."
-        )
-
-
-def _raise_all(problems: list[str]) -> None:
-    if problems:
-        raise BundleError("; ".join(problems) + ". Export the bundle again.")

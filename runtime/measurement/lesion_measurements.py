@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge.errors import BadArgumentError
-from samus_edge.runtime.bundle.json_fields import JsonValue
+from samus_edge.runtime.bundle.records import JsonValue
 
 __all__ = [
     "Diameter",

@@ -14,8 +14,8 @@ from samus_edge.evaluation.robustness import robustness_table, robustness_varian
 from samus_edge.evaluation.summary import ALL_SIZES, Summary
 from samus_edge.evaluation.worst_cases import CaseView, draw_case_views
 from samus_edge.runtime.bundle.bundle import Bundle
-from samus_edge.runtime.bundle.json_fields import JsonValue
 from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER, MANIFEST_FILE, MASK_DECODER
+from samus_edge.runtime.bundle.records import JsonValue
 
 __all__ = [
     "EvaluationResult",

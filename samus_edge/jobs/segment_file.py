@@ -15,8 +15,8 @@ from samus_edge import __version__
 from samus_edge.errors import BadArgumentError
 from samus_edge.runtime.backends.backend_selection import check_backend, check_threads
 from samus_edge.runtime.bundle.bundle import Bundle, check_precision
-from samus_edge.runtime.bundle.json_fields import JsonValue
 from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER
+from samus_edge.runtime.bundle.records import JsonValue
 from samus_edge.runtime.dicom.dicom_frames import require_highdicom
 from samus_edge.runtime.images.image_source import SourceImage, open_image
 from samus_edge.runtime.images.output_files import (

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from samus_edge import __version__
 from samus_edge.errors import BadArgumentError, OutputFileError
-from samus_edge.runtime.bundle.json_fields import JsonValue
+from samus_edge.runtime.bundle.records import JsonValue
 from samus_edge.runtime.cine.cine_source import CineFrame, CineSource, open_cine
 from samus_edge.runtime.cine.lesion_tracker import Box, LesionTracker, State, TrackedFrame
 from samus_edge.runtime.cine.stream import Stream

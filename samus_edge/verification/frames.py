@@ -25,7 +25,7 @@ from samus_edge.data.prompt_protocol import (
     ordered_edges,
 )
 from samus_edge.errors import BadArgumentError, DataError
-from samus_edge.runtime.bundle.json_fields import JsonValue
+from samus_edge.runtime.bundle.records import JsonValue
 from samus_edge.runtime.images import image_io
 
 __all__ = [

@@ -10,7 +10,7 @@ import numpy as np
 
 from samus_edge.errors import BadArgumentError
 from samus_edge.evaluation.paired_comparison import compare_paired
-from samus_edge.runtime.bundle.json_fields import JsonValue
+from samus_edge.runtime.bundle.records import JsonValue
 from samus_edge.verification.comparison import DICE_POINTS, FrameComparison, PromptComparison
 
 __all__ = [

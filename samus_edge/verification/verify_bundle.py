@@ -25,7 +25,6 @@ from samus_edge.runtime.bundle.bundle import (
     reference_precision,
     select_graphs,
 )
-from samus_edge.runtime.bundle.json_fields import JsonValue
 from samus_edge.runtime.bundle.manifest import (
     FORMAT_VERSION,
     IMAGE_ENCODER,
@@ -33,6 +32,7 @@ from samus_edge.runtime.bundle.manifest import (
     MASK_DECODER,
     Manifest,
 )
+from samus_edge.runtime.bundle.records import JsonValue
 from samus_edge.runtime.prediction import largest_difference
 from samus_edge.verification.comparison import (
     DecodedPrompts,

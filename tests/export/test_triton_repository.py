@@ -36,6 +36,7 @@ from samus_edge.export.triton_repository import (
 )
 from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.runtime.bundle.manifest import MANIFEST_FILE
+from samus_edge.runtime.bundle.records import to_json
 from samus_edge.runtime.prediction import mask_decoder_feeds
 from samus_edge.runtime.prompts import check_prompts, decoder_prompts
 from samus_edge.verification.comparison import check_served_graph
@@ -168,7 +169,7 @@ def test_traces_lead_back_to_the_bundle(repository: TritonRepository, name: str)
     for text in (*manifest.limits, *manifest.credits):
         assert text in readme
     copied = json.loads((repository.folder / triton_repository.MANIFEST_COPY).read_text())
-    assert copied == manifest.to_json()
+    assert copied == to_json(manifest)
 
 
 @pytest.mark.parametrize("name", MODELS)

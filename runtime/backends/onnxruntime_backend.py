@@ -1,6 +1,7 @@
 """Inference on ONNX Runtime: on the CPU, or by one of its execution providers for GPUs."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +134,8 @@ _DTYPES = {
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
 }
+# The first that refuses paths which lead out of the model's folder.
+_EXTERNAL_DATA_VERSION = (1, 24)
 # ONNX Runtime's exceptions have no common base class but Exception.
 _UNREADABLE = (ort_errors.InvalidProtobuf, ort_errors.InvalidGraph, ort_errors.NoModel)
 _FAILED = (
@@ -303,14 +306,20 @@ def _add_external_data(
     options: ort.SessionOptions, file: str, external_data: Mapping[str, bytes]
 ) -> None:
     """Give the session the content of files, so that it looks for none on the disk."""
-    add = getattr(options, "add_external_initializers_from_files_in_memory", None)
-    if add is None:
+    version = tuple(int(part) for part in re.findall(r"\d+", ort.__version__)[:2])
+    if version < _EXTERNAL_DATA_VERSION:
         raise BackendError(
-            f"{file} keeps tensors in other files, which ONNX Runtime {ort.__version__} cannot take "
-            "from memory. Upgrade it: pip install --upgrade onnxruntime"
+            f"{file} keeps tensors in other files, which ONNX Runtime {ort.__version__} does not keep "
+            "to the bundle. Upgrade it: pip install --upgrade 'onnxruntime>=1.24'"
         )
+    # A folder that cannot be, so that a file which was not given is not found.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", os.devnull
+    )
     contents = list(external_data.values())
-    add(list(external_data), contents, [len(content) for content in contents])
+    options.add_external_initializers_from_files_in_memory(
+        list(external_data), contents, [len(content) for content in contents]
+    )
 
 
 def _check_tensors(

@@ -14,6 +14,7 @@ from samus_edge.runtime.bundle.bundle_files import (
     check_file,
     is_safe_path,
     read_file,
+    unlisted_locations,
 )
 from samus_edge.runtime.bundle.manifest import (
     IMAGE_ENCODER,
@@ -22,7 +23,6 @@ from samus_edge.runtime.bundle.manifest import (
     GraphSelection,
     Manifest,
 )
-from samus_edge.runtime.bundle.onnx_external_data import external_data_locations
 from samus_edge.runtime.bundle.records import show_value
 
 __all__ = [
@@ -192,16 +192,10 @@ def _check_external_data(path: Path, record: GraphRecord, graph: bytes) -> None:
     Raises:
         BundleError: naming each location.
     """
-    try:
-        locations = external_data_locations(graph)
-    except ValueError as err:
+    unlisted = unlisted_locations(graph, _locations(record))
+    if unlisted:
         raise BundleError(
-            f"{path} is not a valid ONNX graph ({err}). Export the bundle again."
-        ) from err
-    unknown = locations - set(_locations(record))
-    if unknown:
-        raise BundleError(
-            f"{path} keeps tensors in {', '.join(map(show_value, sorted(unknown)))}, which the "
+            f"{path} keeps tensors in {', '.join(map(show_value, sorted(unlisted)))}, which the "
             "manifest does not list in its external_data. Export the bundle again."
         )
 

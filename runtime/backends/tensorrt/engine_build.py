@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 from samus_edge.errors import BackendError, BadArgumentError, BundleError
 from samus_edge.runtime.backends.tensorrt.engine_graph import graph_for_tensorrt
 from samus_edge.runtime.backends.tensorrt.tensorrt_library import TensorRTLibrary, TensorRTLog
+from samus_edge.runtime.bundle.bundle_files import unlisted_locations
 from samus_edge.runtime.bundle.manifest import GraphRecord, mask_input_hw
-from samus_edge.runtime.bundle.onnx_external_data import external_data_locations
 from samus_edge.runtime.images.output_files import write_files_atomically
 
 __all__ = [
@@ -379,19 +379,19 @@ def build_engine(
 
 
 def _prepared(graph: bytes, name: str, profiles: Sequence[EngineProfile]) -> bytes:
+    locations = unlisted_locations(graph)
+    if locations:
+        raise BundleError(
+            f"graph {name!r} keeps tensors in other files ({', '.join(sorted(locations))}), which an "
+            "engine cannot be built from. Export the bundle again with samus-edge export, which writes "
+            "one file for each graph."
+        )
     try:
-        locations = external_data_locations(graph)
-        if not locations:
-            return graph_for_tensorrt(graph, _fixed_sizes(profiles))
+        return graph_for_tensorrt(graph, _fixed_sizes(profiles))
     except (ValueError, UnicodeDecodeError) as err:
         raise BundleError(
             f"graph {name!r} is not a valid ONNX graph ({err}). Export the bundle again."
         ) from err
-    raise BundleError(
-        f"graph {name!r} keeps tensors in other files ({', '.join(sorted(locations))}), which an "
-        "engine cannot be built from. Export the bundle again with samus-edge export, which writes "
-        "one file for each graph."
-    )
 
 
 def _check_ranks(profiles: Sequence[EngineProfile]) -> None:

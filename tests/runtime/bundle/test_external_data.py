@@ -1,4 +1,4 @@
-"""Every place in which an ONNX file can hold a tensor is looked at; compared with the onnx package."""
+"""Tensors in other files: found wherever onnx.proto allows one, checked, and never read from elsewhere."""
 
 import hashlib
 import json
@@ -15,8 +15,8 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 from samus_edge.errors import BackendError, BundleError
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.bundle.bundle import Bundle, default_bundle_path
+from samus_edge.runtime.bundle.bundle_files import unlisted_locations
 from samus_edge.runtime.bundle.manifest import MANIFEST_FILE
-from samus_edge.runtime.bundle.onnx_external_data import external_data_locations
 
 
 def external(location: str, *, says_so: bool = True) -> TensorProto:
@@ -64,59 +64,38 @@ def everywhere() -> ModelProto:
 
 
 def test_locations_are_found_in_every_place() -> None:
-    found = external_data_locations(everywhere().SerializeToString())
+    found = unlisted_locations(everywhere().SerializeToString())
     assert found == {f"{number}.bin" for number in range(1, 12)}
+    listed = [f"{number}.bin" for number in range(2, 12)]
+    assert unlisted_locations(everywhere().SerializeToString(), listed) == {"1.bin"}
 
 
-def test_every_field_of_onnx_that_leads_to_a_tensor_is_walked() -> None:
-    """The messages that hold a TensorProto at any depth, by the descriptors of the onnx package."""
-    walked = {
-        *("ModelProto", "GraphProto", "NodeProto", "AttributeProto", "TensorProto"),
-        *("SparseTensorProto", "FunctionProto", "TrainingInfoProto"),
-    }
-    leading = {"TensorProto"}
-    messages = ModelProto.DESCRIPTOR.file.message_types_by_name
-    while True:
-        more = {
-            name
-            for name, message in messages.items()
-            for field in message.fields
-            if field.message_type is not None and field.message_type.name in leading
-        }
-        if more <= leading:
-            break
-        leading |= more
-    assert leading == walked
+def test_a_length_in_more_bytes_than_one_hides_no_location() -> None:
+    """Protocol buffers read 8 as well from 0x88 0x80 0x00, and a key after its value."""
+    content = helper.make_model(holding()).SerializeToString()
+    long_key = b"\x0a\x88\x80\x00location\x12\x05a.bin"
+    swapped = b"\x12\x05a.bin\x0a\x08location"
+    for entry, found in ((long_key, {"a.bin"}), (swapped, {""})):
+        tensor = b"\x6a" + bytes([len(entry)]) + entry
+        graph = b"\x2a" + bytes([len(tensor)]) + tensor
+        hostile = content + b"\x3a" + bytes([len(graph)]) + graph
+        (parsed,) = onnx.load_from_string(hostile).graph.initializer
+        assert parsed.external_data[0].key == "location"
+        assert unlisted_locations(hostile) == found
+    assert unlisted_locations(hostile, ["a.bin"]) == {""}
 
 
 def test_the_word_alone_is_no_location() -> None:
-    node = helper.make_node("Identity", ["location"], ["out"], name="location")
-    model = helper.make_model(holding(node), doc_string="location")
-    assert external_data_locations(model.SerializeToString()) == frozenset()
+    node = helper.make_node("Identity", ["location/0"], ["out"], name="allocation")
+    model = helper.make_model(holding(node), doc_string="the location")
+    assert unlisted_locations(model.SerializeToString()) == set()
 
 
 def test_the_default_bundle_keeps_its_tensors_in_the_graphs() -> None:
     graphs = sorted(default_bundle_path().glob("*.onnx"))
     assert len(graphs) == 2
     for graph in graphs:
-        assert external_data_locations(graph.read_bytes()) == frozenset()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"\x3a\xff\x01" + b"x" * 3, "cut off at byte 0"),
-        (b"\x3a", "an integer does not end"),
-        (b"\xff" * 11, "an integer does not end"),
-        (b"\x8a\x80\x80\x80\x80\x80\x00", "tag is too long"),
-        (b"\x3b", "the wire type 3 at byte 0"),
-        (b"\x3d\x00", "cut off at byte 0"),
-    ],
-)
-def test_bytes_that_are_no_message_are_an_error(content: bytes, message: str) -> None:
-    padding = b"\x3a\x80\x40" + bytes(0) + b"\x2a\xfd\x3f" + bytes(8189)  # long enough to be walked
-    with pytest.raises(ValueError, match=message.replace("byte 0", r"byte \d+")):
-        external_data_locations(padding + content)
+        assert unlisted_locations(graph.read_bytes()) == set()
 
 
 WEIGHTS = "image_encoder.data"
@@ -227,19 +206,50 @@ def test_a_listed_file_outside_the_folder_is_refused(disc_bundle_copy: Path) -> 
         Bundle.open(disc_bundle_copy)
 
 
-def test_an_onnx_runtime_that_cannot_take_them_says_so(
+def test_an_onnx_runtime_that_reads_anything_is_refused(
     disc_bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
     weights = keep_outside(disc_bundle_copy, WEIGHTS, [WEIGHTS])
     (disc_bundle_copy / WEIGHTS).write_bytes(weights)
-
-    class OldOptions:
-        """Of an ONNX Runtime without the method that takes files from memory."""
-
-        def add_session_config_entry(self, key: str, value: str) -> None:
-            pass
-
-    monkeypatch.setattr(onnxruntime, "SessionOptions", OldOptions)
+    monkeypatch.setattr(onnxruntime, "__version__", "1.23.2")
     with pytest.raises(BackendError, match=r"image_encoder\.onnx keeps tensors in other files"):
+        Segmenter.load(disc_bundle_copy, threads=1)
+
+
+@needs_external_data
+@pytest.mark.parametrize("location", ["hidden.data", "../outside.data", "{absolute}"])
+def test_a_location_that_a_repeated_value_hides_is_not_read(
+    disc_bundle_copy: Path, monkeypatch: pytest.MonkeyPatch, location: str
+) -> None:
+    """Of a value that is there twice the last counts; ONNX Runtime finds no file of that name."""
+    outside = disc_bundle_copy.parent / "outside.data"
+    location = location.format(absolute=outside)
+    weights = keep_outside(disc_bundle_copy, WEIGHTS, [WEIGHTS])
+    for path in (disc_bundle_copy / WEIGHTS, disc_bundle_copy / "hidden.data", outside):
+        path.write_bytes(weights)
+    graph_file = disc_bundle_copy / "image_encoder.onnx"
+    model = onnx.load(graph_file, load_external_data=False)
+    (tensor,) = (each for each in model.graph.initializer if each.external_data)
+    # An entry of as many bytes as the second value will take, so that no outer length changes.
+    padding = "x" * (len(location) - 5)
+    length = tensor.external_data[1]
+    tensor.external_data.add(key="p", value=padding)
+    tensor.external_data.add(key="length", value=length.value)
+    del tensor.external_data[1]
+    honest = b"\x0a\x08location\x12" + bytes([len(WEIGHTS)]) + WEIGHTS.encode()
+    second = b"\x0a\x01p\x12" + bytes([len(padding)]) + padding.encode()
+    doubled = honest + b"\x12" + bytes([len(location)]) + location.encode()
+    before = b"\x6a" + bytes([len(honest)]) + honest + b"\x6a" + bytes([len(second)]) + second
+    after = b"\x6a" + bytes([len(doubled)]) + doubled
+    content = model.SerializeToString()
+    assert len(before) == len(after) and content.count(before) == 1
+    content = content.replace(before, after)
+    hidden = onnx.load_from_string(content).graph.initializer
+    assert location in [entry.value for each in hidden for entry in each.external_data]
+    graph_file.write_bytes(content)
+    document = json.loads((disc_bundle_copy / MANIFEST_FILE).read_text())
+    document["graphs"]["image_encoder"] |= record_of(content)
+    (disc_bundle_copy / MANIFEST_FILE).write_text(json.dumps(document))
+    monkeypatch.chdir(disc_bundle_copy)
+    with pytest.raises((BackendError, BundleError), match="xternal"):
         Segmenter.load(disc_bundle_copy, threads=1)

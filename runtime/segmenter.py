@@ -68,13 +68,12 @@ class Segmenter:
     is a context manager; after `close` it refuses to work.
 
     Example:
-        >>> import numpy as np
-        >>> from samus_edge.runtime import Segmenter
-        >>> image = np.zeros((300, 400), np.uint8)
+        >>> from samus_edge.runtime import Segmenter, read_image
+        >>> image = read_image("examples/benign_80.png")
         >>> with Segmenter.load() as segmenter:
-        ...     prediction = segmenter.segment(image, boxes=[[100, 50, 300, 250]])
+        ...     prediction = segmenter.segment(image, boxes=[[135, 88, 446, 368]])
         >>> prediction.masks.shape
-        (1, 1, 300, 400)
+        (1, 1, 473, 561)
     """
 
     def __init__(self, bundle: Bundle, backend: Backend, precision: str = "auto") -> None:

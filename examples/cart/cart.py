@@ -1,7 +1,8 @@
-"""A cart application in small: frames come in, a lesion is followed, and somebody asks for masks in between.
+"""A small cart application: frames come in, a lesion is followed, somebody asks for masks in between.
 
-Run it: `python examples/cart/cart.py --seconds 5`. The frame source is a fake: a real image that moves. A cart has a grabber
-there, whose frames may also be on the GPU (docs/embedding.md). Everything else is as in a product.
+Run it: `python examples/cart/cart.py --seconds 5`. The frame source is a fake, a real image that moves.
+A cart has a grabber in its place, whose frames may also be on the GPU (docs/embedding.md). Everything
+else is as in a product.
 """
 
 import argparse
@@ -13,14 +14,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from samus_edge import __version__
-from samus_edge.runtime import Segmenter
-from samus_edge.runtime.cine.stream import Stream, StreamResult
-from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing, measure_mask
+from samus_edge.runtime import (
+    PixelSpacing,
+    Segmenter,
+    Stream,
+    StreamResult,
+    measure_lesion,
+    read_image,
+)
 
 IMAGE = Path(__file__).parents[1] / "benign_80.png"
 BOX = (135.0, 88.0, 446.0, 368.0)
@@ -36,13 +41,11 @@ class FakeGrabber:
 
     def frames(self, seconds: float) -> Iterator[npt.NDArray[np.uint8]]:
         """A picture under a probe that moves to and fro."""
-        image = cv2.imread(str(IMAGE), cv2.IMREAD_GRAYSCALE)
-        if image is None:
-            raise SystemExit(f"cannot read {IMAGE}. Is the checkout complete?")
+        image = read_image(IMAGE)
         begun = time.monotonic()
         for number in range(int(seconds * self.frames_per_second)):
             shift = round(15 * np.sin(number / 12))
-            yield np.roll(image, shift, axis=1).astype(np.uint8)
+            yield np.roll(image, shift, axis=1)
             time.sleep(max(0.0, begun + (number + 1) / self.frames_per_second - time.monotonic()))
 
 
@@ -51,7 +54,7 @@ def audit(segmenter: Segmenter, result: StreamResult) -> dict[str, object]:
     tracked = result.tracked
     measured = None
     if tracked is not None and tracked.mask is not None:
-        measured = measure_mask(tracked.mask, SPACING)
+        measured = measure_lesion(tracked.mask, SPACING)
     return {
         "frame": result.number,
         "state": None if tracked is None else tracked.state,

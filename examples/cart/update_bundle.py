@@ -15,8 +15,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from samus_edge.errors import SamusEdgeError
-from samus_edge.runtime.bundle.bundle import Bundle
+from samus_edge.runtime import Bundle, SamusEdgeError
 
 
 def link(store: Path, name: str, target: str) -> None:
@@ -47,7 +46,7 @@ def install(store: Path, package: Path, frames: Path) -> None:
         if len(roots) != 1:
             raise SystemExit(f"{package} is no bundle: it has {len(roots)} manifests, expected 1.")
         Bundle.open(roots[0])
-        command = [sys.executable, "-I", "-m", "samus_edge.cli.app", "verify"]
+        command = [sys.executable, "-I", "-m", "samus_edge", "verify"]
         done = subprocess.run([*command, "--bundle", roots[0], "--frames", frames], check=False)
         if done.returncode != 0:
             raise SystemExit(

@@ -1,5 +1,6 @@
 """What the runtime asks of an inference engine."""
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -12,7 +13,15 @@ from samus_edge.runtime.bundle.manifest import GraphRecord, TensorSpec
 if TYPE_CHECKING:
     from samus_edge.runtime.backends.gpu.device import Device, DeviceTensor
 
-__all__ = ["Backend", "Feed", "FloatTensor", "GraphSession", "Tensor", "check_feeds"]
+__all__ = [
+    "Backend",
+    "Feed",
+    "FloatTensor",
+    "GraphSession",
+    "Tensor",
+    "check_feeds",
+    "default_threads",
+]
 
 # A graph takes arrays of several dtypes, and their ranks are checked at run time.
 Tensor: TypeAlias = npt.NDArray[Any]
@@ -136,3 +145,16 @@ def check_feeds(name: str, inputs: tuple[TensorSpec, ...], feeds: Mapping[str, F
             problems.append(f"got {got}, expected {spec}")
     if problems:
         raise BadArgumentError(f"wrong inputs for graph {name!r}: {'; '.join(problems)}")
+
+
+# The graphs are small: beyond this, threads cost more to synchronise than they compute.
+_MAX_DEFAULT_THREADS = 8
+
+
+def default_threads() -> int:
+    """The CPU cores that this process may run on, at most 8."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS or Windows
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return min(cores, _MAX_DEFAULT_THREADS)

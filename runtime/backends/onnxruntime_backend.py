@@ -11,7 +11,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from samus_edge.errors import BackendError, BundleError
-from samus_edge.runtime.backends.backend import Feed, FloatTensor, check_feeds
+from samus_edge.runtime.backends.backend import Feed, FloatTensor, check_feeds, default_threads
 from samus_edge.runtime.backends.cache_folder import default_cache_folder
 from samus_edge.runtime.backends.gpu.device import has_nvidia_driver
 from samus_edge.runtime.bundle.manifest import GraphRecord, TensorSpec
@@ -25,7 +25,6 @@ __all__ = [
     "OnnxRuntimeBackend",
     "OnnxRuntimeSession",
     "Provider",
-    "default_threads",
     "provider_list",
 ]
 
@@ -125,8 +124,6 @@ def provider_list(
 
 
 _LOG_ERRORS_ONLY = 3
-# The graphs are small: beyond this, threads cost more to synchronise than they compute.
-_MAX_DEFAULT_THREADS = 8
 _DTYPES = {
     "tensor(uint8)": "uint8",
     "tensor(float)": "float32",
@@ -148,15 +145,6 @@ _FAILED = (
     ort_errors.RuntimeException,
     RuntimeError,  # of a provider whose libraries are missing
 )
-
-
-def default_threads() -> int:
-    """The CPU cores that this process may run on, at most 8."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS or Windows
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return min(cores, _MAX_DEFAULT_THREADS)
 
 
 class OnnxRuntimeSession:

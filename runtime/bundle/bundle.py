@@ -39,7 +39,12 @@ __all__ = [
 
 
 def default_bundle_path() -> Path:
-    """Where the bundle that is installed with samus-edge lies."""
+    """Folder of the bundle that is installed with samus-edge.
+
+    Example:
+        >>> default_bundle_path().name
+        'default_bundle'
+    """
     return Path(__file__).resolve().parents[1] / "default_bundle"
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import cv2
 import numpy as np
 
 from samus_edge.errors import ImageFileError
@@ -85,12 +84,21 @@ def open_cine(source: str) -> CineSource:
     """Open a source of frames.
 
     Args:
-        source: path of a video or DICOM file or of a folder of images; or "camera", or "camera:N" for another than
-            the first.
+        source: path of a video, of a DICOM file or of a folder of images; or "camera", or "camera:N"
+            for a camera other than the first.
+
+    Returns:
+        An iterable of frames, to be closed.
 
     Raises:
         ImageFileError: if it is missing, or has no frames that can be read.
         MissingExtraError: for a DICOM file without pydicom.
+
+    Example:
+        >>> cine = open_cine("tests/assets/frames")
+        >>> cine.frame_count
+        20
+        >>> cine.close()
     """
     camera = _CAMERA.fullmatch(source)
     path = Path(source)
@@ -100,7 +108,8 @@ def open_cine(source: str) -> CineSource:
         return _Folder(path)
     if not path.is_file():
         raise ImageFileError(
-            f"{source} is no file or folder. Give a video, a DICOM file, a folder of images, or camera:0."
+            f"{source} is neither a file nor a folder. Give a video, a DICOM file, a folder of "
+            "images, or camera:0."
         )
     if is_dicom_file(path):
         from samus_edge.runtime.dicom.dicom_frames import DicomFrames
@@ -113,6 +122,8 @@ class _Video:
     """A video file or a camera, by OpenCV."""
 
     def __init__(self, source: str | int, name: str) -> None:
+        import cv2
+
         self._name, self._is_live = name, isinstance(source, int)
         self._capture = cv2.VideoCapture(source)
         if not self._capture.isOpened():
@@ -143,11 +154,15 @@ class _Video:
 
     @property
     def frame_count(self) -> int | None:
+        import cv2
+
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         return count if count > 0 and not self._is_live else None
 
     @property
     def frames_per_second(self) -> float | None:
+        import cv2
+
         rate = float(self._capture.get(cv2.CAP_PROP_FPS))
         return rate if 0 < rate <= _MOST_FRAMES_PER_SECOND else None
 
@@ -155,6 +170,8 @@ class _Video:
         return None
 
     def __iter__(self) -> Iterator[CineFrame]:
+        import cv2
+
         rate, index = self.frames_per_second, 0
         shape: tuple[int, ...] | None = None
         while True:

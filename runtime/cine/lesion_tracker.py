@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -120,6 +119,8 @@ class Appearance:
         Raises:
             ValueError: if the frame has another size.
         """
+        import cv2
+
         if frame.shape != self._frame_hw:
             raise BadArgumentError(
                 f"the frame is {frame.shape[0]} x {frame.shape[1]}, those before were "
@@ -147,6 +148,8 @@ class Appearance:
         return Found(shift, float(np.clip(best, -1.0, 1.0)))
 
     def _small(self, frame: GreyFrame) -> npt.NDArray[np.float32]:
+        import cv2
+
         height, width = frame.shape
         size_wh = (max(1, round(width * self._scale)), max(1, round(height * self._scale)))
         small = cv2.resize(frame, size_wh, interpolation=cv2.INTER_AREA)
@@ -176,6 +179,8 @@ def lesion_contrast(frame: GreyFrame, mask: npt.NDArray[np.bool_]) -> float:
     Returns:
         Positive for a dark lesion; 0 where there is no lesion or nothing around it.
     """
+    import cv2
+
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if len(rows) == 0:
         return 0.0
@@ -483,6 +488,8 @@ def _grown(box: Box, first: Box) -> tuple[float, float]:
 
 def _largest_part(mask: Mask) -> Mask:
     """Islands are no part of the lesion that is followed."""
+    import cv2
+
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(
         mask.astype(np.uint8), connectivity=8
     )

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge.errors import BadArgumentError
-from samus_edge.runtime.backends.onnxruntime_backend import default_threads
+from samus_edge.runtime.backends.backend import default_threads
 from samus_edge.runtime.cine.lesion_tracker import Box, LesionTracker, TrackedFrame, TrackerOptions
 from samus_edge.runtime.images.image_io import GreyFrame, grey_frame
 from samus_edge.runtime.prediction import Embedding, Prediction

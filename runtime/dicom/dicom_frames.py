@@ -11,7 +11,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -332,6 +331,8 @@ class DicomFrames:
         Raises:
             ImageFileError: if there is no such frame, or it cannot be decoded.
         """
+        import cv2
+
         if not 0 <= index < self._frames:
             raise ImageFileError(
                 f"{self._path} has {self._frames} frames, from 0 to {self._frames - 1}; there is no frame "

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -14,7 +13,7 @@ __all__ = ["Canvas", "Colour", "draw_legend", "draw_tag", "text_height_px"]
 Canvas: TypeAlias = npt.NDArray[np.uint8]
 Colour: TypeAlias = tuple[int, int, int]
 
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_FONT = 0  # cv2.FONT_HERSHEY_SIMPLEX, which is not imported before it is needed
 _BACKGROUND: Colour = (24, 24, 24)
 _TEXT: Colour = (240, 240, 240)
 _NOTE: Colour = (176, 176, 176)
@@ -47,6 +46,8 @@ def draw_legend(
     Returns:
         (H + h, max(W, w), 3), uint8, RGB; a narrower picture is centred.
     """
+    import cv2
+
     shown = list(lines[:_MAX_LINES])
     notes = list(notes)
     if len(lines) > len(shown):
@@ -87,6 +88,8 @@ def draw_tag(
         colour: of the text.
         text_px: height of a capital letter, pixels.
     """
+    import cv2
+
     height, width = canvas.shape[:2]
     pad = max(2, text_px // 3)
     plate_width = _text_width(text, text_px) + 2 * pad
@@ -99,6 +102,8 @@ def draw_tag(
 
 
 def _font_scale(text_px: int) -> float:
+    import cv2
+
     (_, unit_px), _ = cv2.getTextSize("X", _FONT, 1.0, 1)
     return text_px / unit_px
 
@@ -108,6 +113,8 @@ def _thickness(text_px: int) -> int:
 
 
 def _text_width(text: str, text_px: int) -> int:
+    import cv2
+
     (width, _), _ = cv2.getTextSize(_ascii(text), _FONT, _font_scale(text_px), _thickness(text_px))
     return width
 
@@ -115,6 +122,8 @@ def _text_width(text: str, text_px: int) -> int:
 def _put_text(
     canvas: Canvas, text: str, baseline_left: tuple[int, int], colour: Colour, text_px: int
 ) -> None:
+    import cv2
+
     scale, thickness = _font_scale(text_px), _thickness(text_px)
     cv2.putText(canvas, _ascii(text), baseline_left, _FONT, scale, colour, thickness, cv2.LINE_AA)
 

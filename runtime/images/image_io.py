@@ -142,6 +142,11 @@ def read_image(path: str | os.PathLike[str]) -> GreyFrame:
     The size that the header states is checked before anything is decoded, and a file that is not
     whole is an error, never a partly grey image.
 
+    Example:
+        >>> image = read_image("examples/benign_80.png")
+        >>> image.shape, image.dtype
+        ((473, 561), dtype('uint8'))
+
     Args:
         path: a PNG, JPEG, BMP or TIFF file of at most `MAX_FILE_BYTES` and `MAX_IMAGE_PIXELS`.
 

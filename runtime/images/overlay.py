@@ -11,7 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -40,6 +39,8 @@ def encode_image(path: Path, image: npt.NDArray[np.uint8]) -> bytes:
     Raises:
         OutputFileError: if OpenCV cannot encode it.
     """
+    import cv2
+
     pixels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     try:
         done, content = cv2.imencode(path.suffix.lower(), pixels)
@@ -93,6 +94,8 @@ def draw_callipers(
         colour: of crosses and dots.
         stroke: width of lines, pixels of the canvas.
     """
+    import cv2
+
     for diameter, marker in (
         (measurements.longest, cv2.MARKER_CROSS),
         (measurements.perpendicular, cv2.MARKER_TILTED_CROSS),
@@ -123,6 +126,8 @@ def calliper_text(measurements: LesionMeasurements) -> str:
 def _draw_diameter(
     canvas: Canvas, diameter: Diameter, marker: int, factor: int, colour: Colour, stroke: int
 ) -> None:
+    import cv2
+
     height, width = canvas.shape[:2]
     ends = []
     for x, y in (diameter.start, diameter.end):
@@ -195,13 +200,23 @@ def draw_overlay(
 
     Args:
         image: (H, W), uint8, grey.
-        items: what to draw; each gets a colour and, where there are several, a number.
-        notes: lines that end the legend.
+        items: the masks to draw; each gets a colour and, where there are several, a number.
+        notes: the last lines of the legend.
 
     Returns:
         (h, w, 3), uint8, RGB. The image's part is the image enlarged by a whole factor (1 from 800
         pixels on); it is wider only where the legend is wider than the image.
+
+    Example:
+        >>> import numpy as np
+        >>> mask = np.zeros((473, 561), bool)
+        >>> mask[100:200, 150:300] = True
+        >>> image = read_image("examples/benign_80.png")
+        >>> draw_overlay(image, [OverlayItem(mask, "lesion")]).dtype
+        dtype('uint8')
     """
+    import cv2
+
     height, width = image.shape
     factor = min(-(-_MIN_LONG_SIDE_PX // max(height, width)), _MAX_FACTOR)
     size_wh = (width * factor, height * factor)
@@ -235,6 +250,8 @@ def draw_overlay(
 
 
 def _draw_contour(canvas: Canvas, mask: npt.NDArray[np.bool_], colour: Colour, stroke: int) -> None:
+    import cv2
+
     height, width = canvas.shape[:2]
     # Linear, then halved: nearest would show every pixel of a small image as a stair.
     smooth = cv2.resize(
@@ -248,6 +265,8 @@ def _draw_contour(canvas: Canvas, mask: npt.NDArray[np.bool_], colour: Colour, s
 
 def _draw_box(canvas: Canvas, box: _Box, factor: int, colour: Colour, stroke: int) -> None:
     """Dashed, so that it is not taken for a contour."""
+    import cv2
+
     x1, y1, x2, y2 = ((value + 0.5) * factor - 0.5 for value in box)
     corners = [(x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1)]
     dash_px = 6.0 * stroke + 4.0
@@ -269,6 +288,8 @@ def _draw_point(
     canvas: Canvas, xy: tuple[float, float], label: int, factor: int, stroke: int
 ) -> None:
     """A disc with a plus (foreground) or a cross (background): colour is not the only sign."""
+    import cv2
+
     x, y = ((value + 0.5) * factor - 0.5 for value in xy)
     scale = 1 << _SHIFT
     centre = (round(x * scale), round(y * scale))

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -16,7 +15,7 @@ __all__ = [
     "PixelSpacing",
     "box_around",
     "convex_outline",
-    "measure_mask",
+    "measure_lesion",
     "outline_length",
 ]
 
@@ -55,6 +54,8 @@ def convex_outline(region: npt.NDArray[np.bool_]) -> Points:
     Returns:
         (K, 2), x and y in pixels, in order around the region.
     """
+    import cv2
+
     contours, _ = cv2.findContours(
         region.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
     )
@@ -88,6 +89,8 @@ def outline_length(region: npt.NDArray[np.bool_], scale_xy: tuple[float, float])
 
 def _side_middles(region: npt.NDArray[np.bool_]) -> Points:
     """The middles of the sides between a region and what is around it, in order around it."""
+    import cv2
+
     # Twice as large, with an arm of each pixel towards its neighbours: the contour then passes the ends of
     # all arms that reach out of the region.
     height, width = region.shape
@@ -228,21 +231,31 @@ class LesionMeasurements:
         }
 
 
-def measure_mask(
+def measure_lesion(
     mask: npt.NDArray[np.bool_], spacing: PixelSpacing | None = None
 ) -> LesionMeasurements | None:
     """Measure the largest component of a mask.
 
     Args:
         mask: (H, W), bool.
-        spacing: size of a pixel; None gives pixels.
+        spacing: size of a pixel, mm; None gives sizes in pixels.
 
     Returns:
-        None for an empty mask.
+        The sizes; None for an empty mask.
 
     Raises:
-        ValueError: if the mask is not a bool array of two axes.
+        BadArgumentError: if the mask is not a bool array of two axes.
+
+    Example:
+        >>> import numpy as np
+        >>> mask = np.zeros((60, 80), bool)
+        >>> mask[20:40, 10:50] = True
+        >>> found = measure_lesion(mask, PixelSpacing.square(0.5))
+        >>> (found.width, found.height, found.unit)
+        (20.0, 10.0, 'mm')
     """
+    import cv2
+
     if mask.dtype != np.bool_ or mask.ndim != 2:
         raise BadArgumentError(f"mask must be bool, (H, W), got {mask.dtype} {mask.shape}.")
     count, labels, statistics, centroids = cv2.connectedComponentsWithStats(
@@ -336,6 +349,8 @@ def _chain(
 
 def _hole_pixels(region: npt.NDArray[np.bool_]) -> int:
     """Pixels that a region encloses; pixels outside that touch at corners only are apart."""
+    import cv2
+
     _, labels, statistics, _ = cv2.connectedComponentsWithStats(
         np.pad(~region, 1, constant_values=True).astype(np.uint8), connectivity=4
     )

@@ -22,10 +22,9 @@ from samus_edge.benchmarking.subject import Subject, Workload
 from samus_edge.benchmarking.turns import time_in_turns
 from samus_edge.errors import BackendError, SamusEdgeError
 from samus_edge.jobs.doctor import cpu_features, cpu_model, find_jetson, package_versions
-from samus_edge.runtime.backends.backend import Backend
+from samus_edge.runtime.backends.backend import Backend, default_threads
 from samus_edge.runtime.backends.backend_selection import AUTO_ORDER, select_backend
 from samus_edge.runtime.backends.gpu.find_device import list_gpus
-from samus_edge.runtime.backends.onnxruntime_backend import default_threads
 from samus_edge.runtime.backends.tensorrt.engine_build import EngineOptions, FrameSizes
 from samus_edge.runtime.bundle.bundle import Bundle
 

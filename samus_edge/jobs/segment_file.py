@@ -36,7 +36,7 @@ from samus_edge.runtime.measurement.lesion_measurements import (
     LesionMeasurements,
     PixelSpacing,
     box_around,
-    measure_mask,
+    measure_lesion,
 )
 from samus_edge.runtime.prediction import Embedding, Prediction
 from samus_edge.runtime.prompts import PADDING_LABEL, Prompts, assign_points_to_boxes, check_prompts
@@ -460,7 +460,7 @@ def _mask_reports(
                 box=box,
                 predicted_iou=round(float(prediction.iou_predictions[index, 0]), 6),
                 prompt=_prompt_report(job, prompts, index),
-                measurements=measure_mask(mask, spacing),
+                measurements=measure_lesion(mask, spacing),
             )
         )
     return tuple(reports)

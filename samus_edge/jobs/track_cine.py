@@ -30,7 +30,7 @@ from samus_edge.runtime.images.overlay import OverlayItem, draw_overlay
 from samus_edge.runtime.measurement.lesion_measurements import (
     LesionMeasurements,
     PixelSpacing,
-    measure_mask,
+    measure_lesion,
 )
 from samus_edge.runtime.segmenter import Segmenter
 
@@ -414,7 +414,7 @@ def _frame_report(
     measured: LesionMeasurements | None = None
     if tracked.mask is not None and tracked.box is not None:
         spacing = job.spacing or source.spacing_in(tracked.box)
-        measured = measure_mask(tracked.mask, spacing)
+        measured = measure_lesion(tracked.mask, spacing)
     return FrameReport(
         frame.index,
         frame.seconds,

@@ -12,7 +12,7 @@ from samus_edge.errors import BadArgumentError, SamusEdgeError
 from samus_edge.runtime.cine.lesion_tracker import Box
 from samus_edge.runtime.cine.stream import Stream, StreamResult
 from samus_edge.runtime.images.image_io import decode_image
-from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing, measure_mask
+from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing, measure_lesion
 from samus_edge.runtime.segmenter import Segmenter
 from samus_edge.server.observability import ServerMetrics
 from samus_edge.server.segmentation_service import contours_of
@@ -130,7 +130,7 @@ def _document(result: StreamResult, spacing: PixelSpacing | None) -> dict[str, A
         "state": None if tracked is None else tracked.state,
     }
     if tracked is not None:
-        measured = None if tracked.mask is None else measure_mask(tracked.mask, spacing)
+        measured = None if tracked.mask is None else measure_lesion(tracked.mask, spacing)
         document |= {
             "reason": tracked.reason,
             "box": tracked.box,

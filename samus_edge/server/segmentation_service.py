@@ -16,7 +16,7 @@ from samus_edge.runtime.images.overlay import OverlayItem, draw_overlay
 from samus_edge.runtime.measurement.lesion_measurements import (
     PixelSpacing,
     box_around,
-    measure_mask,
+    measure_lesion,
 )
 from samus_edge.runtime.segmenter import Segmenter, predict_with_clicks
 from samus_edge.server.problem import Problem
@@ -83,7 +83,7 @@ class SegmentationService:
     def overlay_png(self, session: Session, request: MaskRequest) -> bytes:
         """The picture for people as a PNG file."""
         mask, iou, _ = self._predict(session, request)
-        measured = measure_mask(mask, _spacing(session, mask, request.pixel_mm))
+        measured = measure_lesion(mask, _spacing(session, mask, request.pixel_mm))
         points = [(point.x, point.y, int(point.label)) for point in request.points]
         item = OverlayItem(mask, f"predicted IoU {iou:.2f}", _box(request.box), points, measured)
         name = self._segmenter.bundle.manifest.name
@@ -203,7 +203,7 @@ def _tracked(
 def _mask_result(
     session: Session, mask: npt.NDArray[np.bool_], iou: float, pixel_mm: float | None
 ) -> MaskResult:
-    measured = measure_mask(mask, _spacing(session, mask, pixel_mm))
+    measured = measure_lesion(mask, _spacing(session, mask, pixel_mm))
     box = box_around(mask)
     return MaskResult(
         contours=contours_of(mask),

@@ -14,7 +14,7 @@ from samus_edge.errors import BackendError
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.bundle.check_frame import load_check_frames
 from samus_edge.runtime.cine.lesion_tracker import LesionTracker
-from samus_edge.runtime.measurement.lesion_measurements import measure_mask
+from samus_edge.runtime.measurement.lesion_measurements import measure_lesion
 from samus_edge.runtime.segmenter import predict_with_clicks
 
 ClientOf = Callable[..., Any]
@@ -51,7 +51,7 @@ def test_a_mask_is_that_of_the_runtime(client: Client) -> None:
         prediction = segmenter.segment(frame.image, boxes=[box])
         hashes = segmenter.graph_hashes
     mask = prediction.masks[0, 0]
-    expected = measure_mask(mask)
+    expected = measure_lesion(mask)
     assert expected is not None
     assert found["mask"]["area_px"] == int(mask.sum())
     assert found["mask"]["measurements"] == json.loads(json.dumps(expected.to_json()))

@@ -121,9 +121,9 @@ def test_an_example_is_segmented_and_measured(page: Page, screenshots: Path) -> 
     frame = next(each for each in load_check_frames() if each.name == name)
     with Segmenter.load() as segmenter:
         mask = segmenter.segment(frame.image, boxes=frame.box[None]).masks[0, 0]
-    from samus_edge.runtime.measurement.lesion_measurements import measure_mask
+    from samus_edge.runtime.measurement.lesion_measurements import measure_lesion
 
-    expected = measure_mask(mask)
+    expected = measure_lesion(mask)
     assert expected is not None
     assert area(page) == round(expected.area)
     assert "predicted IoU" in page.inner_text("#status")

@@ -10,9 +10,9 @@ import pytest
 
 from samus_edge.errors import BackendError, BundleError
 from samus_edge.runtime.backends import onnxruntime_backend
+from samus_edge.runtime.backends.backend import default_threads
 from samus_edge.runtime.backends.onnxruntime_backend import (
     OnnxRuntimeBackend,
-    default_threads,
     provider_list,
 )
 from samus_edge.runtime.bundle.bundle import Bundle

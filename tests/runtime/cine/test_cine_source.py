@@ -70,7 +70,11 @@ def test_a_study_is_read_with_its_times() -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "is no file or folder"), (b"not a video", "is not a video"), (b"", "is not a video")],
+    [
+        (None, "is neither a file nor a folder"),
+        (b"not a video", "is not a video"),
+        (b"", "is not a video"),
+    ],
 )
 def test_what_is_no_cine_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "cine.mp4"

@@ -18,7 +18,7 @@ from samus_edge.runtime.dicom.dicom_results import (
     report_of,
     segmentation_of,
 )
-from samus_edge.runtime.measurement.lesion_measurements import measure_mask
+from samus_edge.runtime.measurement.lesion_measurements import measure_lesion
 
 Make = Callable[..., Path]
 MODEL = ModelIdentity("samus-hf-tiny", "ab" * 32, "fp32")
@@ -106,7 +106,7 @@ def test_a_report_holds_the_measurements_of_each_segment(
 ) -> None:
     segmentation = segmentation_of(study, len(study) - 1, masks, MODEL)
     spacing = study.spacing_in((0, 0, 10, 10))
-    found = [measure_mask(mask, spacing) for mask in masks]
+    found = [measure_lesion(mask, spacing) for mask in masks]
     measured = [each for each in found if each is not None]
     content = dicom_bytes(report_of(study, len(study) - 1, segmentation, measured, MODEL))
     read = hd.sr.srread(BytesIO(content))
@@ -136,7 +136,7 @@ def test_a_report_holds_the_measurements_of_each_segment(
 
 def test_pixels_are_said_to_be_pixels(study: DicomFrames, masks: npt.NDArray[np.bool_]) -> None:
     segmentation = segmentation_of(study, 0, masks[:1], MODEL)
-    found = measure_mask(masks[0])
+    found = measure_lesion(masks[0])
     assert found is not None
     report = report_of(study, 0, segmentation, [found], MODEL)
     assert "{pixels}" in str(report)

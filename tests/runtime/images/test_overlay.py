@@ -17,7 +17,7 @@ from samus_edge.runtime.images.overlay import (
     encode_image,
     mask_image,
 )
-from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing, measure_mask
+from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing, measure_lesion
 
 
 def test_grey_is_kept() -> None:
@@ -199,7 +199,7 @@ def test_the_input_is_not_drawn_on() -> None:
 def test_crosses_are_at_the_ends_and_the_rest_is_as_before() -> None:
     mask = np.zeros((400, 900), np.bool_)
     mask[150:250, 200:700] = True
-    found = measure_mask(mask, PixelSpacing.square(0.1))
+    found = measure_lesion(mask, PixelSpacing.square(0.1))
     assert found is not None
     image = np.full((400, 900), 90, np.uint8)
     without = draw_overlay(image, [OverlayItem(mask, "lesion")])
@@ -215,7 +215,7 @@ def test_crosses_are_at_the_ends_and_the_rest_is_as_before() -> None:
 
 def test_a_lesion_over_the_whole_frame_stays_on_the_picture() -> None:
     mask = np.ones((30, 40), np.bool_)
-    found = measure_mask(mask)
+    found = measure_lesion(mask)
     drawn = draw_overlay(
         np.zeros((30, 40), np.uint8), [OverlayItem(mask, "all", measurements=found)]
     )
@@ -225,7 +225,7 @@ def test_a_lesion_over_the_whole_frame_stays_on_the_picture() -> None:
 def test_the_legend_says_what_matters() -> None:
     mask = np.zeros((50, 50), np.bool_)
     mask[0:40, 10:20] = True
-    in_mm, in_px = measure_mask(mask, PixelSpacing.square(0.5)), measure_mask(mask)
+    in_mm, in_px = measure_lesion(mask, PixelSpacing.square(0.5)), measure_lesion(mask)
     assert in_mm is not None
     assert in_px is not None
     text = calliper_text(in_mm)

@@ -13,7 +13,7 @@ from skimage.measure import find_contours, perimeter_crofton, regionprops
 from samus_edge.runtime.measurement.lesion_measurements import (
     LesionMeasurements,
     PixelSpacing,
-    measure_mask,
+    measure_lesion,
 )
 
 Mask = npt.NDArray[np.bool_]
@@ -42,7 +42,7 @@ def ellipse_perimeter(a: float, b: float) -> float:
 
 def measured(mask: Mask, spacing: PixelSpacing | None = None) -> LesionMeasurements:
     """Of a mask that is not empty."""
-    found = measure_mask(mask, spacing)
+    found = measure_lesion(mask, spacing)
     assert found is not None
     return found
 
@@ -156,13 +156,13 @@ def test_lesions_cut_by_the_frame_say_where(
 
 
 def test_an_empty_mask_has_no_sizes() -> None:
-    assert measure_mask(np.zeros((4, 5), np.bool_)) is None
+    assert measure_lesion(np.zeros((4, 5), np.bool_)) is None
 
 
 @pytest.mark.parametrize("mask", [np.zeros((4, 5), np.uint8), np.zeros((1, 4, 5), np.bool_)])
 def test_what_is_no_mask_is_refused(mask: npt.NDArray[np.bool_]) -> None:
     with pytest.raises(ValueError, match="mask must be bool"):
-        measure_mask(mask)
+        measure_lesion(mask)
 
 
 @pytest.mark.parametrize("values", [(0, 1), (1, -1), (math.nan, 1), (1, math.inf)])

@@ -10,9 +10,12 @@ from samus_edge.cli.options import DataFolder, SplitFile, command_line
 
 if TYPE_CHECKING:
     from samus_edge.data.case import UltrasoundCase
-    from samus_edge.evaluation.evaluation_run import EvaluationResult, EvaluationSettings
+    from samus_edge.evaluation.evaluate import (
+        EvaluationReport,
+        EvaluationResult,
+        EvaluationSettings,
+    )
     from samus_edge.evaluation.predictor import Predictor
-    from samus_edge.evaluation.report import EvaluationReport
 
 __all__ = ["Subset", "command"]
 
@@ -110,15 +113,15 @@ def command(
             )
 
     from samus_edge.data import prompt_protocol
-    from samus_edge.evaluation.evaluation_run import EvaluationSettings
+    from samus_edge.evaluation.evaluate import EvaluationSettings
     from samus_edge.runtime.bundle.bundle import Bundle
 
     if record:
         _ = Bundle.open(bundle).folder  # a zip file is refused now, not after the evaluation
     if html is not None:
-        from samus_edge.evaluation.html_report import check_matplotlib
+        from samus_edge.reporting.figure import require_matplotlib
 
-        check_matplotlib()
+        require_matplotlib()
     subsets = load_subsets(data, split, names=(subset.value,))
     split_name = "the dataset's own" if split is None else split.name
     about = {"data": data.resolve().name, "split": split_name, "subset": subset.value}
@@ -135,12 +138,12 @@ def command(
     result = _evaluate(cases, (bundle, precision), weights, settings, groups, about)
     also = {}
     if html is not None:
-        from samus_edge.evaluation.html_report import render_html
+        from samus_edge.evaluation.html_report import render_evaluation
 
-        also[html] = render_html(result.report, result.views, _details(weights)).encode()
+        also[html] = render_evaluation(result.report, result.views, _details(weights)).encode()
     result.report.write(json_path=out, csv_path=csv, also=also)
     if record:
-        from samus_edge.evaluation.evaluation_run import record_accuracy
+        from samus_edge.evaluation.evaluate import record_accuracy
 
         record_accuracy(Bundle.open(bundle), result.report)
     _print_tables(result.report, worst)
@@ -204,7 +207,7 @@ def _run(
     from rich.console import Console
     from rich.progress import Progress
 
-    from samus_edge.evaluation.evaluation_run import run_evaluation
+    from samus_edge.evaluation.evaluate import run_evaluation
 
     console = Console(stderr=True)
     # Where there is no terminal, even a disappearing bar would leave an empty line.

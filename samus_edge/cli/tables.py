@@ -14,7 +14,7 @@ from samus_edge.benchmarking.turns import Latency, Ratio
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from samus_edge.evaluation.report import EvaluationReport
+    from samus_edge.evaluation.evaluate import EvaluationReport
     from samus_edge.export.parity import ParityReport
     from samus_edge.runtime.bundle.bundle import Bundle
     from samus_edge.runtime.bundle.manifest import GraphRecord
@@ -37,8 +37,6 @@ __all__ = [
 
 def verdict_table(result: "VerificationResult") -> "Table":
     """One row for each precision: verdict, speed, image embeddings."""
-    from samus_edge.verification.html_report import speed_text
-
     table = _table(
         "Medians, milliseconds; in brackets to the reference. Faster is no limit by itself",
         ("precision", "limits", "faster"),
@@ -55,7 +53,7 @@ def verdict_table(result: "VerificationResult") -> "Table":
         table.add_row(
             verified.precision,
             verdict,
-            speed_text(verified),
+            verified.speed,
             encoder,
             decoder,
             _number(figures.embedding_cosine_mean, ".8f"),

@@ -1,21 +1,24 @@
-"""Evaluation of anything that segments from prompts, lesion by lesion."""
+"""Evaluation of anything that segments from prompts, lesion by lesion, and what it found."""
 
+import csv
+import io
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Final
 
-import cv2
 import numpy as np
 
 from samus_edge.data.case import UltrasoundCase, read_image, read_instances
 from samus_edge.data.prompt_protocol import (
     STANDARD_PROTOCOLS,
-    Prompt,
     PromptProtocol,
     case_generator,
     scale_prompt,
 )
 from samus_edge.errors import BadArgumentError, DataError
-from samus_edge.evaluation.image_perturbation import Image, ImagePerturbation
+from samus_edge.evaluation.image_perturbation import Image, resize_image
 from samus_edge.evaluation.metrics import (
     Mask,
     dice,
@@ -26,26 +29,115 @@ from samus_edge.evaluation.metrics import (
     resize_mask,
     row_hausdorff_distance,
 )
+from samus_edge.evaluation.normal_images import NormalsSummary, evaluate_normals, separate_normals
 from samus_edge.evaluation.predictor import Embedding, Predictor, predict_prompts
-from samus_edge.evaluation.report import EvaluationReport
+from samus_edge.evaluation.robustness import (
+    RobustnessRow,
+    robustness_table,
+    robustness_variants,
+)
 from samus_edge.evaluation.summary import (
+    ALL_SIZES,
     AS_IS,
     InstanceScore,
+    Summary,
     Variant,
     equivalent_diameter_px,
     lesion_size,
     merge_variants,
     summarise,
 )
+from samus_edge.evaluation.worst_cases import CaseView, draw_case_views
+from samus_edge.runtime.bundle.bundle import Bundle
+from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER, MANIFEST_FILE, MASK_DECODER
+from samus_edge.runtime.bundle.records import JsonValue
+from samus_edge.runtime.images.output_files import write_files_atomically
 
-__all__ = ["DISTANCE_HW", "NSD_TOLERANCE_PX", "evaluate", "perturbed_image"]
+__all__ = [
+    "NSD_TOLERANCE_PX",
+    "EvaluationReport",
+    "EvaluationResult",
+    "EvaluationSettings",
+    "evaluate",
+    "record_accuracy",
+    "run_evaluation",
+]
 
 DISTANCE_HW: Final = (256, 256)
 """Size at which distances are measured, pixels, as SAMUS and the report do: both masks are resized
 to it without keeping the aspect, so distances compare between images of different sizes."""
 
+DIGITS: Final = 4
+"""Digits of what a manifest records."""
+
 NSD_TOLERANCE_PX: Final = 2.0
 """Deviation that the normalised surface Dice accepts, pixels at ``DISTANCE_HW``: 0.8 % of the image."""
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """The result of `samus_edge.evaluation.evaluate.evaluate`."""
+
+    scores: tuple[InstanceScore, ...]
+    """One per lesion, image variant and prompt protocol, in the order evaluated."""
+    summaries: tuple[Summary, ...]
+    """For each prompt protocol: everything, then each class, then each lesion size."""
+    seed: int
+    """Of the prompts and of the bootstrap."""
+    about: Mapping[str, str] = field(default_factory=dict)
+    """What was evaluated on what, for the reader."""
+    robustness: tuple[RobustnessRow, ...] = ()
+    """The robustness table; empty if it was not asked for."""
+    normals: tuple[NormalsSummary, ...] = ()
+    """What prompts on images without a lesion give; empty if there are none, or not asked for."""
+
+    def to_json(self) -> str:
+        """The summaries and tables as a JSON document; the scores are left to `to_csv`."""
+        document = {
+            "format": "samus-edge-evaluation",
+            "format_version": "1.1",
+            **self.about,
+            "seed": self.seed,
+            "summaries": [asdict(summary) for summary in self.summaries],
+            "robustness": [asdict(row) for row in self.robustness],
+            "normals": [asdict(summary) for summary in self.normals],
+        }
+        return json.dumps(document, indent=2) + "\n"
+
+    def to_csv(self) -> str:
+        """The scores as CSV: a header with the fields of `InstanceScore`, one line per score."""
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(
+            text, [field.name for field in fields(InstanceScore)], lineterminator="\n"
+        )
+        writer.writeheader()
+        for score in self.scores:
+            row = asdict(score)
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+        return text.getvalue()
+
+    def write(
+        self,
+        json_path: Path | None = None,
+        csv_path: Path | None = None,
+        also: Mapping[Path, bytes] | None = None,
+    ) -> None:
+        """Write the JSON document, the CSV file or both, all whole or none.
+
+        Args:
+            json_path: the file of `to_json`.
+            csv_path: the file of `to_csv`.
+            also: contents of further files, such as an HTML report, written together with them.
+
+        Raises:
+            OutputFileError: If a file cannot be written.
+        """
+        contents = dict(also or {})
+        if json_path is not None:
+            contents[json_path] = self.to_json().encode()
+        if csv_path is not None:
+            contents[csv_path] = self.to_csv().encode()
+        write_files_atomically(contents)
 
 
 def evaluate(
@@ -81,8 +173,8 @@ def evaluate(
         Scores, and summaries of ``protocols``.
 
     Raises:
-        ValueError: If there is no protocol, or if the seed is negative.
-        DataError: If no case has a lesion, or if files are missing or broken.
+        BadArgumentError: if there is no protocol, or if the seed is negative.
+        DataError: if no case has a lesion, or if files are missing or broken.
     """
     if not protocols:
         raise BadArgumentError("protocols must name at least one kind of prompt, got none.")
@@ -113,16 +205,6 @@ def evaluate(
     return EvaluationReport(tuple(scores), summarise(standard, seed), seed, dict(about or {}))
 
 
-def perturbed_image(
-    image: Image, perturbation: ImagePerturbation | None, key: str, seed: int
-) -> Image:
-    """The (H, W) image of a case as it is encoded; the same in every run."""
-    if perturbation is None:
-        return image
-    # All strengths of a noise draw the same numbers, so their results compare image by image.
-    return perturbation.apply(image, case_generator(f"{key}\nimage", 0, seed))
-
-
 def _score_variant(
     predictor: Predictor[Embedding],
     case: UltrasoundCase,
@@ -134,27 +216,40 @@ def _score_variant(
 ) -> list[InstanceScore]:
     """Encode one image, segment all lesions in one call per protocol, and score each."""
     original_hw = (image.shape[0], image.shape[1])
-    encoded = perturbed_image(image, variant.perturbation, case.key, seed)
-    encoded_hw = (encoded.shape[0], encoded.shape[1])
+    encoded = image
+    if variant.perturbation is not None:
+        # All strengths of a noise draw the same numbers, so their results compare image by image.
+        rng = case_generator(f"{case.key}\nimage", 0, seed)
+        encoded = variant.perturbation.apply(image, rng)
     embedding = predictor.encode(encoded)
     scores = []
     for protocol in variant.protocols:
-        prompts = [
-            scale_prompt(
-                protocol.prompt(target, case_generator(case.key, instance, seed)),
-                original_hw,
-                encoded_hw,
-            )
-            for instance, target in enumerate(targets)
-        ]
+        prompts = []
+        for instance, target in enumerate(targets):
+            prompt = protocol.prompt(target, case_generator(case.key, instance, seed))
+            prompts.append(scale_prompt(prompt, original_hw, (encoded.shape[0], encoded.shape[1])))
         predicted = predict_prompts(predictor, embedding, prompts)
         for instance, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
-            prediction = _resize_back(predicted.masks[instance, 0], original_hw)
-            iou_prediction = float(predicted.iou_predictions[instance, 0])
-            names = (variant.image, protocol.name)
-            scores.append(
-                _score(case, instance, group, names, prompt, prediction, target, iou_prediction)
+            mask = _resize_back(predicted.masks[instance, 0], original_hw)
+            diameter_px = equivalent_diameter_px(target)
+            score = InstanceScore(
+                key=case.key,
+                class_name=case.class_name,
+                instance=instance,
+                group=group,
+                size=lesion_size(diameter_px),
+                diameter_px=diameter_px,
+                image=variant.image,
+                prompt=protocol.name,
+                prompt_coords=prompt.coords_text,
+                height=original_hw[0],
+                width=original_hw[1],
+                dice=dice(mask, target),
+                iou=iou(mask, target),
+                **_distances(mask, target),
+                iou_prediction=float(predicted.iou_predictions[instance, 0]),
             )
+            scores.append(score)
     return scores
 
 
@@ -162,45 +257,153 @@ def _resize_back(mask: Mask, original_hw: tuple[int, int]) -> Mask:
     """The mask at the image's own size: interpolated, then thresholded at a half."""
     if mask.shape == original_hw:
         return mask
-    shrinks = original_hw[0] <= mask.shape[0] and original_hw[1] <= mask.shape[1]
-    grey = cv2.resize(
-        mask.astype(np.float32),
-        original_hw[::-1],
-        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
-    )
-    return np.asarray(np.asarray(grey) > 0.5)
+    return resize_image(mask.astype(np.float32), original_hw) > 0.5
 
 
-def _score(
-    case: UltrasoundCase,
-    instance: int,
-    group: str,
-    image_and_prompt: tuple[str, str],
-    prompt: Prompt,
-    prediction: Mask,
-    target: Mask,
-    iou_prediction: float,
-) -> InstanceScore:
-    small = resize_mask(prediction, DISTANCE_HW), resize_mask(target, DISTANCE_HW)
-    diameter_px = equivalent_diameter_px(target)
-    return InstanceScore(
-        key=case.key,
-        class_name=case.class_name,
-        instance=instance,
-        group=group,
-        size=lesion_size(diameter_px),
-        diameter_px=diameter_px,
-        image=image_and_prompt[0],
-        prompt=image_and_prompt[1],
-        prompt_coords=prompt.coords_text,
-        height=target.shape[0],
-        width=target.shape[1],
-        dice=dice(prediction, target),
-        iou=iou(prediction, target),
-        nsd=normalised_surface_dice(*small, NSD_TOLERANCE_PX),
-        hd=hausdorff_distance(*small),
-        hd_manhattan=hausdorff_distance(*small, metric="manhattan"),
-        hd95=hausdorff_distance_95(*small),
-        hd_rows=row_hausdorff_distance(*small),
-        iou_prediction=iou_prediction,
+def _distances(mask: Mask, target: Mask) -> dict[str, float]:
+    small = resize_mask(mask, DISTANCE_HW), resize_mask(target, DISTANCE_HW)
+    return {
+        "nsd": normalised_surface_dice(*small, NSD_TOLERANCE_PX),
+        "hd": hausdorff_distance(*small),
+        "hd_manhattan": hausdorff_distance(*small, metric="manhattan"),
+        "hd95": hausdorff_distance_95(*small),
+        "hd_rows": row_hausdorff_distance(*small),
+    }
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What is evaluated."""
+
+    protocols: tuple[PromptProtocol, ...] = STANDARD_PROTOCOLS
+    """Kinds of prompt to summarise; the standard ones among them."""
+    robustness: bool = False
+    """Whether to make the robustness table."""
+    normals: bool = True
+    """Whether to prompt images without a lesion as well."""
+    pictures: bool = False
+    """Whether to draw the worst, median and best lesions."""
+    worst_count: int = 5
+    """How many of the worst lesions to draw for each standard protocol; at least 0."""
+    seed: int = 0
+    """Of prompts, perturbations and intervals; at least 0."""
+
+    def __post_init__(self) -> None:
+        """Check all of it."""
+        lacking = [
+            protocol.name for protocol in STANDARD_PROTOCOLS if protocol not in self.protocols
+        ]
+        problems = [f"protocols must include {name}" for name in lacking]
+        if self.worst_count < 0:
+            problems.append(f"worst_count must be at least 0, got {self.worst_count}")
+        if self.seed < 0:
+            problems.append(f"seed must be at least 0, got {self.seed}")
+        if problems:
+            raise BadArgumentError("; ".join(problems) + ".")
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationResult:
+    """A report with its pictures."""
+
+    report: EvaluationReport
+    views: tuple[CaseView, ...]
+
+
+def run_evaluation(
+    predictor: Predictor[Embedding],
+    cases: Sequence[UltrasoundCase],
+    settings: EvaluationSettings,
+    *,
+    groups: Mapping[str, int] | None = None,
+    about: Mapping[str, str] | None = None,
+    on_case: Callable[[UltrasoundCase], None] | None = None,
+) -> EvaluationResult:
+    """Evaluate a predictor on cases with and without lesions.
+
+    Args:
+        predictor: what segments.
+        cases: the cases; at least one has a lesion.
+        settings: what to evaluate.
+        groups: group number of each case key, see `evaluate`.
+        about: what is evaluated on what; carried into the report.
+        on_case: called after each case that was segmented, for progress. Cases without a lesion are
+            left out if ``settings.normals`` is off.
+
+    Raises:
+        DataError: if no case has a lesion, or if files are missing or broken.
+    """
+    separated = separate_normals(cases)
+    report = evaluate(
+        predictor,
+        separated.lesions,
+        protocols=settings.protocols,
+        variants=robustness_variants() if settings.robustness else (),
+        seed=settings.seed,
+        groups=groups,
+        about=about,
+        on_case=on_case,
     )
+    if settings.robustness:
+        report = replace(report, robustness=robustness_table(report.scores, settings.seed))
+    if settings.normals:
+        normals = evaluate_normals(predictor, separated, report.scores, on_case=on_case)
+        report = replace(report, normals=normals)
+    if not settings.pictures:
+        return EvaluationResult(report, ())
+    views = draw_case_views(
+        predictor,
+        separated.lesions,
+        report.scores,
+        STANDARD_PROTOCOLS,
+        worst_count=settings.worst_count,
+        seed=settings.seed,
+    )
+    return EvaluationResult(report, views)
+
+
+def record_accuracy(bundle: Bundle, report: EvaluationReport) -> None:
+    """Replace the `accuracy` of a bundle's manifest by an evaluation of that bundle.
+
+    Args:
+        bundle: the bundle, as it was opened for the evaluation.
+        report: its evaluation; `about` says on which data.
+
+    Raises:
+        BundleError: if the bundle is a zip file, which is only read.
+        BadArgumentError: if the report is of other graphs than the bundle's reference.
+        OutputFileError: if the manifest cannot be written.
+    """
+    folder = bundle.folder
+    for name in (IMAGE_ENCODER, MASK_DECODER):
+        graph = bundle.graph_record(name)
+        measured = report.about.get(f"{name}_sha256")
+        if measured != graph.sha256:
+            raise BadArgumentError(
+                f"the report is of the {name} {measured}, and {folder} has {graph.sha256}. "
+                "Evaluate this bundle."
+            )
+    about = {key: value for key, value in report.about.items() if not key.endswith("_sha256")}
+    results: dict[str, dict[str, JsonValue]] = {}
+    for summary in report.summaries:
+        if summary.size == ALL_SIZES:
+            results.setdefault(summary.prompt, {})[summary.class_name] = _means(summary)
+    accuracy: dict[str, JsonValue] = {**about, "seed": report.seed, "results": dict(results)}
+    replace(bundle.manifest, accuracy=accuracy).write(folder / MANIFEST_FILE)
+
+
+def _means(summary: Summary) -> dict[str, JsonValue]:
+    means = {
+        "iou": summary.iou,
+        "nsd": summary.nsd,
+        "hd_px": summary.hd,
+        "hd_manhattan_px": summary.hd_manhattan,
+        "hd95_px": summary.hd95,
+        "hd_rows": summary.hd_rows,
+    }
+    return {
+        "lesions": summary.lesions,
+        "dice": round(summary.dice.mean, DIGITS),
+        "dice_95_interval": [round(end, DIGITS) for end in summary.dice_interval],
+        **{name: round(spread.mean, DIGITS) for name, spread in means.items()},
+    }

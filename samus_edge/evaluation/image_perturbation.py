@@ -14,7 +14,7 @@ trained with. Every grey level v is 0..255; results are rounded and clipped to t
 """
 
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import cv2
 import numpy as np
@@ -31,6 +31,7 @@ __all__ = [
     "ImagePerturbation",
     "Speckle",
     "StoredSmaller",
+    "resize_image",
 ]
 
 Image = npt.NDArray[np.uint8]
@@ -60,16 +61,21 @@ class ImagePerturbation(Protocol):
         ...
 
 
+class _Strength:
+    """A change whose fields are finite numbers above 0."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not (value > 0 and np.isfinite(value)):
+                raise BadArgumentError(f"{name} must be a finite number above 0, got {value}.")
+
+
 @dataclass(frozen=True)
-class Gain:
+class Gain(_Strength):
     """Every grey level multiplied; black stays black."""
 
     factor: float
     """Above 0."""
-
-    def __post_init__(self) -> None:
-        """Check the factor."""
-        _check_positive("factor", self.factor)
 
     @property
     def name(self) -> str:
@@ -82,15 +88,11 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class Gamma:
+class Gamma(_Strength):
     """Another grey map: a power of the grey level."""
 
     exponent: float
     """Above 0."""
-
-    def __post_init__(self) -> None:
-        """Check the exponent."""
-        _check_positive("exponent", self.exponent)
 
     @property
     def name(self) -> str:
@@ -103,7 +105,7 @@ class Gamma:
 
 
 @dataclass(frozen=True)
-class Speckle:
+class Speckle(_Strength):
     """Multiplicative noise with grains of 1/256 of the longer side of the image.
 
     The grains are drawn on a grid, resized bilinearly to the image, and scaled to unit variance.
@@ -111,10 +113,6 @@ class Speckle:
 
     sigma: float
     """Standard deviation as a fraction of the grey level; above 0."""
-
-    def __post_init__(self) -> None:
-        """Check sigma."""
-        _check_positive("sigma", self.sigma)
 
     @property
     def name(self) -> str:
@@ -134,15 +132,11 @@ class Speckle:
 
 
 @dataclass(frozen=True)
-class GaussianNoise:
+class GaussianNoise(_Strength):
     """Additive noise, independent in every pixel."""
 
     sigma: float
     """Standard deviation, grey levels; above 0."""
-
-    def __post_init__(self) -> None:
-        """Check sigma."""
-        _check_positive("sigma", self.sigma)
 
     @property
     def name(self) -> str:
@@ -184,21 +178,13 @@ class StoredSmaller:
 
 
 @dataclass(frozen=True)
-class FrameSize:
-    """The image as another scanner's frame of a given size, whatever its aspect was.
-
-    By area averaging if both sides shrink, else bilinearly.
-    """
+class FrameSize(_Strength):
+    """The image as another scanner's frame of a given size, whatever its aspect was."""
 
     width: int
     """Pixels; at least 1."""
     height: int
     """Pixels; at least 1."""
-
-    def __post_init__(self) -> None:
-        """Check the size."""
-        _check_positive("width", self.width)
-        _check_positive("height", self.height)
 
     @property
     def name(self) -> str:
@@ -207,15 +193,15 @@ class FrameSize:
 
     def apply(self, image: Image, rng: np.random.Generator) -> Image:
         """Draws nothing."""
-        shrinks = self.width <= image.shape[1] and self.height <= image.shape[0]
-        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        resized = cv2.resize(image, (self.width, self.height), interpolation=interpolation)
-        return np.asarray(resized, dtype=np.uint8)
+        return resize_image(image, (self.height, self.width)).astype(np.uint8)
 
 
-def _check_positive(name: str, value: float) -> None:
-    if not (value > 0 and np.isfinite(value)):
-        raise BadArgumentError(f"{name} must be a finite number above 0, got {value}.")
+def resize_image(image: npt.NDArray[Any], output_hw: tuple[int, int]) -> npt.NDArray[Any]:
+    """Resize (H, W): by area averaging if both sides shrink, else bilinearly."""
+    height, width = output_hw
+    shrinks = width <= image.shape[1] and height <= image.shape[0]
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width, height), interpolation=interpolation))
 
 
 def _to_grey(values: npt.NDArray[np.float64]) -> Image:

@@ -114,8 +114,7 @@ def normal_prompts(
 
 def evaluate_normals(
     predictor: Predictor[Embedding],
-    normals: Sequence[UltrasoundCase],
-    typical_box_wh: tuple[float, float],
+    separated: SeparatedCases,
     scores: Sequence[InstanceScore],
     *,
     on_case: Callable[[UltrasoundCase], None] | None = None,
@@ -124,8 +123,7 @@ def evaluate_normals(
 
     Args:
         predictor: what segments.
-        normals: the images; see `separate_normals`.
-        typical_box_wh: see `normal_prompts`.
+        separated: the images, from `separate_normals`.
         scores: scores of the same predictor on lesions, with the standard protocols.
         on_case: called after each case, for progress.
 
@@ -135,22 +133,41 @@ def evaluate_normals(
     Raises:
         DataError: if a file is missing or broken.
     """
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in LESION_PROMPTS}
-    for case in normals:
+    areas: dict[str, list[float]] = {name: [] for name in LESION_PROMPTS}
+    ious: dict[str, list[float]] = {name: [] for name in LESION_PROMPTS}
+    for case in separated.normals:
         image = read_image(case)
         embedding = predictor.encode(image)
-        prompts = normal_prompts((image.shape[0], image.shape[1]), typical_box_wh)
+        prompts = normal_prompts((image.shape[0], image.shape[1]), separated.typical_box_wh)
         for name, prompt in prompts.items():
             predicted = predict_prompts(predictor, embedding, [prompt])
-            area_fraction = float(predicted.masks[0, 0].mean())
-            found[name].append((area_fraction, float(predicted.iou_predictions[0, 0])))
+            areas[name].append(float(predicted.masks[0, 0].mean()))
+            ious[name].append(float(predicted.iou_predictions[0, 0]))
         if on_case is not None:
             on_case(case)
-    return tuple(
-        _summary(name, areas_and_ious, scores)
-        for name, areas_and_ious in found.items()
-        if areas_and_ious
-    )
+    if not separated.normals:
+        return ()
+    summaries = []
+    for name, lesion_prompt in LESION_PROMPTS.items():
+        on_lesions = [
+            score.iou_prediction
+            for score in scores
+            if score.image == AS_IS and score.prompt == lesion_prompt
+        ]
+        summaries.append(
+            NormalsSummary(
+                prompt=name,
+                lesion_prompt=lesion_prompt,
+                images=len(ious[name]),
+                lesions=len(on_lesions),
+                marked_fraction=float(np.mean(np.array(areas[name]) > 0)),
+                mean_area_fraction=float(np.mean(areas[name])),
+                mean_iou_prediction=float(np.mean(ious[name])),
+                mean_iou_prediction_lesions=float(np.mean(on_lesions)),
+                iou_prediction_auc=area_under_curve(on_lesions, ious[name]),
+            )
+        )
+    return tuple(summaries)
 
 
 def area_under_curve(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> float:
@@ -169,25 +186,3 @@ def area_under_curve(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> floa
     below = np.searchsorted(ordered, values, side="left")
     not_above = np.searchsorted(ordered, values, side="right")
     return float((below + not_above).mean() / (2 * len(ordered)))
-
-
-def _summary(
-    name: str, areas_and_ious: Sequence[tuple[float, float]], scores: Sequence[InstanceScore]
-) -> NormalsSummary:
-    areas, ious = zip(*areas_and_ious, strict=True)
-    on_lesions = [
-        score.iou_prediction
-        for score in scores
-        if score.image == AS_IS and score.prompt == LESION_PROMPTS[name]
-    ]
-    return NormalsSummary(
-        prompt=name,
-        lesion_prompt=LESION_PROMPTS[name],
-        images=len(ious),
-        lesions=len(on_lesions),
-        marked_fraction=float(np.mean([area > 0 for area in areas])),
-        mean_area_fraction=float(np.mean(areas)),
-        mean_iou_prediction=float(np.mean(ious)),
-        mean_iou_prediction_lesions=float(np.mean(on_lesions)),
-        iou_prediction_auc=area_under_curve(on_lesions, ious),
-    )

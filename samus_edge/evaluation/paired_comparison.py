@@ -4,9 +4,9 @@ Both the interval and the p-value treat a group (the lesions of one image, near-
 one piece of evidence.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import product
 from typing import Final
 
 import numpy as np
@@ -15,10 +15,8 @@ import numpy.typing as npt
 from samus_edge.errors import BadArgumentError
 
 __all__ = [
-    "INTERVAL_PERCENTILES",
     "PairedComparison",
     "bootstrap_interval",
-    "compare_all_pairs",
     "compare_paired",
     "sign_flip_p_value",
 ]
@@ -139,23 +137,6 @@ def compare_paired(
         mean_difference=float(differences.mean()),
         interval=bootstrap_interval(differences, labels, np.random.default_rng(seed)),
         p_value=sign_flip_p_value(differences, labels, np.random.default_rng(seed)),
-    )
-
-
-def compare_all_pairs(
-    scores: Mapping[str, npt.ArrayLike], groups: Sequence[str] | None = None, *, seed: int = 0
-) -> tuple[PairedComparison, ...]:
-    """Compare every two of several lists of scores on the same lesions, in the order given.
-
-    Args and errors as `compare_paired`; a ValueError also if there are fewer than two lists.
-    """
-    if len(scores) < 2:
-        raise BadArgumentError(
-            f"scores must hold at least two lists to compare, got {len(scores)}."
-        )
-    return tuple(
-        compare_paired(scores[first], scores[second], groups, names=(first, second), seed=seed)
-        for first, second in combinations(scores, 2)
     )
 
 

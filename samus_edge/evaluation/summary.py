@@ -13,7 +13,7 @@ they say how much of the picture a lesion takes, which is what makes it easy or 
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -184,6 +184,11 @@ class Summary:
     hd95: Spread
     hd_rows: Spread
 
+    @property
+    def group(self) -> str:
+        """The class or the lesion size that it is of, or "all"."""
+        return self.class_name if self.size == ALL_SIZES else self.size
+
 
 def summarise(scores: Sequence[InstanceScore], seed: int) -> tuple[Summary, ...]:
     """Summarise the scores of each prompt protocol: all together, by class, by lesion size.
@@ -211,10 +216,9 @@ def summarise(scores: Sequence[InstanceScore], seed: int) -> tuple[Summary, ...]
     return tuple(summaries)
 
 
-def spread(values: Iterable[float], worst: Callable[[Sequence[float]], float]) -> Spread:
+def spread(values: Sequence[float], worst: Callable[[Sequence[float]], float]) -> Spread:
     """Mean, median and worst of at least one value; ``worst`` is `min` or `max`."""
-    listed = list(values)
-    return Spread(float(np.mean(listed)), float(np.median(listed)), worst(listed))
+    return Spread(float(np.mean(values)), float(np.median(values)), worst(values))
 
 
 def _summary(scores: Sequence[InstanceScore], class_name: str, size: str, seed: int) -> Summary:
@@ -224,17 +228,17 @@ def _summary(scores: Sequence[InstanceScore], class_name: str, size: str, seed: 
         size=size,
         images=len({score.key for score in scores}),
         lesions=len(scores),
-        dice=spread((score.dice for score in scores), min),
+        dice=spread([score.dice for score in scores], min),
         dice_interval=bootstrap_interval(
             [score.dice for score in scores],
             [score.group for score in scores],
             np.random.default_rng(seed),
         ),
         dice_worst_key=min(scores, key=lambda score: score.dice).key,
-        iou=spread((score.iou for score in scores), min),
-        nsd=spread((score.nsd for score in scores), min),
-        hd=spread((score.hd for score in scores), max),
-        hd_manhattan=spread((score.hd_manhattan for score in scores), max),
-        hd95=spread((score.hd95 for score in scores), max),
-        hd_rows=spread((score.hd_rows for score in scores), max),
+        iou=spread([score.iou for score in scores], min),
+        nsd=spread([score.nsd for score in scores], min),
+        hd=spread([score.hd for score in scores], max),
+        hd_manhattan=spread([score.hd_manhattan for score in scores], max),
+        hd95=spread([score.hd95 for score in scores], max),
+        hd_rows=spread([score.hd_rows for score in scores], max),
     )

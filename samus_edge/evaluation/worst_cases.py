@@ -2,35 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+
+import numpy as np
 
 from samus_edge.data.case import UltrasoundCase, read_image, read_instances
-from samus_edge.data.prompt_protocol import PromptProtocol, case_generator
+from samus_edge.data.prompt_protocol import Prompt, PromptProtocol, case_generator
+from samus_edge.evaluation.metrics import Mask
 from samus_edge.evaluation.predictor import Embedding, Predictor, predict_prompts
 from samus_edge.evaluation.summary import AS_IS, InstanceScore
 from samus_edge.runtime.images.canvas import Canvas
 from samus_edge.runtime.images.overlay import OverlayItem, draw_overlay
 
-__all__ = [
-    "MEDIAN_ROLE",
-    "CaseView",
-    "RankedScore",
-    "draw_case_views",
-    "rank_cases",
-    "worst_scores",
-]
-
-MEDIAN_ROLE: Final = "median"
-BEST_ROLE: Final = "best"
-
-
-@dataclass(frozen=True)
-class RankedScore:
-    """A lesion's score with its place among all lesions of the same prompt."""
-
-    role: str
-    """``"worst 1"``, ``"worst 2"``, ..., ``"median"`` or ``"best"``."""
-    score: InstanceScore
+__all__ = ["CaseView", "draw_case_views", "prompted_item", "rank_cases", "worst_scores"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +21,13 @@ class CaseView:
     """A picture of a lesion's truth, prompt and prediction.
 
     Attributes:
-        ranked: its score and place.
+        role: "worst 1", "worst 2", ..., "median" or "best" among all lesions of the same prompt.
+        score: its score.
         picture: (h, w, 3), uint8, RGB; see `samus_edge.runtime.images.overlay.draw_overlay`.
     """
 
-    ranked: RankedScore
+    role: str
+    score: InstanceScore
     picture: Canvas
 
 
@@ -50,28 +35,30 @@ def worst_scores(
     scores: Sequence[InstanceScore], prompt: str, count: int
 ) -> tuple[InstanceScore, ...]:
     """The scores of a prompt with the lowest Dice on the images as they are, lowest first."""
-    return _sorted_scores(scores, prompt)[:count]
+    of_prompt = [score for score in scores if score.prompt == prompt and score.image == AS_IS]
+    return tuple(sorted(of_prompt, key=lambda score: score.dice)[:count])
 
 
 def rank_cases(
     scores: Sequence[InstanceScore], prompt: str, worst_count: int
-) -> tuple[RankedScore, ...]:
+) -> dict[str, InstanceScore]:
     """The worst, the median and the best score of a prompt on the images as they are.
 
     Args:
-        scores: of any number of prompts.
+        scores: scores of any number of prompts.
         prompt: name of the protocol.
         worst_count: how many of the worst; at least 0.
 
     Returns:
-        The worst, lowest Dice first, then the median and the best as far as they are others.
+        Scores by their role (see `CaseView`): the worst, lowest Dice first, then the median and the
+        best as far as they are others.
     """
-    ordered = _sorted_scores(scores, prompt)
-    ranked = {index: f"worst {index + 1}" for index in range(min(worst_count, len(ordered)))}
+    ordered = worst_scores(scores, prompt, len(scores))
+    roles = {index: f"worst {index + 1}" for index in range(min(worst_count, len(ordered)))}
     if ordered:
-        ranked.setdefault(len(ordered) // 2, MEDIAN_ROLE)
-        ranked.setdefault(len(ordered) - 1, BEST_ROLE)
-    return tuple(RankedScore(role, ordered[index]) for index, role in ranked.items())
+        roles.setdefault(len(ordered) // 2, "median")
+        roles.setdefault(len(ordered) - 1, "best")
+    return {role: ordered[index] for index, role in roles.items()}
 
 
 def draw_case_views(
@@ -91,44 +78,34 @@ def draw_case_views(
         scores: their scores.
         protocols: kinds of prompt to show.
         worst_count: how many of the worst of each.
-        seed: of the evaluation, so that the prompts are the same.
+        seed: seed of the evaluation, so that the prompts are the same.
 
     Raises:
         DataError: if a file is missing or broken.
     """
     by_key = {case.key: case for case in cases}
-    return tuple(
-        CaseView(ranked, _draw(predictor, by_key[ranked.score.key], ranked.score, protocol, seed))
-        for protocol in protocols
-        for ranked in rank_cases(scores, protocol.name, worst_count)
-    )
+    views = []
+    for protocol in protocols:
+        for role, score in rank_cases(scores, protocol.name, worst_count).items():
+            case = by_key[score.key]
+            image, truth = read_image(case), read_instances(case)[score.instance]
+            prompt = protocol.prompt(truth, case_generator(case.key, score.instance, seed))
+            predicted = predict_prompts(predictor, predictor.encode(image), [prompt])
+            caption = f"prediction, Dice {score.dice:.3f}, predicted IoU {score.iou_prediction:.2f}"
+            drawn = prompted_item(predicted.masks[0, 0], caption, prompt)
+            picture = draw_overlay(image, [OverlayItem(truth, "truth"), drawn])
+            views.append(CaseView(role, score, picture))
+    return tuple(views)
 
 
-def _sorted_scores(scores: Sequence[InstanceScore], prompt: str) -> tuple[InstanceScore, ...]:
-    of_prompt = [score for score in scores if score.prompt == prompt and score.image == AS_IS]
-    return tuple(sorted(of_prompt, key=lambda score: score.dice))
-
-
-def _draw(
-    predictor: Predictor[Embedding],
-    case: UltrasoundCase,
-    score: InstanceScore,
-    protocol: PromptProtocol,
-    seed: int,
-) -> Canvas:
-    image = read_image(case)
-    truth = read_instances(case)[score.instance]
-    prompt = protocol.prompt(truth, case_generator(case.key, score.instance, seed))
-    predicted = predict_prompts(predictor, predictor.encode(image), [prompt])
+def prompted_item(
+    mask: Mask, caption: str, prompt: Prompt, origin_xy: tuple[int, int] = (0, 0)
+) -> OverlayItem:
+    """A mask with its prompt, to be drawn on the part of an image that begins at a pixel."""
+    origin = np.array(origin_xy, np.float32)
     box = None
     if prompt.box is not None:
-        x1, y1, x2, y2 = prompt.box.tolist()
+        x1, y1, x2, y2 = (prompt.box.reshape(2, 2) - origin).ravel().tolist()
         box = (x1, y1, x2, y2)
-    caption = f"prediction, Dice {score.dice:.3f}, predicted IoU {score.iou_prediction:.2f}"
-    items = [
-        OverlayItem(truth, "truth"),
-        OverlayItem(
-            predicted.masks[0, 0], caption, box, [(x, y, 1) for x, y in prompt.points.tolist()]
-        ),
-    ]
-    return draw_overlay(image, items)
+    points = [(x, y, 1) for x, y in (prompt.points - origin).tolist()]
+    return OverlayItem(mask, caption, box, points)

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from samus_edge.data.prompt_protocol import Prompt
 from samus_edge.errors import BackendError, BadArgumentError, ExportMismatchError
+from samus_edge.evaluation.metrics import Mask
 from samus_edge.runtime.backends.backend import Backend, FloatTensor
 from samus_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from samus_edge.runtime.bundle.bundle import (
@@ -55,7 +57,6 @@ from samus_edge.verification.gates import (
     summarise_precision,
     timed_ms,
 )
-from samus_edge.verification.worst_disagreements import Disagreement, WorstDisagreements
 
 __all__ = [
     "PrecisionVerification",
@@ -72,6 +73,73 @@ REPEATED_FRAMES: Final = 2
 
 TENSORRT_RECIPE: Final = "int8"
 NOT_JUDGED: Final = "made for TensorRT; its speed on a CPU says nothing"
+
+
+@dataclass(frozen=True, eq=False)
+class Disagreement:
+    """One prompt with both masks.
+
+    Attributes:
+        precision: whose mask it is.
+        comparison: its figures.
+        image: (H, W), uint8, grey.
+        prompt: in pixels of the image.
+        mask: (H, W), bool, the precision's.
+        reference_mask: (H, W), bool.
+        target: (H, W), bool, the true mask; None where it is not known.
+    """
+
+    precision: str
+    comparison: PromptComparison
+    image: npt.NDArray[np.uint8]
+    prompt: Prompt
+    mask: Mask
+    reference_mask: Mask
+    target: Mask | None
+
+    @property
+    def caption(self) -> str:
+        """What it is of, in a line."""
+        of = self.comparison
+        lesion = "" if self.target is None else f", lesion {of.instance}"
+        text = f"{of.case}{lesion}, {of.prompt}: mask IoU {of.mask_iou:.4f}"
+        if of.dice is not None and of.dice_reference is not None:
+            text += f", Dice {of.dice:.4f}, of the reference {of.dice_reference:.4f}"
+        return text if of.is_finite else f"{text}; NaN or infinite logits"
+
+
+class WorstDisagreements:
+    """Keeps the few prompts of each precision whose masks agree least; equal masks are never kept.
+
+    Args:
+        count: how many of each precision; at least 0.
+    """
+
+    def __init__(self, count: int) -> None:
+        if count < 0:
+            raise BadArgumentError(f"count must be at least 0, got {count}.")
+        self._count = count
+        self._kept: dict[str, list[Disagreement]] = {}
+
+    def wants(self, precision: str, mask_iou: float) -> bool:
+        """Whether one with this mask IoU would be kept."""
+        kept = self._kept.get(precision, [])
+        if self._count == 0 or mask_iou >= 1.0:
+            return False
+        return len(kept) < self._count or mask_iou < kept[-1].comparison.mask_iou
+
+    def add(self, disagreement: Disagreement) -> None:
+        """Keep it where it is among the worst so far."""
+        if not self.wants(disagreement.precision, disagreement.comparison.mask_iou):
+            return
+        kept = self._kept.setdefault(disagreement.precision, [])
+        kept.append(disagreement)
+        kept.sort(key=lambda each: each.comparison.mask_iou)
+        del kept[self._count :]
+
+    def of(self, precision: str) -> tuple[Disagreement, ...]:
+        """Those of a precision, lowest mask IoU first."""
+        return tuple(self._kept.get(precision, ()))
 
 
 @dataclass
@@ -357,6 +425,16 @@ class PrecisionVerification:
     def passed(self) -> bool:
         """Whether every limit holds."""
         return all(outcome.passed for outcome in self.outcomes)
+
+    @property
+    def speed(self) -> str:
+        """Whether it is faster than the reference: "yes", "no", "not judged", or ""."""
+        latency = self.figures.latency
+        if latency is None or latency.ratio is None:
+            return ""
+        if latency.is_faster is None:
+            return "not judged"
+        return "yes" if latency.is_faster else "no"
 
     def failures(self) -> list[str]:
         """One line for each limit that does not hold."""

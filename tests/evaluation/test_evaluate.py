@@ -1,5 +1,7 @@
 """Evaluation of a predictor that fills boxes, on lesions that are rectangles."""
 
+import csv
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,8 @@ import pytest
 from samus_edge.data.case import read_image
 from samus_edge.data.dataset import list_cases
 from samus_edge.data.prompt_protocol import CENTRE_POINT, JITTERED_BOX, BoxProtocol, case_generator
-from samus_edge.errors import DataError
-from samus_edge.evaluation.evaluate import evaluate
+from samus_edge.errors import DataError, OutputFileError
+from samus_edge.evaluation.evaluate import EvaluationSettings, evaluate, run_evaluation
 from samus_edge.evaluation.image_perturbation import FrameSize, GaussianNoise
 from samus_edge.evaluation.summary import Variant
 
@@ -171,3 +173,55 @@ def test_raises_when_it_cannot_evaluate(fake_busi: Path, box_filler: Any) -> Non
         evaluate(box_filler, list_cases(fake_busi), protocols=[])
     with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
         evaluate(box_filler, list_cases(fake_busi), seed=-1)
+
+
+def test_files_hold_summaries_and_scores(fake_busi: Path, box_filler: Any, tmp_path: Path) -> None:
+    report = evaluate(box_filler, list_cases(fake_busi), seed=7, about={"data": "BUSI"})
+    page, rows = tmp_path / "page.html", tmp_path / "rows.csv"
+    report.write(tmp_path / "report.json", rows, also={page: b"<p>"})
+    document = json.loads((tmp_path / "report.json").read_text())
+    assert document["format"] == "samus-edge-evaluation"
+    assert (document["data"], document["seed"]) == ("BUSI", 7)
+    assert document["summaries"][0]["dice"]["worst"] == report.summaries[0].dice.worst
+    assert (document["robustness"], document["normals"]) == ([], [])
+    with rows.open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [row["key"] for row in found] == [score.key for score in report.scores]
+    for row, score in zip(found, report.scores, strict=True):
+        assert float(row["dice"]) == pytest.approx(score.dice, rel=1e-5)
+        assert row["prompt_coords"] == score.prompt_coords
+    assert page.read_bytes() == b"<p>"
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(OutputFileError, match=r"nowhere"):
+        report.write(tmp_path / "other", tmp_path / "nowhere" / "rows", also={page: b"new"})
+    assert page.read_bytes() == b"<p>" and sorted(tmp_path.iterdir()) == before
+
+
+def test_by_default_lesions_and_normal_images_are_evaluated(
+    fake_busi: Path, box_filler: Any
+) -> None:
+    cases, seen = list_cases(fake_busi), []
+    result = run_evaluation(
+        box_filler, cases, EvaluationSettings(), on_case=lambda case: seen.append(case.key)
+    )
+    assert sorted(seen) == sorted(case.key for case in cases)
+    assert len(box_filler.encoded) == 6
+    assert [summary.prompt for summary in result.report.normals] == ["typical_box", "image_centre"]
+    assert (result.report.robustness, result.views) == ((), ())
+
+
+def test_parts_can_be_left_out_and_added(fake_busi: Path, box_filler: Any) -> None:
+    cases = list_cases(fake_busi, ["benign/benign (1)", "normal/normal (1)"])
+    settings = EvaluationSettings(normals=False, robustness=True, pictures=True)
+    result = run_evaluation(box_filler, cases, settings)
+    assert result.report.normals == ()
+    assert len(result.report.robustness) > 50
+    assert {summary.prompt for summary in result.report.summaries} == {"box_5%", "centre_point"}
+    assert len(result.views) == 2
+
+
+def test_all_that_is_wrong_with_settings_is_named() -> None:
+    with pytest.raises(ValueError) as caught:
+        EvaluationSettings(protocols=(BoxProtocol(0.0),), worst_count=-1, seed=-2)
+    for part in ("include box_5%", "include centre_point", "got -1", "got -2"):
+        assert part in str(caught.value)

@@ -11,10 +11,10 @@ import pytest
 
 from samus_edge.data.case import select_lesions
 from samus_edge.data.dataset import list_cases
-from samus_edge.evaluation.evaluate import evaluate
-from samus_edge.evaluation.evaluation_run import (
+from samus_edge.evaluation.evaluate import (
     EvaluationResult,
     EvaluationSettings,
+    evaluate,
     run_evaluation,
 )
 from samus_edge.evaluation.html_report import (
@@ -22,7 +22,7 @@ from samus_edge.evaluation.html_report import (
     plot_dice_over_size,
     plot_groups,
     plot_robustness,
-    render_html,
+    render_evaluation,
 )
 from samus_edge.evaluation.robustness import robustness_table, robustness_variants
 
@@ -100,7 +100,7 @@ def result(fake_busi: Path, box_filler: Any) -> EvaluationResult:
 
 
 def test_the_report_is_one_file_without_network_or_script(result: EvaluationResult) -> None:
-    page = render_html(result.report, result.views, {"command": "samus-edge eval"})
+    page = render_evaluation(result.report, result.views, {"command": "samus-edge eval"})
     checker = Checker()
     checker.feed(page)
     assert checker.open == []
@@ -121,6 +121,6 @@ def test_the_report_is_one_file_without_network_or_script(result: EvaluationResu
 def test_sections_without_content_are_left_out(result: EvaluationResult) -> None:
     from dataclasses import replace
 
-    page = render_html(replace(result.report, robustness=(), normals=()), (), {})
+    page = render_evaluation(replace(result.report, robustness=(), normals=()), (), {})
     for heading in ("<h2>Robustness", "<h2>Images without", "<h2>Worst"):
         assert heading not in page

@@ -1,5 +1,6 @@
 """Prompts on images without a lesion."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from samus_edge.data.dataset import list_cases
 from samus_edge.errors import DataError
 from samus_edge.evaluation.evaluate import evaluate
 from samus_edge.evaluation.normal_images import (
+    SeparatedCases,
     area_under_curve,
     evaluate_normals,
     normal_prompts,
@@ -43,15 +45,11 @@ def test_prompts_are_in_the_middle() -> None:
 
 
 def test_what_is_marked_is_summed_up(fake_busi: Path, box_filler: Any) -> None:
-    separated = separate_normals(list_cases(fake_busi))
+    separated = replace(separate_normals(list_cases(fake_busi)), typical_box_wh=(0.5, 0.25))
     scores = evaluate(box_filler, separated.lesions).scores
     seen: list[str] = []
     box, point = evaluate_normals(
-        box_filler,
-        separated.normals,
-        (0.5, 0.25),
-        scores,
-        on_case=lambda case: seen.append(case.key),
+        box_filler, separated, scores, on_case=lambda case: seen.append(case.key)
     )
     assert seen == ["normal/normal (1)"]
     assert (box.prompt, box.lesion_prompt) == ("typical_box", "box_5%")
@@ -64,8 +62,8 @@ def test_what_is_marked_is_summed_up(fake_busi: Path, box_filler: Any) -> None:
     assert (box.mean_iou_prediction, box.iou_prediction_auc) == (0.75, 0.5)
 
 
-def test_without_normal_images_there_is_nothing_to_say(fake_busi: Path, box_filler: Any) -> None:
-    assert evaluate_normals(box_filler, [], (0.5, 0.25), []) == ()
+def test_without_normal_images_there_is_nothing_to_say(box_filler: Any) -> None:
+    assert evaluate_normals(box_filler, SeparatedCases([], [], (0.5, 0.25)), []) == ()
 
 
 def test_the_area_under_the_curve_agrees_with_scipy() -> None:

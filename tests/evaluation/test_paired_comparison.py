@@ -7,7 +7,6 @@ from scipy.stats import permutation_test
 from samus_edge.evaluation import paired_comparison as paired_test
 from samus_edge.evaluation.paired_comparison import (
     bootstrap_interval,
-    compare_all_pairs,
     compare_paired,
     sign_flip_p_value,
 )
@@ -78,25 +77,11 @@ def test_a_comparison_is_second_minus_first() -> None:
     assert comparison.p_value == pytest.approx(1 / (paired_test.DRAWN_PATTERNS + 1))
 
 
-def test_all_pairs_are_compared_in_order() -> None:
-    scores = {"none": [0.5, 0.6, 0.7], "hf": [0.6, 0.7, 0.8], "both": [0.6, 0.6, 0.6]}
-    comparisons = compare_all_pairs(scores, ["a", "a", "b"])
-    assert [(c.first, c.second) for c in comparisons] == [
-        ("none", "hf"),
-        ("none", "both"),
-        ("hf", "both"),
-    ]
-    assert [c.mean_difference for c in comparisons] == pytest.approx([0.1, 0.0, -0.1])
-    assert {c.groups for c in comparisons} == {2}
-
-
 def test_lists_of_different_lesions_raise() -> None:
     with pytest.raises(ValueError, match=r"none and hf must be .* got shapes \(2,\) and \(1,\)"):
-        compare_all_pairs({"none": [0.1, 0.2], "hf": [0.1]})
+        compare_paired([0.1, 0.2], [0.1], names=("none", "hf"))
     with pytest.raises(ValueError, match=r"second must be finite, got nan at lesion 1"):
         compare_paired([0.1, 0.2], [0.1, float("nan")])
-    with pytest.raises(ValueError, match="at least two lists to compare, got 1"):
-        compare_all_pairs({"none": [0.1]})
 
 
 def test_the_interval_follows_the_groups_and_not_the_values() -> None:

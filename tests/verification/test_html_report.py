@@ -13,9 +13,8 @@ import pytest
 
 from samus_edge.data.dataset import load_subsets
 from samus_edge.verification.frames import frames_of_images, lesions_of_cases
-from samus_edge.verification.html_report import render_verification
+from samus_edge.verification.html_report import draw_disagreement, render_verification
 from samus_edge.verification.verify_bundle import VerificationResult, verify_bundle
-from samus_edge.verification.worst_disagreements import draw_disagreement
 
 VOID = {"meta", "img"}
 CYAN, YELLOW, MAGENTA = (0, 229, 255), (255, 214, 0), (255, 92, 255)

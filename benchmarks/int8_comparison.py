@@ -68,13 +68,13 @@ def our_graphs(encoder: ModelProto, frames: list[PromptedFrame]) -> dict[str, Mo
     graphs = {"fp16": to_half_precision(encoder, [node.name for node in kept])}
     for recipe in RECIPES.values():
         candidates = quantisable_nodes(encoder, recipe)
-        tensors = list(dict.fromkeys(each.activation for each in candidates))
+        tensors = list(dict.fromkeys(candidates.values()))
         statistics = measure_activations(encoder, tensors, samples)
         for method in METHODS:
             chosen = {
                 name: select_range(each, RangeMethod(method)) for name, each in statistics.items()
             }
-            graph = quantise(encoder, [each.node for each in candidates], chosen, recipe)
+            graph = quantise(encoder, list(candidates), chosen, recipe)
             if recipe.half_precision:
                 graph = to_half_precision(graph, [node.name for node in kept])
             graphs[f"{recipe.name}, {method}"] = graph

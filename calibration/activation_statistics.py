@@ -1,6 +1,5 @@
-"""What values the tensors of a graph take on real frames."""
+"""The values that a graph's tensors take on real frames, and the ranges of grids for them."""
 
-import json
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, helper
 
 from samus_edge.errors import BadArgumentError, DataError
+from samus_edge.export.graph_cleanup import open_graph
 from samus_edge.runtime.images.output_files import write_files_atomically
 
 BINS = 2048
@@ -87,11 +86,8 @@ def measure_activations(
     """
     if not samples:
         raise BadArgumentError("samples must hold at least one sample, got none.")
-    inputs = {value.name for value in model.graph.input}
-    fed = [name for name in tensors if name in inputs]
-    computed = [name for name in tensors if name not in inputs]
-    found = _measure(_reader_of_feeds(fed), fed, samples, histograms, on_sample) if fed else {}
-    for group in _groups(model, computed, samples, group_bytes):
+    found: dict[str, TensorStatistics] = {}
+    for group in _groups(model, tensors, samples, group_bytes):
         found |= _measure(_reader(model, group), group, samples, histograms, on_sample)
     return {name: found[name] for name in tensors}
 
@@ -136,9 +132,11 @@ def _groups(
     if not tensors:
         return []
     largest = max(samples, key=lambda feeds: sum(value.nbytes for value in feeds.values()))
-    sizes = [helper.make_node("Size", [name], [f"{name}/size"]) for name in tensors]
-    session = _session(model, [f"{name}/size" for name in tensors], TensorProto.INT64, sizes)
-    elements = session.run([f"{name}/size" for name in tensors], dict(largest))
+    names = [f"{name}/size" for name in tensors]
+    sizes = [
+        helper.make_node("Size", [each], [name]) for each, name in zip(tensors, names, strict=True)
+    ]
+    elements = open_graph(model, names, sizes).run(names, dict(largest))
     groups: list[list[str]] = [[]]
     taken = 0
     for name, count in zip(tensors, elements, strict=True):
@@ -151,39 +149,18 @@ def _groups(
     return groups
 
 
-def _session(
-    model: ModelProto, tensors: Sequence[str], kind: int, nodes: Sequence[NodeProto] = ()
-) -> ort.InferenceSession:
-    """A session that gives tensors of one type, some of them by further nodes."""
-    shown = ModelProto()
-    shown.CopyFrom(model)
-    shown.graph.node.extend(nodes)
-    present = {value.name for value in shown.graph.output}
-    shown.graph.output.extend(
-        helper.make_tensor_value_info(name, kind, None) for name in tensors if name not in present
-    )
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors
-    return ort.InferenceSession(
-        shown.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-
-
 def _reader(model: ModelProto, tensors: Sequence[str]) -> Read:
-    session = _session(model, tensors, TensorProto.FLOAT)
+    inputs = {value.name for value in model.graph.input}
+    computed = [name for name in tensors if name not in inputs]
+    session = open_graph(model, computed) if computed else None
 
     def read(feeds: Feeds) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
-        # in float64, since numpy refuses to bin float32 values that are all but equal
-        for name, values in zip(tensors, session.run(list(tensors), dict(feeds)), strict=True):
-            yield name, values.astype(np.float64)
-
-    return read
-
-
-def _reader_of_feeds(tensors: Sequence[str]) -> Read:
-    def read(feeds: Feeds) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
+        values = dict(feeds)
+        if session is not None:
+            values |= zip(computed, session.run(computed, values), strict=True)
         for name in tensors:
-            yield name, np.asarray(feeds[name], np.float64)
+            # in float64, since numpy refuses to bin float32 values that are all but equal
+            yield name, np.asarray(values[name], np.float64)
 
     return read
 
@@ -227,8 +204,8 @@ def select_range(statistics: TensorStatistics, method: RangeMethod) -> tuple[flo
     """The range (low, high) that a tensor's grid is to cover; low <= 0 <= high.
 
     Args:
-        statistics: of the tensor, with histogram.
-        method: how to choose.
+        statistics: the tensor's statistics, histogram included.
+        method: the way to choose.
 
     Returns:
         Within the tensor's own range, zero included, so that zero is on the grid.
@@ -300,7 +277,7 @@ def _divergence(counts: npt.NDArray[np.float64], end: int) -> float:
     return float((p[both] * np.log(p[both] / q[both])).sum() + (lost * np.log(lost / tiny)).sum())
 
 
-FORMAT = "samus-edge-activation-statistics 1"
+FORMAT = "samus-edge-activation-statistics 2"
 
 # What numpy and zipfile raise for files that are cut off, changed or something else altogether
 _BROKEN = (
@@ -314,19 +291,20 @@ def write_statistics(path: Path, key: str, statistics: Mapping[str, TensorStatis
 
     Args:
         path: the file.
-        key: of the graph and frames that they were measured on; reading asks for the same.
-        statistics: by tensor.
+        key: identifies the graph and frames that were measured; reading asks for the same.
+        statistics: statistics by tensor.
 
     Raises:
         OutputFileError: if it cannot be written.
     """
-    about = {"format": FORMAT, "key": key, "tensors": list(statistics)}
     content = BytesIO()
     np.savez_compressed(
         content,
-        about=np.array(json.dumps(about)),
-        ranges=np.array([(each.minimum, each.maximum) for each in statistics.values()]),
-        counts=np.array([each.counts for each in statistics.values()]),
+        format=FORMAT,
+        key=key,
+        tensors=list(statistics),
+        ranges=[(each.minimum, each.maximum) for each in statistics.values()],
+        counts=[each.counts for each in statistics.values()],
     )
     write_files_atomically({path: content.getvalue()})
 
@@ -338,11 +316,12 @@ def read_statistics(
 
     Args:
         path: the file.
-        key: of the graph and frames at hand.
-        tensors: which are needed.
+        key: identifies the graph and frames at hand.
+        tensors: names of the tensors that are needed.
 
     Returns:
-        None if there is no file, it is of another graph or of other frames, or lacks a tensor.
+        Statistics by tensor; None if there is no file, or one of another graph, of other frames or
+        without one of the tensors.
 
     Raises:
         DataError: if the file is no such file.
@@ -352,15 +331,15 @@ def read_statistics(
     try:
         # from memory, since numpy leaves a broken file open
         with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            about = json.loads(str(arrays["about"]))
-            if about["format"] != FORMAT:
-                raise BadArgumentError(f"format {about['format']!r}")
-            if about["key"] != key or not set(tensors) <= set(about["tensors"]):
+            if str(arrays["format"]) != FORMAT:
+                raise ValueError(f"format {arrays['format']}, not {FORMAT}")
+            names = arrays["tensors"].tolist()
+            if str(arrays["key"]) != key or not set(tensors) <= set(names):
                 return None
             found = {
                 name: TensorStatistics(float(low), float(high), counts)
                 for name, (low, high), counts in zip(
-                    about["tensors"], arrays["ranges"], arrays["counts"], strict=True
+                    names, arrays["ranges"], arrays["counts"], strict=True
                 )
             }
     except _BROKEN as err:

@@ -3,16 +3,13 @@
 import hashlib
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 from onnx import ModelProto
 
-from samus_edge import __version__
 from samus_edge.calibration.activation_statistics import (
     Feeds,
     RangeMethod,
@@ -44,6 +41,7 @@ from samus_edge.calibration.sensitivity import (
     measure_sensitivity,
 )
 from samus_edge.errors import BadArgumentError, SamusEdgeError
+from samus_edge.export.graph_cleanup import graph_file
 from samus_edge.export.weight_storage import expand_weights, store_compactly
 from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.runtime.bundle.manifest import (
@@ -55,7 +53,7 @@ from samus_edge.runtime.bundle.manifest import (
     GraphSelection,
 )
 from samus_edge.runtime.bundle.records import JsonValue
-from samus_edge.runtime.images.output_files import put_in_place, write_files_atomically
+from samus_edge.runtime.images.output_files import draft_folder, write_files_atomically
 from samus_edge.verification.comparison import MaskAgreement, MaskComparison
 from samus_edge.verification.frames import PromptedFrame, frames_digest
 
@@ -78,10 +76,10 @@ class CalibrationSettings:
     """How precisions are made.
 
     Attributes:
-        precisions: of `CALIBRATED_PRECISIONS`, at least one.
-        method: how ranges of activations are chosen.
+        precisions: one or more of `CALIBRATED_PRECISIONS`.
+        method: the way ranges of activations are chosen.
         max_dice_drop: budget of an int8 encoder on the calibration frames, Dice points.
-        seed: that the frames were drawn with, for the record.
+        seed: seed that the frames were drawn with, for the record.
     """
 
     precisions: tuple[str, ...]
@@ -105,12 +103,12 @@ class CalibrationSettings:
 
 @dataclass(frozen=True)
 class Int8Result:
-    """How an int8 image encoder came about.
+    """The making of an int8 image encoder.
 
     Attributes:
-        recipe: for which hardware.
-        blocks: sensitivities, in the graph's order.
-        choice: what was quantised.
+        recipe: the recipe, for one kind of hardware.
+        blocks: sensitivities of all blocks, in the graph's order.
+        choice: the blocks that were quantised.
     """
 
     recipe: QuantisationRecipe
@@ -120,14 +118,14 @@ class Int8Result:
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """What `calibrate_bundle` made.
+    """The result of `calibrate_bundle`.
 
     Attributes:
         bundle: the written bundle.
         kept_in_fp32: by graph, the nodes that half precision leaves in float32.
-        int8: by precision.
+        int8: the making of each int8 precision.
         is_cache_used: whether the statistics came from the cache.
-        notes: what a user should know of the result, sentences.
+        notes: sentences that a user should read.
     """
 
     bundle: Bundle
@@ -152,11 +150,11 @@ def calibrate_bundle(
     """Write a copy of a bundle that offers further precisions.
 
     Args:
-        bundle: in a folder; its float32 graphs are what the new ones are made from.
+        bundle: a bundle in a folder, with the float32 graphs to start from.
         folder: where the copy goes; may be that of the bundle itself.
         frames: calibration frames, not those that results are reported on.
-        settings: what to make.
-        data: where the frames are from, in words, for the record.
+        settings: precisions, method and budget.
+        data: the frames' origin in words, for the record.
         cache: file of activation statistics, read if it fits and written if not.
         overwrite: whether an existing bundle at ``folder`` is replaced.
         check: called with the finished draft before it is put in place; may raise to refuse it, and
@@ -170,10 +168,6 @@ def calibrate_bundle(
     """
     if not frames:
         raise BadArgumentError("frames must hold at least one frame, got none.")
-    if folder.exists() and not overwrite:
-        raise SamusEdgeError(f"{folder} exists. Give another folder, or --overwrite to replace it.")
-    if folder.exists() and not (folder / MANIFEST_FILE).is_file():
-        raise SamusEdgeError(f"{folder} is not a bundle and is not replaced. Give another folder.")
     source = bundle.folder
     if folder.resolve() != source.resolve() and folder.resolve().is_relative_to(source.resolve()):
         raise SamusEdgeError(
@@ -181,15 +175,12 @@ def calibrate_bundle(
         )
     if cache is not None and not cache.absolute().parent.is_dir():
         raise SamusEdgeError(f"the folder of the cache {cache} does not exist. Create it first.")
-    run = _Calibration(bundle, frames, settings, data, cache, report)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        draft = Path(temporary) / "bundle"
-        shutil.copytree(source, draft)
+    with draft_folder(folder, kind="a bundle", marker=MANIFEST_FILE, overwrite=overwrite) as draft:
+        run = _Calibration(bundle, frames, settings, data, cache, report)
+        shutil.copytree(source, draft, dirs_exist_ok=True)
         draft.chmod(draft.stat().st_mode | stat.S_IRWXU)  # the bundle's own may be read-only
         run.write(draft)
         check(draft)
-        put_in_place(draft, folder)
     return CalibrationResult(
         Bundle.open(folder), run.kept, run.int8, run.is_cache_used, run.notes()
     )
@@ -220,7 +211,7 @@ class _Calibration:
         self.comparison = MaskComparison(bundle, frames)
 
     def notes(self) -> tuple[str, ...]:
-        """What a user should know."""
+        """Sentences that a user should read."""
         files = [
             self.bundle.graph_record(name).file
             for name, graph in self.graphs.items()
@@ -339,7 +330,6 @@ class _Calibration:
 
     def _write_int8(self, recipe: QuantisationRecipe, name: str, draft: Path) -> GraphRecord:
         graph = self.graphs[IMAGE_ENCODER]
-        candidates = quantisable_nodes(graph, recipe)
         if self.statistics is None:
             self.statistics = self._read_or_measure()
         ranges = {
@@ -348,7 +338,7 @@ class _Calibration:
         }
         blocks = measure_sensitivity(
             graph,
-            candidates,
+            quantisable_nodes(graph, recipe),
             ranges,
             recipe,
             self.comparison,
@@ -405,10 +395,7 @@ class _Calibration:
         graph = self.graphs[IMAGE_ENCODER]
         tensors: dict[str, None] = {}
         for recipe in RECIPES.values():
-            for candidate in quantisable_nodes(graph, recipe):
-                tensors[candidate.activation] = None
-                if candidate.output is not None:
-                    tensors[candidate.output] = None
+            tensors |= dict.fromkeys(quantisable_nodes(graph, recipe).values())
         record = self.bundle.graph_record(IMAGE_ENCODER)
         key = hashlib.sha256(f"{record.sha256} {frames_digest(self.frames)}".encode()).hexdigest()
         if self.cache is not None:
@@ -436,10 +423,7 @@ class _Calibration:
         draft: Path,
     ) -> GraphRecord:
         del graph.metadata_props[:]  # where the float32 graph keeps the model's tensors
-        graph.graph.name = name
-        graph.producer_name, graph.producer_version = "samus-edge", __version__
-        onnx.checker.check_model(graph, full_check=True)
-        content = graph.SerializeToString(deterministic=True)
+        content = graph_file(graph, name)
         path = draft / f"{name}.onnx"
         write_files_atomically({path: content})
         reference = self.bundle.graph_record(source)
@@ -460,12 +444,4 @@ def _kept_json(kept: Sequence[KeptNode]) -> list[JsonValue]:
 
 
 def _agreement_json(agreement: MaskAgreement) -> dict[str, JsonValue]:
-    return {
-        "logit_error": _rounded(agreement.logit_error),
-        "mask_dice": _rounded(agreement.mask_dice),
-        "dice_drop": _rounded(agreement.dice_drop),
-    }
-
-
-def _rounded(value: float) -> float:
-    return float(np.round(value, 5))
+    return {name: round(value, 5) for name, value in asdict(agreement).items()}

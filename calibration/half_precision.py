@@ -18,8 +18,9 @@ from onnx import (
     shape_inference,
 )
 
-FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 from samus_edge.errors import BadArgumentError
+
+FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 HALF_MAX = 65504.0
 HALF_MIN = 2.0**-24

@@ -1,4 +1,4 @@
-"""Insertion of Q/DQ pairs: static quantisation written into the graph."""
+"""Static quantisation, written into a graph as pairs of QuantizeLinear and DequantizeLinear."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from samus_edge.errors import BadArgumentError
+from samus_edge.export.weight_storage import INT8_MAX
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,9 @@ class QuantisationRecipe:
     Weights are int8, symmetric, with one scale per output channel; biases stay float.
 
     Attributes:
-        name: of the precision in a bundle.
+        name: name of the precision in a bundle.
         symmetric: whether activations are int8 around zero; else uint8 with a zero point.
-        operators: operator types whose weights are constants and that are quantised.
-        output_operators: of these, whose outputs are put on a grid as well.
+        operators: operator types that are quantised where their weights are constants.
         excluded: prefixes of node names that are never quantised.
         half_precision: whether everything else computes in half precision.
     """
@@ -28,7 +28,6 @@ class QuantisationRecipe:
     name: str
     symmetric: bool
     operators: tuple[str, ...]
-    output_operators: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ("preprocessing/",)
     half_precision: bool = False
 
@@ -55,53 +54,36 @@ Runtime's blocked float kernels are as fast for these sizes, and 8-bit ones forc
 RECIPES = {recipe.name: recipe for recipe in (TENSORRT_INT8, CPU_INT8)}
 
 
-INT8_MAX = 127
 UINT8_MAX = 255
 
 Range = tuple[float, float]
 FloatArray = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A node that can be quantised.
-
-    Attributes:
-        node: its name.
-        activation: the tensor that it multiplies with weights.
-        output: the tensor that it gives, where the recipe puts it on a grid; else None.
-    """
-
-    node: str
-    activation: str
-    output: str | None
-
-
-def quantisable_nodes(model: ModelProto, recipe: QuantisationRecipe) -> list[Candidate]:
+def quantisable_nodes(model: ModelProto, recipe: QuantisationRecipe) -> dict[str, str]:
     """The nodes of a float32 graph that a recipe quantises, in the graph's order.
 
-    Products of two activations are none of them, nor are depthwise convolutions: 8 bits hurt
+    Products of two activations are left out, and so are depthwise convolutions: 8 bits hurt
     attention's inputs and filters of few weights most, and gain least there.
 
     Args:
         model: a graph whose weights are float32 initialisers.
         recipe: for which hardware.
+
+    Returns:
+        By the node's name, the activation that it multiplies with weights.
     """
     constants = {item.name for item in model.graph.initializer}
     weights = {item.name for item in model.graph.initializer if len(item.dims) >= 2}
-    return [
-        Candidate(
-            node.name,
-            node.input[0],
-            node.output[0] if node.op_type in recipe.output_operators else None,
-        )
+    return {
+        node.name: node.input[0]
         for node in model.graph.node
         if node.op_type in recipe.operators
         and node.input[1] in weights
         and node.input[0] not in constants
         and not node.name.startswith(recipe.excluded)
-        and not _is_grouped(node)
-    ]
+        and not any(item.name == "group" and item.i > 1 for item in node.attribute)
+    }
 
 
 def quantise(
@@ -121,22 +103,33 @@ def quantise(
     Raises:
         ValueError: naming nodes that cannot be quantised, or tensors without a range.
     """
-    chosen = {each.node: each for each in quantisable_nodes(model, recipe) if each.node in nodes}
-    unknown = sorted(set(nodes) - set(chosen))
+    quantisable = quantisable_nodes(model, recipe)
+    unknown = sorted(set(nodes) - quantisable.keys())
     if unknown:
         raise BadArgumentError(
             f"cannot quantise {', '.join(unknown)} by the recipe {recipe.name!r}."
         )
-    grids = {each.activation for each in chosen.values()}
-    grids |= {each.output for each in chosen.values() if each.output is not None}
-    missing = sorted(grids - set(ranges))
+    chosen = set(nodes)
+    activations = {quantisable[name] for name in chosen}
+    missing = sorted(activations - ranges.keys())
     if missing:
         raise BadArgumentError(f"ranges must have {', '.join(missing)}.")
-    return _Quantiser(model, ranges, recipe).quantise(chosen)
+    quantiser = _Quantiser(model, ranges, recipe)
+    for value in model.graph.input:
+        if value.name in activations:
+            quantiser.put_on_grid(value.name)
+    for node in quantiser.model.graph.node:
+        if node.name in chosen:
+            quantiser.quantise(node)
+        quantiser.nodes.append(node)
+        for name in node.output:
+            if name in activations:
+                quantiser.put_on_grid(name)
+    return quantiser.finished()
 
 
 class _Quantiser:
-    """Builds one quantised copy."""
+    """Builds one quantised copy, node by node."""
 
     def __init__(
         self, model: ModelProto, ranges: Mapping[str, Range], recipe: QuantisationRecipe
@@ -148,30 +141,37 @@ class _Quantiser:
         self.weights = {item.name: item for item in self.model.graph.initializer}
         self.constants: dict[str, TensorProto] = {}
         self.nodes: list[NodeProto] = []
-        self.on_grid: set[str] = set()
         self.quantised_weights: dict[tuple[str, int], str] = {}
 
-    def quantise(self, chosen: Mapping[str, Candidate]) -> ModelProto:
-        """Rewrite the copy's nodes."""
-        graph = self.model.graph
-        outputs = {each.output for each in chosen.values() if each.output is not None}
-        for value in graph.input:
-            if value.name in {each.activation for each in chosen.values()}:
-                self._put_on_grid(value.name)
-        needed = {each.activation for each in chosen.values()} | outputs
-        for node in graph.node:
-            if node.name in chosen:
-                node.input[0] = f"{node.input[0]}/dequantised"
-                node.input[1] = self._dequantised_weight(node)
-            else:
-                for index, name in enumerate(node.input):
-                    if name in outputs and name in self.on_grid:
-                        node.input[index] = f"{name}/dequantised"
-            self.nodes.append(node)
-            for name in node.output:
-                if name in needed and name not in self.on_grid:
-                    self._put_on_grid(name)
-        nodes = list(self.nodes)
+    def put_on_grid(self, name: str) -> None:
+        """Quantise and dequantise an activation, once for all its readers."""
+        low, high = self.ranges[name]
+        scale, zero_point = activation_grid(low, high, symmetric=self.recipe.symmetric)
+        self._constant(f"{name}/scale", scale)
+        self._constant(f"{name}/zero_point", zero_point)
+        self._node("QuantizeLinear", name, name, f"{name}/quantised")
+        self._node("DequantizeLinear", name, f"{name}/quantised", f"{name}/dequantised")
+
+    def quantise(self, node: NodeProto) -> None:
+        """Let a node read its activation and its weights from their grids."""
+        node.input[0] = f"{node.input[0]}/dequantised"
+        source = node.input[1]
+        axis = _output_axis(node, len(self.weights[source].dims))
+        if (source, axis) not in self.quantised_weights:
+            # as other nodes may read the same weights transposed, with their channels on another axis
+            is_second = any(each == source for each, _ in self.quantised_weights)
+            name = f"{source}/axis{axis}" if is_second else source
+            steps, scale = weight_grid(numpy_helper.to_array(self.weights[source]), axis)
+            self._constant(f"{name}/int8", steps)
+            self._constant(f"{name}/scale", scale)
+            self._constant(f"{name}/zero_point", np.zeros(scale.shape, np.int8))
+            self._node("DequantizeLinear", name, f"{name}/int8", f"{name}/dequantised", axis=axis)
+            self.quantised_weights[source, axis] = f"{name}/dequantised"
+        node.input[1] = self.quantised_weights[source, axis]
+
+    def finished(self) -> ModelProto:
+        """The copy with the new nodes, without weights that are no longer read."""
+        graph, nodes = self.model.graph, list(self.nodes)
         del graph.node[:]
         graph.node.extend(nodes)
         used = {name for node in nodes for name in node.input}
@@ -181,39 +181,12 @@ class _Quantiser:
         del graph.value_info[:]
         return self.model
 
-    def _put_on_grid(self, name: str) -> None:
-        """Quantise and dequantise an activation, once for all its readers."""
-        low, high = self.ranges[name]
-        scale, zero_point = activation_grid(low, high, symmetric=self.recipe.symmetric)
-        self._constant(f"{name}/scale", scale)
-        self._constant(f"{name}/zero_point", zero_point)
-        grid = [f"{name}/scale", f"{name}/zero_point"]
-        self.nodes += _pair(name, grid)
-        self.on_grid.add(name)
-
-    def _dequantised_weight(self, node: NodeProto) -> str:
-        source = node.input[1]
-        rank = len(self.weights[source].dims)
-        axis = _output_axis(node, rank)
-        if (source, axis) not in self.quantised_weights:
-            # as other nodes may read the same weights transposed, with their channels on another axis
-            is_second = any(each == source for each, _ in self.quantised_weights)
-            name = f"{source}/axis{axis}" if is_second else source
-            steps, scale = weight_grid(numpy_helper.to_array(self.weights[source]), axis)
-            self._constant(f"{name}/int8", steps)
-            self._constant(f"{name}/scale", scale)
-            self._constant(f"{name}/zero_point", np.zeros(scale.shape, np.int8))
-            self.nodes.append(
-                helper.make_node(
-                    "DequantizeLinear",
-                    [f"{name}/int8", f"{name}/scale", f"{name}/zero_point"],
-                    [f"{name}/dequantised"],
-                    name=f"{name}/DequantizeLinear",
-                    axis=axis,
-                )
-            )
-            self.quantised_weights[source, axis] = f"{name}/dequantised"
-        return self.quantised_weights[source, axis]
+    def _node(
+        self, operator: str, name: str, source: str, target: str, axis: int | None = None
+    ) -> None:
+        inputs = [source, f"{name}/scale", f"{name}/zero_point"]
+        node = helper.make_node(operator, inputs, [target], f"{name}/{operator}", axis=axis)
+        self.nodes.append(node)
 
     def _constant(self, name: str, values: npt.NDArray[np.generic]) -> None:
         self.constants[name] = numpy_helper.from_array(values, name)
@@ -258,24 +231,6 @@ def _half_precision(scale: npt.NDArray[np.floating]) -> FloatArray:
     clipped = np.clip(scale, float(half.smallest_subnormal), float(half.max))
     rounded: FloatArray = clipped.astype(np.float16).astype(np.float32)
     return rounded
-
-
-def _pair(name: str, grid: list[str]) -> list[NodeProto]:
-    return [
-        helper.make_node(
-            "QuantizeLinear", [name, *grid], [f"{name}/quantised"], name=f"{name}/QuantizeLinear"
-        ),
-        helper.make_node(
-            "DequantizeLinear",
-            [f"{name}/quantised", *grid],
-            [f"{name}/dequantised"],
-            name=f"{name}/DequantizeLinear",
-        ),
-    ]
-
-
-def _is_grouped(node: NodeProto) -> bool:
-    return any(item.name == "group" and item.i > 1 for item in node.attribute)
 
 
 def _output_axis(node: NodeProto, rank: int) -> int:

@@ -1,12 +1,12 @@
 """How much each block of the image encoder suffers from 8 bits, and which ones a budget allows."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 
 from onnx import ModelProto
 
-from samus_edge.calibration.quantisation import Candidate, QuantisationRecipe, Range, quantise
+from samus_edge.calibration.quantisation import QuantisationRecipe, Range, quantise
 from samus_edge.verification.comparison import MaskAgreement, MaskComparison
 
 NO_MODULE = "(no module)"
@@ -20,7 +20,7 @@ class BlockSensitivity:
     Attributes:
         block: such as "stage2/3/mlp".
         nodes: names of its nodes that the recipe quantises.
-        agreement: with the float32 encoder, everything else being float32.
+        agreement: agreement with the float32 encoder, everything else being float32.
     """
 
     block: str
@@ -35,7 +35,7 @@ class BudgetedChoice:
     Attributes:
         quantised: the blocks on 8 bits, least sensitive first.
         kept: the blocks that stay in higher precision, least sensitive first.
-        agreement: of the encoder so quantised; that of the float32 encoder where nothing is.
+        agreement: agreement of the encoder so quantised; perfect where nothing is quantised.
     """
 
     quantised: tuple[BlockSensitivity, ...]
@@ -61,7 +61,7 @@ def block_of(node: str) -> str:
 
 def measure_sensitivity(
     model: ModelProto,
-    candidates: Sequence[Candidate],
+    candidates: Iterable[str],
     ranges: Mapping[str, Range],
     recipe: QuantisationRecipe,
     comparison: MaskComparison,
@@ -72,18 +72,18 @@ def measure_sensitivity(
 
     Args:
         model: the float32 image encoder, weights as initialisers.
-        candidates: the nodes that may be quantised.
-        ranges: of their activations.
+        candidates: names of the nodes that may be quantised.
+        ranges: ranges of their activations.
         recipe: for which hardware.
-        comparison: with the float32 encoder.
+        comparison: compares an encoder with the float32 one.
         on_block: called with each block as its turn comes.
 
     Returns:
         In the graph's order.
     """
     blocks: dict[str, list[str]] = {}
-    for candidate in candidates:
-        blocks.setdefault(block_of(candidate.node), []).append(candidate.node)
+    for node in candidates:
+        blocks.setdefault(block_of(node), []).append(node)
     measured = []
     for block, nodes in blocks.items():
         on_block(block)
@@ -108,11 +108,11 @@ def choose_blocks(
     than masks do. The largest number that stays within the budget is found by bisection.
 
     Args:
-        model: as in `measure_sensitivity`, like those that are not explained.
-        blocks: measured.
-        ranges: of activations.
-        recipe: for which hardware.
-        comparison: with the float32 encoder.
+        model: as in `measure_sensitivity`, like `ranges`, `recipe` and `comparison`.
+        blocks: the blocks' sensitivities.
+        ranges: see there.
+        recipe: see there.
+        comparison: see there.
         max_dice_drop: the budget, Dice points (0..100).
         on_trial: called with the number of blocks as each trial starts.
     """
@@ -144,9 +144,9 @@ def draw_sensitivity(
     """Draw bars per block, in the graph's order: logit error and Dice change when it is quantised alone.
 
     Args:
-        blocks: measured, in the graph's order.
-        choice: which of them were quantised in the end.
-        title: above the chart.
+        blocks: the blocks' sensitivities, in the graph's order.
+        choice: the blocks that were quantised in the end.
+        title: title of the chart.
 
     Returns:
         A PNG file.

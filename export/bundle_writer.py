@@ -2,10 +2,10 @@
 
 import copy
 import hashlib
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,14 @@ import torch
 from onnx import ModelProto
 
 from samus_edge import __version__
-from samus_edge.errors import BadArgumentError, SamusEdgeError
-from samus_edge.export.graph_cleanup import GELU_OPSET, OLDEST_OPSET, downgrade
+from samus_edge.errors import BadArgumentError
+from samus_edge.export.graph_cleanup import (
+    GELU_OPSET,
+    OLDEST_OPSET,
+    downgrade,
+    graph_file,
+    tensor_specs,
+)
 from samus_edge.export.parity import ParityReport, measure_parity
 from samus_edge.export.torch_graph import (
     DEFAULT_OPSET,
@@ -35,14 +41,12 @@ from samus_edge.runtime.bundle.manifest import (
     Manifest,
     Preprocessing,
     PromptFrame,
-    TensorSpec,
 )
-from samus_edge.runtime.images.output_files import put_in_place, write_files_atomically
+from samus_edge.runtime.images.output_files import draft_folder, write_files_atomically
 from samus_edge.weights.bundle_file import map_tensors
 from samus_edge.weights.model_file import settings_of
 
-__all__ = []
-
+__all__ = ["NEWEST_OPSET", "BundleText", "check_opset", "shipped_model", "write_bundle"]
 
 INT8_DECODER_ARCHS = ("tiny",)
 """Where the mask decoder's large matrices are stored as int8: it is two fifths of a `tiny`.
@@ -73,9 +77,9 @@ class BundleText:
     Attributes:
         name: the bundle's name.
         licence: SPDX expression.
-        credits: whose data and weights went into it.
-        intended_use: what it is for.
-        limits: what it is not for.
+        credits: credits for the data and weights that went into it.
+        intended_use: its intended use.
+        limits: its limits.
     """
 
     name: str
@@ -146,17 +150,11 @@ def write_bundle(
         raise BadArgumentError(
             "frames must hold at least one real frame to measure parity on, got none."
         )
-    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
-        raise BadArgumentError(f"opset must be from {OLDEST_OPSET} to {NEWEST_OPSET}, got {opset}.")
+    check_opset(opset)
     if frame_hw is not None and any(frame.shape != frame_hw for frame in frames):
         raise BadArgumentError(f"frames must all be {frame_hw[0]}x{frame_hw[1]}, as frame_hw says.")
-    if folder.exists():
-        _check_replaceable(folder, overwrite)
-    model = shipped_model(model)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        draft = Path(temporary) / "bundle"
-        draft.mkdir(mode=0o755)
+    with draft_folder(folder, kind="a bundle", marker=MANIFEST_FILE, overwrite=overwrite) as draft:
+        model = shipped_model(model)
         graphs: dict[str, GraphRecord] = {}
         builders = {IMAGE_ENCODER: image_encoder_graph, MASK_DECODER: mask_decoder_graph}
         for name, build in builders.items():
@@ -172,27 +170,25 @@ def write_bundle(
             del graph  # half a gigabyte for a large encoder, before the next one is made
         # Should this process be killed, what it leaves says what it is.
         unfinished = replace(text, name=f"unfinished export of {text.name}")
-        manifest = _manifest(model, unfinished, weights_sha256, graphs, parity={})
+        manifest = _manifest(model, unfinished, weights_sha256, graphs)
         manifest.write(draft / MANIFEST_FILE)
         report(f"comparing with torch on {len(frames)} frames")
         parity = measure_parity(model, draft, frames)
         parity.check()
-        manifest = _manifest(model, text, weights_sha256, graphs, parity=parity.to_json())
-        manifest.write(draft / MANIFEST_FILE)
+        measured: Any = parity.to_json()
+        replace(manifest, name=text.name, parity=measured).write(draft / MANIFEST_FILE)
         check(draft)
-        manifest = Manifest.read(draft / MANIFEST_FILE)
-        put_in_place(draft, folder)
-    return manifest, parity
+    return Manifest.read(folder / MANIFEST_FILE), parity
 
 
-def _check_replaceable(folder: Path, overwrite: bool) -> None:
-    if not overwrite:
-        raise SamusEdgeError(f"{folder} exists. Give another folder, or --overwrite to replace it.")
-    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST_FILE).is_file()):
-        raise SamusEdgeError(
-            f"{folder} is not a bundle and is not replaced: it has no {MANIFEST_FILE}. "
-            "Give another folder."
-        )
+def check_opset(opset: int) -> None:
+    """Refuse an operator set that graphs are not written for.
+
+    Raises:
+        ValueError: unless it is from `OLDEST_OPSET` to `NEWEST_OPSET`.
+    """
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise BadArgumentError(f"opset must be from {OLDEST_OPSET} to {NEWEST_OPSET}, got {opset}.")
 
 
 def shipped_model(model: SamusHF) -> SamusHF:
@@ -223,10 +219,7 @@ def _tensors(model: SamusHF, graph: str) -> dict[str, npt.NDArray[np.float32]]:
 
 def _write_graph(graph: ModelProto, name: str, folder: Path, weight_storage: str) -> GraphRecord:
     store_compactly(graph)
-    graph.graph.name = name
-    graph.producer_name, graph.producer_version = "samus-edge", __version__
-    onnx.checker.check_model(graph, full_check=True)
-    content = graph.SerializeToString(deterministic=True)
+    content = graph_file(graph, name)
     path = folder / f"{name}.onnx"
     write_files_atomically({path: content})
     return GraphRecord(
@@ -236,16 +229,9 @@ def _write_graph(graph: ModelProto, name: str, folder: Path, weight_storage: str
         precision="fp32",
         weight_storage=weight_storage,
         opset=graph.opset_import[0].version,
-        inputs=tuple(_spec(value) for value in graph.graph.input),
-        outputs=tuple(_spec(value) for value in graph.graph.output),
+        inputs=tensor_specs(graph.graph.input),
+        outputs=tensor_specs(graph.graph.output),
     )
-
-
-def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
-    tensor = value.type.tensor_type
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
-    shape = tuple(size.dim_param or size.dim_value for size in tensor.shape.dim)
-    return TensorSpec(value.name, dtype, shape)
 
 
 def preprocessing_of(model: SamusHF) -> Preprocessing:
@@ -265,11 +251,7 @@ def preprocessing_of(model: SamusHF) -> Preprocessing:
 
 
 def _manifest(
-    model: SamusHF,
-    text: BundleText,
-    weights_sha256: str,
-    graphs: dict[str, GraphRecord],
-    parity: dict[str, object],
+    model: SamusHF, text: BundleText, weights_sha256: str, graphs: dict[str, GraphRecord]
 ) -> Manifest:
     size = model.prompt_encoder.image_size
     return Manifest(
@@ -298,7 +280,7 @@ def _manifest(
         ),
         mask_threshold=0.0,
         graphs=graphs,
-        parity=parity,  # type: ignore[arg-type]  # plain JSON values
+        parity={},
         accuracy={},
         licence=text.licence,
         credits=text.credits,

@@ -1,17 +1,35 @@
-"""Removal of what the exporter and a merge leave in a graph that nothing needs."""
+"""Changes of ONNX graphs that keep what they compute, and their files."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
+import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from samus_edge import __version__
+from samus_edge.runtime.bundle.manifest import TensorSpec
+from samus_edge.verification.comparison import open_onnx
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
 __all__ = [
+    "AXES_OPSET",
+    "GELU_OPSET",
+    "OLDEST_OPSET",
     "TensorSize",
+    "complete_resize_sizes",
+    "downgrade",
+    "fix_resize_sizes",
+    "graph_file",
+    "open_graph",
+    "remove_unused",
     "tensor_sizes",
+    "tensor_specs",
 ]
 
 
@@ -100,7 +118,7 @@ _REDUCTIONS = ("ReduceMax", "ReduceMean", "ReduceMin")
 
 
 def downgrade(model: ModelProto, opset: int) -> None:
-    """Rewrite the operators that an older operator set has not, in place.
+    """Rewrite the operators that an older operator set does not have, in place.
 
     Gelu becomes its definition by Erf. For 17, the axes of Resize and Pad are written out and those
     of reductions become attributes. ONNX's own converter does not take these steps back.
@@ -182,13 +200,65 @@ def _replace_inputs(node: NodeProto, inputs: list[str]) -> None:
     node.input.extend(inputs)
 
 
+def graph_file(model: ModelProto, name: str | None = None) -> bytes:
+    """The bytes of a graph's file, which are the same for the same graph.
+
+    Args:
+        model: a graph; gets this package as its producer.
+        name: the graph's new name; None to keep the one that it has.
+
+    Raises:
+        onnx.checker.ValidationError: if the graph is not valid.
+    """
+    if name is not None:
+        model.graph.name = name
+    model.producer_name, model.producer_version = "samus-edge", __version__
+    onnx.checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def tensor_specs(values: Iterable[ValueInfoProto]) -> tuple[TensorSpec, ...]:
+    """Names, types and shapes of a graph's inputs or outputs, batch axis included."""
+    specs: list[TensorSpec] = []
+    for value in values:
+        tensor = value.type.tensor_type
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+        shape = tuple(size.dim_param or size.dim_value for size in tensor.shape.dim)
+        specs.append(TensorSpec(value.name, dtype, shape))
+    return tuple(specs)
+
+
+def open_graph(
+    model: ModelProto, shown: Sequence[str] = (), nodes: Sequence[NodeProto] = ()
+) -> "InferenceSession":
+    """A session on the CPU that can also give tensors from within a graph.
+
+    Args:
+        model: the graph; left as it is.
+        shown: names of tensors that are outputs as well.
+        nodes: further nodes, which may compute them.
+    """
+    graph = model.graph
+    present = {value.name for value in graph.output}
+    counts = len(graph.node), len(graph.output)
+    # In place, since a copy of a large graph is half a gigabyte more.
+    graph.node.extend(nodes)
+    graph.output.extend(ValueInfoProto(name=name) for name in shown if name not in present)
+    try:
+        content = model.SerializeToString()
+    finally:
+        del graph.node[counts[0] :], graph.output[counts[1] :]
+    return open_onnx(content)
+
+
 @dataclass(frozen=True)
 class TensorSize:
-    """How large a tensor is.
+    """The size of a tensor.
 
     Attributes:
-        shape: of it.
-        nbytes: in memory.
+        shape: its shape.
+        nbytes: its size in memory, bytes.
     """
 
     shape: tuple[int, ...]
@@ -198,30 +268,14 @@ class TensorSize:
 def tensor_sizes(
     model: ModelProto, tensors: Sequence[str], feeds: Mapping[str, npt.NDArray[np.generic]]
 ) -> dict[str, TensorSize]:
-    """Run a graph and see how large its tensors are.
-
-    It is run, since neither shape inference follows sizes through all of a graph's arithmetic.
+    """Sizes of a graph's tensors, by a run: shape inference does not follow all of its arithmetic.
 
     Args:
         model: the graph.
-        tensors: names, of outputs or of what nodes give to each other.
+        tensors: names of outputs, or of what nodes give to each other.
         feeds: inputs by name.
     """
-    outputs = model.graph.output
-    present = {value.name for value in outputs}
-    added = [ValueInfoProto(name=name) for name in tensors if name not in present]
-    # In place, since a copy of a large graph is half a gigabyte more.
-    outputs.extend(added)
-    try:
-        content = model.SerializeToString()
-    finally:
-        del outputs[len(outputs) - len(added) :]
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors
-    options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of weights
-    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    del content
-    values = session.run(list(tensors), dict(feeds))
+    values = open_graph(model, tensors).run(list(tensors), dict(feeds))
     return {
         name: TensorSize(np.shape(value), np.asarray(value).nbytes)
         for name, value in zip(tensors, values, strict=True)

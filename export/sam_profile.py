@@ -2,7 +2,6 @@
 
 import json
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,10 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto
 
-from samus_edge import __version__
-from samus_edge.errors import BadArgumentError, ExportMismatchError, SamusEdgeError
+from samus_edge.errors import BadArgumentError, ExportMismatchError
 from samus_edge.evaluation.torch_predictor import TorchPredictor
-from samus_edge.export.bundle_writer import NEWEST_OPSET, shipped_model
-from samus_edge.export.graph_cleanup import GELU_OPSET, OLDEST_OPSET, downgrade
+from samus_edge.export.bundle_writer import check_opset, shipped_model
+from samus_edge.export.graph_cleanup import GELU_OPSET, downgrade, graph_file
 from samus_edge.export.parity import MAX_LOGIT_ERROR
 from samus_edge.export.sam_graphs import (
     LOW_RES_SIDE,
@@ -29,7 +27,7 @@ from samus_edge.export.sam_graphs import (
 from samus_edge.export.torch_graph import DEFAULT_OPSET
 from samus_edge.export.weight_storage import store_compactly
 from samus_edge.modeling.samus_hf import SamusHF
-from samus_edge.runtime.images.output_files import put_in_place, write_files_atomically
+from samus_edge.runtime.images.output_files import draft_folder, write_files_atomically
 from samus_edge.runtime.prediction import largest_difference, upsample_logits
 from samus_edge.verification.comparison import open_onnx
 
@@ -157,13 +155,11 @@ class SamProfile:
 
     Attributes:
         folder: where it is.
-        name: of the model, as files and tools have it.
+        name: name of the model in files and tools.
         encoder: path of the encoder, `NAME.encoder.onnx`.
         decoder: path of the decoder, `NAME.decoder.onnx`.
         config: path of the custom model file for AnyLabeling and X-AnyLabeling.
         opset: ONNX operator set of both graphs.
-        encoder_bytes: size of the encoder.
-        decoder_bytes: size of the decoder.
     """
 
     folder: Path
@@ -172,8 +168,6 @@ class SamProfile:
     decoder: Path
     config: Path
     opset: int
-    encoder_bytes: int
-    decoder_bytes: int
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -211,74 +205,45 @@ def write_sam_profile(
         ExportMismatchError: if the pair computes something else; nothing is left at ``folder``.
         OutputFileError: if a file cannot be written; nothing is left.
     """
-    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
-        raise BadArgumentError(f"opset must be from {OLDEST_OPSET} to {NEWEST_OPSET}, got {opset}.")
+    check_opset(opset)
     stem = _NOT_IN_NAMES.sub("-", name).strip("-.")
     if not stem:
         raise BadArgumentError(f"name must have a letter or digit, got {name!r}.")
-    if folder.exists():
-        _check_replaceable(folder, overwrite)
-    model = shipped_model(model)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        draft = Path(temporary) / "pair"
-        draft.mkdir(mode=0o755)
+    kind = "a SAM pair of samus-edge"
+    with draft_folder(folder, kind=kind, marker=CONFIG_FILE, overwrite=overwrite) as draft:
+        model = shipped_model(model)
         builders = {"encoder": sam_encoder_graph, "decoder": sam_decoder_graph}
-        sizes: dict[str, int] = {}
+        files = {part: f"{stem}.{part}.onnx" for part in builders}
         for part, build in builders.items():
             report(f"exporting the {part}")
             graph = build(model, opset=max(opset, GELU_OPSET))
             if opset < GELU_OPSET:
                 downgrade(graph, opset)
-            content = _serialised(graph)
-            write_files_atomically({draft / f"{stem}.{part}.onnx": content})
-            sizes[part] = len(content)
-            del graph, content  # half a gigabyte for a large encoder, before the next one is made
+            write_files_atomically({draft / files[part]: _file_of(graph)})
+            del graph  # half a gigabyte for a large encoder, before the next one is made
         report("comparing with torch")
-        encoder, decoder = (f"{stem}.{part}.onnx" for part in builders)
-        check_sam_profile(model, draft / encoder, draft / decoder)
+        check_sam_profile(model, draft / files["encoder"], draft / files["decoder"])
         config = _CONFIG.format(
             stem=stem,
-            display_name=_quoted(name),
-            encoder=encoder,
-            decoder=decoder,
+            # A string in YAML, whose double-quoted strings are those of JSON.
+            display_name=json.dumps(name),
             side=PROMPT_SIDE,
+            **files,
         )
         # Last: a folder without it is no pair that was finished.
         write_files_atomically({draft / CONFIG_FILE: config.encode()})
-        put_in_place(draft, folder)
     return SamProfile(
         folder=folder,
         name=stem,
-        encoder=folder / encoder,
-        decoder=folder / decoder,
+        encoder=folder / files["encoder"],
+        decoder=folder / files["decoder"],
         config=folder / CONFIG_FILE,
         opset=opset,
-        encoder_bytes=sizes["encoder"],
-        decoder_bytes=sizes["decoder"],
     )
 
 
-def _check_replaceable(folder: Path, overwrite: bool) -> None:
-    if not overwrite:
-        raise SamusEdgeError(f"{folder} exists. Give another folder, or --overwrite to replace it.")
-    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / CONFIG_FILE).is_file()):
-        raise SamusEdgeError(
-            f"{folder} is not a SAM pair of samus-edge and is not replaced: it has no "
-            f"{CONFIG_FILE}. Give another folder."
-        )
-
-
-def _serialised(graph: ModelProto) -> bytes:
+def _file_of(graph: ModelProto) -> bytes:
     store_compactly(graph)
     # The oldest file format that has the operator set: older ONNX Runtimes refuse newer ones.
     graph.ir_version = onnx.helper.find_min_ir_version_for(graph.opset_import)
-    graph.producer_name, graph.producer_version = "samus-edge", __version__
-    onnx.checker.check_model(graph, full_check=True)
-    content: bytes = graph.SerializeToString(deterministic=True)
-    return content
-
-
-def _quoted(text: str) -> str:
-    """A string in YAML, whose double-quoted strings are those of JSON."""
-    return json.dumps(text, ensure_ascii=True)
+    return graph_file(graph)

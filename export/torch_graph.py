@@ -178,28 +178,10 @@ MIN_OPSET = 20  # the first with Gelu as one node
 DEFAULT_OPSET = 20
 
 
-class _Decoder(nn.Module):
-    """The decoder's forward pass as one module, for the exporter."""
+class _Decoder(SamusHF):
+    """The decoder as one module, for the exporter."""
 
-    def __init__(self, model: SamusHF) -> None:
-        super().__init__()
-        self.prompt_encoder = model.prompt_encoder
-        self.mask_decoder = model.mask_decoder
-
-    def forward(
-        self,
-        image_embeddings: Tensor,
-        point_coords: Tensor,
-        point_labels: Tensor,
-        mask_input: Tensor,
-        has_mask_input: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """As :meth:`SamusHF.decode`."""
-        sparse, dense = self.prompt_encoder(point_coords, point_labels, mask_input, has_mask_input)
-        out: tuple[Tensor, Tensor] = self.mask_decoder(
-            image_embeddings, self.prompt_encoder.dense_pe(), sparse, dense
-        )
-        return out
+    forward = SamusHF.decode
 
 
 def encoder_core_graph(model: SamusHF, *, opset: int) -> ModelProto:
@@ -231,7 +213,11 @@ def mask_decoder_graph(model: SamusHF, *, opset: int) -> ModelProto:
     prompts = torch.export.Dim("prompts", min=1, max=1024)
     prompt_points = torch.export.Dim("points", min=2, max=1024)
     return _export(
-        _Decoder(model),
+        _Decoder(
+            image_encoder=nn.Identity(),
+            prompt_encoder=model.prompt_encoder,
+            mask_decoder=model.mask_decoder,
+        ),
         example,
         inputs=("image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input"),
         outputs=("low_res_masks", "iou_predictions"),

@@ -3,11 +3,9 @@
 import hashlib
 import json
 import re
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias, Union
 
 import onnx
 from onnx import ModelProto
@@ -15,89 +13,26 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from samus_edge import __version__
 from samus_edge.errors import BadArgumentError, BundleError, SamusEdgeError
-from samus_edge.export.graph_cleanup import complete_resize_sizes, remove_unused
+from samus_edge.export.graph_cleanup import (
+    complete_resize_sizes,
+    graph_file,
+    remove_unused,
+    tensor_specs,
+)
 from samus_edge.export.weight_storage import expand_weights
 from samus_edge.runtime.bundle.bundle import Bundle, check_precision, precision_name, select_graphs
 from samus_edge.runtime.bundle.manifest import (
     IMAGE_ENCODER,
     MASK_DECODER,
-    Manifest,
     TensorSpec,
     check_image_encoder,
     check_mask_decoder,
 )
 from samus_edge.runtime.bundle.records import to_json
-from samus_edge.runtime.images.output_files import put_in_place, write_files_atomically
+from samus_edge.runtime.images.output_files import draft_folder, write_files_atomically
 from samus_edge.verification.comparison import check_served_graph
 
-__all__ = [
-    "MANIFEST_COPY",
-    "MODEL_FILE",
-    "VARIANTS",
-    "Enum",
-    "Message",
-    "ServedModel",
-    "TritonRepository",
-    "TritonSettings",
-    "batch_mask_decoder",
-    "model_config",
-    "prepare_for_tensorrt",
-    "protobuf_text",
-    "repository_readme",
-    "write_triton_repository",
-]
-
-
-@dataclass(frozen=True)
-class Enum:
-    """A value of an enumeration, by its name."""
-
-    name: str
-
-
-Scalar: TypeAlias = str | int | bool | Enum
-Message: TypeAlias = Sequence[tuple[str, Union[Scalar, "Message"]]]
-"""Fields and their values, in order; a repeated field comes several times."""
-
-
-def protobuf_text(message: Message) -> str:
-    """A message in text form: one field a line, nested messages indented by two spaces.
-
-    Args:
-        message: its fields.
-
-    Returns:
-        ASCII text that ends with a line feed.
-
-    Source: the protocol buffers text format language specification.
-    """
-    return "".join(f"{line}\n" for line in _lines(message, ""))
-
-
-def _lines(message: Message, indent: str) -> Iterator[str]:
-    for name, value in message:
-        if isinstance(value, str | int | Enum):
-            yield f"{indent}{name}: {_scalar(value)}"
-        else:
-            yield f"{indent}{name} {{"
-            yield from _lines(value, f"{indent}  ")
-            yield f"{indent}}}"
-
-
-def _scalar(value: Scalar) -> str:
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, bool):  # before int, which it is as well
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    return f'"{"".join(map(_escaped, value.encode()))}"'
-
-
-def _escaped(byte: int) -> str:
-    """A byte of a string literal; what is not plain ASCII as three octal digits."""
-    is_plain = 0x20 <= byte < 0x7F and byte not in b'"\\'
-    return chr(byte) if is_plain else f"\\{byte:03o}"
+__all__ = ["ServedModel", "TritonRepository", "TritonSettings", "write_triton_repository"]
 
 
 VARIANTS = ("onnx", "tensorrt")
@@ -182,15 +117,17 @@ class TritonSettings:
 
 
 MODEL_FILE = "model.onnx"
+MANIFEST_COPY = "bundle_manifest.json"
+CONFIG_FILE = "config.pbtxt"
+Shape = tuple[int, ...]
 
+_TEMPLATES = {"config": "config.pbtxt.jinja", "readme": "triton_readme.md.jinja"}
 _DATA_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
-_US_PER_MS = 1000
+_TYPICAL_ROWS = 4
 _BOX_POINTS = 2
 _ENGINE_CACHE = "/engines"
 # Engines are large in the encoder's first layers, which see whole batches of raw frames.
 _WORKSPACE_BYTES = 2 << 30
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -198,13 +135,13 @@ class ServedModel:
     """One model of a repository.
 
     Attributes:
-        name: of the model and of its folder.
+        name: name of the model and of its folder.
         part: "image_encoder" or "mask_decoder".
         variant: "onnx" or "tensorrt".
         graph: the bundle's graph that it was made from.
-        sha256: of its ONNX file.
-        inputs: of the ONNX file, batch axis included.
-        outputs: of the ONNX file, batch axis included.
+        sha256: SHA-256 of its ONNX file.
+        inputs: inputs of the ONNX file, batch axis included.
+        outputs: outputs of the ONNX file, batch axis included.
     """
 
     name: str
@@ -236,94 +173,58 @@ def model_config(
 
     Source: `model_config.proto` and docs/user_guide/model_configuration.md of Triton 2.72.
     """
-    kind = "KIND_GPU" if model.variant == "tensorrt" else "KIND_AUTO"
-    config: list[tuple[str, str | int | bool | Enum | Message]] = [
-        ("name", model.name),
-        ("backend", "onnxruntime"),
-        ("default_model_filename", MODEL_FILE),
-        ("max_batch_size", model.max_batch_size(settings)),
-    ]
-    config += [("input", _tensor(spec)) for spec in model.inputs]
-    config += [("output", _tensor(spec)) for spec in model.outputs]
-    config += [
-        ("version_policy", [("specific", [("versions", settings.version)])]),
-        ("instance_group", [("count", settings.instances), ("kind", Enum(kind))]),
-        ("dynamic_batching", _dynamic_batching(model, settings)),
-    ]
-    if model.variant == "tensorrt":
-        config.append(("optimization", _tensorrt(model, settings)))
-    config += [("model_warmup", _warmup(model, settings, rows)) for rows in _warm(model, settings)]
-    config += [
-        ("parameters", [("key", key), ("value", [("string_value", value)])])
-        for key, value in parameters.items()
-    ]
-    config.append(("metric_tags", [("key", "bundle"), ("value", bundle)]))
-    return protobuf_text(config)
-
-
-def _tensor(spec: TensorSpec) -> Message:
-    """An input or output without its first axis; -1 for what varies."""
-    dims = [("dims", size if isinstance(size, int) else -1) for size in spec.shape[1:]]
-    return [("name", spec.name), ("data_type", Enum(_DATA_TYPES[spec.dtype])), *dims]
-
-
-def _dynamic_batching(model: ServedModel, settings: TritonSettings) -> Message:
-    # Only an engine is much faster at some sizes than at others; without preferred sizes Triton
-    # prefers the largest.
-    preferred: Sequence[int] = ()
-    if model.variant == "tensorrt":
-        preferred = sorted({_typical_rows(model, settings), model.max_batch_size(settings)})
-    return [
-        *(("preferred_batch_size", size) for size in preferred),
-        ("max_queue_delay_microseconds", settings.queue_delay_us),
-        (
-            "default_queue_policy",
-            [
-                # A mask of a frame that has long gone from the screen helps nobody.
-                ("timeout_action", Enum("REJECT")),
-                ("default_timeout_microseconds", settings.queue_timeout_ms * _US_PER_MS),
-                ("allow_timeout_override", True),
-                ("max_queue_size", settings.max_queue_size),
-            ],
-        ),
-    ]
-
-
-def _typical_rows(model: ServedModel, settings: TritonSettings) -> int:
-    return min(4, model.max_batch_size(settings))
-
-
-def _warm(model: ServedModel, settings: TritonSettings) -> list[int]:
-    """Batch sizes to run before the model is called ready."""
-    sizes = {1}
-    if model.variant == "tensorrt":
-        sizes |= {_typical_rows(model, settings), model.max_batch_size(settings)}
-    return sorted(sizes)
-
-
-def _warmup(model: ServedModel, settings: TritonSettings, rows: int) -> Message:
-    inputs: Message = [
-        ("inputs", [("key", spec.name), ("value", _warmup_tensor(spec, settings))])
-        for spec in model.inputs
-    ]
-    return [("name", f"{rows} of typical size"), ("batch_size", rows), *inputs]
-
-
-def _warmup_tensor(spec: TensorSpec, settings: TritonSettings) -> Message:
-    """One row of an input."""
-    return [
-        ("data_type", Enum(_DATA_TYPES[spec.dtype])),
-        *(("dims", size) for size in _shape(spec, 1, settings)[1:]),
-        # Random bytes are a frame; random float32 bits would hold NaN.
-        ("random_data" if spec.dtype == "uint8" else "zero_data", True),
-    ]
-
-
-def _tensorrt(model: ServedModel, settings: TritonSettings) -> Message:
-    """ONNX Runtime's TensorRT execution provider, with one profile for the whole range of shapes."""
     largest = model.max_batch_size(settings)
-    rows = {"min": 1, "opt": _typical_rows(model, settings), "max": largest}
-    parameters = {
+    rows = {"min": 1, "opt": min(_TYPICAL_ROWS, largest), "max": largest}
+    shapes = {
+        extreme: {spec.name: _shape(spec, count, settings, extreme) for spec in model.inputs}
+        for extreme, count in rows.items()
+    }
+    return _rendered(
+        "config",
+        model=model,
+        settings=settings,
+        model_file=MODEL_FILE,
+        data_types=_DATA_TYPES,
+        rows=rows,
+        shapes=shapes,
+        accelerator=_accelerator(model, shapes),
+        parameters=parameters,
+        bundle=bundle,
+    )
+
+
+def _rendered(template: str, **values: object) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("samus_edge.export"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["quoted"] = _quoted
+    return environment.get_template(_TEMPLATES[template]).render(values)
+
+
+def _quoted(text: str) -> str:
+    """A string of the protocol buffers text format; what is not plain ASCII as octal bytes."""
+    characters = (
+        chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\' else f"\\{byte:03o}"
+        for byte in text.encode()
+    )
+    return f'"{"".join(characters)}"'
+
+
+def _accelerator(model: ServedModel, shapes: Mapping[str, Mapping[str, Shape]]) -> dict[str, str]:
+    """Parameters of ONNX Runtime's TensorRT execution provider."""
+    profile = {
+        f"trt_profile_{extreme}_shapes": ",".join(
+            f"{name}:{'x'.join(map(str, shape))}" for name, shape in inputs.items()
+        )
+        for extreme, inputs in shapes.items()
+    }
+    return {
         "precision_mode": "FP32",
         "max_workspace_size_bytes": str(_WORKSPACE_BYTES),
         "trt_engine_cache_enable": "1",
@@ -333,90 +234,20 @@ def _tensorrt(model: ServedModel, settings: TritonSettings) -> Message:
         "trt_engine_cache_prefix": f"{model.name}_{model.sha256[:16]}",
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": _ENGINE_CACHE,
+        **profile,
     }
-    for extreme, count in rows.items():
-        shapes = {spec.name: _shape(spec, count, settings, extreme) for spec in model.inputs}
-        parameters[f"trt_profile_{extreme}_shapes"] = ",".join(
-            f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items()
-        )
-    accelerator: Message = [
-        ("name", "tensorrt"),
-        *(("parameters", [("key", key), ("value", value)]) for key, value in parameters.items()),
-    ]
-    return [("execution_accelerators", [("gpu_execution_accelerator", accelerator)])]
 
 
-def _shape(spec: TensorSpec, rows: int, settings: TritonSettings, extreme: str = "opt") -> Shape:
+def _shape(spec: TensorSpec, rows: int, settings: TritonSettings, extreme: str) -> Shape:
     """The smallest ("min"), typical ("opt") or largest ("max") shape of an input."""
-    frame_hw = {
+    points = settings.max_points if extreme == "max" else _BOX_POINTS
+    frames = {
         "min": settings.min_frame_hw,
         "opt": settings.typical_frame_hw,
         "max": settings.max_frame_hw,
-    }[extreme]
-    free = {
-        "image": frame_hw,
-        "point_coords": (settings.max_points if extreme == "max" else _BOX_POINTS,),
-        "point_labels": (settings.max_points if extreme == "max" else _BOX_POINTS,),
-    }.get(spec.name, ())
-    sizes = iter(free)
+    }
+    sizes = iter(frames[extreme] if spec.name == "image" else (points,))
     return (rows, *(size if isinstance(size, int) else next(sizes) for size in spec.shape[1:]))
-
-
-_TENSORRT_NOTE = """\
-The models `*_tensorrt` need an NVIDIA GPU. ONNX Runtime builds their engines on the server when they
-are loaded and keeps them in `/engines` of the container: mount a folder there that the server may
-write, or each start builds them again. Before use compare their masks with those of `*_onnx` on your
-own frames: some TensorRT versions give wrong results on such networks.
-"""
-
-
-def repository_readme(
-    manifest: Manifest, models: Sequence[ServedModel], settings: TritonSettings
-) -> str:
-    """Whose model this is, under what licence, what it is not for, and what is in the folder.
-
-    Args:
-        manifest: of the bundle.
-        models: what was written.
-        settings: how they are served.
-
-    Returns:
-        Markdown.
-    """
-    rows = [
-        f"| `{model.name}` | {model.variant} | `{model.graph}` | "
-        f"{manifest.graphs[model.graph].sha256} | {model.max_batch_size(settings)} |"
-        for model in models
-    ]
-    parts = [
-        f"# {manifest.name}: a Triton model repository",
-        (
-            f"Written by samus-edge from the bundle `{manifest.name}` ({manifest.model}, "
-            f"{manifest.arch}), version {settings.version}. `bundle_manifest.json` is the bundle's "
-            "manifest."
-        ),
-        "**Not a medical device.**\n" + "\n".join(f"- {limit}" for limit in manifest.limits),
-        f"Intended use: {manifest.intended_use}",
-        f"Licence: {manifest.licence}\n" + "\n".join(f"- {credit}" for credit in manifest.credits),
-        "\n".join(
-            (
-                "| model | variant | graph of the bundle | its SHA-256 | largest batch |",
-                "| --- | --- | --- | --- | --- |",
-                *rows,
-            )
-        ),
-    ]
-    if "tensorrt" in settings.variants:
-        parts.append(_TENSORRT_NOTE.rstrip())
-    parts += [
-        (
-            "An image encoder and a mask decoder of different bundles give wrong masks without an error: "
-            "a client should compare `samus_edge.weights_sha256` in the `parameters` of both "
-            "configurations. Triton itself asks nobody who they are: let only trusted machines reach it."
-        ),
-        "How to start a server, clients, batching and updates: docs/triton.md of samus-edge.",
-    ]
-    return "\n\n".join(parts) + "\n"
 
 
 _IMAGE_EMBEDDINGS = "image_embeddings"
@@ -470,10 +301,6 @@ def prepare_for_tensorrt(model: ModelProto) -> None:
     remove_unused(model)
 
 
-MANIFEST_COPY = "bundle_manifest.json"
-CONFIG_FILE = "config.pbtxt"
-
-
 @dataclass(frozen=True)
 class TritonRepository:
     """A written model repository.
@@ -517,7 +344,7 @@ def write_triton_repository(
 
     Raises:
         ValueError: if there is no such precision.
-        BackendError: if the bundle has it not.
+        BackendError: if the bundle does not have it.
         SamusEdgeError: if ``folder`` exists and is not to be overwritten, or is no such repository; or
             if the image encoder takes frames of one size alone.
         BundleError: if the bundle lacks a graph, a graph does not follow the contract of bundles, or
@@ -531,23 +358,19 @@ def write_triton_repository(
     selection = select_graphs(bundle, precision)
     graphs = {IMAGE_ENCODER: selection.image_encoder, MASK_DECODER: selection.mask_decoder}
     _check_frame_size(bundle, selection.image_encoder)
-    if folder.exists():
-        _check_replaceable(folder, overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        draft = Path(temporary) / "repository"
-        draft.mkdir(mode=0o755)
+    kind = "a model repository of samus-edge"
+    with draft_folder(folder, kind=kind, marker=MANIFEST_COPY, overwrite=overwrite) as draft:
         models: list[ServedModel] = []
         for part, graph in graphs.items():
             for model, content in _served_models(bundle, part, graph, settings):
                 _write_model(draft, model, content, bundle, settings, precision)
                 models.append(model)
-        manifest = json.dumps(to_json(bundle.manifest), indent=2, ensure_ascii=False)
-        readme = repository_readme(bundle.manifest, models, settings)
-        # Last: a folder without it is no repository that was finished.
-        _write(draft / "README.md", readme.encode())
-        _write(draft / MANIFEST_COPY, f"{manifest}\n".encode())
-        put_in_place(draft, folder)
+        manifest = bundle.manifest
+        document = json.dumps(to_json(manifest), indent=2, ensure_ascii=False)
+        readme = _rendered("readme", manifest=manifest, models=models, settings=settings)
+        # The manifest last: a folder without it is no repository that was finished.
+        write_files_atomically({draft / "README.md": readme.encode()})
+        write_files_atomically({draft / MANIFEST_COPY: f"{document}\n".encode()})
     names = [model.name for model in models]
     return TritonRepository(
         folder=folder,
@@ -567,16 +390,6 @@ def _check_frame_size(bundle: Bundle, graph: str) -> None:
             )
 
 
-def _check_replaceable(folder: Path, overwrite: bool) -> None:
-    if not overwrite:
-        raise SamusEdgeError(f"{folder} exists. Give another folder, or --overwrite to replace it.")
-    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST_COPY).is_file()):
-        raise SamusEdgeError(
-            f"{folder} is not a model repository of samus-edge and is not replaced: it has no "
-            f"{MANIFEST_COPY}. Give another folder."
-        )
-
-
 def _served_models(
     bundle: Bundle, part: str, graph: str, settings: TritonSettings
 ) -> Iterator[tuple[ServedModel, bytes]]:
@@ -585,8 +398,11 @@ def _served_models(
     check = check_image_encoder if part == IMAGE_ENCODER else check_mask_decoder
     check(record)
     model = _load(bundle, graph)
-    check(replace(record, inputs=_specs(model, "input"), outputs=_specs(model, "output")))
-    original = _in_one_file(bundle, graph, model)
+    specs = tensor_specs(model.graph.input), tensor_specs(model.graph.output)
+    check(replace(record, inputs=specs[0], outputs=specs[1]))
+    original = bundle.read_graph(graph)
+    if record.external_data:
+        original = model.SerializeToString(deterministic=True)
     if part == MASK_DECODER:
         batch_mask_decoder(model)
     for variant in sorted(settings.variants):  # "onnx" first: the next one changes the graph more
@@ -594,8 +410,7 @@ def _served_models(
         if part == MASK_DECODER or variant == "tensorrt":
             if variant == "tensorrt":
                 prepare_for_tensorrt(model)
-            onnx.checker.check_model(model, full_check=True)
-            content = model.SerializeToString(deterministic=True)
+            content = graph_file(model)
             check_served_graph(content, original, record)
         served = ServedModel(
             name=f"{settings.prefix}{part}_{variant}",
@@ -603,8 +418,8 @@ def _served_models(
             variant=variant,
             graph=graph,
             sha256=hashlib.sha256(content).hexdigest(),
-            inputs=_specs(model, "input"),
-            outputs=_specs(model, "output"),
+            inputs=tensor_specs(model.graph.input),
+            outputs=tensor_specs(model.graph.output),
         )
         yield served, content
 
@@ -635,26 +450,6 @@ def _load(bundle: Bundle, graph: str) -> ModelProto:
     return model
 
 
-def _in_one_file(bundle: Bundle, graph: str, model: ModelProto) -> bytes:
-    """The bundle's own bytes where it keeps a graph in one file."""
-    if bundle.graph_record(graph).external_data:
-        content: bytes = model.SerializeToString(deterministic=True)
-        return content
-    return bundle.read_graph(graph)
-
-
-def _specs(model: ModelProto, kind: str) -> tuple[TensorSpec, ...]:
-    """A graph's inputs ("input") or outputs ("output"), as the file has them."""
-    values = model.graph.input if kind == "input" else model.graph.output
-    specs: list[TensorSpec] = []
-    for value in values:
-        tensor = value.type.tensor_type
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
-        shape = tuple(size.dim_param or size.dim_value for size in tensor.shape.dim)
-        specs.append(TensorSpec(value.name, dtype, shape))
-    return tuple(specs)
-
-
 def _write_model(
     draft: Path,
     model: ServedModel,
@@ -680,10 +475,6 @@ def _write_model(
     }
     version = draft / model.name / str(settings.version)
     version.mkdir(parents=True, mode=0o755)
-    _write(version / MODEL_FILE, content)
     config = model_config(model, settings, parameters, manifest.name)
-    _write(draft / model.name / CONFIG_FILE, config.encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    write_files_atomically({path: content})
+    write_files_atomically({version / MODEL_FILE: content})
+    write_files_atomically({draft / model.name / CONFIG_FILE: config.encode()})

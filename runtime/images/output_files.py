@@ -5,10 +5,11 @@ import hashlib
 import os
 import secrets
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from samus_edge.errors import BadArgumentError, OutputFileError
+from samus_edge.errors import BadArgumentError, OutputFileError, SamusEdgeError
 
 __all__ = [
     "DICOM_SUFFIXES",
@@ -16,6 +17,7 @@ __all__ = [
     "OVERLAY_SUFFIXES",
     "check_output",
     "check_output_paths",
+    "draft_folder",
     "put_in_place",
     "write_files_atomically",
 ]
@@ -181,6 +183,37 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def draft_folder(folder: Path, *, kind: str, marker: str, overwrite: bool) -> Iterator[Path]:
+    """An empty folder to fill, which is put in place when the block ends without an error.
+
+    Args:
+        folder: where it goes; missing parents are made.
+        kind: what it is, with an article, for messages.
+        marker: a file that every such folder has; a folder without it is never replaced.
+        overwrite: whether an existing folder of this kind is replaced.
+
+    Raises:
+        SamusEdgeError: if ``folder`` exists and is not to be overwritten, or is something else.
+    """
+    if folder.exists():
+        if not overwrite:
+            raise SamusEdgeError(
+                f"{folder} exists. Give another folder, or --overwrite to replace it."
+            )
+        if not folder.is_dir() or (any(folder.iterdir()) and not (folder / marker).is_file()):
+            raise SamusEdgeError(
+                f"{folder} is not {kind} and is not replaced: it has no {marker}. "
+                "Give another folder."
+            )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        draft = Path(temporary) / "draft"
+        draft.mkdir(mode=0o755)
+        yield draft
+        put_in_place(draft, folder)
 
 
 # From linux/fcntl.h and linux/fs.h.

@@ -2,11 +2,10 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from samus_edge.modeling.conv_norm import ConvNorm, LayerNorm2d
+from samus_edge.modeling.layers import ConvNorm, conv_layer_norm
 from samus_edge.modeling.tiny_image_encoder import STAGE_DIMS
-from samus_edge.modeling.tiny_vit import MBConv, Mlp, PatchMerging, WindowAttention
+from samus_edge.modeling.tiny_vit import MBConv, PatchMerging, TinyViTBlock, run_blocks
 
 MIN_RANGE = 1e-8  # a constant image becomes zeros
 
@@ -39,13 +38,8 @@ class LiteMedSamImageEncoder(nn.Module):
         self.stage2 = _stage(dim2, depth=6, num_heads=5, window_size=14)
         self.merge2 = PatchMerging(dim2, dim3, stride=1)
         self.stage3 = _stage(dim3, depth=2, num_heads=10, window_size=7)
-        self.neck_in = nn.Sequential(
-            nn.Conv2d(dim3, embed_dim, kernel_size=1, bias=False), LayerNorm2d(embed_dim)
-        )
-        self.neck_out = nn.Sequential(
-            nn.Conv2d(embed_dim, embed_dim, kernel_size=3, padding=1, bias=False),
-            LayerNorm2d(embed_dim),
-        )
+        self.neck_in = conv_layer_norm(dim3, embed_dim, 1)
+        self.neck_out = conv_layer_norm(embed_dim, embed_dim, 3)
 
     def forward(self, image: Tensor, high_frequency: Tensor) -> Tensor:
         """Encode.
@@ -63,54 +57,13 @@ class LiteMedSamImageEncoder(nn.Module):
         # the layout in which convolutions are fastest; 1x1 kernels would not ask for it themselves
         x = self.patch_embed(rgb.contiguous(memory_format=torch.channels_last))
         x = self.merge0(self.stage0(x))  # (B, 128, 128, 128)
-        x = self.merge1(self.stage1(x))  # (B, 160, 64, 64)
-        x = self.merge2(self.stage2(x))  # (B, 320, 64, 64)
-        out: Tensor = self.neck_out(self.neck_in(self.stage3(x)))
+        x = self.merge1(run_blocks(self.stage1, x))  # (B, 160, 64, 64)
+        x = self.merge2(run_blocks(self.stage2, x))  # (B, 320, 64, 64)
+        out: Tensor = self.neck_out(self.neck_in(run_blocks(self.stage3, x)))
         return out
 
 
-class PaddedTinyViTBlock(nn.Module):
-    """TinyViT's block for windows that do not divide the grid: the tokens are padded with zeros.
-
-    The padding is normalised and attended to like any token, so the norm's bias is what the others
-    see of it.
-
-    Args:
-        dim: C.
-        num_heads: attention heads.
-        window_size: side of the attention window, tokens.
-    """
-
-    def __init__(self, dim: int, *, num_heads: int, window_size: int) -> None:
-        super().__init__()
-        self.window_size = window_size
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(dim, num_heads=num_heads, window_size=window_size)
-        self.local_conv = ConvNorm(dim, dim, 3, groups=dim)
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to the same shape."""
-        x = x + self._attended(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        tokens = self.local_conv(x).permute(0, 2, 3, 1)  # (B, H, W, C)
-        out: Tensor = tokens + self.mlp(self.norm2(tokens))
-        return out.permute(0, 3, 1, 2)
-
-    def _attended(self, tokens: Tensor) -> Tensor:
-        """Window self-attention of (B, H, W, C) tokens; same shape out."""
-        _, height, width, _ = tokens.shape
-        side = self.window_size
-        missing_rows, missing_columns = -height % side, -width % side
-        padded = F.pad(tokens, (0, 0, 0, missing_columns, 0, missing_rows))
-        attended: Tensor = self.attn(self.norm1(padded))
-        return attended[:, :height, :width]
-
-
-def _stage(dim: int, *, depth: int, num_heads: int, window_size: int) -> nn.Sequential:
-    return nn.Sequential(
-        *(
-            PaddedTinyViTBlock(dim, num_heads=num_heads, window_size=window_size)
-            for _ in range(depth)
-        )
+def _stage(dim: int, *, depth: int, num_heads: int, window_size: int) -> nn.ModuleList:
+    return nn.ModuleList(
+        TinyViTBlock(dim, num_heads=num_heads, window_size=window_size) for _ in range(depth)
     )

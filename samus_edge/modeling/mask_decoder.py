@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samus_edge.modeling.conv_norm import LayerNorm2d
+from samus_edge.modeling.layers import LayerNorm2d
 from samus_edge.modeling.two_way_transformer import TwoWayTransformer
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from samus_edge.archs import check_arch
 from samus_edge.errors import BadArgumentError
-from samus_edge.modeling.conv_norm import ConvNorm
+from samus_edge.modeling.layers import ConvNorm
 from samus_edge.modeling.mask_decoder import MaskDecoder
 from samus_edge.modeling.prompt_encoder import PositionEmbedding, PromptEncoder
 from samus_edge.modeling.samus_hf import SamusHF

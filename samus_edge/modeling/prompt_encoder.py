@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samus_edge.modeling.conv_norm import ConvStep, LayerNorm2d
+from samus_edge.modeling.layers import ConvStep, LayerNorm2d
 
 
 class PositionEmbedding(nn.Module):

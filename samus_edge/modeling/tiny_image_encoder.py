@@ -7,13 +7,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samus_edge.modeling.conv_norm import ConvNorm, LayerNorm2d
 from samus_edge.modeling.cross_branch_attention import (
     Adapter,
     CrossBranchAttention,
     MultiScaleAttentionGate,
 )
-from samus_edge.modeling.tiny_vit import MBConv, PatchMerging, TinyViTBlock, to_grid, to_tokens
+from samus_edge.modeling.layers import ConvNorm, conv_layer_norm
+from samus_edge.modeling.tiny_vit import (
+    MBConv,
+    PatchMerging,
+    TinyViTBlock,
+    run_blocks,
+    to_tokens,
+)
 
 
 class CnnBranch(nn.Module):
@@ -65,7 +71,8 @@ class TinyImageEncoder(nn.Module):
     """256x256 grey image and high-frequency image to 256x32x32 embeddings.
 
     The TinyViT branch runs at 64x64 (convolutional stage), 32x32 (windows of 8) and 16x16 (global
-    attention, then windows of 8). Global blocks carry SAMUS's adapters; three blocks attend to the
+    attention, then windows of 8); these windows divide the grids, where TinyViT's own (7, 14 and 7)
+    compute on padding. Global blocks carry SAMUS's adapters; three blocks attend to the
     CNN branch. The 16x16 output is upsampled to 32x32 and summed with the 64x64 and 32x32 stages
     and the CNN features, whose projections start at zero, before the neck's last convolution.
 
@@ -109,16 +116,11 @@ class TinyImageEncoder(nn.Module):
             )
             for index in range(2)
         )
-        self.neck_in = nn.Sequential(
-            nn.Conv2d(dim3, embed_dim, kernel_size=1, bias=False), LayerNorm2d(embed_dim)
-        )
+        self.neck_in = conv_layer_norm(dim3, embed_dim, 1)
         self.skip0 = _zero_conv(dim0, embed_dim, stride=2)
         self.skip1 = _zero_conv(dim1, embed_dim, stride=1)
         self.skip_cnn = _zero_conv(CNN_CHANNELS[-1], embed_dim, stride=1)
-        self.neck_out = nn.Sequential(
-            nn.Conv2d(embed_dim, embed_dim, kernel_size=3, padding=1, bias=False),
-            LayerNorm2d(embed_dim),
-        )
+        self.neck_out = conv_layer_norm(embed_dim, embed_dim, 3)
 
     def forward(self, image: Tensor, high_frequency: Tensor) -> Tensor:
         """Encode.
@@ -137,11 +139,11 @@ class TinyImageEncoder(nn.Module):
         x = x + self.input_adapter(x)
         stage0 = self.stage0(x)  # (B, 64, 64, 64)
         stage1 = self.merge0(stage0)  # (B, 128, 32, 32)
-        stage1 = _run_blocks(self.stage1, stage1, cnn_tokens)
+        stage1 = run_blocks(self.stage1, stage1, cnn_tokens)
         x = self.merge1(stage1)  # (B, 160, 16, 16)
-        x = _run_blocks(self.stage2, x, cnn_tokens)
+        x = run_blocks(self.stage2, x, cnn_tokens)
         x = self.merge2(x)  # (B, 320, 16, 16)
-        x = _run_blocks(self.stage3, x, cnn_tokens)
+        x = run_blocks(self.stage3, x, cnn_tokens)
 
         x = self.neck_in(x)  # (B, 256, 16, 16)
         x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
@@ -149,15 +151,6 @@ class TinyImageEncoder(nn.Module):
         x = x + (self.skip0(stage0) + self.skip_cnn(cnn) + self.skip1(stage1))  # (B, 256, 32, 32)
         out: Tensor = self.neck_out(x)
         return out
-
-
-def _run_blocks(blocks: nn.ModuleList, x: Tensor, cnn_tokens: Tensor) -> Tensor:
-    """Run the blocks of a stage on (B, C, H, W), as tokens from the first to the last."""
-    grid_hw = (x.shape[2], x.shape[3])
-    tokens = to_tokens(x)
-    for block in blocks:
-        tokens = block(tokens, grid_hw, cnn_tokens)
-    return to_grid(tokens, grid_hw)
 
 
 def _cross_branch(vit_dim: int) -> CrossBranchAttention:

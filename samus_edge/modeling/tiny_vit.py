@@ -1,21 +1,20 @@
-"""TinyViT blocks at 256x256, without window padding.
+"""TinyViT's blocks.
 
-Source: TinyViT (arXiv 2207.10666) in the variant of MobileSAM and LiteMedSAM. We differ: windows of
-8, 16 and 8 tokens, which divide the 32x32 and 16x16 grids (the originals, 7, 14 and 7, compute on
-padding), a relative position bias kept as a (heads, window, window) table of absolute offsets, and
-places for SAMUS's adapters and cross-branch attention.
+Source: TinyViT (arXiv 2207.10666) in the variant of MobileSAM and LiteMedSAM. We differ: a
+relative position bias kept as a (heads, window, window) table of absolute offsets, and places for
+SAMUS's adapters and cross-branch attention.
 """
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from samus_edge.modeling.conv_norm import ConvNorm
 from samus_edge.modeling.cross_branch_attention import (
     ADAPTER_SCALE,
     Adapter,
     CrossBranchAttention,
-    scaled_attention,
 )
+from samus_edge.modeling.layers import ConvNorm, Mlp, scaled_attention
 
 
 def to_tokens(x: Tensor) -> Tensor:
@@ -23,9 +22,16 @@ def to_tokens(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def to_grid(tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-    """(B, HW, C) to (B, C, H, W)."""
+def run_blocks(blocks: nn.ModuleList, x: Tensor, cnn_tokens: Tensor | None = None) -> Tensor:
+    """Run the blocks of a stage on (B, C, H, W), as tokens from the first to the last."""
+    grid_hw = (x.shape[2], x.shape[3])
+    tokens = to_tokens(x)
+    for block in blocks:
+        tokens = block(tokens, grid_hw, cnn_tokens)
     return tokens.view(tokens.shape[0], *grid_hw, tokens.shape[2]).permute(0, 3, 1, 2)
+
+
+MLP_RATIO = 4
 
 
 class MBConv(nn.Module):
@@ -123,28 +129,17 @@ class WindowAttention(nn.Module):
         return out
 
 
-class Mlp(nn.Module):
-    """Two linear layers with GELU; hidden dimension 4 C."""
-
-    def __init__(self, dim: int, ratio: int = 4) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, ratio * dim)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(ratio * dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., C) to (..., C)."""
-        out: Tensor = self.fc2(self.act(self.fc1(x)))
-        return out
-
-
 class TinyViTBlock(nn.Module):
     """Window attention, depthwise 3x3 convolution and MLP, with places for SAMUS's additions.
+
+    Where the window does not divide the grid, as in the original, the tokens are padded with zeros.
+    These are normalised and attended to like any token, so the norm's bias is what the others see of
+    them.
 
     Args:
         dim: C.
         num_heads: attention heads.
-        window_size: side of the attention window, tokens; divides the grid.
+        window_size: side of the attention window, tokens; divides the grid where `cross_branch` is.
         adapter: whether half of an adapter is added to the MLP.
         cross_branch: attention to the CNN branch, added to the normalised tokens before
             self-attention.
@@ -166,15 +161,17 @@ class TinyViTBlock(nn.Module):
         self.attn = WindowAttention(dim, num_heads=num_heads, window_size=window_size)
         self.local_conv = ConvNorm(dim, dim, 3, groups=dim)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim)
+        self.mlp = Mlp(dim, MLP_RATIO * dim, nn.GELU())
         self.adapter = Adapter(dim) if adapter else None
 
-    def forward(self, tokens: Tensor, grid_hw: tuple[int, int], cnn_tokens: Tensor) -> Tensor:
+    def forward(
+        self, tokens: Tensor, grid_hw: tuple[int, int], cnn_tokens: Tensor | None = None
+    ) -> Tensor:
         """Run the block.
 
         Args:
             tokens: (B, HW, C), float32.
-            grid_hw: (H, W), multiples of the window.
+            grid_hw: (H, W).
             cnn_tokens: (B, L, cnn_dim), float32; only looked at with cross-branch attention.
 
         Returns:
@@ -184,11 +181,16 @@ class TinyViTBlock(nn.Module):
         # convolution, and does not join sums with normalisations in an operator that is slower
         batch, _, dim = tokens.shape
         tokens = tokens.view(batch, *grid_hw, dim)  # (B, H, W, C)
-        normalised = self.norm1(tokens)
+        height, width = grid_hw
+        missing_rows, missing_columns = -height % self.window_size, -width % self.window_size
+        is_padded = missing_rows > 0 or missing_columns > 0
+        padding = (0, 0, 0, missing_columns, 0, missing_rows)
+        normalised = self.norm1(F.pad(tokens, padding) if is_padded else tokens)
         if self.cross_branch is not None:
             attended = self.cross_branch(normalised.flatten(1, 2), cnn_tokens)  # (B, HW, C)
             normalised = normalised + attended.view(batch, *grid_hw, dim)
-        tokens = tokens + self.attn(normalised)
+        attended = self.attn(normalised)
+        tokens = tokens + (attended[:, :height, :width] if is_padded else attended)
         x = self.local_conv(tokens.permute(0, 3, 1, 2))  # (B, C, H, W)
         tokens = x.permute(0, 2, 3, 1)
         normalised = self.norm2(tokens)

@@ -1,23 +1,18 @@
 """SAM's two-way transformer between prompt tokens and the image.
 
-Attention between a few tokens and the many positions of an image, with fewer multiplications.
-
-Both functions compute what :class:`~samus_edge.modeling.two_way_transformer.Attention` computes, in
-another order. Its projections of the image side cost 2 L C D multiplications each (L positions, C
-channels, D inner). Here the weights are multiplied with the tokens instead, which gives one row of C
-for each token and head, and the image is multiplied with these rows: L C (heads T). With T tokens and
-heads T < D that is less (SAM's decoder: 8 T < 128, so up to 15 tokens), and the image keeps its layout:
-no head of it is ever split off.
+Attention between a few tokens and the many positions of an image is computed with fewer
+multiplications than in `Attention`. Its projections of the image side cost 2 L C D multiplications
+each (L positions, C channels, D inner). `attend_from_tokens` and `attend_from_image` multiply the
+weights with the tokens instead, which gives one row of C for each token and head, and the image with
+these rows: L C (heads T). With T tokens and heads T < D that is less (SAM's decoder: 8 T < 128, so up to
+15 tokens), and the image keeps its layout: no head of it is ever split off.
 """
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from samus_edge.errors import BadArgumentError
-from samus_edge.modeling.cross_branch_attention import scaled_attention
+from samus_edge.modeling.layers import Mlp, scaled_attention
 
 
 class Attention(nn.Module):
@@ -117,29 +112,6 @@ def attend_from_image(attention: Attention, query: Tensor, key: Tensor, value: T
     return out
 
 
-class MLPBlock(nn.Module):
-    """Two linear layers with an activation between them.
-
-    Args:
-        embedding_dim: C, dimension in and out.
-        mlp_dim: hidden dimension.
-        act: the activation; SAM's decoder has ReLU, its image encoder GELU.
-
-    Source: `MLPBlock` of Segment Anything; same parameter names.
-    """
-
-    def __init__(self, embedding_dim: int, mlp_dim: int, act: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.lin1 = nn.Linear(embedding_dim, mlp_dim)
-        self.lin2 = nn.Linear(mlp_dim, embedding_dim)
-        self.act = act
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., C) to (..., C)."""
-        out: Tensor = self.lin2(self.act(self.lin1(x)))
-        return out
-
-
 class TwoWayAttentionBlock(nn.Module):
     """Self-attention of tokens, tokens to image, MLP on tokens, image to tokens.
 
@@ -160,7 +132,7 @@ class TwoWayAttentionBlock(nn.Module):
         self.norm1 = nn.LayerNorm(embedding_dim)
         self.cross_attn_token_to_image = Attention(embedding_dim, num_heads, downsample_rate=2)
         self.norm2 = nn.LayerNorm(embedding_dim)
-        self.mlp = MLPBlock(embedding_dim, mlp_dim, F.relu)
+        self.mlp = Mlp(embedding_dim, mlp_dim, nn.ReLU(), names=("lin1", "lin2"))
         self.norm3 = nn.LayerNorm(embedding_dim)
         self.norm4 = nn.LayerNorm(embedding_dim)
         self.cross_attn_image_to_token = Attention(embedding_dim, num_heads, downsample_rate=2)

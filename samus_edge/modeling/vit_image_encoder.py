@@ -8,16 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samus_edge.errors import BadArgumentError
-from samus_edge.modeling.conv_norm import ConvStep, LayerNorm2d
 from samus_edge.modeling.cross_branch_attention import (
     ADAPTER_SCALE,
     Adapter,
     CrossBranchAttention,
     MultiScaleAttentionGate,
-    scaled_attention,
 )
+from samus_edge.modeling.layers import ConvStep, Mlp, conv_layer_norm, scaled_attention
 from samus_edge.modeling.prompt_encoder import PositionEmbedding
-from samus_edge.modeling.two_way_transformer import MLPBlock
 
 
 def relative_offsets(side: int) -> Tensor:
@@ -192,7 +190,7 @@ class VitBlock(nn.Module):
             dim, num_heads=num_heads, grid_size=grid_size, window_size=window_size
         )
         self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.mlp = MLPBlock(dim, MLP_RATIO * dim, nn.GELU())
+        self.mlp = Mlp(dim, MLP_RATIO * dim, nn.GELU(), names=("lin1", "lin2"))
         self.adapter: Adapter | None = None
         self.cross_branch: CrossBranchAttention | None = None
         self.cnn_refine: ConvStep | None = None
@@ -344,10 +342,7 @@ class VitImageEncoder(nn.Module):
             for index in range(depth)
         )
         self.neck = nn.Sequential(
-            nn.Conv2d(embed_dim, out_chans, kernel_size=1, bias=False),
-            LayerNorm2d(out_chans),
-            nn.Conv2d(out_chans, out_chans, kernel_size=3, padding=1, bias=False),
-            LayerNorm2d(out_chans),
+            *conv_layer_norm(embed_dim, out_chans, 1), *conv_layer_norm(out_chans, out_chans, 3)
         )
 
     def forward(self, image: Tensor, high_frequency: Tensor) -> Tensor:

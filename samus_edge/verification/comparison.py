@@ -456,6 +456,7 @@ def open_onnx(graph: bytes | str) -> "onnxruntime.InferenceSession":
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
+    options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of weights
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 

@@ -1,6 +1,5 @@
 """Q/DQ graphs against an emulation of their grids in numpy."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -165,17 +164,6 @@ def test_only_the_chosen_nodes_change(shared: ModelProto) -> None:
     assert quantise(shared, [], {}, TENSORRT_INT8).graph.node == shared.graph.node
 
 
-def test_outputs_go_on_a_grid_where_the_recipe_says_so(shared: ModelProto) -> None:
-    recipe = replace(TENSORRT_INT8, output_operators=("MatMul",))
-    ranges = {"r": (0.0, 1.5), "left": (-3.0, 3.0)}
-    quantised = quantise(shared, ["a/MatMul"], ranges, recipe)
-    x = random(4, 6, seed=4)
-    r = np.maximum(x, 0)
-    left = on_activation_grid(r, 0, 1.5, recipe) @ on_weight_grid(random(6, 6), 1)
-    expected = on_activation_grid(left, -3, 3, recipe) + r @ random(6, 6, seed=3) + r
-    np.testing.assert_allclose(run(quantised, x=x), expected, rtol=ROUNDING, atol=ROUNDING)
-
-
 def test_weights_that_are_read_transposed_as_well_have_a_grid_for_each() -> None:
     weights = spread(spread(random(6, 6), 0), 1)
     model = model_of(
@@ -215,7 +203,7 @@ def test_what_is_not_quantisable() -> None:
         {"x": 4},
         "y",
     )
-    assert [each.node for each in quantisable_nodes(model, TENSORRT_INT8)] == ["e/MatMul"]
+    assert list(quantisable_nodes(model, TENSORRT_INT8)) == ["e/MatMul"]
 
 
 def test_unknown_nodes_and_missing_ranges_are_named(shared: ModelProto) -> None:

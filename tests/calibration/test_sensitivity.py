@@ -67,7 +67,7 @@ def rule() -> ScoringRule:
 @pytest.fixture
 def blocks(model: ModelProto, rule: ScoringRule) -> list[BlockSensitivity]:
     candidates = quantisable_nodes(model, CPU_INT8)
-    ranges = {each.activation: (-1.0, 1.0) for each in candidates}
+    ranges = dict.fromkeys(candidates.values(), (-1.0, 1.0))
     return measure_sensitivity(model, candidates, ranges, CPU_INT8, cast(MaskComparison, rule))
 
 
@@ -75,7 +75,7 @@ def blocks(model: ModelProto, rule: ScoringRule) -> list[BlockSensitivity]:
 def choose(
     model: ModelProto, rule: ScoringRule, blocks: list[BlockSensitivity]
 ) -> Callable[[float], BudgetedChoice]:
-    ranges = {each.activation: (-1.0, 1.0) for each in quantisable_nodes(model, CPU_INT8)}
+    ranges = dict.fromkeys(quantisable_nodes(model, CPU_INT8).values(), (-1.0, 1.0))
 
     def choice(budget: float) -> BudgetedChoice:
         comparison = cast(MaskComparison, rule)  # it has the one method that is used

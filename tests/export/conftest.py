@@ -1,9 +1,11 @@
 """Bundles written of graphs at hand, and sessions on the exported bundle."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
@@ -11,12 +13,31 @@ import pytest
 import torch
 
 from samus_edge.export.bundle_writer import BundleText, write_bundle
+from samus_edge.export.triton_repository import TritonRepository, write_triton_repository
 from samus_edge.modeling import SamusHF
 from samus_edge.modeling.model_parts import samus_hf_vit
+from samus_edge.runtime.bundle.bundle import Bundle
 from tests.conftest import AssetFrame
 
 Array = npt.NDArray[Any]
 RunGraph = Callable[[dict[str, Array]], dict[str, Array]]
+
+EXAMPLES_DIR = Path(__file__).parents[2] / "examples"
+EXAMPLE_BOXES: dict[str, list[int]] = json.loads((EXAMPLES_DIR / "prompts.json").read_text())
+
+
+def read_example(name: str) -> npt.NDArray[np.uint8]:
+    """An example image, or its mask, (H, W), uint8."""
+    image = cv2.imread(str(EXAMPLES_DIR / name), cv2.IMREAD_GRAYSCALE)
+    assert image is not None
+    return image.astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> TritonRepository:
+    """The default bundle as a Triton model repository; do not change it."""
+    folder: Path = tmp_path_factory.mktemp("triton") / "models"
+    return write_triton_repository(Bundle.open(), folder)
 
 
 def run_graph(content: bytes) -> RunGraph:

@@ -1,20 +1,14 @@
 """The bundle that is shipped with the package."""
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 
 from samus_edge.evaluation.metrics import dice
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.bundle.bundle import Bundle, default_bundle_path
-
-EXAMPLES_DIR = Path(__file__).parents[2] / "examples"
-PROMPTS: dict[str, list[int]] = json.loads((EXAMPLES_DIR / "prompts.json").read_text())
+from tests.export.conftest import EXAMPLE_BOXES, read_example
 
 MAX_BYTES = 20e6
 MAX_LOGIT_ERROR = 1e-3
@@ -75,11 +69,8 @@ def test_says_what_it_is_and_is_not(bundle: Bundle) -> None:
     assert any("Not a medical device" in limit for limit in manifest.limits)
 
 
-@pytest.mark.parametrize("name", PROMPTS)
+@pytest.mark.parametrize("name", EXAMPLE_BOXES)
 def test_segments_the_examples(name: str, segmenter: Segmenter) -> None:
-    image = cv2.imread(str(EXAMPLES_DIR / name), cv2.IMREAD_GRAYSCALE)
-    mask_path = EXAMPLES_DIR / name.replace(".png", "_mask.png")
-    target = cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE)
-    assert image is not None and target is not None
-    prediction = segmenter.segment(image.astype(np.uint8), boxes=[PROMPTS[name]])
-    assert dice(prediction.masks[0, 0], np.asarray(target > 127)) >= MIN_EXAMPLE_DICE
+    target = read_example(name.replace(".png", "_mask.png")) > 127
+    prediction = segmenter.segment(read_example(name), boxes=[EXAMPLE_BOXES[name]])
+    assert dice(prediction.masks[0, 0], target) >= MIN_EXAMPLE_DICE

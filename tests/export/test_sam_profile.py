@@ -418,8 +418,6 @@ def test_the_config_is_a_custom_model_of_anylabeling(pair: SamProfile) -> None:
     assert pair.config.parent / config["decoder_model_path"] == pair.decoder
     assert pair.files == (pair.encoder, pair.decoder, pair.config)
     assert sorted(pair.folder.iterdir()) == sorted(pair.files)
-    assert pair.encoder.stat().st_size == pair.encoder_bytes
-    assert pair.decoder.stat().st_size == pair.decoder_bytes
 
 
 @pytest.fixture

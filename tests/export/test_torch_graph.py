@@ -33,7 +33,7 @@ from samus_edge.export.torch_graph import (
 )
 from samus_edge.high_frequency import high_frequency_image
 from samus_edge.modeling import SamusHF
-from samus_edge.modeling.conv_norm import LayerNorm2d
+from samus_edge.modeling.layers import LayerNorm2d
 from samus_edge.runtime.bundle.bundle import Bundle, default_bundle_path
 from samus_edge.runtime.bundle.manifest import TensorSpec
 from tests.conftest import AssetFrame

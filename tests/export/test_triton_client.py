@@ -6,16 +6,13 @@ shapes, and runs the ONNX file beside it.
 """
 
 import importlib.util
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent import futures
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import cv2
 import grpc
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +21,12 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
-from samus_edge.export.triton_repository import TritonRepository, write_triton_repository
+from samus_edge.export.triton_repository import TritonRepository
 from samus_edge.runtime import Embedding, Segmenter
 from samus_edge.runtime.bundle.bundle import Bundle
+from tests.export.conftest import EXAMPLE_BOXES, EXAMPLES_DIR, read_example
 
-EXAMPLES_DIR = Path(__file__).parents[2] / "examples"
 SCRIPT = EXAMPLES_DIR / "triton_client.py"
-PROMPTS: dict[str, list[int]] = json.loads((EXAMPLES_DIR / "prompts.json").read_text())
 DTYPES = {"UINT8": np.uint8, "FP32": np.float32}
 
 # Between ONNX Runtime on one bundle and on graphs made from it; a pixel may flip at the threshold.
@@ -106,10 +102,9 @@ def example() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def stand_in(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
-    """The default bundle's repository."""
-    folder: Path = tmp_path_factory.mktemp("triton") / "models"
-    return StandIn(write_triton_repository(Bundle.open(), folder))
+def stand_in(repository: TritonRepository) -> StandIn:
+    """Serves the default bundle's repository."""
+    return StandIn(repository)
 
 
 @pytest.fixture(scope="module")
@@ -128,13 +123,6 @@ def client(example: ModuleType, url: str) -> Iterator[Any]:
     """A connected client."""
     with example.triton.InferenceServerClient(url) as connected:
         yield connected
-
-
-def read_example(name: str) -> npt.NDArray[np.uint8]:
-    """An example image, (H, W), uint8."""
-    image = cv2.imread(str(EXAMPLES_DIR / name), cv2.IMREAD_GRAYSCALE)
-    assert image is not None
-    return image.astype(np.uint8)
 
 
 def test_requests_fit_the_configurations(example: ModuleType, stand_in: StandIn) -> None:
@@ -171,7 +159,7 @@ def test_prompts_are_sent_in_the_model_frame(example: ModuleType) -> None:
 def test_masks_over_the_wire_are_those_of_the_runtime(
     example: ModuleType, client: Any, variant: str
 ) -> None:
-    name, box = "malignant_29.png", PROMPTS["malignant_29.png"]
+    name, box = "malignant_29.png", EXAMPLE_BOXES["malignant_29.png"]
     image = read_example(name)
     boxes = [box, [box[0] + 20, box[1] + 30, box[2], box[3]]]
     bundle = example.served_bundle(client, variant)
@@ -193,8 +181,8 @@ def test_a_cart_decodes_what_the_server_has_encoded(example: ModuleType, client:
     encoder_sha256 = parameters["samus_edge.graph_sha256"].string_value
     embedding = Embedding(embeddings, (image.shape[0], image.shape[1]), encoder_sha256)
     with Segmenter.load(threads=1) as segmenter:
-        mask = segmenter.predict(embedding, boxes=[PROMPTS[name]]).masks[0, 0]
-        expected = segmenter.segment(image, boxes=[PROMPTS[name]]).masks[0, 0]
+        mask = segmenter.predict(embedding, boxes=[EXAMPLE_BOXES[name]]).masks[0, 0]
+        expected = segmenter.segment(image, boxes=[EXAMPLE_BOXES[name]]).masks[0, 0]
     assert example.iou(mask, expected) >= MIN_IOU
 
 
@@ -227,7 +215,7 @@ def test_the_script_prints_each_image(url: str) -> None:
     assert ran.returncode == 0, ran.stderr
     head, *lines = ran.stdout.splitlines()
     assert head == f"samus-hf-tiny, weights {Bundle.open().manifest.weights_sha256[:12]}"
-    assert [line.split(":")[0] for line in lines] == list(PROMPTS)
+    assert [line.split(":")[0] for line in lines] == list(EXAMPLE_BOXES)
     assert all(line.endswith("IoU of the variants 1.0000") for line in lines)
 
 

@@ -9,9 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import onnx
 import pytest
 from google.protobuf import text_format
@@ -31,7 +29,6 @@ from samus_edge.export.triton_repository import (
     TritonSettings,
     batch_mask_decoder,
     prepare_for_tensorrt,
-    protobuf_text,
     write_triton_repository,
 )
 from samus_edge.runtime.bundle.bundle import Bundle
@@ -40,10 +37,8 @@ from samus_edge.runtime.bundle.records import to_json
 from samus_edge.runtime.prediction import mask_decoder_feeds
 from samus_edge.runtime.prompts import check_prompts, decoder_prompts
 from samus_edge.verification.comparison import check_served_graph
-from tests.export.conftest import Array, run_graph
+from tests.export.conftest import EXAMPLE_BOXES, Array, read_example, run_graph
 
-EXAMPLES_DIR = Path(__file__).parents[2] / "examples"
-PROMPTS: dict[str, list[int]] = json.loads((EXAMPLES_DIR / "prompts.json").read_text())
 MODELS = [
     f"{part}_{variant}"
     for part in ("image_encoder", "mask_decoder")
@@ -54,13 +49,6 @@ DATA_TYPES = {TensorProto.UINT8: "TYPE_UINT8", TensorProto.FLOAT: "TYPE_FP32"}
 
 # Float32 and the same weights; batches may sum in another order. Logits reach about 30.
 BATCH_TOLERANCE = 1e-4
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> TritonRepository:
-    """The default bundle's; do not change it."""
-    folder: Path = tmp_path_factory.mktemp("triton") / "models"
-    return write_triton_repository(Bundle.open(), folder)
 
 
 @pytest.fixture
@@ -80,13 +68,6 @@ def quick_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
 def read_config(path: Path) -> Any:
     """A `config.pbtxt`, read with Triton's own message; an unknown field or value is an error."""
     return text_format.Parse(path.read_text(encoding="ascii"), model_config_pb2.ModelConfig())
-
-
-def read_example(name: str) -> npt.NDArray[np.uint8]:
-    """An example image, (H, W), uint8."""
-    image = cv2.imread(str(EXAMPLES_DIR / name), cv2.IMREAD_GRAYSCALE)
-    assert image is not None
-    return image.astype(np.uint8)
 
 
 def update_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -225,7 +206,7 @@ def test_requests_of_three_clients_in_one_batch_get_their_own_answers(
     encode = run_graph(bundle.read_graph("image_encoder"))
     decode = run_graph(bundle.read_graph("mask_decoder"))
     requests, expected = [], []
-    for name, box in PROMPTS.items():  # three images of three sizes
+    for name, box in EXAMPLE_BOXES.items():  # three images of three sizes
         image = read_example(name)
         embeddings = encode({"image": image[None]})["image_embeddings"]
         prompts = check_prompts((image.shape[0], image.shape[1]), boxes=[box])
@@ -566,10 +547,3 @@ def test_any_name_of_a_bundle_can_be_read_again(tmp_path: Path, bundle_copy: Pat
     )
     for path in written.configs.values():
         assert read_config(path).parameters["samus_edge.bundle"].string_value == name
-
-
-def test_text_of_every_kind_of_field() -> None:
-    # Written by hand after the specification of the text format.
-    message = [("name", 'a"é'), ("on", True), ("nested", [("count", -1), ("count", 2)])]
-    expected = 'name: "a\\042\\303\\251"\non: true\nnested {\n  count: -1\n  count: 2\n}\n'
-    assert protobuf_text(message) == expected  # type: ignore[arg-type]  # lists are invariant

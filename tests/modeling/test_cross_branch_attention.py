@@ -1,4 +1,4 @@
-"""Attention of ViT tokens to CNN tokens."""
+"""Attention of ViT tokens to CNN tokens, adapters and the gate of the CNN branch."""
 
 import math
 from collections.abc import Callable
@@ -13,35 +13,13 @@ from samus_edge.modeling.cross_branch_attention import (
     Adapter,
     CrossBranchAttention,
     MultiScaleAttentionGate,
-    scaled_attention,
 )
-
-SCALED_ATTENTION_TOLERANCE = 1e-6
-"""Float32 in another order of summation, values around 1."""
-
-
-@pytest.mark.parametrize("bias_shape", [None, (3, 5, 7), (2, 3, 5, 7), (1, 1, 7)])
-def test_agrees_with_torch(bias_shape: tuple[int, ...] | None) -> None:
-    query, key, value = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8), torch.randn(2, 3, 7, 8)
-    bias = None if bias_shape is None else torch.randn(bias_shape)
-    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    attended = scaled_attention(query, key, value, bias)
-    torch.testing.assert_close(attended, expected, rtol=0, atol=SCALED_ATTENTION_TOLERANCE)
-
-
-def test_one_image_serves_several_prompts_by_broadcasting() -> None:
-    query, key, value = torch.randn(4, 2, 3, 8), torch.randn(1, 2, 6, 8), torch.randn(1, 2, 6, 8)
-    expected = scaled_attention(query, key.expand(4, -1, -1, -1), value.expand(4, -1, -1, -1))
-    torch.testing.assert_close(
-        scaled_attention(query, key, value), expected, rtol=0, atol=SCALED_ATTENTION_TOLERANCE
-    )
-
 
 TOLERANCE = 1e-5
 """Float32, values around 1."""
 
 
-def test_is_the_identity_at_the_start() -> None:
+def test_a_gate_is_the_identity_at_the_start() -> None:
     gate = MultiScaleAttentionGate(4).eval()
     x = torch.randn(2, 4, 6, 5)
     with torch.no_grad():
@@ -103,14 +81,13 @@ def test_mixed_precision_gives_finite_gradients_close_to_float32(
     assert float((mixed - exact).abs().max()) <= 0.2 * float(exact.abs().max())
 
 
-"""Float32, values around 1."""
-
-
 def test_adapter_adds_zero_at_the_start() -> None:
     assert torch.equal(Adapter(8)(torch.randn(2, 5, 8)), torch.zeros(2, 5, 8))
 
 
-def test_is_a_bottleneck_of_a_quarter_with_gelu(randomise: Callable[[nn.Module], None]) -> None:
+def test_an_adapter_is_a_bottleneck_of_a_quarter_with_gelu(
+    randomise: Callable[[nn.Module], None],
+) -> None:
     adapter = Adapter(8)
     randomise(adapter)
     x = torch.randn(3, 8)
@@ -135,15 +112,12 @@ def test_maps_are_adapted_pixel_by_pixel(randomise: Callable[[nn.Module], None])
         torch.testing.assert_close(maps(x), expected, rtol=0, atol=TOLERANCE)
 
 
-"""Float32, values around 1."""
-
-
-def test_adds_zero_at_the_start() -> None:
+def test_attention_adds_zero_at_the_start() -> None:
     attention = CrossBranchAttention(vit_dim=6, cnn_dim=4, inner_dim=8, num_heads=2)
     assert not attention(torch.randn(2, 5, 6), torch.randn(2, 7, 4)).any()
 
 
-def test_is_torchs_multi_head_attention(randomise: Callable[[nn.Module], None]) -> None:
+def test_attention_is_torchs_multi_head_attention(randomise: Callable[[nn.Module], None]) -> None:
     attention = CrossBranchAttention(vit_dim=6, cnn_dim=4, inner_dim=8, num_heads=2)
     randomise(attention)
     vit, cnn = torch.randn(2, 5, 6), torch.randn(2, 7, 4)

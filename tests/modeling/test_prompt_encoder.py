@@ -47,8 +47,6 @@ def test_folded_it_is_the_same_constant(randomise: Callable[[nn.Module], None]) 
     assert set(position.state_dict()) == {"table"}
 
 
-"""Float32; phases reach 2 pi times a few, sines are off by as many last digits."""
-
 EMBED_DIM, EMBEDDING_SIZE, IMAGE_SIZE = 16, 4, 32
 
 

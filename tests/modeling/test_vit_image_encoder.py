@@ -22,10 +22,16 @@ from samus_edge.modeling.vit_image_encoder import (
     table_by_position,
 )
 
-VIT_BLOCK_TOLERANCE = 1e-3
+BLOCK_TOLERANCE = 1e-3
 """Float32; with these random weights values reach hundreds."""
 
-VIT_BLOCK_DIM, VIT_BLOCK_HEADS, VIT_BLOCK_GRID = 16, 2, 6
+TOLERANCE = 1e-4
+"""Float32; with these random weights values reach tens."""
+
+POSITION_TOLERANCE = 1e-5
+"""Float32 sums of a few products of unit variance."""
+
+SIZE, GRID, DIM, HEADS, WINDOW = 48, 6, 24, 3, 4
 
 
 @pytest.mark.parametrize("window_size", [None, 4], ids=["global", "windows"])
@@ -36,41 +42,33 @@ def test_a_fresh_block_computes_segment_anythings(
 ) -> None:
     """Adapter and cross-branch attention add nothing before they are trained."""
     theirs = segment_anything_modeling.image_encoder.Block(
-        VIT_BLOCK_DIM,
-        VIT_BLOCK_HEADS,
+        DIM,
+        HEADS,
         norm_layer=lambda dim: nn.LayerNorm(dim, eps=1e-6),
         use_rel_pos=True,
         window_size=window_size or 0,
-        input_size=(VIT_BLOCK_GRID, VIT_BLOCK_GRID),
+        input_size=(GRID, GRID),
     )
     randomise(theirs)
-    ours = VitBlock(
-        VIT_BLOCK_DIM, num_heads=VIT_BLOCK_HEADS, grid_size=VIT_BLOCK_GRID, window_size=window_size
-    )
+    ours = VitBlock(DIM, num_heads=HEADS, grid_size=GRID, window_size=window_size)
     ours.load_state_dict({**ours.state_dict(), **theirs.state_dict()})
     x, cnn = (
-        torch.randn(2, VIT_BLOCK_GRID, VIT_BLOCK_GRID, VIT_BLOCK_DIM),
-        torch.randn(2, VIT_BLOCK_DIM, VIT_BLOCK_GRID, VIT_BLOCK_GRID),
+        torch.randn(2, GRID, GRID, DIM),
+        torch.randn(2, DIM, GRID, GRID),
     )
     with torch.no_grad():
         tokens, refined = ours(x, cnn)
-        torch.testing.assert_close(tokens, theirs(x), rtol=1e-5, atol=VIT_BLOCK_TOLERANCE)
+        torch.testing.assert_close(tokens, theirs(x), rtol=1e-5, atol=BLOCK_TOLERANCE)
     assert torch.equal(refined, cnn) == (window_size is not None)
 
 
 def test_only_global_blocks_carry_samus_parts() -> None:
-    plain = VitBlock(
-        VIT_BLOCK_DIM, num_heads=VIT_BLOCK_HEADS, grid_size=VIT_BLOCK_GRID, window_size=3
-    )
+    plain = VitBlock(DIM, num_heads=HEADS, grid_size=GRID, window_size=3)
     names = {name.split(".")[0] for name in plain.state_dict()}
     assert names == {"norm1", "attn", "norm2", "mlp"}
-    whole = VitBlock(VIT_BLOCK_DIM, num_heads=VIT_BLOCK_HEADS, grid_size=VIT_BLOCK_GRID)
+    whole = VitBlock(DIM, num_heads=HEADS, grid_size=GRID)
     names = {name.split(".")[0] for name in whole.state_dict()} - names
     assert names == {"adapter", "cross_branch", "cnn_refine"}
-
-
-RELATIVE_POSITION_TOLERANCE = 1e-5
-"""Float32 sums of a few products of unit variance."""
 
 
 def test_bias_is_segment_anythings(segment_anything_modeling: types.ModuleType) -> None:
@@ -85,9 +83,7 @@ def test_bias_is_segment_anythings(segment_anything_modeling: types.ModuleType) 
     rows, columns = table_by_position(table_h, offsets), table_by_position(table_w, offsets)
     assert rows.shape == columns.shape == (side, dim, side)
     bias = decomposed_relative_bias(query, rows, columns)
-    torch.testing.assert_close(
-        bias.flatten(0, 1), expected, rtol=0, atol=RELATIVE_POSITION_TOLERANCE
-    )
+    torch.testing.assert_close(bias.flatten(0, 1), expected, rtol=0, atol=POSITION_TOLERANCE)
 
 
 def test_offsets_count_from_the_farthest_key_after_the_query() -> None:
@@ -102,11 +98,7 @@ def test_a_table_is_resized_as_segment_anything_does(
     theirs = segment_anything_modeling.image_encoder.get_rel_pos(side, side, table)
     resized = resized_table(table, 2 * side - 1)
     ours = resized[relative_offsets(side)].view(side, side, 4)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=RELATIVE_POSITION_TOLERANCE)
-
-
-SAMUS_CNN_BRANCH_TOLERANCE = 1e-3
-"""Float32; with these random weights values reach hundreds."""
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=POSITION_TOLERANCE)
 
 
 def step(x: Tensor, state: dict[str, Tensor], name: str) -> Tensor:
@@ -117,8 +109,13 @@ def step(x: Tensor, state: dict[str, Tensor], name: str) -> Tensor:
     return F.gelu(normalised.permute(0, 3, 1, 2))
 
 
+def conv_step(x: Tensor, state: dict[str, Tensor], name: str) -> Tensor:
+    """Convolution, normalisation over channels, GELU."""
+    return step(F.conv2d(x, state[f"{name}.conv.weight"], padding=1), state, name)
+
+
 @pytest.mark.parametrize("hf", [True, False])
-def test_is_four_steps_with_max_pooling_between(
+def test_the_cnn_branch_is_four_steps_with_max_pooling_between(
     hf: bool, randomise: Callable[[nn.Module], None]
 ) -> None:
     branch = SamusCnnBranch(48, hf=hf, gate=False)
@@ -131,13 +128,11 @@ def test_is_four_steps_with_max_pooling_between(
     x = step(x, state, "stem")
     for index, channels in enumerate((128, 256, 48)):
         x = F.max_pool2d(x, kernel_size=2, stride=2)
-        x = step(
-            F.conv2d(x, state[f"downs.{index}.conv.weight"], padding=1), state, f"downs.{index}"
-        )
+        x = conv_step(x, state, f"downs.{index}")
         assert x.shape[1] == channels
     with torch.no_grad():
         torch.testing.assert_close(
-            branch(image, high_frequency), x, rtol=1e-5, atol=SAMUS_CNN_BRANCH_TOLERANCE
+            branch(image, high_frequency), x, rtol=1e-5, atol=BLOCK_TOLERANCE
         )
 
 
@@ -166,12 +161,6 @@ def test_fresh_additions_receive_a_gradient() -> None:
         assert parameter.grad is not None and bool(parameter.grad.any())
 
 
-TOLERANCE = 1e-4
-"""Float32; with these random weights values reach tens."""
-
-VIT_ATTENTION_DIM, VIT_ATTENTION_HEADS, VIT_ATTENTION_GRID = 24, 3, 6
-
-
 @pytest.mark.parametrize("window_size", [None, 3, 4], ids=["global", "fitting", "padded"])
 def test_attends_as_segment_anything(
     segment_anything_modeling: types.ModuleType,
@@ -179,44 +168,31 @@ def test_attends_as_segment_anything(
     window_size: int | None,
 ) -> None:
     encoder = segment_anything_modeling.image_encoder
-    side = window_size or VIT_ATTENTION_GRID
-    theirs = encoder.Attention(
-        VIT_ATTENTION_DIM, num_heads=VIT_ATTENTION_HEADS, use_rel_pos=True, input_size=(side, side)
-    )
+    side = window_size or GRID
+    theirs = encoder.Attention(DIM, num_heads=HEADS, use_rel_pos=True, input_size=(side, side))
     randomise(theirs)
     ours = VitAttention(
-        VIT_ATTENTION_DIM,
-        num_heads=VIT_ATTENTION_HEADS,
-        grid_size=VIT_ATTENTION_GRID,
+        DIM,
+        num_heads=HEADS,
+        grid_size=GRID,
         window_size=window_size,
     )
     ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(2, VIT_ATTENTION_GRID, VIT_ATTENTION_GRID, VIT_ATTENTION_DIM)
+    x = torch.randn(2, GRID, GRID, DIM)
     with torch.no_grad():
         windows, padded_hw = encoder.window_partition(x, side)
-        expected = encoder.window_unpartition(
-            theirs(windows), side, padded_hw, (VIT_ATTENTION_GRID, VIT_ATTENTION_GRID)
-        )
+        expected = encoder.window_unpartition(theirs(windows), side, padded_hw, (GRID, GRID))
         torch.testing.assert_close(ours(x), expected, rtol=0, atol=TOLERANCE)
         unfolded = ours(x)
         for _ in range(2):  # the second time does nothing
             ours.fold()
             assert torch.equal(ours(x), unfolded)
-    assert (
-        ours.rel_pos_h.shape
-        == ours.rel_pos_w.shape
-        == (side, VIT_ATTENTION_DIM // VIT_ATTENTION_HEADS, side)
-    )
+    assert ours.rel_pos_h.shape == ours.rel_pos_w.shape == (side, DIM // HEADS, side)
 
 
 def test_heads_that_do_not_divide_the_dimension_are_refused() -> None:
     with pytest.raises(ValueError, match=r"multiple of num_heads, got 24 and 5"):
-        VitAttention(VIT_ATTENTION_DIM, num_heads=5, grid_size=VIT_ATTENTION_GRID)
-
-
-"""Float32; the neck normalises, so values are around 1."""
-
-SIZE, GRID, DIM, HEADS, WINDOW = 48, 6, 24, 3, 4
+        VitAttention(DIM, num_heads=5, grid_size=GRID)
 
 
 def small_encoder(*, hf: bool, gate: bool) -> VitImageEncoder:
@@ -252,13 +228,6 @@ def sam_blocks(modeling: types.ModuleType, state: dict[str, Tensor]) -> list[Any
         )
         blocks.append(block)
     return blocks
-
-
-def conv_step(x: Tensor, state: dict[str, Tensor], name: str) -> Tensor:
-    """Convolution, normalisation over channels, GELU."""
-    x = F.conv2d(x, state[f"{name}.conv.weight"], padding=1).permute(0, 2, 3, 1)
-    weight, bias = state[f"{name}.norm.weight"], state[f"{name}.norm.bias"]
-    return F.gelu(F.layer_norm(x, weight.shape, weight, bias, 1e-6)).permute(0, 3, 1, 2)
 
 
 def linear(x: Tensor, state: dict[str, Tensor], name: str) -> Tensor:

@@ -14,7 +14,7 @@ from samus_edge.errors import ExportMismatchError, WeightsError
 from samus_edge.export.bundle_writer import shipped_model
 from samus_edge.export.parity import measure_parity
 from samus_edge.modeling import SamusHF, samus_hf_tiny
-from samus_edge.modeling.conv_norm import fold_conv_norms
+from samus_edge.modeling.layers import ConvNorm
 from samus_edge.runtime.bundle.bundle import default_bundle_path
 from samus_edge.runtime.bundle.manifest import MANIFEST_FILE
 from samus_edge.runtime.images.output_files import sha256_of_file
@@ -112,7 +112,9 @@ def test_switched_off_parts_are_recognised(random_bundle: Path, tmp_path: Path) 
 
     folder = rewrite_bundle(random_bundle, tmp_path / "off", switch_off)
     expected = samus_hf_tiny(hf=False, gate=False)
-    fold_conv_norms(expected)
+    for module in expected.modules():
+        if isinstance(module, ConvNorm):
+            module.fold()
     restored = load_bundle_model(folder).state_dict()
     assert restored.keys() == expected.state_dict().keys()
     assert restored["image_encoder.cnn_branch.steps.0.conv.weight"].shape == (32, 1, 3, 3)

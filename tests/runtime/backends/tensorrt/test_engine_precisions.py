@@ -90,10 +90,10 @@ def test_an_8_bit_image_encoder_multiplies_8_bits(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     candidates = quantisable_nodes(encoder, TENSORRT_INT8)
-    tensors = list(dict.fromkeys(each.activation for each in candidates))
+    tensors = list(dict.fromkeys(candidates.values()))
     statistics = measure_activations(encoder, tensors, [{"image": asset_frames[-1].image[None]}])
     ranges = {name: select_range(each, RangeMethod()) for name, each in statistics.items()}
-    nodes = [each.node for each in candidates]
+    nodes = list(candidates)
     graph = to_half_precision(quantise(encoder, nodes, ranges, TENSORRT_INT8), kept)
     with caplog.at_level(logging.DEBUG, LOGGER):
         engine = build_engine(

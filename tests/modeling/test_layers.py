@@ -1,20 +1,23 @@
-"""Folding normalisation into convolutions changes no output."""
+"""Shared layers against their formulas, PyTorch and Segment Anything."""
 
+import types
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from samus_edge.modeling import samus_hf_tiny
-from samus_edge.modeling.conv_norm import ConvNorm, LayerNorm2d, fold_conv_norms
+from samus_edge.modeling.layers import ConvNorm, LayerNorm2d, Mlp, scaled_attention
+from samus_edge.modeling.model_parts import fold_constants
 
 TOLERANCE = 1e-5
 """Float32, values around 1 to 10."""
 
 
-def test_is_the_formula() -> None:
+def test_layer_normalisation_is_the_formula() -> None:
     norm = LayerNorm2d(6, eps=1e-3)
     with torch.no_grad():
         norm.weight.copy_(torch.linspace(0.5, 3.0, 6))
@@ -28,9 +31,6 @@ def test_is_the_formula() -> None:
     expected += np.linspace(-1.0, 1.0, 6)[:, None, None]
     with torch.no_grad():
         np.testing.assert_allclose(norm(x).numpy(), expected, rtol=0, atol=TOLERANCE)
-
-
-"""Float32 in another order of multiplication, outputs around 1 to 10."""
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,37 @@ def test_folding_the_whole_encoder_keeps_its_embeddings() -> None:
                 module.bias.normal_(std=0.1)
         image, high_frequency = torch.rand(1, 1, 256, 256), torch.rand(1, 1, 256, 256)
         expected = encoder(image, high_frequency)
-        fold_conv_norms(encoder)
+        fold_constants(encoder)
         assert not any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules())
         folded = encoder(image, high_frequency)
     # the last layer normalisation makes the embeddings of unit variance
     torch.testing.assert_close(folded, expected, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.GELU])
+def test_the_mlp_computes_segment_anythings(
+    segment_anything_modeling: types.ModuleType, act: type[nn.Module]
+) -> None:
+    reference = segment_anything_modeling.common.MLPBlock(6, 10, act)
+    ours = Mlp(6, 10, act(), names=("lin1", "lin2"))
+    ours.load_state_dict(reference.state_dict())
+    x = torch.randn(3, 4, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), reference(x))
+
+
+@pytest.mark.parametrize("bias_shape", [None, (3, 5, 7), (2, 3, 5, 7), (1, 1, 7)])
+def test_attention_agrees_with_torch(bias_shape: tuple[int, ...] | None) -> None:
+    query, key, value = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8), torch.randn(2, 3, 7, 8)
+    bias = None if bias_shape is None else torch.randn(bias_shape)
+    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    attended = scaled_attention(query, key, value, bias)
+    torch.testing.assert_close(attended, expected, rtol=0, atol=TOLERANCE)
+
+
+def test_one_image_serves_several_prompts_by_broadcasting() -> None:
+    query, key, value = torch.randn(4, 2, 3, 8), torch.randn(1, 2, 6, 8), torch.randn(1, 2, 6, 8)
+    expected = scaled_attention(query, key.expand(4, -1, -1, -1), value.expand(4, -1, -1, -1))
+    torch.testing.assert_close(
+        scaled_attention(query, key, value), expected, rtol=0, atol=TOLERANCE
+    )

@@ -1,4 +1,6 @@
-"""Convolution with batch normalisation, foldable into one convolution."""
+"""Layers of several parts of the model: normalised convolutions, an MLP, attention."""
+
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,12 @@ class LayerNorm2d(nn.Module):
         shape = (channels_last.shape[-1],)
         normalised = F.layer_norm(channels_last, shape, self.weight, self.bias, self.eps)
         return normalised.permute(0, 3, 1, 2)  # (B, C, H, W)
+
+
+def conv_layer_norm(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
+    """Bias-free convolution that keeps the size, then layer normalisation, as in SAM's neck."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+    return nn.Sequential(conv, LayerNorm2d(out_channels))
 
 
 class ConvStep(nn.Module):
@@ -108,8 +116,51 @@ class ConvNorm(nn.Module):
         self.norm = nn.Identity()
 
 
-def fold_conv_norms(module: nn.Module) -> None:
-    """Fold every :class:`ConvNorm` inside ``module``, in place."""
-    for child in module.modules():
-        if isinstance(child, ConvNorm):
-            child.fold()
+class Mlp(nn.Sequential):
+    """Two linear layers with an activation between them: (..., C) to (..., C).
+
+    Args:
+        dim: C.
+        hidden_dim: features between the layers.
+        act: the activation.
+        names: names of the two layers in checkpoints: TinyViT's, or ("lin1", "lin2") as SAM has them.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden_dim: int,
+        act: nn.Module,
+        *,
+        names: tuple[str, str] = ("fc1", "fc2"),
+    ) -> None:
+        first, second = names
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        layers[first] = nn.Linear(dim, hidden_dim)
+        layers["act"] = act
+        layers[second] = nn.Linear(hidden_dim, dim)
+        super().__init__(layers)
+
+
+def scaled_attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """``softmax(query key^T / sqrt(d) + bias) value``.
+
+    Written out rather than called from torch, so that every PyTorch version exports the same four
+    nodes; at 256 tokens the fused kernels are no faster on a CPU.
+
+    Args:
+        query: (B, heads, Q, d), float32.
+        key: (B, heads, K, d), float32.
+        value: (B, heads, K, d), float32.
+        bias: broadcastable to (B, heads, Q, K), float32, or None.
+
+    Returns:
+        (B, heads, Q, d), float32.
+    """
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)  # (B, heads, Q, K)
+    if bias is not None:
+        scores = scores + bias
+    out: Tensor = scores.softmax(dim=-1) @ value  # (B, heads, Q, d)
+    return out

@@ -31,12 +31,20 @@ from samus_edge.errors import BadArgumentError
 
 __all__ = [
     "LEFT_OUT_IF_EMPTY",
+    "BelowOne",
     "Bound",
+    "Count",
+    "CountOrZero",
+    "Fraction",
     "JsonValue",
+    "NotNegative",
+    "Positive",
     "RecordError",
     "Size",
     "Text",
+    "check_record",
     "from_json",
+    "one_of",
     "parse_json",
     "show_value",
     "to_json",
@@ -77,9 +85,22 @@ class Bound:
     holds: Callable[[Any], object]
 
 
+def one_of(names: Sequence[str]) -> Bound:
+    """The bound of a text that is one of these names."""
+    return Bound(f"one of {', '.join(names)}", lambda value: value in names)
+
+
 Text = Annotated[str, Bound("a non-empty string", bool)]
 # Up to 2**53, JSON integers are exact everywhere.
 Size = Annotated[int, Bound("a positive integer up to 2**53", lambda value: 1 <= value <= 2**53)]
+_POSITIVE = Bound("positive", lambda value: value > 0)
+_NOT_NEGATIVE = Bound("at least 0", lambda value: value >= 0)
+Count = Annotated[int, _POSITIVE]
+CountOrZero = Annotated[int, _NOT_NEGATIVE]
+Positive = Annotated[float, _POSITIVE]
+NotNegative = Annotated[float, _NOT_NEGATIVE]
+Fraction = Annotated[float, Bound("in [0, 1]", lambda value: 0 <= value <= 1)]
+BelowOne = Annotated[float, Bound("in [0, 1)", lambda value: 0 <= value < 1)]
 
 LEFT_OUT_IF_EMPTY: Final = types.MappingProxyType({"left_out_if_empty": True})
 """Metadata of a field that `to_json` does not write where it is empty. `{"json": NAME}` renames one."""
@@ -157,6 +178,24 @@ def from_json(kind: type[_T], value: object, where: str = "") -> _T:
     return record
 
 
+def check_record(record: Any, further: Sequence[str] = ()) -> None:
+    """Check the values of a dataclass against its type hints, for a `__post_init__`.
+
+    Args:
+        record: The dataclass.
+        further: Clauses for what else is wrong with it.
+
+    Raises:
+        RecordError: naming every wrong field, and what else is wrong.
+    """
+    problems: list[str] = []
+    kind: Any = type(record)
+    for field in dataclasses.fields(record):
+        _value(_hints(kind)[field.name], getattr(record, field.name), field.name, problems)
+    if problems or further:
+        raise RecordError([*problems, *further])
+
+
 def to_json(record: Any) -> dict[str, Any]:
     """A dataclass as a JSON object, unknown fields included."""
     document = {}
@@ -184,13 +223,15 @@ def _plain(value: Any) -> Any:
 
 
 @functools.cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind, include_extras=True)
 
 
 def _record(kind: Any, value: object, path: str, problems: list[str]) -> Any:
+    if isinstance(value, kind):
+        return value
     if not isinstance(value, Mapping):
-        problems.append(f"{path or 'the document'} must be an object, got {show_value(value)}")
+        problems.append(f"{path or 'the document'} must be a mapping, got {show_value(value)}")
         return None
     before = len(problems)
     unknown, values = dict(value), {}
@@ -208,7 +249,7 @@ def _record(kind: Any, value: object, path: str, problems: list[str]) -> Any:
         values["extra"] = unknown
     else:
         problems += [
-            f"{path}.{name} is unknown" if path else f"{name} is unknown" for name in unknown
+            f"unknown key '{path}.{name}'" if path else f"unknown key {name!r}" for name in unknown
         ]
     if len(problems) > before:
         return None
@@ -262,7 +303,10 @@ def _value(kind: Any, value: Any, path: str, problems: list[str]) -> Any:
         }
     elif origin is None and _is_plain(kind, value):
         return float(value) if kind is float else value
-    problems.append(f"{path} must be {_name(kind)}, got {show_value(value)}")
+    problem = f"{path} must be {_name(kind)}, got {show_value(value)}"
+    if kind is float and isinstance(value, str):
+        problem += " (for YAML, 3.0e-4 is a number, but 3e-4 is text)"
+    problems.append(problem)
     return None
 
 
@@ -300,5 +344,5 @@ def _name(kind: Any) -> str:
         fixed = origin is tuple and args[-1] is not ...
         return f"a list of {len(args)}" if fixed else "a list"
     if origin in (dict, Mapping) or dataclasses.is_dataclass(kind):
-        return "an object"
+        return "a mapping"
     return _KINDS[kind]

@@ -1,14 +1,14 @@
 """Augmentation of ultrasound frames: geometry, elasticity, gain, depth, speckle, blur, resolution."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from samus_edge.errors import BadArgumentError
-from samus_edge.settings_checks import FRACTION, NOT_NEGATIVE, Bound, find_problems
+from samus_edge.runtime.bundle.records import Bound, Fraction, NotNegative, check_record
 
 UInt8Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -41,24 +41,24 @@ class AugmentationConfig:
         min_resolution: smallest such factor.
     """
 
-    rotation_deg: float = 20.0
-    log_scale: float = 0.3
-    log_aspect: float = 0.15
-    translation: float = 0.12
-    flip_probability: float = 0.5
-    elastic_probability: float = 0.4
-    elastic_displacement: float = 0.04
-    log_gamma: float = 0.45
-    log_gain: float = 0.3
-    offset: float = 0.08
-    attenuation_probability: float = 0.4
-    shadow_probability: float = 0.2
-    speckle_probability: float = 0.4
-    speckle_sigma: float = 0.3
-    blur_probability: float = 0.2
-    blur_sigma_px: float = 1.5
-    resolution_probability: float = 0.5
-    min_resolution: float = 0.35
+    rotation_deg: NotNegative = 20.0
+    log_scale: NotNegative = 0.3
+    log_aspect: NotNegative = 0.15
+    translation: NotNegative = 0.12
+    flip_probability: Fraction = 0.5
+    elastic_probability: Fraction = 0.4
+    elastic_displacement: NotNegative = 0.04
+    log_gamma: NotNegative = 0.45
+    log_gain: NotNegative = 0.3
+    offset: NotNegative = 0.08
+    attenuation_probability: Fraction = 0.4
+    shadow_probability: Fraction = 0.2
+    speckle_probability: Fraction = 0.4
+    speckle_sigma: NotNegative = 0.3
+    blur_probability: Fraction = 0.2
+    blur_sigma_px: NotNegative = 1.5
+    resolution_probability: Fraction = 0.5
+    min_resolution: Annotated[float, Bound("in (0, 1]", lambda value: 0 < value <= 1)] = 0.35
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -66,16 +66,7 @@ class AugmentationConfig:
         Raises:
             ValueError: naming every bad one.
         """
-        probabilities = [field.name for field in fields(self) if "probability" in field.name]
-        strengths = {field.name for field in fields(self)} - {*probabilities, "min_resolution"}
-        bounds = {
-            **dict.fromkeys(probabilities, FRACTION),
-            **dict.fromkeys(strengths, NOT_NEGATIVE),
-            "min_resolution": Bound("in (0, 1]", lambda value: 0 < value <= 1),
-        }
-        problems = find_problems(self, bounds, prefix="augmentation.")
-        if problems:
-            raise BadArgumentError("; ".join(problems))
+        check_record(self)
 
 
 def augment_geometry(

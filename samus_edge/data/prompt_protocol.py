@@ -14,14 +14,14 @@ Coordinates are pixels of the model frame, (x, y), pixel centres at integers.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Annotated, Final, Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from samus_edge.errors import BadArgumentError
-from samus_edge.settings_checks import FRACTION, find_problems
+from samus_edge.runtime.bundle.records import Bound, Fraction, check_record
 
 __all__ = [
     "BOX_JITTERS",
@@ -128,11 +128,11 @@ class BoxConfig:
         looseness: furthest that an edge is too far out, as a fraction of the side.
     """
 
-    jitter_share: float = 0.3
-    jitter: float = 0.12
-    loose_share: float = 0.25
-    evenly_loose_share: float = 0.0
-    looseness: float = 0.2
+    jitter_share: Fraction = 0.3
+    jitter: Annotated[float, Bound("in [0, 0.5)", lambda value: 0 <= value < 0.5)] = 0.12
+    loose_share: Fraction = 0.25
+    evenly_loose_share: Fraction = 0.0
+    looseness: Fraction = 0.2
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -140,15 +140,9 @@ class BoxConfig:
         Raises:
             ValueError: naming every bad one.
         """
-        shares = ("jitter_share", "loose_share", "evenly_loose_share")
-        bounds = dict.fromkeys((*shares, "jitter", "looseness"), FRACTION)
-        problems = find_problems(self, bounds, prefix="boxes.")
-        if not problems and sum(getattr(self, name) for name in shares) > 1.0:
-            problems.append("boxes: the shares must add up to at most 1")
-        if self.jitter >= 0.5:
-            problems.append(f"boxes.jitter must be less than 0.5, got {self.jitter}")
-        if problems:
-            raise BadArgumentError("; ".join(problems))
+        check_record(self)
+        if self.jitter_share + self.loose_share + self.evenly_loose_share > 1.0:
+            raise BadArgumentError("the shares of boxes must add up to at most 1")
 
 
 def simulate_box(mask: Mask, rng: np.random.Generator, config: BoxConfig) -> Points:

@@ -1,9 +1,9 @@
-"""Training configuration: frozen dataclasses; `config_file` reads them from YAML."""
+"""The configuration of a training: frozen dataclasses, and their YAML file."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
 import yaml
 
@@ -11,7 +11,20 @@ from samus_edge.archs import ARCHS
 from samus_edge.data.augmentation import AugmentationConfig
 from samus_edge.data.prompt_protocol import BoxConfig
 from samus_edge.errors import BadArgumentError
-from samus_edge.settings_checks import BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, find_problems
+from samus_edge.runtime.bundle.records import (
+    BelowOne,
+    Bound,
+    Count,
+    CountOrZero,
+    Fraction,
+    NotNegative,
+    Positive,
+    RecordError,
+    check_record,
+    from_json,
+    one_of,
+    to_json,
+)
 from samus_edge.training.losses import LossWeights
 from samus_edge.training.prompt_schedule import PromptConfig
 
@@ -34,13 +47,19 @@ class DistillationConfig:
         min_teacher_dice: a teacher's mask that agrees less with the annotated one is not used.
     """
 
-    teacher: str = "none"
-    views: int = 4
-    epochs: int = 10
-    learning_rate: float = 1e-3
-    ema_decay: float = 0.995
-    mask_weight: float = 0.0
-    min_teacher_dice: float = 0.7
+    teacher: Annotated[
+        str,
+        Bound(
+            "none, lite_medsam or a .safetensors file",
+            lambda value: value in TEACHERS or value.endswith(".safetensors"),
+        ),
+    ] = "none"
+    views: Count = 4
+    epochs: CountOrZero = 10
+    learning_rate: Positive = 1e-3
+    ema_decay: BelowOne = 0.995
+    mask_weight: Fraction = 0.0
+    min_teacher_dice: Fraction = 0.7
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -48,27 +67,10 @@ class DistillationConfig:
         Raises:
             ValueError: naming every bad one.
         """
-        bounds = {
-            "views": POSITIVE,
-            "epochs": NOT_NEGATIVE,
-            "learning_rate": POSITIVE,
-            "ema_decay": BELOW_ONE,
-            "mask_weight": FRACTION,
-            "min_teacher_dice": FRACTION,
-        }
-        problems = find_problems(self, bounds, prefix="distillation.")
-        is_text = isinstance(self.teacher, str)
-        if is_text and self.teacher not in TEACHERS and not self.teacher.endswith(".safetensors"):
-            problems.append(
-                "distillation.teacher must be none, lite_medsam or a .safetensors file, got "
-                f"{self.teacher!r}"
-            )
+        further = []
         if self.teacher == "none" and self.mask_weight:
-            problems.append(
-                f"distillation.mask_weight must be 0 without a teacher, got {self.mask_weight}"
-            )
-        if problems:
-            raise BadArgumentError("; ".join(problems))
+            further.append(f"mask_weight must be 0 without a teacher, got {self.mask_weight}")
+        check_record(self, further)
 
 
 PRECISIONS = ("fp32", "bf16")
@@ -117,28 +119,28 @@ class TrainConfig:
         distillation: what is learned from a teacher.
     """
 
-    arch: str = "tiny"
+    arch: Annotated[str, one_of(ARCHS)] = "tiny"
     hf: bool = True
     gate: bool = True
     train_decoder: bool = False
     unfreeze: tuple[str, ...] = ()
-    epochs: int = 60
-    batch_size: int = 8
-    accumulation_steps: int = 1
+    epochs: Count = 60
+    batch_size: Count = 8
+    accumulation_steps: Count = 1
     normals: bool = False
-    optimizer: str = "adamw"
-    learning_rate: float = 3e-4
-    decoder_learning_rate: float = 1e-4
-    weight_decay: float = 0.05
-    schedule: str = "cosine"
-    warmup_steps: int = 100
-    gradient_clip: float = 1.0
-    ema_decay: float = 0.998
-    precision: str = "bf16"
-    seed: int = 0
-    device: str = "cpu"
-    num_workers: int = 1
-    checkpoint_interval_steps: int = 200
+    optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adamw"
+    learning_rate: Positive = 3e-4
+    decoder_learning_rate: Positive = 1e-4
+    weight_decay: NotNegative = 0.05
+    schedule: Annotated[str, one_of(SCHEDULES)] = "cosine"
+    warmup_steps: CountOrZero = 100
+    gradient_clip: NotNegative = 1.0
+    ema_decay: BelowOne = 0.998
+    precision: Annotated[str, one_of(PRECISIONS)] = "bf16"
+    seed: CountOrZero = 0
+    device: Annotated[str, one_of(DEVICES)] = "cpu"
+    num_workers: CountOrZero = 1
+    checkpoint_interval_steps: CountOrZero = 200
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)
     boxes: BoxConfig = field(default_factory=BoxConfig)
@@ -151,90 +153,51 @@ class TrainConfig:
         Raises:
             ValueError: naming every bad one.
         """
-        positive = (
-            *("epochs", "batch_size", "accumulation_steps"),
-            *("learning_rate", "decoder_learning_rate"),
-        )
-        not_negative = (
-            *("weight_decay", "warmup_steps", "seed", "gradient_clip"),
-            *("num_workers", "checkpoint_interval_steps"),
-        )
-        bounds = {
-            **dict.fromkeys(positive, POSITIVE),
-            **dict.fromkeys(not_negative, NOT_NEGATIVE),
-            "ema_decay": BELOW_ONE,
-        }
-        problems = find_problems(self, bounds)
-        choices = {
-            "arch": ARCHS,
-            "optimizer": OPTIMIZERS,
-            "schedule": SCHEDULES,
-            "precision": PRECISIONS,
-            "device": DEVICES,
-        }
-        for name, expected in choices.items():
-            value = getattr(self, name)
-            if value not in expected:
-                problems.append(f"{name} must be one of {', '.join(expected)}, got {value!r}")
-        parts: object = self.unfreeze  # whatever stood in a file
-        if isinstance(parts, (list, tuple)) and all(isinstance(part, str) for part in parts):
-            object.__setattr__(self, "unfreeze", tuple(parts))
-        else:
-            problems.append(f"unfreeze must be a list of names, got {parts!r}")
-        if problems:
-            raise BadArgumentError("; ".join(problems))
-
-
-SECTIONS: dict[str, type[Any]] = {
-    "augmentation": AugmentationConfig,
-    "prompts": PromptConfig,
-    "boxes": BoxConfig,
-    "loss": LossWeights,
-    "distillation": DistillationConfig,
-}
+        check_record(self)
 
 
 def config_document(config: TrainConfig) -> dict[str, Any]:
     """The configuration as plain values, for YAML and JSON."""
-    return {**asdict(config), "unfreeze": list(config.unfreeze)}
-
-
-Settings = TypeVar("Settings")
+    return to_json(config)
 
 
 def read_config(path: Path | None, changes: Sequence[str] = ()) -> TrainConfig:
     """Read a YAML configuration; keys that are not there keep their default.
 
     Args:
-        path: the file; None for the default configuration.
-        changes: settings that replace the file's, each as "key=value" with the value in YAML, such
+        path: The file; None for the default configuration.
+        changes: Settings that replace the file's, each as "key=value" with the value in YAML, such
             as "epochs=20" or "prompts.refine_probability=0.5".
 
     Raises:
         ValueError: if the file is no YAML mapping, or naming every unknown key and bad value.
     """
+    document: Any = {} if path is None else _read_yaml(path)
     problems: list[str] = []
-    document = {} if path is None else _mapping(_read_yaml(path), "", problems)
-    for change in changes:
+    for change in changes if isinstance(document, dict) else ():
         _apply(change, document, problems)
-    values = _known_values(document, TrainConfig, "", problems)
-    for name, section in SECTIONS.items():
-        given = _known_values(values.pop(name, None), section, f"{name}.", problems)
-        built = _build(section, given, problems)
-        if built is not None:
-            values[name] = built
-    config = _build(TrainConfig, values, problems)
-    if config is None or problems:
+    try:
+        config = from_json(TrainConfig, document)
+    except RecordError as err:
+        problems += err.problems
+    if problems:
         source = "--set" if path is None else f"{path} with --set" if changes else str(path)
         raise BadArgumentError(f"{source}: {'; '.join(problems)}.")
     return config
 
 
 def _read_yaml(path: Path) -> object:
+    """The document; an empty one, and empty sections of it, hold no settings."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as err:
         raise BadArgumentError(f"{path} is not a YAML file: {err}") from err
+    if not isinstance(document, dict):
+        return {} if document is None else document
+    sections = {each.name for each in fields(TrainConfig) if is_dataclass(each.type)}
+    return {
+        key: {} if key in sections and value is None else value for key, value in document.items()
+    }
 
 
 def _apply(change: str, document: dict[str, Any], problems: list[str]) -> None:
@@ -250,38 +213,8 @@ def _apply(change: str, document: dict[str, Any], problems: list[str]) -> None:
         problems.append(f"the value of {change!r} is not YAML")
         return
     target = document
-    for depth, section in enumerate(sections, 1):
-        inner = _mapping(target.get(section), ".".join(sections[:depth]), problems)
-        target[section] = inner
-        target = inner
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            return  # which is said when the document is read
     target[name] = value
-
-
-def _mapping(document: object, name: str, problems: list[str]) -> dict[str, Any]:
-    """A copy of what must be a mapping; anything else but None is a problem."""
-    if isinstance(document, dict):
-        return dict(document)
-    if document is not None:
-        name = name or "the file"
-        problems.append(f"{name} must be a mapping of settings, got {document!r:.60}")
-    return {}
-
-
-def _known_values(
-    document: object, settings: type[Any], prefix: str, problems: list[str]
-) -> dict[str, Any]:
-    """The settings in a mapping that exist; those that do not are problems."""
-    given = _mapping(document, prefix.rstrip("."), problems)
-    known = {field.name for field in fields(settings)}
-    problems += [f"unknown setting {f'{prefix}{key}'!r}" for key in given if key not in known]
-    return {key: value for key, value in given.items() if key in known}
-
-
-def _build(
-    settings: type[Settings], values: dict[str, Any], problems: list[str]
-) -> Settings | None:
-    try:
-        return settings(**values)
-    except ValueError as err:
-        problems.append(str(err))
-        return None

@@ -1,13 +1,12 @@
 """Losses on masks and on the predicted IoU."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from samus_edge.errors import BadArgumentError
-from samus_edge.settings_checks import NOT_NEGATIVE, find_problems
+from samus_edge.runtime.bundle.records import NotNegative, check_record
 
 LOSS_SIZE = 256  # logits are compared with masks at the model's input size
 SMOOTHING = 1.0
@@ -25,11 +24,11 @@ class LossWeights:
         iou: squared error of the predicted IoU.
     """
 
-    dice: float = 1.0
-    mse: float = 1.0
-    bce: float = 0.0
-    multimask: float = 0.3
-    iou: float = 0.5
+    dice: NotNegative = 1.0
+    mse: NotNegative = 1.0
+    bce: NotNegative = 0.0
+    multimask: NotNegative = 0.3
+    iou: NotNegative = 0.5
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -37,12 +36,10 @@ class LossWeights:
         Raises:
             ValueError: naming every bad one.
         """
-        bounds = {field.name: NOT_NEGATIVE for field in fields(self)}
-        problems = find_problems(self, bounds, prefix="loss.")
-        if self.dice == self.mse == self.bce == 0:
-            problems.append("one of loss.dice, loss.mse and loss.bce must be above 0, got zeros")
-        if problems:
-            raise BadArgumentError("; ".join(problems))
+        has_term = self.dice or self.mse or self.bce
+        check_record(
+            self, () if has_term else ("one of dice, mse and bce must be above 0, got zeros",)
+        )
 
 
 def dice_loss(mask_logits: Tensor, mask_targets: Tensor) -> Tensor:

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from samus_edge.data.prompt_protocol import simulate_correction
-from samus_edge.errors import BadArgumentError
-from samus_edge.settings_checks import FRACTION, POSITIVE, find_problems
+from samus_edge.runtime.bundle.records import Count, Fraction, check_record
 from samus_edge.training.losses import upscale
 from samus_edge.training.training_samples import NUM_CLICKS, TrainingSample
 
@@ -126,13 +125,13 @@ class PromptConfig:
         refine_iterations: how many times then.
     """
 
-    box_probability: float = 1.0
-    box_and_click_probability: float = 0.15
-    click_probability: float = 1.0
-    second_click_probability: float = 0.5
-    several_clicks_probability: float = 0.25
-    refine_probability: float = 0.25
-    refine_iterations: int = 1
+    box_probability: Fraction = 1.0
+    box_and_click_probability: Fraction = 0.15
+    click_probability: Fraction = 1.0
+    second_click_probability: Fraction = 0.5
+    several_clicks_probability: Fraction = 0.25
+    refine_probability: Fraction = 0.25
+    refine_iterations: Count = 1
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -140,23 +139,13 @@ class PromptConfig:
         Raises:
             ValueError: naming every bad one.
         """
-        probabilities = (
-            "box_probability",
-            "box_and_click_probability",
-            "click_probability",
-            "second_click_probability",
-            "several_clicks_probability",
-            "refine_probability",
-        )
-        bounds = {**dict.fromkeys(probabilities, FRACTION), "refine_iterations": POSITIVE}
-        problems = find_problems(self, bounds, prefix="prompts.")
+        further = []
         if self.box_probability != 1.0 and self.click_probability != 1.0:
-            problems.append(
-                "prompts.box_probability or prompts.click_probability must be 1, so that every "
-                f"step has a prompt, got {self.box_probability} and {self.click_probability}"
+            further.append(
+                "box_probability or click_probability must be 1, so that every step has a prompt, "
+                f"got {self.box_probability} and {self.click_probability}"
             )
-        if problems:
-            raise BadArgumentError("; ".join(problems))
+        check_record(self, further)
 
 
 def scheduled_prompts(

@@ -200,8 +200,8 @@ def test_settings_that_are_wrong_are_all_named_in_one_line(
     outcome = run("train", *flat(arguments), "--set", "loss.dise=1", "--set", "seed")
     assert outcome.exit_code == 2
     assert outcome.stderr.count("\n") == 1
-    assert "unknown setting 'batch_sise'" in outcome.stderr
-    assert "unknown setting 'loss.dise'" in outcome.stderr
+    assert "unknown key 'batch_sise'" in outcome.stderr
+    assert "unknown key 'loss.dise'" in outcome.stderr
     assert "'seed' is not key=value" in outcome.stderr
     assert "epochs must be positive, got -1" in outcome.stderr
     assert not arguments["--out"].exists()

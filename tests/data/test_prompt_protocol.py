@@ -363,8 +363,8 @@ def test_what_the_shares_leave_over_is_drawn_carefully() -> None:
     ("settings_", "message"),
     [
         ({"jitter_share": 0.6, "loose_share": 0.6}, "add up to at most 1"),
-        ({"looseness": -0.1}, "boxes.looseness must be in"),
-        ({"jitter": 0.5}, "boxes.jitter must be less than 0.5"),
+        ({"looseness": -0.1}, "looseness must be in"),
+        ({"jitter": 0.5}, r"jitter must be in \[0, 0.5\), got 0.5"),
     ],
 )
 def test_box_settings_are_checked(settings_: dict[str, float], message: str) -> None:

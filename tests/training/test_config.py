@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from samus_edge.data.augmentation import AugmentationConfig
+from samus_edge.runtime.bundle.records import from_json
 from samus_edge.training.config import (
-    SECTIONS,
     DistillationConfig,
     TrainConfig,
     config_document,
@@ -36,7 +36,7 @@ def test_a_teacher_has_a_name_or_a_file(teacher: str) -> None:
     [
         ("teacher", "medsam", "none, lite_medsam or a .safetensors file, got 'medsam'"),
         ("teacher", "best.pth", "none, lite_medsam or a .safetensors file, got 'best.pth'"),
-        ("teacher", 3, "must be text, got 3"),
+        ("teacher", 3, "must be a string, got 3"),
         ("views", 0, "must be positive, got 0"),
         ("views", 1.5, "must be an integer, got 1.5"),
         ("epochs", -1, "must be at least 0, got -1"),
@@ -49,7 +49,7 @@ def test_a_teacher_has_a_name_or_a_file(teacher: str) -> None:
 def test_distillation_config_a_bad_value_is_named(name: str, value: Any, expected: str) -> None:
     with pytest.raises(ValueError) as caught:
         DistillationConfig(**{"teacher": "lite_medsam", name: value})
-    assert str(caught.value).startswith(f"distillation.{name} ")
+    assert str(caught.value).startswith(f"{name} ")
     assert expected in str(caught.value)
 
 
@@ -146,9 +146,9 @@ def test_a_change_replaces_one_setting_and_nothing_else(tmp_path: Path) -> None:
         ("epochs", "--set: 'epochs' is not key=value"),
         ("=3", "'=3' is not key=value"),
         ("epochs=[", "the value of 'epochs=[' is not YAML"),
-        ("epoch=3", "unknown setting 'epoch'"),
-        ("prompts.refine=1", "unknown setting 'prompts.refine'"),
-        ("prompts=3", "prompts must be a mapping of settings, got 3"),
+        ("epoch=3", "unknown key 'epoch'"),
+        ("prompts.refine=1", "unknown key 'prompts.refine'"),
+        ("prompts=3", "prompts must be a mapping, got 3"),
         ("epochs.more=3", "epochs must be an integer, got {'more': 3}"),
         ("prompts.refine_probability=2", "prompts.refine_probability must be in [0, 1], got 2"),
         ("learning_rate=3e-4", "got '3e-4' (for YAML, 3.0e-4 is a number"),
@@ -178,9 +178,9 @@ def test_every_unknown_key_and_bad_value_is_named_in_one_error(tmp_path: Path) -
     message = str(caught.value)
     for part in (
         f"{path} with --set: ",
-        "unknown setting 'batch_sise'",
-        "unknown setting 'augmentation.speckle'",
-        "unknown setting 'more'",
+        "unknown key 'batch_sise'",
+        "unknown key 'augmentation.speckle'",
+        "unknown key 'more'",
         "epochs must be positive, got 0",
         "learning_rate must be a finite number, got '3e-4' (for YAML, 3.0e-4 is a number",
         "hf must be true or false, got 1",
@@ -189,7 +189,7 @@ def test_every_unknown_key_and_bad_value_is_named_in_one_error(tmp_path: Path) -
         "augmentation.min_resolution must be in (0, 1], got 0",
         "augmentation.flip_probability must be in [0, 1], got 1.5",
         "prompts.refine_iterations must be positive, got 0",
-        "loss must be a mapping of settings, got 'dice'",
+        "loss must be a mapping, got 'dice'",
         "seed must be at least 0, got -1",
     ):
         assert part in message
@@ -198,8 +198,8 @@ def test_every_unknown_key_and_bad_value_is_named_in_one_error(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- 1\n- 2\n", r"the file must be a mapping of settings, got \[1, 2\]"),
-        ("augmentation: strong\n", r"augmentation must be a mapping of settings, got 'strong'"),
+        ("- 1\n- 2\n", r"the document must be a mapping, got \[1, 2\]"),
+        ("augmentation: strong\n", r"augmentation must be a mapping, got 'strong'"),
         ("epochs: [", r"c\.yaml is not a YAML file"),
         ("\xff\xfe", r"c\.yaml is not a YAML file"),
     ],
@@ -232,7 +232,6 @@ def test_a_file_that_is_no_configuration_is_named(text: str, message: str, tmp_p
         ("normals", "yes"),
         ("train_decoder", 1),
         ("unfreeze", "neck"),
-        ("unfreeze", [1]),
         ("seed", -1),
         ("seed", None),
     ],
@@ -240,7 +239,7 @@ def test_a_file_that_is_no_configuration_is_named(text: str, message: str, tmp_p
 def test_a_bad_value_is_named(name: str, value: Any) -> None:
     with pytest.raises(ValueError) as caught:
         dataclasses.replace(TrainConfig(), **{name: value})
-    assert str(caught.value).startswith(f"{name} must be ")
+    assert str(caught.value).startswith(name)
     assert f"got {value!r}" in str(caught.value)
 
 
@@ -250,16 +249,16 @@ def test_a_bad_value_is_named(name: str, value: Any) -> None:
         (
             PromptConfig,
             {"refine_probability": 1.01},
-            r"prompts\.refine_probability must be .*1\.01",
+            r"refine_probability must be .*1\.01",
         ),
-        (PromptConfig, {"refine_iterations": 0}, r"prompts\.refine_iterations must be positive"),
+        (PromptConfig, {"refine_iterations": 0}, r"refine_iterations must be positive"),
         (
             PromptConfig,
             {"box_probability": 0.5, "click_probability": 0.9},
             r"must be 1, so that every step has a prompt, got 0\.5 and 0\.9",
         ),
-        (LossWeights, {"iou": -1.0}, r"loss\.iou must be at least 0, got -1\.0"),
-        (LossWeights, {"dice": 0.0, "mse": 0.0}, r"one of loss\.dice, .* above 0"),
+        (LossWeights, {"iou": -1.0}, r"iou must be at least 0, got -1\.0"),
+        (LossWeights, {"dice": 0.0, "mse": 0.0}, r"one of dice, .* above 0"),
     ],
 )
 def test_a_bad_value_in_a_section_is_named(
@@ -269,16 +268,9 @@ def test_a_bad_value_in_a_section_is_named(
         section(**changes)
 
 
-def test_every_section_is_a_field_of_its_own_type() -> None:
-    config = TrainConfig()
-    for name, section in SECTIONS.items():
-        assert isinstance(getattr(config, name), section)
-
-
 def test_the_document_has_plain_values_and_builds_the_same_again() -> None:
     config = TrainConfig(unfreeze=("neck",), prompts=PromptConfig(refine_iterations=2))
     document = config_document(config)
     assert document["unfreeze"] == ["neck"]
     assert document["prompts"]["refine_iterations"] == 2
-    sections = {name: section(**document.pop(name)) for name, section in SECTIONS.items()}
-    assert TrainConfig(**document, **sections) == config
+    assert from_json(TrainConfig, document) == config

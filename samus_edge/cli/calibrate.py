@@ -15,6 +15,7 @@ __all__ = ["command"]
 
 
 def command(
+    context: typer.Context,
     out: Annotated[
         Path,
         typer.Option(help="Folder of the new bundle; with --overwrite that of the old one."),
@@ -119,7 +120,7 @@ def command(
             source,
             (reference_precision(opened), *settings.precisions),
             allow_failing=allow_failing,
-            command=command_line(places=False),
+            command=command_line(context, places=False),
         )
 
     console = Console(stderr=True)

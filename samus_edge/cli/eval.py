@@ -34,6 +34,7 @@ class Subset(str, Enum):
 
 
 def command(
+    context: typer.Context,
     data: DataFolder,
     split: SplitFile = None,
     subset: Annotated[Subset, typer.Option(help="Subset to evaluate.")] = Subset.TEST,
@@ -140,7 +141,9 @@ def command(
     if html is not None:
         from samus_edge.evaluation.html_report import render_evaluation
 
-        also[html] = render_evaluation(result.report, result.views, _details(weights)).encode()
+        also[html] = render_evaluation(
+            result.report, result.views, _details(command_line(context), weights)
+        ).encode()
     result.report.write(json_path=out, csv_path=csv, also=also)
     if record:
         from samus_edge.evaluation.evaluate import record_accuracy
@@ -223,7 +226,7 @@ def _run(
         )
 
 
-def _details(weights: Path | None) -> dict[str, str]:
+def _details(command: str, weights: Path | None) -> dict[str, str]:
     """The command and the versions, for the header of the HTML report."""
     import platform
     from importlib.metadata import version
@@ -233,7 +236,7 @@ def _details(weights: Path | None) -> dict[str, str]:
     engine = "onnxruntime" if weights is None else "torch"
     packages = (engine, "numpy", "opencv-python-headless")
     return {
-        "command": command_line(),
+        "command": command,
         "versions": ", ".join(
             [
                 f"samus-edge {__version__}",

@@ -26,6 +26,7 @@ class Profile(str, Enum):
 
 
 def command(
+    context: typer.Context,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -138,6 +139,7 @@ def command(
             _export_bundle(
                 *(console, status, out, weights, bundle, frames, name, credit or []),
                 *(opset, frame_hw, "fp16" in (precision or ()), overwrite, allow_failing),
+                command=command_line(context, places=False),
             )
         if triton is not None:
             _export_triton(console, status, triton, out or bundle, overwrite)
@@ -181,6 +183,8 @@ def _export_bundle(
     half: bool,
     overwrite: bool,
     allow_failing: bool,
+    *,
+    command: str,
 ) -> None:
     if frames is None:
         raise typer.BadParameter(
@@ -221,7 +225,7 @@ def _export_bundle(
                 report=status.update,
             )
         status.update(f"verifying on {len(images)} frames")
-        prove(draft, source, allow_failing=allow_failing, command=command_line(places=False))
+        prove(draft, source, allow_failing=allow_failing, command=command)
 
     _, parity = write_bundle(
         model,

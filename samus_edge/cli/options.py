@@ -1,9 +1,7 @@
 """From the text of `--box`, `--point`, `--threads` and other options to numbers."""
 
-import os
 import re
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,17 +28,32 @@ __all__ = [
 ]
 
 
-def command_line(*, places: bool = True) -> str:
-    """`samus-edge` with the arguments of this process, quoted for a shell.
+def command_line(context: typer.Context, *, places: bool = True) -> str:
+    """The command with the options that were given, quoted for a shell; it runs again as it stands.
 
     Args:
+        context: the command's context.
         places: whether paths are given whole; else by their last part, for what travels further than
             this machine.
     """
-    arguments = sys.argv[1:]
-    if not places:
-        arguments = [os.path.basename(each.rstrip(os.sep)) or each for each in arguments]
-    return shlex.join(["samus-edge", *arguments])
+    words = ["samus-edge", *context.command_path.split()[1:]]
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        value = context.params[parameter.name or ""]
+        names = [*parameter.opts, *parameter.secondary_opts]
+        if isinstance(value, bool):
+            words.append(names[0] if value else names[-1])
+            continue
+        # Older versions of Typer leave a path a string here, and say its type.
+        kind = getattr(getattr(parameter, "type", None), "name", "")
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            text = str(getattr(each, "value", each))
+            if not places and (isinstance(each, Path) or kind in ("path", "file", "directory")):
+                text = Path(text).resolve().name
+            words += [names[0], text]
+    return shlex.join(words)
 
 
 DataFolder = Annotated[

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from samus_edge.cli.eval import PIPE_WIDTH, Subset
-from samus_edge.cli.options import SplitFile
+from samus_edge.cli.options import SplitFile, command_line
 
 if TYPE_CHECKING:
     from samus_edge.runtime.bundle.bundle import Bundle
@@ -23,6 +23,7 @@ EXIT_FAILED = 1
 
 
 def command(
+    context: typer.Context,
     bundle: Annotated[
         Path | None,
         typer.Option(help="Bundle: a folder, or a zip file of it; the default one if left out."),
@@ -118,7 +119,7 @@ def command(
     source = _source(data, split, chosen, frames, limit, seed)
     gates = GATES if max_drop is None else GATES.with_max_drop(max_drop)
     result = _verify(opened, source, precision, gates, PICTURES if html is not None else 0)
-    line = _command_line(opened, data, split, chosen, frames, precision, limit, max_drop, seed)
+    line = command_line(context, places=False)
     _write(result, line, out, html)
     if record:
         from samus_edge.verification.verify_bundle import record_verification
@@ -194,34 +195,6 @@ def _verify(
             pictures=pictures,
             on_frame=lambda name: progress.advance(task),
         )
-
-
-def _command_line(
-    opened: "Bundle",
-    data: Path | None,
-    split: Path | None,
-    subset: Subset,
-    frames: Path | None,
-    precisions: list[str] | None,
-    limit: int | None,
-    max_drop: float | None,
-    seed: int,
-) -> str:
-    """The command by which this can be repeated, with the names of folders, not their places."""
-    import shlex
-
-    words = ["samus-edge", "verify", "--bundle", opened.path.resolve().name]
-    if frames is not None:
-        words += ["--frames", frames.resolve().name]
-    elif data is not None:
-        words += ["--data", data.resolve().name]
-        words += [] if split is None else ["--split", split.name]
-        words += ["--subset", subset.value]
-    for name in precisions or ():
-        words += ["--precision", name]
-    for option, value in (("--limit", limit), ("--max-drop", max_drop), ("--seed", seed)):
-        words += [] if value is None else [option, f"{value:g}"]
-    return shlex.join(words)
 
 
 def _write(result: "VerificationResult", line: str, out: Path | None, html: Path | None) -> None:

@@ -1,6 +1,7 @@
 """The command `samus-edge verify`."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import typer
 
+from samus_edge.cli.app import app
 from samus_edge.runtime.bundle.manifest import Manifest
 
 Run = Callable[..., Any]
@@ -58,10 +61,49 @@ def test_a_failed_limit_is_a_line_and_exit_code_1(
     assert [each["passed"] for each in document["precisions"].values()] == [True, False, True]
     assert document["precisions"]["fp16"]["figures"]["protocols"][1]["dice_drop"] > 9
     assert document["command"] == (
-        "samus-edge verify --bundle discs --data lesions --split split.json --subset val --seed 0"
+        "samus-edge verify --bundle discs --data lesions --split split.json --html pages "
+        "--out verification.json"
     )
     assert "data:image/jpeg" in (page / "verification.html").read_text()
     assert Manifest.read(wrong_bundle / "manifest.json").verification == {}
+
+
+def test_the_recorded_command_runs_again_as_it_stands(
+    run: Run,
+    wrong_bundle: Path,
+    disc_lesions: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "our lesions"
+    shutil.copytree(disc_lesions, folder)
+    given: dict[str, object] = {
+        "--bundle": wrong_bundle,
+        "--data": folder,
+        "--split": disc_lesions.parent / "split.json",
+        "--subset": "val",
+        "--precision": "fp16",
+        "--limit": 20000000,
+        "--max-drop": 0.1234567891,
+        "--seed": 20261128,
+    }
+    arguments = [str(each) for option in given.items() for each in option]
+    assert run("verify", *arguments, "--allow-failing", "--record").exit_code == 0
+    entries: Any = Manifest.read(wrong_bundle / "manifest.json").verification
+    program, *words = shlex.split(entries["fp16"]["command"])
+    assert program == "samus-edge" and words[0] == "verify"
+
+    def parsed(arguments: list[str]) -> dict[str, object]:
+        command: Any = typer.main.get_command(app)
+        return dict(command.commands["verify"].make_context("verify", list(arguments)).params)
+
+    # Names of folders stand for their places, so it runs where they are.
+    monkeypatch.chdir(tmp_path)
+    places: Any = {"bundle": wrong_bundle, "data": folder, "split": given["--split"]}
+    assert all(place.parent == tmp_path for place in places.values())
+    names = {name: Path(place.name) for name, place in places.items()}
+    assert parsed(words[1:]) == parsed([*arguments, "--allow-failing", "--record"]) | names
+    assert run(*words).exit_code == 0
 
 
 def test_what_is_allowed_to_fail_is_recorded(

@@ -41,11 +41,10 @@ from samus_edge.runtime.backends.backend_selection import select_backend
 from samus_edge.runtime.backends.gpu.find_device import list_gpus
 from samus_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from samus_edge.runtime.backends.tensorrt.engine_build import EngineOptions, FrameSizes
-from samus_edge.runtime.backends.tensorrt.engine_check import compare_segmenters
+from samus_edge.runtime.backends.tensorrt.engine_check import compare_predictors
 from samus_edge.runtime.backends.tensorrt.tensorrt_backend import (
     TensorRTBackend,
     TensorRTOptions,
-    require_checked_engines,
 )
 from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.runtime.bundle.check_frame import FOLDER as CHECK_FRAMES
@@ -128,14 +127,15 @@ def vit_b_bundle(folder: Path) -> Path:
 def check(bundle: Bundle, backend: str, precision: str) -> dict[str, object]:
     """Compare a backend with ONNX Runtime on the CPU; engines are built for it."""
     if backend == "tensorrt":
-        with Segmenter(bundle, TensorRTBackend(), precision) as segmenter:
-            found = require_checked_engines(segmenter)
+        engines = TensorRTBackend()
+        with Segmenter(bundle, engines, precision) as segmenter:
+            found = engines.engine_check(segmenter, segmenter.reference)
     else:
         with (
             Segmenter(bundle, select_backend(backend), precision) as segmenter,
             Segmenter(bundle, OnnxRuntimeBackend(), precision) as reference,
         ):
-            found = compare_segmenters(segmenter, reference, load_check_frames())
+            found = compare_predictors(segmenter, reference, load_check_frames())
     return {**asdict(found), "problems": list(found.problems)}
 
 

@@ -12,7 +12,7 @@ from samus_edge.errors import ExportMismatchError
 from samus_edge.evaluation.torch_predictor import TorchPredictor
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime import Segmenter
-from samus_edge.runtime.prediction import largest_difference, mask_iou
+from samus_edge.runtime.agreement import largest_difference, mask_iou
 
 MAX_LOGIT_ERROR = 1e-3
 MIN_MASK_IOU = 0.999

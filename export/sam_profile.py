@@ -27,8 +27,9 @@ from samus_edge.export.sam_graphs import (
 from samus_edge.export.torch_graph import DEFAULT_OPSET
 from samus_edge.export.weight_storage import store_compactly
 from samus_edge.modeling.samus_hf import SamusHF
+from samus_edge.runtime.agreement import largest_difference
 from samus_edge.runtime.images.output_files import draft_folder, write_files_atomically
-from samus_edge.runtime.prediction import largest_difference, upsample_logits
+from samus_edge.runtime.prediction import upsample_logits
 from samus_edge.verification.comparison import open_onnx
 
 __all__ = [

@@ -15,20 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge.errors import BackendError, BadArgumentError
-from samus_edge.runtime.backends.backend import Backend, GraphSession
+from samus_edge.runtime.backends.backend import Backend, GraphSession, open_bundle_graph
 from samus_edge.runtime.backends.backend_selection import (
     backend_order,
     check_threads,
     say_choice,
     select_backend,
 )
-from samus_edge.runtime.bundle.bundle import (
-    Bundle,
-    check_precision,
-    open_bundle_graph,
-    precision_name,
-    select_graphs,
-)
+from samus_edge.runtime.bundle.bundle import Bundle, check_precision, precision_name, select_graphs
 from samus_edge.runtime.bundle.manifest import (
     IMAGE_ENCODER,
     MASK_DECODER,
@@ -103,16 +97,11 @@ class Segmenter:
             open_bundle_graph(backend, bundle, graphs.image_encoder),
             open_bundle_graph(backend, bundle, graphs.mask_decoder),
         )
-        if backend.name == "tensorrt":
-            from samus_edge.runtime.backends.tensorrt.tensorrt_backend import (
-                require_checked_engines,
-            )
-
-            try:
-                require_checked_engines(self)
-            except BaseException:
-                self.close()
-                raise
+        try:
+            backend.check(self, self.reference)
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def load(
@@ -160,6 +149,10 @@ class Segmenter:
             say_choice(selected, passed_over)
             return segmenter
         raise BackendError(f"no backend works. {' '.join(passed_over)}")
+
+    def reference(self) -> "Segmenter":
+        """Open the same graphs on ONNX Runtime's CPU provider, which backends are compared with."""
+        return Segmenter(self._bundle, select_backend("onnxruntime"), self._precision)
 
     @property
     def bundle(self) -> Bundle:

@@ -1,13 +1,14 @@
 """What the runtime asks of an inference engine."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from samus_edge.errors import BadArgumentError
+from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.runtime.bundle.manifest import GraphRecord, TensorSpec
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ __all__ = [
     "Tensor",
     "check_feeds",
     "default_threads",
+    "open_bundle_graph",
 ]
 
 # A graph takes arrays of several dtypes, and their ranks are checked at run time.
@@ -74,6 +76,21 @@ class GraphSession(Protocol):
         ...
 
 
+class Predictor(Protocol):
+    """What a device check needs of a `Segmenter`."""
+
+    @property
+    def graph_hashes(self) -> dict[str, str]: ...
+
+    @property
+    def encode(self) -> Callable[..., Any]: ...
+
+    @property
+    def predict(self) -> Callable[..., Any]: ...
+
+    def close(self) -> None: ...
+
+
 class Backend(Protocol):
     """An inference engine on one device.
 
@@ -122,6 +139,18 @@ class Backend(Protocol):
         """
         ...
 
+    def check(self, tested: Predictor, open_reference: Callable[[], Predictor]) -> None:
+        """Refuse to compute if results on this device are not to be trusted; most backends need no check.
+
+        Args:
+            tested: runs the graphs on this backend.
+            open_reference: opens the same graphs on ONNX Runtime.
+
+        Raises:
+            BackendError: if the two differ by more than is allowed.
+        """
+        ...
+
 
 def check_feeds(name: str, inputs: tuple[TensorSpec, ...], feeds: Mapping[str, Feed]) -> None:
     """Compare what is fed to a graph with what it takes: names, then dtype and shape of each.
@@ -158,3 +187,20 @@ def default_threads() -> int:
     else:
         cores = os.cpu_count() or 1
     return min(cores, _MAX_DEFAULT_THREADS)
+
+
+def open_bundle_graph(backend: Backend, bundle: Bundle, name: str) -> GraphSession:
+    """Open a graph with its record and what it keeps in other files.
+
+    Args:
+        backend: what runs it.
+        bundle: opened.
+        name: of the graph in the manifest, for example "image_encoder".
+
+    Raises:
+        BundleError: if it differs from its record.
+        BackendError: if the backend cannot run it.
+    """
+    return backend.open_graph(
+        name, bundle.read_graph(name), bundle.graph_record(name), bundle.read_external_data(name)
+    )

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,13 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from samus_edge.errors import BackendError, BundleError
-from samus_edge.runtime.backends.backend import Feed, FloatTensor, check_feeds, default_threads
+from samus_edge.runtime.backends.backend import (
+    Feed,
+    FloatTensor,
+    Predictor,
+    check_feeds,
+    default_threads,
+)
 from samus_edge.runtime.backends.cache_folder import default_cache_folder
 from samus_edge.runtime.backends.gpu.device import has_nvidia_driver
 from samus_edge.runtime.bundle.manifest import GraphRecord, TensorSpec
@@ -274,6 +280,9 @@ class OnnxRuntimeBackend:
         _check_tensors(record.file, "input", record.inputs, session.get_inputs())
         _check_tensors(record.file, "output", record.outputs, session.get_outputs())
         return OnnxRuntimeSession(name, session, record)
+
+    def check(self, tested: Predictor, open_reference: Callable[[], Predictor]) -> None:
+        """Nothing: this is the reference."""
 
     def _session_options(self) -> ort.SessionOptions:
         options = ort.SessionOptions()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samus_edge.errors import BackendError, BadArgumentError, BundleError
-from samus_edge.runtime.backends.backend import Backend, GraphSession
 from samus_edge.runtime.bundle.bundle_files import (
     BundleFiles,
     FolderFiles,
@@ -31,7 +30,6 @@ __all__ = [
     "available_precisions",
     "check_precision",
     "default_bundle_path",
-    "open_bundle_graph",
     "precision_name",
     "reference_precision",
     "select_graphs",
@@ -267,20 +265,3 @@ def precision_name(bundle: Bundle, precision: str) -> str:
 def select_graphs(bundle: Bundle, precision: str) -> GraphSelection:
     """The graphs that compute in a precision; arguments and errors as `precision_name`."""
     return available_precisions(bundle)[precision_name(bundle, precision)]
-
-
-def open_bundle_graph(backend: Backend, bundle: Bundle, name: str) -> GraphSession:
-    """Open a graph with its record and what it keeps in other files.
-
-    Args:
-        backend: what runs it.
-        bundle: opened.
-        name: of the graph in the manifest, for example "image_encoder".
-
-    Raises:
-        BundleError: if it differs from its record.
-        BackendError: if the backend cannot run it.
-    """
-    return backend.open_graph(
-        name, bundle.read_graph(name), bundle.graph_record(name), bundle.read_external_data(name)
-    )

@@ -11,8 +11,8 @@ import numpy as np
 
 from samus_edge.errors import ImageFileError
 from samus_edge.runtime.cine.lesion_tracker import Box
+from samus_edge.runtime.dicom.dicom_frames import is_dicom_file
 from samus_edge.runtime.images.image_io import MAX_IMAGE_PIXELS, GreyFrame, read_image
-from samus_edge.runtime.images.image_source import is_dicom_file
 from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
 
 if TYPE_CHECKING:

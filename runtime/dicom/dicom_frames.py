@@ -26,6 +26,7 @@ __all__ = [
     "DicomFrames",
     "UltrasoundRegion",
     "is_dicom",
+    "is_dicom_file",
     "read_regions",
     "require_highdicom",
     "require_pydicom",
@@ -42,6 +43,15 @@ HEAD_BYTES = _PREAMBLE_BYTES + len(_PREFIX)
 def is_dicom(head: bytes) -> bool:
     """Whether a file that begins so is DICOM; needs `HEAD_BYTES` of it."""
     return head[_PREAMBLE_BYTES : _PREAMBLE_BYTES + len(_PREFIX)] == _PREFIX
+
+
+def is_dicom_file(path: Path) -> bool:
+    """Whether a file says that it is DICOM; False for one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return is_dicom(file.read(HEAD_BYTES))
+    except OSError:
+        return False
 
 
 def require_pydicom() -> None:

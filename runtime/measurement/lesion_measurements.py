@@ -2,12 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from samus_edge.errors import BadArgumentError
-from samus_edge.runtime.bundle.records import JsonValue
 
 __all__ = [
     "Diameter",
@@ -154,7 +154,7 @@ class Diameter:
     start: tuple[float, float]
     end: tuple[float, float]
 
-    def to_json(self) -> dict[str, JsonValue]:
+    def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return {
             "length": round(self.length, _DIGITS),
@@ -210,7 +210,7 @@ class LesionMeasurements:
         """Whether it is higher than wide: not parallel to the skin."""
         return self.height > self.width
 
-    def to_json(self) -> dict[str, JsonValue]:
+    def to_json(self) -> dict[str, Any]:
         """As a JSON object; lengths in `unit`, areas in its square, points in pixels."""
         return {
             "unit": self.unit,

@@ -13,15 +13,10 @@ from samus_edge.benchmarking.subject import (
     Workload,
     resident_bytes,
 )
-from samus_edge.runtime.backends.backend import Backend, GraphSession
+from samus_edge.runtime.backends.backend import Backend, GraphSession, open_bundle_graph
 from samus_edge.runtime.backends.onnxruntime_backend import CPU_PROVIDER
 from samus_edge.runtime.backends.tensorrt.tensorrt_session import TensorRTSession
-from samus_edge.runtime.bundle.bundle import (
-    Bundle,
-    open_bundle_graph,
-    precision_name,
-    select_graphs,
-)
+from samus_edge.runtime.bundle.bundle import Bundle, precision_name, select_graphs
 from samus_edge.runtime.segmenter import Segmenter
 
 __all__ = ["RuntimeSubject"]

@@ -363,7 +363,6 @@ def _check_on_device(
     from samus_edge.runtime.backends.tensorrt.tensorrt_backend import (
         TensorRTBackend,
         TensorRTOptions,
-        require_checked_engines,
     )
     from samus_edge.runtime.segmenter import Segmenter
 
@@ -374,7 +373,7 @@ def _check_on_device(
             device=device,
         )
         with Segmenter(opened, backend, name) as segmenter:
-            check = require_checked_engines(segmenter)
+            check = backend.engine_check(segmenter, segmenter.reference)
         typer.echo(
             f"{name} on {device.info.name}: {check.masks} masks, mean IoU {check.mean_mask_iou:.4f}, "
             f"worst {check.worst_mask_iou:.4f} against ONNX Runtime",

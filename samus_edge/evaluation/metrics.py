@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge.errors import BadArgumentError
-from samus_edge.runtime.prediction import mask_iou
+from samus_edge.runtime.agreement import mask_iou
 
 __all__ = [
     "Mask",

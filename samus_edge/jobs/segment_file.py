@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import cv2
 import numpy as np
@@ -17,8 +17,8 @@ from samus_edge.runtime.backends.backend_selection import check_backend, check_t
 from samus_edge.runtime.bundle.bundle import Bundle, check_precision
 from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER
 from samus_edge.runtime.bundle.records import JsonValue
-from samus_edge.runtime.dicom.dicom_frames import require_highdicom
-from samus_edge.runtime.images.image_source import SourceImage, open_image
+from samus_edge.runtime.dicom.dicom_frames import is_dicom_file, require_highdicom
+from samus_edge.runtime.images.image_io import GreyFrame, read_image
 from samus_edge.runtime.images.output_files import (
     check_output_paths,
     sha256_of_file,
@@ -49,8 +49,59 @@ __all__ = [
     "Point",
     "PromptReport",
     "SegmentationReport",
+    "SourceImage",
+    "open_image",
     "segment_file",
 ]
+
+
+if TYPE_CHECKING:
+    from samus_edge.runtime.dicom.dicom_frames import DicomFrames
+
+
+@dataclass(frozen=True, eq=False)
+class SourceImage:
+    """A frame, and where it is from.
+
+    Attributes:
+        image: (H, W), uint8, grey.
+        study: the DICOM file; None for an image file.
+        frame: index of the frame in it, from 0.
+    """
+
+    image: GreyFrame
+    study: "DicomFrames | None" = None
+    frame: int = 0
+
+    def spacing_in(self, box: tuple[float, float, float, float]) -> PixelSpacing | None:
+        """The size of pixels in a box, XYXY, as the file says; None where it does not."""
+        return None if self.study is None else self.study.spacing_in(box)
+
+
+def open_image(path: Path, frame: int = 0) -> SourceImage:
+    """Read an image file, or a frame of a DICOM file.
+
+    Args:
+        path: a PNG, JPEG, BMP, TIFF or DICOM file.
+        frame: index of the frame of a DICOM file, from 0.
+
+    Raises:
+        ValueError: if a frame other than the first of an image file is asked for.
+        ImageFileError: if the image cannot be read.
+        MissingExtraError: for a DICOM file without pydicom.
+    """
+    # A pipe would be waited for; `read_image` refuses it.
+    if path.is_file() and is_dicom_file(path):
+        from samus_edge.runtime.dicom.dicom_frames import DicomFrames
+
+        study = DicomFrames.open(path)
+        return SourceImage(study.read(frame), study, frame)
+    image = read_image(path)
+    if frame != 0:
+        raise BadArgumentError(
+            f"{path} is one image and has no frame {frame}. Leave the frame out."
+        )
+    return SourceImage(image)
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,10 @@ import numpy.typing as npt
 from samus_edge.data.prompt_protocol import Prompt, prompt_arrays
 from samus_edge.errors import BackendError, ExportMismatchError
 from samus_edge.evaluation.metrics import dice, iou
-from samus_edge.runtime.backends.backend import Backend, FloatTensor, Tensor
+from samus_edge.runtime.agreement import cosine_similarity, largest_difference
+from samus_edge.runtime.backends.backend import Backend, FloatTensor, Tensor, open_bundle_graph
 from samus_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
-from samus_edge.runtime.bundle.bundle import (
-    Bundle,
-    open_bundle_graph,
-    reference_precision,
-    select_graphs,
-)
+from samus_edge.runtime.bundle.bundle import Bundle, reference_precision, select_graphs
 from samus_edge.runtime.bundle.manifest import (
     IMAGE_ENCODER,
     GraphRecord,
@@ -26,13 +22,7 @@ from samus_edge.runtime.bundle.manifest import (
     check_mask_decoder,
     mask_input_hw,
 )
-from samus_edge.runtime.prediction import (
-    cosine_similarity,
-    decode_prompts,
-    largest_difference,
-    mask_decoder_feeds,
-    masks_from_logits,
-)
+from samus_edge.runtime.prediction import decode_prompts, mask_decoder_feeds, masks_from_logits
 from samus_edge.runtime.prompts import Prompts, check_prompts, decoder_prompts
 from samus_edge.verification.frames import PromptedFrame
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from samus_edge.data.prompt_protocol import Prompt
 from samus_edge.errors import BackendError, BadArgumentError, ExportMismatchError
 from samus_edge.evaluation.metrics import Mask
+from samus_edge.runtime.agreement import largest_difference
 from samus_edge.runtime.backends.backend import Backend, FloatTensor
 from samus_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from samus_edge.runtime.bundle.bundle import (
@@ -35,7 +36,6 @@ from samus_edge.runtime.bundle.manifest import (
     Manifest,
 )
 from samus_edge.runtime.bundle.records import JsonValue
-from samus_edge.runtime.prediction import largest_difference
 from samus_edge.verification.comparison import (
     DecodedPrompts,
     FrameComparison,

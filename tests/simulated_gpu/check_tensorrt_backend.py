@@ -124,7 +124,7 @@ def test_engines_are_built_and_checked_once(
     def compare(*_: Any) -> Any:
         raise AssertionError("checked again")
 
-    monkeypatch.setattr(checked_engines, "compare_segmenters", compare)
+    monkeypatch.setattr(checked_engines, "compare_predictors", compare)
     _segmenter(device, tmp_path).close()
     assert builds == ["image_encoder", "mask_decoder"]
 

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from samus_edge.errors import BackendError
+from samus_edge.runtime.agreement import cosine_similarity, largest_difference, mask_iou
+from samus_edge.runtime.backends.backend import Predictor
 from samus_edge.runtime.bundle.check_frame import CheckFrame
-from samus_edge.runtime.prediction import cosine_similarity, largest_difference, mask_iou
-from samus_edge.runtime.segmenter import Segmenter
 
-__all__ = ["MIN_MEAN_MASK_IOU", "MIN_WORST_MASK_IOU", "EngineCheck", "compare_segmenters"]
+__all__ = ["MIN_MEAN_MASK_IOU", "MIN_WORST_MASK_IOU", "EngineCheck", "compare_predictors"]
 
 MIN_MEAN_MASK_IOU = 0.995
 MIN_WORST_MASK_IOU = 0.96
@@ -70,8 +70,8 @@ class EngineCheck:
         )
 
 
-def compare_segmenters(
-    tested: Segmenter, reference: Segmenter, frames: Iterable[CheckFrame]
+def compare_predictors(
+    tested: Predictor, reference: Predictor, frames: Iterable[CheckFrame]
 ) -> EngineCheck:
     """Run the same prompts on both: a box, and a point with its three alternatives.
 
@@ -96,8 +96,8 @@ def compare_segmenters(
                 cosine_similarity(embedding.image_embeddings, expected_embedding.image_embeddings)
             )
             for prompt in (_box(frame), _point(frame)):
-                expected = reference.predict(expected_embedding, **prompt)  # type: ignore[arg-type]
-                actual = tested.predict(embedding, **prompt)  # type: ignore[arg-type]
+                expected = reference.predict(expected_embedding, **prompt)
+                actual = tested.predict(embedding, **prompt)
                 logit_errors.append(
                     largest_difference(actual.low_res_logits, expected.low_res_logits)
                 )

@@ -1,5 +1,6 @@
 """Inference on TensorRT: one engine for each graph, on one GPU."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -7,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from samus_edge.errors import BackendError, OutputFileError
-from samus_edge.runtime.backends.backend import GraphSession
+from samus_edge.runtime.backends.backend import GraphSession, Predictor
 from samus_edge.runtime.backends.gpu.device import Device, GpuInfo
 from samus_edge.runtime.backends.gpu.find_device import find_device
-from samus_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from samus_edge.runtime.backends.tensorrt.engine_build import (
     BuildProgress,
     EngineOptions,
@@ -25,7 +25,7 @@ from samus_edge.runtime.backends.tensorrt.engine_cache import (
     process_lock,
     profiles_to_json,
 )
-from samus_edge.runtime.backends.tensorrt.engine_check import EngineCheck, compare_segmenters
+from samus_edge.runtime.backends.tensorrt.engine_check import EngineCheck, compare_predictors
 from samus_edge.runtime.backends.tensorrt.tensorrt_engine import TensorRTEngine
 from samus_edge.runtime.backends.tensorrt.tensorrt_library import (
     TensorRTLibrary,
@@ -36,7 +36,6 @@ from samus_edge.runtime.backends.tensorrt.tensorrt_library import (
 from samus_edge.runtime.backends.tensorrt.tensorrt_session import TensorRTSession
 from samus_edge.runtime.bundle.check_frame import load_check_frames
 from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER, MASK_DECODER, GraphRecord
-from samus_edge.runtime.segmenter import Segmenter
 
 __all__ = [
     "EngineTarget",
@@ -45,7 +44,6 @@ __all__ = [
     "TensorRTOptions",
     "engine_key",
     "provide_engine",
-    "require_checked_engines",
 ]
 
 
@@ -297,6 +295,40 @@ class TensorRTBackend:
             use_cuda_graphs=self._options.use_cuda_graphs,
         )
 
+    def check(self, tested: Predictor, open_reference: Callable[[], Predictor]) -> None:
+        """Compare engines with ONNX Runtime, or recall that this was done; see `Backend.check`.
+
+        The result is kept beside the engines, for these engines on this driver.
+        """
+        found = self.engine_check(tested, open_reference)
+        if found.problems:
+            raise BackendError(
+                f"the engines of {self.version} on {self.device} do not compute what their graphs "
+                f"compute on ONNX Runtime ({found.masks} masks on {found.frames} frames): "
+                f"{'; '.join(found.problems)}. They are not used. Install another version of "
+                "TensorRT, build again, or use the backend onnxruntime."
+            )
+
+    def engine_check(
+        self, tested: Predictor, open_reference: Callable[[], Predictor]
+    ) -> EngineCheck:
+        """The figures of the check, kept or measured now."""
+        hashes = tested.graph_hashes
+        encoder, decoder = self.entry(hashes[IMAGE_ENCODER]), self.entry(hashes[MASK_DECODER])
+        driver = self.gpu.info.driver_version
+        kept = None
+        if encoder is not None and decoder is not None:
+            kept = self.cache.check_of(encoder, decoder, driver)
+        if kept is not None:
+            return kept
+        frames = load_check_frames(_frame_hw(self.frame_sizes(hashes[IMAGE_ENCODER])))
+        with contextlib.closing(open_reference()) as reference:
+            found = compare_predictors(tested, reference, frames)
+        _logger.info("engines on %s: %s", self.device, found)
+        if encoder is not None and decoder is not None:
+            self.cache.record_check(encoder, decoder, driver, found)
+        return found
+
     def _engine_of(self, name: str, graph: bytes, record: GraphRecord) -> bytes:
         wanted = engine_key(self._target, record, self._options.engine)
         found = self._cache.find(wanted)
@@ -342,46 +374,6 @@ def _frame_sizes(image: ShapeRange) -> FrameSizes:
         (shape[1], shape[2]) for shape in (image.smallest, image.typical, image.largest)
     )
     return FrameSizes(smallest, typical, largest)
-
-
-def require_checked_engines(segmenter: Segmenter) -> EngineCheck:
-    """Compare a segmenter's engines with ONNX Runtime, or recall that this was done.
-
-    The result is kept beside the engines, for these engines on this driver.
-
-    Args:
-        segmenter: on a `TensorRTBackend`.
-
-    Returns:
-        The figures.
-
-    Raises:
-        BackendError: if they do not hold; names them, and the limits.
-    """
-    backend = segmenter.backend
-    assert isinstance(backend, TensorRTBackend)
-    hashes = segmenter.graph_hashes
-    encoder = backend.entry(hashes[IMAGE_ENCODER])
-    decoder = backend.entry(hashes[MASK_DECODER])
-    driver = backend.gpu.info.driver_version
-    check = None
-    if encoder is not None and decoder is not None:
-        check = backend.cache.check_of(encoder, decoder, driver)
-    if check is None:
-        frames = load_check_frames(_frame_hw(backend.frame_sizes(hashes[IMAGE_ENCODER])))
-        with Segmenter(segmenter.bundle, OnnxRuntimeBackend(), segmenter.precision) as reference:
-            check = compare_segmenters(segmenter, reference, frames)
-        _logger.info("engines on %s: %s", backend.device, check)
-        if encoder is not None and decoder is not None:
-            backend.cache.record_check(encoder, decoder, driver, check)
-    if check.problems:
-        raise BackendError(
-            f"the engines of {backend.version} on {backend.device} do not compute what their graphs "
-            f"compute on ONNX Runtime ({check.masks} masks on {check.frames} frames): "
-            f"{'; '.join(check.problems)}. They are not used. Install another version of TensorRT, build "
-            "again, or use the backend onnxruntime."
-        )
-    return check
 
 
 def _frame_hw(sizes: FrameSizes | None) -> tuple[int, int] | None:

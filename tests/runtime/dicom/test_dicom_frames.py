@@ -13,8 +13,8 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from samus_edge.errors import ImageFileError
-from samus_edge.runtime.dicom.dicom_frames import DicomFrames
-from samus_edge.runtime.images.image_source import is_dicom_file, open_image
+from samus_edge.jobs.segment_file import open_image
+from samus_edge.runtime.dicom.dicom_frames import DicomFrames, is_dicom_file
 from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
 
 Make = Callable[..., Path]

@@ -320,6 +320,8 @@ def _show(engines: "EngineCache", as_json: bool) -> None:
     import json
     import time
 
+    from samus_edge.runtime.bundle.records import to_json
+
     entries = engines.entries()
     if as_json:
         listed = [
@@ -328,7 +330,7 @@ def _show(engines: "EngineCache", as_json: bool) -> None:
                 "graph": entry.graph,
                 "bytes": entry.size_bytes,
                 "build_seconds": entry.build_seconds,
-                **entry.key.to_json(),
+                **to_json(entry.key),
             }
             for entry in entries
         ]

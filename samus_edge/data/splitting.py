@@ -16,9 +16,9 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from samus_edge.data.near_duplicates import (
     thumbnail,
 )
 from samus_edge.errors import BadArgumentError, DataError
+from samus_edge.runtime.bundle.records import JsonValue, RecordError, from_json, parse_json
 
 __all__ = [
     "SUBSETS",
@@ -98,8 +99,30 @@ def read_split(split_file: str | Path) -> tuple[dict[str, list[str]], dict[str, 
     Raises:
         DataError: If the file cannot be read or is malformed.
     """
-    document = _read_document(split_file)
-    return {subset: document[subset] for subset in SUBSETS}, document["groups"]
+    try:
+        content = Path(split_file).read_bytes()
+    except OSError as err:
+        raise DataError(f"Cannot read the split file {split_file}: {err}") from err
+    try:
+        split = from_json(_Split, parse_json(content))
+    except RecordError as err:
+        raise DataError(
+            list_problems(f"The split file {split_file} is malformed", err.problems)
+        ) from err
+    except ValueError as err:
+        raise DataError(f"Cannot read the split file {split_file}: {err}") from err
+    return {subset: list(getattr(split, subset)) for subset in SUBSETS}, dict(split.groups)
+
+
+@dataclass(frozen=True)
+class _Split:
+    """A split file; where the split comes from is among the other keys."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+    groups: Mapping[str, int] = field(default_factory=dict)
+    extra: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
 def find_leaks(split: Mapping[str, Sequence[str]], groups: Mapping[str, object]) -> list[str]:
@@ -142,39 +165,6 @@ def split_file_text(
         "groups": dict(groups),
     }
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-
-
-def _read_document(split_file: str | Path) -> dict[str, Any]:
-    """Read a split file; its lists are lists of text and its ``groups`` map text to int."""
-    try:
-        document: object = json.loads(Path(split_file).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as err:
-        raise DataError(f"Cannot read the split file {split_file}: {err}") from err
-    if not isinstance(document, dict):
-        raise DataError(
-            f"The split file {split_file} must hold a JSON object, got {_name(document)}."
-        )
-    document.setdefault("groups", {})
-    problems = [
-        f"'{subset}' must be a list of case keys, got {_name(document.get(subset))}"
-        for subset in SUBSETS
-        if not _is_list_of_str(document.get(subset))
-    ]
-    groups = document["groups"]
-    if not isinstance(groups, dict) or not all(isinstance(g, int) for g in groups.values()):
-        problems.append(f"'groups' must map case keys to group numbers, got {_name(groups)}")
-    if problems:
-        raise DataError(list_problems(f"The split file {split_file} is malformed", problems))
-    return document
-
-
-def _is_list_of_str(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _name(value: object) -> str:
-    """Say what a JSON value is, short enough for a message."""
-    return "nothing" if value is None else f"{value!r:.60}"
 
 
 @dataclass(frozen=True)

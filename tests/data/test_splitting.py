@@ -60,9 +60,9 @@ def test_a_malformed_split_file_raises_with_all_that_is_wrong(fake_split: Path) 
     with pytest.raises(DataError) as caught:
         load_split(fake_split)
     message = str(caught.value)
-    assert "'val' must be a list of case keys, got nothing" in message
-    assert "'test' must be a list of case keys, got 'benign/benign (2)'" in message
-    assert "'groups' must map case keys to group numbers, got [1, 2]" in message
+    assert "val is missing" in message
+    assert "test must be a list, got 'benign/benign (2)'" in message
+    assert "groups must be a mapping, got [1, 2]" in message
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\x00"])

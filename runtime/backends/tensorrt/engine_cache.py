@@ -7,14 +7,14 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from samus_edge.errors import BackendError, BadArgumentError, OutputFileError
+from samus_edge.errors import BackendError, OutputFileError
 from samus_edge.runtime.backends.cache_folder import CACHE_VARIABLE, default_cache_folder
 from samus_edge.runtime.backends.tensorrt.engine_build import EngineProfile
 from samus_edge.runtime.backends.tensorrt.engine_check import EngineCheck
+from samus_edge.runtime.bundle.records import from_json, parse_json, to_json
 from samus_edge.runtime.images.output_files import write_files_atomically
 
 __all__ = [
@@ -65,29 +65,6 @@ class EngineKey:
         """32 hexadecimal digits, the same for equal keys on every machine."""
         text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-    def to_json(self) -> dict[str, object]:
-        """As plain values."""
-        return asdict(self)
-
-    @staticmethod
-    def from_json(value: object) -> "EngineKey":
-        """From what `to_json` gave.
-
-        Raises:
-            TypeError, ValueError: if it is anything else.
-        """
-        if not isinstance(value, Mapping):
-            raise TypeError("the key is no JSON object")
-        fields: Mapping[str, Any] = value
-        try:
-            key = EngineKey(**fields)
-        except TypeError as err:
-            raise BadArgumentError(f"the key has other fields ({err})") from err
-        texts = (key.flavour, key.version, key.compute_capability, key.graph_sha256, key.profiles)
-        if not all(isinstance(text, str) for text in texts):
-            raise BadArgumentError("the key has fields of other types")
-        return key
 
     def why_not(self, other: "EngineKey") -> list[str]:
         """What keeps an engine of this key from being used where `other` is asked for, in words."""
@@ -206,26 +183,32 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class CachedEngine:
-    """An engine in the cache.
+class _EngineDocument:
+    """What stands beside an engine in the cache; see `CachedEngine`."""
 
-    Attributes:
-        path: of the engine's file.
-        key: what it belongs to.
-        sha256: of the file.
-        size_bytes: of the file.
-        build_seconds: how long the build took.
-        built: when, seconds since 1970.
-        graph: the graph's name when it was built, for people.
-    """
-
-    path: Path
     key: EngineKey
     sha256: str
-    size_bytes: int
+    size_bytes: int = field(metadata={"json": "bytes"})
     build_seconds: float
     built: float
     graph: str
+
+
+@dataclass(frozen=True)
+class CachedEngine(_EngineDocument):
+    """An engine in the cache.
+
+    Attributes:
+        key: Identity of the engine.
+        sha256: SHA-256 of the engine's file.
+        size_bytes: Size of the engine's file.
+        build_seconds: Time that the build took.
+        built: Time of the build, seconds since 1970.
+        graph: Name of the graph when it was built, for people.
+        path: The engine's file.
+    """
+
+    path: Path
 
     def read(self) -> bytes:
         """The engine, with its hash checked.
@@ -316,30 +299,22 @@ class EngineCache:
                 f"folder in the environment variable {CACHE_VARIABLE}."
             ) from err
         self._sweep()
-        entry = CachedEngine(
-            path=self._file(key, ".plan"),
+        document = _EngineDocument(
             key=key,
             sha256=hashlib.sha256(engine).hexdigest(),
             size_bytes=len(engine),
-            build_seconds=build_seconds,
+            build_seconds=round(build_seconds, 3),
             built=time.time(),
             graph=graph,
         )
-        document = {
-            "key": key.to_json(),
-            "sha256": entry.sha256,
-            "bytes": entry.size_bytes,
-            "build_seconds": round(build_seconds, 3),
-            "built": entry.built,
-            "graph": graph,
-        }
+        entry = CachedEngine(**vars(document), path=self._file(key, ".plan"))
         # An earlier check was of other bytes.
         with contextlib.suppress(OSError):
             self._file(key, ".checks.json").unlink(missing_ok=True)
         write_files_atomically(
             {
                 entry.path: engine,
-                self._file(key, ".json"): json.dumps(document, indent=2).encode() + b"\n",
+                self._file(key, ".json"): json.dumps(to_json(document), indent=2).encode() + b"\n",
             }
         )
         return entry
@@ -410,16 +385,5 @@ def _check_name(encoder: CachedEngine, decoder: CachedEngine, driver: str) -> st
 
 def _read_entry(path: Path) -> CachedEngine:
     """Raises ValueError if it is not what `store` writes."""
-    document = json.loads(path.read_bytes())
-    try:
-        return CachedEngine(
-            path=path.with_suffix(".plan"),
-            key=EngineKey.from_json(document["key"]),
-            sha256=str(document["sha256"]),
-            size_bytes=int(document["bytes"]),
-            build_seconds=float(document["build_seconds"]),
-            built=float(document["built"]),
-            graph=str(document["graph"]),
-        )
-    except (KeyError, TypeError) as err:
-        raise BadArgumentError(f"{path} is no record of an engine ({err})") from err
+    document = from_json(_EngineDocument, parse_json(path.read_bytes()))
+    return CachedEngine(**vars(document), path=path.with_suffix(".plan"))

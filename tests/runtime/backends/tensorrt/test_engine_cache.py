@@ -12,6 +12,7 @@ from samus_edge.errors import BackendError, OutputFileError
 from samus_edge.runtime.backends.cache_folder import default_cache_folder
 from samus_edge.runtime.backends.tensorrt.engine_cache import EngineCache, EngineKey
 from samus_edge.runtime.backends.tensorrt.engine_check import EngineCheck
+from samus_edge.runtime.bundle.records import from_json, to_json
 from samus_edge.runtime.images import output_files as atomic_write
 
 KEY = EngineKey(
@@ -100,7 +101,7 @@ def test_keys_are_told_apart_by_each_field() -> None:
         }.items()
     ]
     assert len({KEY.digest, *(key.digest for key in changed)}) == len(changed) + 1
-    assert EngineKey.from_json(json.loads(json.dumps(KEY.to_json()))) == KEY
+    assert from_json(EngineKey, json.loads(json.dumps(to_json(KEY)))) == KEY
 
 
 @pytest.mark.parametrize("damage", [b"", b"engin", b"Engine", b"engine!"])

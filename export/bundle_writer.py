@@ -46,7 +46,14 @@ from samus_edge.runtime.images.output_files import draft_folder, write_files_ato
 from samus_edge.weights.bundle_file import map_tensors
 from samus_edge.weights.model_file import settings_of
 
-__all__ = ["NEWEST_OPSET", "BundleText", "check_opset", "shipped_model", "write_bundle"]
+__all__ = [
+    "NEWEST_OPSET",
+    "BundleText",
+    "check_opset",
+    "graph_tensors",
+    "shipped_model",
+    "write_bundle",
+]
 
 INT8_DECODER_ARCHS = ("tiny",)
 """Where the mask decoder's large matrices are stored as int8: it is two fifths of a `tiny`.
@@ -164,7 +171,7 @@ def write_bundle(
                 downgrade(graph, opset)
             if name == IMAGE_ENCODER and frame_hw is not None:
                 freeze_frame_size(graph, frame_hw)
-            map_tensors(graph, _tensors(model, name))
+            map_tensors(graph, graph_tensors(model, name))
             is_int8 = name == MASK_DECODER and arch_of(model) in INT8_DECODER_ARCHS
             graphs[name] = _write_graph(graph, name, draft, "int8" if is_int8 else "fp16")
             del graph  # half a gigabyte for a large encoder, before the next one is made
@@ -207,7 +214,7 @@ def shipped_model(model: SamusHF) -> SamusHF:
     return model
 
 
-def _tensors(model: SamusHF, graph: str) -> dict[str, npt.NDArray[np.float32]]:
+def graph_tensors(model: SamusHF, graph: str) -> dict[str, npt.NDArray[np.float32]]:
     """The model's tensors that a graph computes with."""
     is_encoder = graph == IMAGE_ENCODER
     return {

@@ -85,7 +85,7 @@ def vit_bundle(
         folder,
         text=BundleText.of(vit_model),
         weights_sha256="0" * 64,
-        frames=[frame.image for frame in asset_frames[-2:]],
+        frames=[asset_frames[-1].image],
     )
     return folder
 
@@ -102,7 +102,7 @@ def write_again(
             folder,
             text=BundleText("random-weights"),
             weights_sha256="0" * 64,
-            frames=[frame.image for frame in asset_frames[-2:]],
+            frames=[asset_frames[-1].image],
             overwrite=overwrite,
         )
 

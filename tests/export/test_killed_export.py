@@ -32,8 +32,13 @@ for name in ("image_encoder_graph", "mask_decoder_graph"):
     graph = onnx.load(inputs / f"{name}.onnx")
     setattr(bundle_writer, name, lambda model, opset, graph=graph: graph)
 
+frame = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
+shipped = bundle_writer.shipped_model(model)
+bundle_writer.shipped_model = lambda model: shipped
+parity = bundle_writer.measure_parity(shipped, inputs / "old", [frame])
+bundle_writer.measure_parity = lambda *arguments: parity  # is not what is killed here
+
 def export(folder, overwrite):
-    frame = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
     write_bundle(model, folder, text=BundleText("finished"), weights_sha256="0" * 64,
                  frames=[frame], overwrite=overwrite)
 

@@ -9,7 +9,12 @@ import pytest
 import torch
 
 from samus_edge.errors import WeightsError
-from samus_edge.export.bundle_writer import BundleText, preprocessing_of, shipped_model
+from samus_edge.export.bundle_writer import (
+    BundleText,
+    graph_tensors,
+    preprocessing_of,
+    shipped_model,
+)
 from samus_edge.export.torch_graph import DEFAULT_OPSET, image_encoder_graph
 from samus_edge.modeling import SamusHF
 from samus_edge.runtime import Segmenter
@@ -113,14 +118,7 @@ def test_a_fresh_encoder_without_hf_and_gate(asset_frames: list[AssetFrame]) -> 
     model = shipped_model(small_vit(hf=False, gate=False))
     assert preprocessing_of(model).high_frequency.startswith("none")
     graph = image_encoder_graph(model, opset=DEFAULT_OPSET)
-    map_tensors(
-        graph,
-        {
-            name: tensor.numpy()
-            for name, tensor in model.state_dict().items()
-            if name.startswith("image_encoder.")
-        },
-    )
+    map_tensors(graph, graph_tensors(model, "image_encoder"))
     assert not WAVELET_OPERATORS & {node.op_type for node in graph.graph.node}
     frame = asset_frames[-1].image[None]
     found = run_graph(graph.SerializeToString())({"image": frame})["image_embeddings"]

@@ -1,10 +1,9 @@
 """What must hold before a precision of a bundle ships: limits, their reasons, and the verdict."""
 
 import math
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 
@@ -27,18 +26,11 @@ __all__ = [
     "judge",
     "latency_figures",
     "summarise_precision",
-    "timed_ms",
 ]
 
 
 FASTER_BELOW: Final = 0.95
 """A precision is called faster below this ratio to the reference: a few percent are noise."""
-
-SETTLE_S: Final = 0.002
-"""Pause before what is timed: threads of the session that ran before spin a little, waiting for
-more work, and would take a core from the next one."""
-
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -75,18 +67,6 @@ class PrecisionTimes:
 
     encoder: list[float] = field(default_factory=list)
     decoder: list[list[float]] = field(default_factory=list)
-
-
-def timed_ms(run: Callable[[], _Result]) -> tuple[_Result, float]:
-    """Run something after a short pause.
-
-    Returns:
-        Its result, and how long it took, milliseconds.
-    """
-    time.sleep(SETTLE_S)
-    start = time.perf_counter()
-    result = run()
-    return result, (time.perf_counter() - start) * 1e3
 
 
 def latency_figures(
@@ -441,7 +421,7 @@ class VerificationGates:
             points: Dice points (0..100), from 0 to 100.
 
         Raises:
-            ValueError: if it is outside that.
+            BadArgumentError: if it is outside that.
         """
         if not 0.0 <= points <= 100.0:
             raise BadArgumentError(f"max_drop must be from 0 to 100 Dice points, got {points}.")

@@ -5,9 +5,10 @@ record is held against its limits again, and everything else is compared with th
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -55,21 +56,23 @@ from samus_edge.verification.gates import (
     judge,
     latency_figures,
     summarise_precision,
-    timed_ms,
 )
 
 __all__ = [
+    "Disagreement",
     "PrecisionVerification",
     "VerificationResult",
-    "VerificationSession",
     "prove",
     "record_verification",
     "verify_bundle",
 ]
 
-
 REPEATED_FRAMES: Final = 2
 """Frames that are run again in other sessions: what is not deterministic differs at once."""
+
+SETTLE_S: Final = 0.002
+"""Pause before what is timed: threads of the session that ran before spin a little, waiting for
+more work, and would take a core from the next one."""
 
 TENSORRT_RECIPE: Final = "int8"
 NOT_JUDGED: Final = "made for TensorRT; its speed on a CPU says nothing"
@@ -108,89 +111,31 @@ class Disagreement:
         return text if of.is_finite else f"{text}; NaN or infinite logits"
 
 
-class WorstDisagreements:
-    """Keeps the few prompts of each precision whose masks agree least; equal masks are never kept.
-
-    Args:
-        count: how many of each precision; at least 0.
-    """
-
-    def __init__(self, count: int) -> None:
-        if count < 0:
-            raise BadArgumentError(f"count must be at least 0, got {count}.")
-        self._count = count
-        self._kept: dict[str, list[Disagreement]] = {}
-
-    def wants(self, precision: str, mask_iou: float) -> bool:
-        """Whether one with this mask IoU would be kept."""
-        kept = self._kept.get(precision, [])
-        if self._count == 0 or mask_iou >= 1.0:
-            return False
-        return len(kept) < self._count or mask_iou < kept[-1].comparison.mask_iou
-
-    def add(self, disagreement: Disagreement) -> None:
-        """Keep it where it is among the worst so far."""
-        if not self.wants(disagreement.precision, disagreement.comparison.mask_iou):
-            return
-        kept = self._kept.setdefault(disagreement.precision, [])
-        kept.append(disagreement)
-        kept.sort(key=lambda each: each.comparison.mask_iou)
-        del kept[self._count :]
-
-    def of(self, precision: str) -> tuple[Disagreement, ...]:
-        """Those of a precision, lowest mask IoU first."""
-        return tuple(self._kept.get(precision, ()))
-
-
-@dataclass
+@dataclass(eq=False)
 class _Run:
-    """One precision at work.
+    """One precision at work, with what was measured of it so far.
 
     Attributes:
-        name: of the precision.
-        hashes: SHA-256 of its graphs.
-        is_reference: whether the others are compared with this run.
+        name: name of the precision.
         graphs: None where they do not run.
         error: why they do not.
-        frames: what was compared.
-        prompts: what was compared.
-        times: of the same frames.
+        frames: comparisons of embeddings with the reference's.
+        prompts: comparisons of answers with the reference's.
+        times: times of the same frames.
+        worst: the prompts whose masks agree least, lowest IoU first.
     """
 
     name: str
-    hashes: dict[str, str]
-    is_reference: bool
-    graphs: PrecisionGraphs | None
+    graphs: PrecisionGraphs | None = None
     error: str = ""
     frames: list[FrameComparison] = field(default_factory=list)
     prompts: list[PromptComparison] = field(default_factory=list)
     times: PrecisionTimes = field(default_factory=PrecisionTimes)
-
-    def fail(self, err: BackendError) -> None:
-        """It does not run and is not asked again; the reference has to run.
-
-        Raises:
-            BackendError: if this is the reference.
-        """
-        if self.is_reference:
-            raise err
-        self.graphs, self.error = None, str(err)
+    worst: list[Disagreement] = field(default_factory=list)
 
 
-class VerificationSession:
-    """The precisions of one verification, with what was measured of them so far.
-
-    Args:
-        bundle: an opened bundle.
-        names: precisions to verify, each of which the bundle has.
-        backend: what runs them; None for ONNX Runtime.
-        threads: CPU threads that compute one graph on ONNX Runtime; None for all cores.
-        worst: keeps the masks that agree least.
-
-    Raises:
-        BundleError: if a graph is damaged.
-        BackendError: if the reference does not run on ONNX Runtime.
-    """
+class _Session:
+    """The precisions of one verification; arguments as `verify_bundle`."""
 
     def __init__(
         self,
@@ -198,24 +143,23 @@ class VerificationSession:
         names: Sequence[str],
         backend: Backend | None,
         threads: int | None,
-        worst: WorstDisagreements,
+        pictures: int,
     ) -> None:
         self._bundle = bundle
-        self._worst = worst
+        self._pictures = pictures
         self._engine = OnnxRuntimeBackend(threads)
         self._backend: Backend = self._engine if backend is None else backend
         self._has_targets = False
-        reference = reference_precision(bundle)
-        graphs = PrecisionGraphs(bundle, reference, self._engine)
-        self._reference = _Run(reference, _hashes(bundle, reference), True, graphs)
-        self._runs = [self._reference]
-        self._verified: dict[str, _Run] = {}
-        for name in names:
-            if name == reference and backend is None:
-                self._verified[name] = self._reference
-            else:
-                self._verified[name] = self._open(name)
-                self._runs.append(self._verified[name])
+        name = reference_precision(bundle)
+        self._reference = _Run(name, PrecisionGraphs(bundle, name, self._engine))
+        self.runs = {name: _Run(name) for name in names}
+        if backend is None and name in self.runs:
+            self.runs[name] = self._reference
+        for run in self.runs.values():
+            if run is not self._reference:
+                with self._failing(run):
+                    run.graphs = PrecisionGraphs(bundle, run.name, self._backend)
+        self._all = list(dict.fromkeys([self._reference, *self.runs.values()]))
 
     def run_frame(self, frame: PromptedFrame) -> None:
         """Run a frame through every precision, in turns, and compare.
@@ -223,29 +167,41 @@ class VerificationSession:
         Raises:
             BackendError: if the reference does not run.
         """
-        if not self._reference.frames:
-            self._warm_up(frame)
         self._has_targets |= frame.targets is not None
-        # Another one goes first each time: that may be slower.
         turn = len(self._reference.frames)
-        embeddings = self._encode(frame, turn)
+        if turn == 0:
+            # The first run of a session allocates, which is not to be timed.
+            for run, graphs in self._in_turns(0):
+                with self._failing(run):
+                    embeddings = graphs.encode(frame.image)
+                    graphs.decode(embeddings, frame.hw, next(iter(frame.prompts.values())))
+        # Another one goes first each time: that may be slower.
+        encoded: dict[_Run, FloatTensor] = {}
+        for run, graphs in self._in_turns(turn):
+            with self._failing(run):
+                start = _start()
+                encoded[run] = graphs.encode(frame.image)
+                run.times.encoder.append(_ms_since(start))
+                run.times.decoder.append([])
+        for run, _ in self._in_turns(turn):
+            with self._failing(run):
+                run.frames.append(compare_frame(encoded[run], encoded[self._reference]))
         for kind, prompts in frame.prompts.items():
-            self._decode(frame, kind, prompts, embeddings, turn)
+            decoded: dict[_Run, DecodedPrompts] = {}
+            for run, graphs in self._in_turns(turn):
+                with self._failing(run):
+                    start = _start()
+                    decoded[run] = graphs.decode(encoded[run], frame.hw, prompts)
+                    run.times.decoder[-1].append(_ms_since(start))
+            self._compare(frame, kind, decoded)
 
     def figures(self, name: str, source: FrameSource) -> PrecisionFigures:
-        """What was measured of a precision; runs the first frames again, in another session.
-
-        Args:
-            name: one of the precisions to verify.
-            source: whose frames were run, at least one.
-        """
-        run = self._verified[name]
+        """What was measured of a precision; runs the first frames again, in another session."""
+        run = self.runs[name]
+        is_reference = run is self._reference
         determinism: tuple[float | None, float | None] = (None, None)
-        if run.graphs is not None:
-            try:
-                determinism = self._determinism(run, run.graphs, source)
-            except BackendError as err:
-                run.fail(err)
+        with self._failing(run):
+            determinism = self._determinism(run, source)
         if run.graphs is None:
             return failed_figures(name, run.error)
         on_cpu = self._backend.name == self._engine.name
@@ -253,19 +209,15 @@ class VerificationSession:
             name,
             run.frames,
             run.prompts,
-            is_reference=run.is_reference,
+            is_reference=is_reference,
             seed=source.seed,
             determinism=determinism,
             latency=latency_figures(
                 run.times,
-                None if run.is_reference else self._reference.times,
+                None if is_reference else self._reference.times,
                 not_judged=NOT_JUDGED if name == TENSORRT_RECIPE and on_cpu else "",
             ),
         )
-
-    def hashes(self, name: str) -> dict[str, str]:
-        """SHA-256 of the graphs of a precision, by "image_encoder" and "mask_decoder"."""
-        return self._verified[name].hashes
 
     def about(self) -> dict[str, JsonValue]:
         """How much was measured, and with what."""
@@ -280,108 +232,91 @@ class VerificationSession:
             "threads": self._backend.threads,
         }
 
-    def _open(self, name: str) -> _Run:
-        run = _Run(name, _hashes(self._bundle, name), False, None)
+    @contextmanager
+    def _failing(self, run: _Run) -> Iterator[None]:
+        """A precision that does not run is not asked again; the reference has to run."""
         try:
-            run.graphs = PrecisionGraphs(self._bundle, name, self._backend)
+            yield
         except BackendError as err:
-            run.fail(err)
-        return run
+            if run is self._reference:
+                raise
+            run.graphs, run.error = None, str(err)
 
     def _in_turns(self, turn: int) -> Iterator[tuple[_Run, PrecisionGraphs]]:
         """Those that run, beginning with another one each time."""
-        first = turn % len(self._runs)
-        for run in self._runs[first:] + self._runs[:first]:
+        first = turn % len(self._all)
+        for run in self._all[first:] + self._all[:first]:
             if run.graphs is not None:
                 yield run, run.graphs
 
-    def _warm_up(self, frame: PromptedFrame) -> None:
-        """The first run of a session allocates, which is not to be timed."""
-        (prompts, *_) = frame.prompts.values()
-        for run, graphs in self._in_turns(0):
-            try:
-                graphs.decode(graphs.encode(frame.image), frame.hw, prompts)
-            except BackendError as err:
-                run.fail(err)
-
-    def _encode(self, frame: PromptedFrame, turn: int) -> dict[int, FloatTensor]:
-        """(1, C, h, w) embeddings of each run, by its identity."""
-        embeddings: dict[int, FloatTensor] = {}
-        for run, graphs in self._in_turns(turn):
-            try:
-                found, ms = timed_ms(partial(graphs.encode, frame.image))
-            except BackendError as err:
-                run.fail(err)
-                continue
-            run.times.encoder.append(ms)
-            run.times.decoder.append([])
-            embeddings[id(run)] = found
-        reference = embeddings[id(self._reference)]
-        for run, _ in self._in_turns(turn):
-            try:
-                run.frames.append(compare_frame(embeddings[id(run)], reference))
-            except BackendError as err:
-                run.fail(err)
-        return embeddings
-
-    def _decode(
-        self,
-        frame: PromptedFrame,
-        kind: str,
-        prompts: Sequence[Prompt],
-        embeddings: Mapping[int, FloatTensor],
-        turn: int,
+    def _compare(
+        self, frame: PromptedFrame, kind: str, decoded: Mapping[_Run, DecodedPrompts]
     ) -> None:
-        """Answer all prompts of one kind, and compare the answers."""
-        decoded: dict[int, DecodedPrompts] = {}
-        for run, graphs in self._in_turns(turn):
-            try:
-                found, ms = timed_ms(partial(graphs.decode, embeddings[id(run)], frame.hw, prompts))
-            except BackendError as err:
-                run.fail(err)
-                continue
-            run.times.decoder[-1].append(ms)
-            decoded[id(run)] = found
-        reference = decoded[id(self._reference)]
+        """Compare all answers to one kind of prompt, and keep the worst."""
         assert self._reference.graphs is not None  # it has just run
+        reference = decoded[self._reference]
         reference_masks = self._reference.graphs.masks(reference, frame.hw)  # (N, H, W)
         for run, graphs in self._in_turns(0):
-            own = decoded[id(run)]
-            masks = reference_masks if run.is_reference else graphs.masks(own, frame.hw)
-            try:
+            own, masks = decoded[run], reference_masks
+            if run is not self._reference:
+                masks = graphs.masks(own, frame.hw)
+            with self._failing(run):
                 compared = compare_prompts(frame, kind, (own, reference), (masks, reference_masks))
-            except BackendError as err:
-                run.fail(err)
-                continue
-            run.prompts += compared
-            for instance, comparison in enumerate(compared):
-                if not run.is_reference and self._worst.wants(run.name, comparison.mask_iou):
-                    kept = Disagreement(
-                        run.name,
-                        comparison,
-                        frame.image,
-                        prompts[instance],
-                        masks[instance].copy(),  # not all N
-                        reference_masks[instance].copy(),
-                        None if frame.targets is None else frame.targets[instance],
-                    )
-                    self._worst.add(kept)
+                run.prompts += compared
+                if run is not self._reference and self._pictures:
+                    self._keep_worst(run, frame, compared, masks, reference_masks)
 
-    def _determinism(
-        self, run: _Run, graphs: PrecisionGraphs, source: FrameSource
-    ) -> tuple[float | None, float | None]:
+    def _keep_worst(
+        self,
+        run: _Run,
+        frame: PromptedFrame,
+        compared: Sequence[PromptComparison],
+        masks: npt.NDArray[np.bool_],
+        reference_masks: npt.NDArray[np.bool_],
+    ) -> None:
+        """Keep the few prompts whose masks agree least; equal masks are never kept."""
+        for instance, comparison in enumerate(compared):
+            is_full = len(run.worst) == self._pictures
+            limit = run.worst[-1].comparison.mask_iou if is_full else 1.0
+            if comparison.mask_iou >= limit:
+                continue
+            kept = Disagreement(
+                run.name,
+                comparison,
+                frame.image,
+                frame.prompts[comparison.prompt][instance],
+                masks[instance].copy(),  # not all N
+                reference_masks[instance].copy(),
+                None if frame.targets is None else frame.targets[instance],
+            )
+            run.worst = sorted([*run.worst, kept], key=lambda each: each.comparison.mask_iou)
+            del run.worst[self._pictures :]
+
+    def _determinism(self, run: _Run, source: FrameSource) -> tuple[float | None, float | None]:
         """Largest logit difference to another session; and, of the reference, to another number of
         threads. None where logits are not finite, or it was not measured."""
+        if run.graphs is None:
+            return None, None
         frames = list(islice(source.frames(), REPEATED_FRAMES))
-        backend = self._engine if run.is_reference else self._backend
+        is_reference = run is self._reference
+        backend = self._engine if is_reference else self._backend
         again = PrecisionGraphs(self._bundle, run.name, backend)
-        repeat = _logit_difference(graphs, again, frames)
+        repeat = _logit_difference(run.graphs, again, frames)
         del again
-        if not run.is_reference:
+        if not is_reference:
             return repeat, None
         other = OnnxRuntimeBackend(2 if self._engine.threads == 1 else 1)
         again = PrecisionGraphs(self._bundle, run.name, other)
-        return repeat, _logit_difference(graphs, again, frames)
+        return repeat, _logit_difference(run.graphs, again, frames)
+
+
+def _start() -> float:
+    time.sleep(SETTLE_S)
+    return time.perf_counter()
+
+
+def _ms_since(start: float) -> float:
+    return (time.perf_counter() - start) * 1e3
 
 
 def _logit_difference(
@@ -521,17 +456,18 @@ def verify_bundle(
         The verdicts. A precision that does not run has failed; it is no error.
 
     Raises:
-        ValueError: if there are no frames, no precisions, or ``pictures`` is negative.
+        BadArgumentError: if there are no frames, no precisions, or ``pictures`` is negative.
         BundleError: if the bundle is missing or damaged.
-        BackendError: if the bundle has not a precision, or its reference does not run.
+        BackendError: if the bundle lacks a precision, or its reference does not run.
         DataError, ImageFileError: if a frame is missing or broken.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     names = _asked_for(opened, precisions)
     if len(source) == 0:
         raise BadArgumentError("source must hold at least one frame, got none.")
-    worst = WorstDisagreements(pictures)
-    session = VerificationSession(opened, names, backend, threads, worst)
+    if pictures < 0:
+        raise BadArgumentError(f"pictures must be at least 0, got {pictures}.")
+    session = _Session(opened, names, backend, threads, pictures)
     for frame in source.frames():
         session.run_frame(frame)
         if on_frame is not None:
@@ -540,12 +476,12 @@ def verify_bundle(
     for name in names:
         figures = session.figures(name, source)
         outcomes = judge(figures, gates, opened.manifest.parity)
-        verdicts.append(PrecisionVerification(figures, outcomes, session.hashes(name)))
+        verdicts.append(PrecisionVerification(figures, outcomes, _hashes(opened, name)))
     return VerificationResult(
         bundle=opened.manifest.name,
         precisions=tuple(verdicts),
         about={**source.about, "seed": source.seed, **session.about()},
-        disagreements=tuple(each for name in names for each in worst.of(name)),
+        disagreements=tuple(each for run in session.runs.values() for each in run.worst),
     )
 
 
@@ -590,8 +526,8 @@ def record_verification(
 
     Raises:
         BundleError: if the bundle is a zip file, which is only read.
-        BackendError: if the bundle has not one of the precisions.
-        ValueError: if the result is of other graphs than the bundle's.
+        BackendError: if the bundle lacks one of the precisions.
+        BadArgumentError: if the result is of other graphs than the bundle's.
         OutputFileError: if the manifest cannot be written.
     """
     folder = bundle.folder

@@ -14,7 +14,6 @@ from samus_edge.verification.gates import (
     failed_figures,
     judge,
     latency_figures,
-    timed_ms,
 )
 
 FINE = PrecisionFigures(
@@ -143,9 +142,3 @@ def test_what_is_not_judged_says_why() -> None:
     times = PrecisionTimes([8], [[2]])
     figures = latency_figures(times, times, not_judged="another machine")
     assert (figures.ratio, figures.is_faster, figures.note) == (1.0, None, "another machine")
-
-
-def test_a_result_comes_with_its_time() -> None:
-    result, ms = timed_ms(lambda: sum(range(1000)))
-    assert result == 499_500
-    assert ms > 0

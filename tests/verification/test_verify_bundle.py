@@ -349,5 +349,5 @@ def test_wrong_arguments_are_refused(
         verify_bundle(folder, lesions, [])
     with pytest.raises(ValueError, match="at least one frame"):
         verify_bundle(folder, FrameSource((), 0, {}))
-    with pytest.raises(ValueError, match="count must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="pictures must be at least 0, got -1"):
         verify_bundle(folder, lesions, pictures=-1)

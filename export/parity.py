@@ -25,9 +25,9 @@ class ParityReport:
     Attributes:
         frames: frames compared.
         prompts: prompts compared, over all frames.
-        max_abs_embedding_error: of the image embeddings.
-        max_abs_logit_error: of the low-resolution logits, all M masks.
-        min_mask_iou: of the single masks at frame size; 1 where both are empty.
+        max_abs_embedding_error: largest difference of the image embeddings.
+        max_abs_logit_error: largest difference of the low-resolution logits, all M masks.
+        min_mask_iou: lowest IoU of the single masks at frame size; 1 where both are empty.
         frame_sizes: the frames' (H, W).
     """
 
@@ -71,10 +71,10 @@ def measure_parity(
     seed.
 
     Args:
-        model: what was exported, with folded and rounded weights.
+        model: the exported model, with folded and rounded weights.
         bundle: the bundle's folder.
         frames: (H, W), uint8, grey; sizes may differ.
-        seed: of the prompts.
+        seed: seed of the prompts.
 
     Returns:
         The largest differences.

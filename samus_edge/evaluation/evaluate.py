@@ -83,7 +83,7 @@ class EvaluationReport:
     summaries: tuple[Summary, ...]
     """For each prompt protocol: everything, then each class, then each lesion size."""
     seed: int
-    """Of the prompts and of the bootstrap."""
+    """Seed of the prompts and of the bootstrap."""
     about: Mapping[str, str] = field(default_factory=dict)
     """What was evaluated on what, for the reader."""
     robustness: tuple[RobustnessRow, ...] = ()
@@ -286,7 +286,7 @@ class EvaluationSettings:
     worst_count: int = 5
     """How many of the worst lesions to draw for each standard protocol; at least 0."""
     seed: int = 0
-    """Of prompts, perturbations and intervals; at least 0."""
+    """Seed of prompts, perturbations and intervals; at least 0."""
 
     def __post_init__(self) -> None:
         """Check all of it."""

@@ -8,6 +8,9 @@ have defined values, so that a mean over a test set always exists:
 | Dice, IoU, normalised surface Dice | 1 | 0 |
 | the spatial distances | 0 | the largest distance possible in the frame |
 | the row distance | 0 | as computed: the longest row of the other mask |
+
+All raise TypeError if a mask is not a bool array, and BadArgumentError if the masks are not
+two-dimensional or differ in size.
 """
 
 from typing import Final, Literal
@@ -43,10 +46,6 @@ def dice(prediction: Mask, target: Mask) -> float:
     Args:
         prediction: (H, W) predicted mask.
         target: (H, W) true mask.
-
-    Raises:
-        TypeError: If a mask is not a bool array.
-        ValueError: If the masks are not two-dimensional or differ in size.
     """
     _check_masks(prediction, target)
     total = int(prediction.sum()) + int(target.sum())
@@ -54,10 +53,7 @@ def dice(prediction: Mask, target: Mask) -> float:
 
 
 def iou(prediction: Mask, target: Mask) -> float:
-    """Intersection over union (Jaccard index): 0..1, higher is better.
-
-    Args and errors as `dice`.
-    """
+    """Intersection over union (Jaccard index): 0..1, higher is better; arguments as `dice`."""
     _check_masks(prediction, target)
     return mask_iou(prediction, target)
 
@@ -77,10 +73,6 @@ def hausdorff_distance(
 
     Returns:
         The distance; 0 if both masks are empty, the frame's largest distance if exactly one is.
-
-    Raises:
-        TypeError: If a mask is not a bool array.
-        ValueError: If the masks are not two-dimensional or differ in size, or for another metric.
     """
     _check_masks(prediction, target)
     if metric not in ("euclidean", "manhattan"):
@@ -102,7 +94,7 @@ def hausdorff_distance_95(prediction: Mask, target: Mask) -> float:
     than whole masks, because interior pixels, mostly at distance 0, would make the percentile a
     matter of area.
 
-    Args, empty masks and errors as `hausdorff_distance`.
+    Arguments and empty masks as in `hausdorff_distance`.
 
     Source:
         Maier-Hein et al., "Metrics reloaded", Nature Methods 21 (2024), fact sheet HD95: the
@@ -131,9 +123,7 @@ def normalised_surface_dice(prediction: Mask, target: Mask, tolerance_px: float)
         tolerance_px: Accepted deviation, Euclidean, in pixels of the masks as given; at least 0.
 
     Raises:
-        TypeError: If a mask is not a bool array.
-        ValueError: If the masks are not two-dimensional or differ in size, or the tolerance is
-            negative.
+        BadArgumentError: if the tolerance is negative.
 
     Source:
         Nikolov et al. (arXiv:1809.04430), equation 1, there with surface areas in mm2. We count
@@ -169,10 +159,6 @@ def row_hausdorff_distance(prediction: Mask, target: Mask) -> float:
 
     Returns:
         The row distance in pixels, 0..W.
-
-    Raises:
-        TypeError: If a mask is not a bool array.
-        ValueError: If the masks are not two-dimensional or differ in size.
     """
     _check_masks(prediction, target)
     a, b = prediction.astype(np.float32), target.astype(np.float32)

@@ -109,8 +109,8 @@ def compare_paired(
         first: (L,) scores, at least one; with several seeds of a model, their mean per lesion.
         second: (L,) scores of the same lesions in the same order.
         groups: group of each lesion; None if all are independent.
-        names: of the two lists, for the result.
-        seed: of the bootstrap and of the drawn sign patterns; at least 0.
+        names: names of the two lists, for the result.
+        seed: seed of the bootstrap and of the drawn sign patterns; at least 0.
 
     Raises:
         ValueError: if the lists differ in length, are empty or not finite.

@@ -1,15 +1,12 @@
 """The robustness table: Dice as prompts and images get worse than the standard protocols assume.
 
 Each change is compared with a reference, lesion by lesion: boxes with the exact box, points with the
-centre point, perturbed images with the same prompt on the image as it is.
-
-Prompts of users who are less careful than the standard protocols assume.
-
-Coordinates are pixels of the original image, (x, y), pixel centres at integers.
+centre point, perturbed images with the same prompt on the image as it is. Coordinates are pixels of the
+original image, (x, y), pixel centres at integers.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -262,33 +259,34 @@ class RobustnessRow:
 
 def robustness_checks() -> tuple[RobustnessCheck, ...]:
     """The lines of the table in the order in which they are reported."""
+    boxes: dict[str, dict[float, PromptProtocol]] = {
+        "box jitter": {jitter: BoxProtocol(jitter) for jitter in BOX_JITTERS},
+        "loose box": {0.0: EXACT_BOX, **{m: MarginBoxProtocol(m) for m in BOX_MARGINS}},
+        "tight box": {0.0: EXACT_BOX, **{m: MarginBoxProtocol(-m) for m in BOX_MARGINS}},
+    }
+    points: dict[float, PromptProtocol] = {
+        0.0: CENTRE_POINT,
+        **{offset: OffsetPointProtocol(offset) for offset in POINT_OFFSETS},
+    }
     checks = [
-        RobustnessCheck("box jitter", _percent(jitter), BoxProtocol(jitter), EXACT_BOX)
-        for jitter in BOX_JITTERS
+        RobustnessCheck(change, f"{level * 100:g} %", protocol, EXACT_BOX)
+        for change, levels in boxes.items()
+        for level, protocol in levels.items()
     ]
-    for change, sign in (("loose box", 1.0), ("tight box", -1.0)):
-        checks.append(RobustnessCheck(change, _percent(0.0), EXACT_BOX, EXACT_BOX))
-        checks += [
-            RobustnessCheck(change, _percent(margin), MarginBoxProtocol(sign * margin), EXACT_BOX)
-            for margin in BOX_MARGINS
-        ]
-    checks.append(RobustnessCheck("point off centre", _percent(0.0), CENTRE_POINT, CENTRE_POINT))
     checks += [
-        RobustnessCheck(
-            "point off centre", _percent(offset), OffsetPointProtocol(offset), CENTRE_POINT
-        )
-        for offset in POINT_OFFSETS
+        RobustnessCheck("point off centre", f"{level * 100:g} %", protocol, CENTRE_POINT)
+        for level, protocol in points.items()
     ]
     checks += [
         RobustnessCheck("box and point", "box", JITTERED_BOX, JITTERED_BOX),
         RobustnessCheck("box and point", "box + point", BoxAndPointProtocol(), JITTERED_BOX),
     ]
-    for change, levels in _image_changes().items():
-        for protocol in STANDARD_PROTOCOLS:
-            checks += [
-                RobustnessCheck(change, level, protocol, protocol, perturbation)
-                for level, perturbation in levels.items()
-            ]
+    checks += [
+        RobustnessCheck(change, level, protocol, protocol, perturbation)
+        for change, levels in _image_changes().items()
+        for protocol in STANDARD_PROTOCOLS
+        for level, perturbation in levels.items()
+    ]
     return tuple(checks)
 
 
@@ -325,58 +323,49 @@ def robustness_table(scores: Sequence[InstanceScore], seed: int) -> tuple[Robust
             raise BadArgumentError(
                 f"scores lack {', '.join(missing)}. Evaluate with variants=robustness_variants()."
             )
-        rows.append(_row(check, by_line[line], by_line[reference], seed))
+        own = by_line[line]
+        dices = np.array([score.dice for score in own])
+        reference_of = {(each.key, each.instance): each.dice for each in by_line[reference]}
+        changes = dices - np.array([reference_of[each.key, each.instance] for each in own])
+        groups = [score.group for score in own]
+        row = RobustnessRow(
+            change=check.change,
+            level=check.level,
+            image=image,
+            prompt=check.protocol.name,
+            reference=check.reference.name,
+            lesions=len(own),
+            dice=spread(dices.tolist(), min),
+            dice_interval=bootstrap_interval(dices, groups, np.random.default_rng(seed)),
+            dice_change=float(changes.mean()),
+            dice_change_interval=bootstrap_interval(changes, groups, np.random.default_rng(seed)),
+            low_dice_lesions=int((dices < LOW_DICE).sum()),
+        )
+        rows.append(row)
     return tuple(rows)
-
-
-def _row(
-    check: RobustnessCheck,
-    scores: Sequence[InstanceScore],
-    references: Sequence[InstanceScore],
-    seed: int,
-) -> RobustnessRow:
-    dices = np.array([score.dice for score in scores])
-    reference_of = {(score.key, score.instance): score.dice for score in references}
-    changes = dices - np.array([reference_of[score.key, score.instance] for score in scores])
-    groups = [score.group for score in scores]
-    return RobustnessRow(
-        change=check.change,
-        level=check.level,
-        image=scores[0].image,
-        prompt=scores[0].prompt,
-        reference=references[0].prompt,
-        lesions=len(scores),
-        dice=spread(dices.tolist(), min),
-        dice_interval=bootstrap_interval(dices, groups, np.random.default_rng(seed)),
-        dice_change=float(changes.mean()),
-        dice_change_interval=bootstrap_interval(changes, groups, np.random.default_rng(seed)),
-        low_dice_lesions=int((dices < LOW_DICE).sum()),
-    )
 
 
 def _image_changes() -> dict[str, dict[str, ImagePerturbation | None]]:
     """Perturbations by change and level, weakest and "as is" where they belong on a scale."""
-    gains: dict[str, ImagePerturbation | None] = {f"x{gain:g}": Gain(gain) for gain in GAINS[:2]}
-    gains[AS_IS_LEVEL] = None
-    gains |= {f"x{gain:g}": Gain(gain) for gain in GAINS[2:]}
-    gammas: dict[str, ImagePerturbation | None] = {f"{g:g}": Gamma(g) for g in GAMMAS[:2]}
-    gammas[AS_IS_LEVEL] = None
-    gammas |= {f"{g:g}": Gamma(g) for g in GAMMAS[2:]}
+    sizes = {f"{width}x{height}": FrameSize(width, height) for width, height in FRAME_SIZES_WH}
     return {
-        "gain": gains,
-        "gamma": gammas,
-        "speckle": {AS_IS_LEVEL: None, **{f"{s:g}": Speckle(s) for s in SPECKLE_SIGMAS}},
-        "noise": {AS_IS_LEVEL: None, **{f"{s:g}": GaussianNoise(s) for s in NOISE_SIGMAS}},
-        "stored smaller": {
-            AS_IS_LEVEL: None,
-            **{f"{s:g}": StoredSmaller(s) for s in STORED_SCALES},
-        },
-        "frame size": {
-            AS_IS_LEVEL: None,
-            **{f"{w}x{h}": FrameSize(w, h) for w, h in FRAME_SIZES_WH},
-        },
+        "gain": _levels(Gain, GAINS, "x{:g}", as_is_at=2),
+        "gamma": _levels(Gamma, GAMMAS, as_is_at=2),
+        "speckle": _levels(Speckle, SPECKLE_SIGMAS),
+        "noise": _levels(GaussianNoise, NOISE_SIGMAS),
+        "stored smaller": _levels(StoredSmaller, STORED_SCALES),
+        "frame size": {AS_IS_LEVEL: None, **sizes},
     }
 
 
-def _percent(fraction: float) -> str:
-    return f"{fraction * 100:g} %"
+def _levels(
+    make: Callable[[float], ImagePerturbation],
+    strengths: Sequence[float],
+    name: str = "{:g}",
+    as_is_at: int = 0,
+) -> dict[str, ImagePerturbation | None]:
+    levels: list[tuple[str, ImagePerturbation | None]] = [
+        (name.format(strength), make(strength)) for strength in strengths
+    ]
+    levels.insert(as_is_at, (AS_IS_LEVEL, None))
+    return dict(levels)

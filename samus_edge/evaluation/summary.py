@@ -68,9 +68,8 @@ class InstanceScore:
     prompt_coords: str
     """The prompt in pixels of the image that was encoded: ``"x1 y1 x2 y2"``, ``"x y"``, or both."""
     height: int
-    """Of the original image, pixels."""
     width: int
-    """Of the original image, pixels."""
+    """Size of the original image, pixels."""
     dice: float
     """Dice at the image's own size, 0..1."""
     iou: float

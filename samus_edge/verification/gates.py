@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from samus_edge.errors import BadArgumentError
 from samus_edge.evaluation.paired_comparison import compare_paired
@@ -22,7 +23,6 @@ __all__ = [
     "PrecisionTimes",
     "ProtocolFigures",
     "VerificationGates",
-    "failed_figures",
     "judge",
     "latency_figures",
     "summarise_precision",
@@ -38,11 +38,11 @@ class LatencyFigures:
     """Medians over frames; ratios are medians of each frame's own, below 1 is faster.
 
     Attributes:
-        encoder_ms: of the image encoder, milliseconds.
-        decoder_ms: of one run of the mask decoder with all prompts of one kind, milliseconds.
-        encoder_ratio: to the reference; None for the reference itself, as all that follows.
-        decoder_ratio: to the reference.
-        ratio: of encoder and one run of the decoder together.
+        encoder_ms: one run of the image encoder, milliseconds.
+        decoder_ms: one run of the mask decoder with all prompts of one kind, milliseconds.
+        encoder_ratio: ratio to the reference; None for the reference itself, as are the next three.
+        decoder_ratio: the same of the decoder.
+        ratio: the same of the encoder with one run of the decoder.
         is_faster: whether that is below `FASTER_BELOW`; None also where it was not judged.
         note: why it was not judged; "" if it was.
     """
@@ -61,12 +61,18 @@ class PrecisionTimes:
     """What was timed of one precision, milliseconds.
 
     Attributes:
-        encoder: one for each frame.
-        decoder: for each frame one for each kind of prompt.
+        encoder: one time for each frame.
+        decoder: for each frame, one time for each kind of prompt.
     """
 
     encoder: list[float] = field(default_factory=list)
     decoder: list[list[float]] = field(default_factory=list)
+
+    def flat(self) -> tuple[npt.NDArray[np.float64], ...]:
+        """Encoder, every run of the decoder, and for each frame the encoder with one such run."""
+        runs = np.array([ms for frame in self.decoder for ms in frame])
+        encoder = np.array(self.encoder, np.float64)
+        return encoder, runs, encoder + [np.mean(frame) for frame in self.decoder]
 
 
 def latency_figures(
@@ -75,36 +81,26 @@ def latency_figures(
     """Sum up what was timed.
 
     Args:
-        times: of at least one frame.
-        reference: of the same frames; None if these are the reference's own.
+        times: times of at least one frame.
+        reference: times of the same frames; None if ``times`` are the reference's own.
         not_judged: why it is not said whether the precision is faster; "" to say it.
     """
-    encoder, decoder = times.encoder, [ms for frame in times.decoder for ms in frame]
+    encoder, decoder, both = times.flat()
     medians = float(np.median(encoder)), float(np.median(decoder))
     if reference is None:
         return LatencyFigures(*medians)
-    reference_decoder = [ms for frame in reference.decoder for ms in frame]
-    ratio = _median_ratio(_per_frame(times), _per_frame(reference))
+    encoder_ratio, decoder_ratio, ratio = (
+        float(np.median(own / of_reference))
+        for own, of_reference in zip((encoder, decoder, both), reference.flat(), strict=True)
+    )
     return LatencyFigures(
         *medians,
-        encoder_ratio=_median_ratio(encoder, reference.encoder),
-        decoder_ratio=_median_ratio(decoder, reference_decoder),
+        encoder_ratio=encoder_ratio,
+        decoder_ratio=decoder_ratio,
         ratio=ratio,
         is_faster=None if not_judged else ratio < FASTER_BELOW,
         note=not_judged,
     )
-
-
-def _per_frame(times: PrecisionTimes) -> list[float]:
-    """Encoder and one run of the decoder, milliseconds."""
-    return [
-        encoder + float(np.mean(decoder))
-        for encoder, decoder in zip(times.encoder, times.decoder, strict=True)
-    ]
-
-
-def _median_ratio(own: Sequence[float], reference: Sequence[float]) -> float:
-    return float(np.median(np.asarray(own) / np.asarray(reference)))
 
 
 @dataclass(frozen=True)
@@ -119,11 +115,11 @@ class ProtocolFigures:
         logit_error_mean: mean absolute difference of these.
         mask_iou_mean: mean IoU with the reference's mask at frame size.
         mask_iou_worst: the lowest.
-        mask_iou_worst_case: of which frame and lesion.
+        mask_iou_worst_case: name of its frame, and number of its lesion.
         iou_prediction_error_mean: mean absolute difference of the predicted IoU.
         iou_prediction_error_max: largest of these.
         dice: mean Dice with the true masks, 0..1.
-        dice_reference: that of the reference's masks.
+        dice_reference: mean Dice of the reference's masks.
         dice_drop: how many Dice points (0..100) are lost in the mean; negative where some are won.
         dice_drop_interval: 95 % paired bootstrap interval of the drop, points; groups are resampled.
         empty_masks: how many masks are empty.
@@ -162,7 +158,7 @@ class PrecisionFigures:
             where none was finite, as the next two.
         embedding_cosine_worst: the lowest.
         embedding_error_max: largest absolute difference of the embeddings.
-        protocols: by kind of prompt.
+        protocols: figures for each kind of prompt.
         repeat_logit_error: largest difference of the logits between two sessions; None where they
             are not finite.
         threads_logit_error: the same between two numbers of threads; measured of the reference on
@@ -172,34 +168,26 @@ class PrecisionFigures:
     """
 
     precision: str
-    is_reference: bool
-    frames: int
-    prompts: int
-    not_finite_frames: int
-    not_finite_prompts: int
-    largest_value: float | None
-    iou_prediction_range: tuple[float, float] | None
-    embedding_cosine_mean: float | None
-    embedding_cosine_worst: float | None
-    embedding_error_max: float | None
-    protocols: tuple[ProtocolFigures, ...]
-    repeat_logit_error: float | None
-    threads_logit_error: float | None
-    latency: LatencyFigures | None
+    is_reference: bool = False
+    frames: int = 0
+    prompts: int = 0
+    not_finite_frames: int = 0
+    not_finite_prompts: int = 0
+    largest_value: float | None = None
+    iou_prediction_range: tuple[float, float] | None = None
+    embedding_cosine_mean: float | None = None
+    embedding_cosine_worst: float | None = None
+    embedding_error_max: float | None = None
+    protocols: tuple[ProtocolFigures, ...] = ()
+    repeat_logit_error: float | None = None
+    threads_logit_error: float | None = None
+    latency: LatencyFigures | None = None
     error: str = ""
 
     def to_json(self) -> dict[str, JsonValue]:
         """As plain values; what was not measured is left out."""
         figures = asdict(self)
         return {name: _plain(value) for name, value in figures.items() if value not in (None, "")}
-
-
-def failed_figures(precision: str, error: str, *, is_reference: bool = False) -> PrecisionFigures:
-    """Those of a precision that does not run."""
-    nothing = (None,) * 5
-    return PrecisionFigures(
-        precision, is_reference, 0, 0, 0, 0, *nothing, (), None, None, None, error
-    )
 
 
 def summarise_precision(
@@ -219,7 +207,7 @@ def summarise_precision(
         frames: one for each frame, at least one.
         prompts: one for each prompt, at least one.
         is_reference: whether it was compared with itself, which says nothing.
-        seed: of the bootstrap; at least 0.
+        seed: seed of the bootstrap; at least 0.
         determinism: logit error between two sessions, and between two numbers of threads.
         latency: what was timed.
     """
@@ -254,7 +242,6 @@ def summarise_precision(
 def _protocol_figures(
     prompts: Sequence[PromptComparison], is_reference: bool, seed: int
 ) -> ProtocolFigures:
-    """Of one kind of prompt."""
     name, count = prompts[0].prompt, len(prompts)
     empty = sum(each.is_empty for each in prompts)
     own = [each.dice for each in prompts if each.dice is not None]
@@ -315,7 +302,7 @@ class Gate:
         label: what is limited, for people.
         limit: the last value that passes.
         reason: why there is a limit, and why this one.
-        unit: of the limit, with the space before it; "" for a plain number.
+        unit: unit of the limit, with the space before it; "" for a plain number.
         at_least: whether the limit is the smallest value that passes; else it is the largest.
     """
 

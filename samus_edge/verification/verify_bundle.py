@@ -52,7 +52,6 @@ from samus_edge.verification.gates import (
     PrecisionFigures,
     PrecisionTimes,
     VerificationGates,
-    failed_figures,
     judge,
     latency_figures,
     summarise_precision,
@@ -86,7 +85,7 @@ class Disagreement:
         precision: whose mask it is.
         comparison: its figures.
         image: (H, W), uint8, grey.
-        prompt: in pixels of the image.
+        prompt: the prompt, in pixels of the image.
         mask: (H, W), bool, the precision's.
         reference_mask: (H, W), bool.
         target: (H, W), bool, the true mask; None where it is not known.
@@ -203,7 +202,7 @@ class _Session:
         with self._failing(run):
             determinism = self._determinism(run, source)
         if run.graphs is None:
-            return failed_figures(name, run.error)
+            return PrecisionFigures(name, error=run.error)
         on_cpu = self._backend.name == self._engine.name
         return summarise_precision(
             name,
@@ -519,7 +518,7 @@ def record_verification(
         bundle: the bundle, as it was opened for the verification.
         result: its verification.
         allow_failing: whether its user ships what failed.
-        command: by which it can be repeated.
+        command: the command line that repeats it.
 
     Returns:
         The manifest as it was written; an older format version is raised to ours.
@@ -616,7 +615,7 @@ def prove(
         source: real frames with prompts.
         precisions: which to verify; None for all.
         allow_failing: whether a precision that fails is let through, which the manifest then says.
-        command: by which the bundle was made, for the record.
+        command: the command line that made the bundle, for the record.
         on_frame: called with the name of each frame that was done.
 
     Raises:

@@ -11,7 +11,6 @@ from samus_edge.verification.gates import (
     PrecisionFigures,
     PrecisionTimes,
     ProtocolFigures,
-    failed_figures,
     judge,
     latency_figures,
 )
@@ -21,8 +20,6 @@ FINE = PrecisionFigures(
     is_reference=False,
     frames=1,
     prompts=1,
-    not_finite_frames=0,
-    not_finite_prompts=0,
     largest_value=100.0,
     iou_prediction_range=(0.5, 0.9),
     embedding_cosine_mean=1.0,
@@ -30,8 +27,6 @@ FINE = PrecisionFigures(
     embedding_error_max=0.0,
     protocols=(ProtocolFigures("box", 1, dice=0.9, dice_reference=0.902, dice_drop=0.2),),
     repeat_logit_error=0.0,
-    threads_logit_error=None,
-    latency=None,
 )
 
 
@@ -103,7 +98,7 @@ def test_the_reference_may_not_depend_on_threads() -> None:
 
 
 def test_what_does_not_run_has_one_failure() -> None:
-    (outcome,) = judge(failed_figures("fp16", "no such operator"), GATES, {})
+    (outcome,) = judge(PrecisionFigures("fp16", error="no such operator"), GATES, {})
     assert not outcome.passed
     assert outcome.text == "graphs that do not run: no such operator"
 

@@ -1,4 +1,4 @@
-"""Changes of ONNX graphs that keep what they compute, and their files."""
+"""Making, changing and running ONNX graphs: tools that know no model."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +28,7 @@ __all__ = [
     "graph_file",
     "open_graph",
     "remove_unused",
+    "rendered",
     "tensor_sizes",
     "tensor_specs",
 ]
@@ -198,6 +199,20 @@ def _drop_attributes(node: NodeProto, names: tuple[str, ...]) -> None:
 def _replace_inputs(node: NodeProto, inputs: list[str]) -> None:
     del node.input[:]
     node.input.extend(inputs)
+
+
+def rendered(template: str, **values: object) -> str:
+    """The text of a template in `templates/`, such as a graph in ONNX's text form."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("samus_edge.export"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(values)
 
 
 def graph_file(model: ModelProto, name: str | None = None) -> bytes:

@@ -16,7 +16,7 @@ from onnx import ModelProto, NodeProto, compose, parser, version_converter
 from torch import Tensor, nn
 
 from samus_edge.errors import BadArgumentError
-from samus_edge.export.graph_cleanup import fix_resize_sizes, remove_unused
+from samus_edge.export.graph_cleanup import fix_resize_sizes, remove_unused, rendered
 from samus_edge.high_frequency import MIN_BAND_RANGE, MIN_SUM_RANGE
 from samus_edge.modeling.samus_hf import SamusHF
 
@@ -100,47 +100,6 @@ HAAR_DETAILS = 0.5 * np.array(
     [[[[1, 1], [-1, -1]]], [[[1, -1], [1, -1]]], [[[1, -1], [-1, 1]]]], dtype=np.float32
 )
 
-_GRAPH = """
-<ir_version: {ir_version}, opset_import: ["" : {opset}]>
-preprocessing (uint8[batch, height, width] image) => (
-    float[batch, 1, {size}, {size}] grey, float[batch, 1, {size}, {size}] high_frequency
-)
-<
-    int64[1] channel_axis = {{1}}, int64[2] pixel_axes = {{2, 3}},
-    int64[2] size = {{{size}, {size}}},
-    int64[4] one_more_row_and_column = {{0, 0, 1, 1}},
-    float per_grey_level = {{{per_grey_level}}},
-    float min_band_range = {{{min_band_range}}}, float min_sum_range = {{{min_sum_range}}},
-    float[3, 1, 2, 2] haar_details = {{{haar_details}}}
->
-{{
-    frame_float = Cast <to = 1> (image)
-    frame = Unsqueeze (frame_float, channel_axis)
-
-    resized = Resize <mode = "linear", coordinate_transformation_mode = "half_pixel", axes = [2, 3]>
-        (frame, , , size)
-    grey = Mul (resized, per_grey_level)
-
-    padded = Pad <mode = "edge"> (frame, one_more_row_and_column, , pixel_axes)
-    bands = Conv <kernel_shape = [2, 2], strides = [2, 2]> (padded, haar_details)
-    band_min = ReduceMin <keepdims = 1> (bands, pixel_axes)
-    bands_from_zero = Sub (bands, band_min)
-    band_max = ReduceMax <keepdims = 1> (bands_from_zero, pixel_axes)
-    band_range = Max (band_max, min_band_range)
-    bands_scaled = Div (bands_from_zero, band_range)
-
-    details = ReduceSum <keepdims = 1> (bands_scaled, channel_axis)
-    details_min = ReduceMin <keepdims = 1> (details, pixel_axes)
-    details_from_zero = Sub (details, details_min)
-    details_max = ReduceMax <keepdims = 1> (details_from_zero, pixel_axes)
-    details_range = Max (details_max, min_sum_range)
-    details_scaled = Div (details_from_zero, details_range)
-    high_frequency = Resize
-        <mode = "linear", coordinate_transformation_mode = "half_pixel", axes = [2, 3]>
-        (details_scaled, , , size)
-}}
-"""
-
 
 def preprocessing_graph(*, image_size: int, opset: int, ir_version: int) -> ModelProto:
     """Build the graph from raw frames to the encoder's two inputs.
@@ -158,14 +117,15 @@ def preprocessing_graph(*, image_size: int, opset: int, ir_version: int) -> Mode
     Returns:
         A checked model; bands and sums are scaled to [0, 1] where the reference scales to 0..255.
     """
-    text = _GRAPH.format(
+    text = rendered(
+        "preprocessing.onnx.jinja",
         ir_version=ir_version,
         opset=opset,
         size=image_size,
-        per_grey_level=repr(float(np.float32(1.0 / 255.0))),
+        per_grey_level=float(np.float32(1.0 / 255.0)),
         min_band_range=MIN_BAND_RANGE,
         min_sum_range=MIN_SUM_RANGE / 255.0,
-        haar_details=", ".join(str(float(value)) for value in HAAR_DETAILS.ravel()),
+        haar_details=HAAR_DETAILS.ravel().tolist(),
     )
     model = parser.parse_model(text)
     for index, node in enumerate(model.graph.node):

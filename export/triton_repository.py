@@ -17,6 +17,7 @@ from samus_edge.export.graph_cleanup import (
     complete_resize_sizes,
     graph_file,
     remove_unused,
+    rendered,
     tensor_specs,
 )
 from samus_edge.export.weight_storage import expand_weights
@@ -121,7 +122,6 @@ MANIFEST_COPY = "bundle_manifest.json"
 CONFIG_FILE = "config.pbtxt"
 Shape = tuple[int, ...]
 
-_TEMPLATES = {"config": "config.pbtxt.jinja", "readme": "triton_readme.md.jinja"}
 _DATA_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 _TYPICAL_ROWS = 4
 _BOX_POINTS = 2
@@ -179,8 +179,9 @@ def model_config(
         extreme: {spec.name: _shape(spec, count, settings, extreme) for spec in model.inputs}
         for extreme, count in rows.items()
     }
-    return _rendered(
-        "config",
+    return rendered(
+        "config.pbtxt.jinja",
+        quoted=_quoted,
         model=model,
         settings=settings,
         model_file=MODEL_FILE,
@@ -191,20 +192,6 @@ def model_config(
         parameters=parameters,
         bundle=bundle,
     )
-
-
-def _rendered(template: str, **values: object) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("samus_edge.export"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["quoted"] = _quoted
-    return environment.get_template(_TEMPLATES[template]).render(values)
 
 
 def _quoted(text: str) -> str:
@@ -367,7 +354,9 @@ def write_triton_repository(
                 models.append(model)
         manifest = bundle.manifest
         document = json.dumps(to_json(manifest), indent=2, ensure_ascii=False)
-        readme = _rendered("readme", manifest=manifest, models=models, settings=settings)
+        readme = rendered(
+            "triton_readme.md.jinja", manifest=manifest, models=models, settings=settings
+        )
         # The manifest last: a folder without it is no repository that was finished.
         write_files_atomically({draft / "README.md": readme.encode()})
         write_files_atomically({draft / MANIFEST_COPY: f"{document}\n".encode()})

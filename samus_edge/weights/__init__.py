@@ -2,7 +2,7 @@
 
 from samus_edge.weights.checkpoint_file import CheckpointFile, read_checkpoint
 from samus_edge.weights.checkpoint_loading import load_start_weights, model_from_checkpoint
-from samus_edge.weights.lite_medsam import default_checkpoint
+from samus_edge.weights.foreign_checkpoints import default_checkpoint
 from samus_edge.weights.model_file import load_model, save_model
 from samus_edge.weights.transfer import WeightAccount
 

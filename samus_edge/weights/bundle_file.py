@@ -1,10 +1,4 @@
-"""The model inside a bundle: exported graphs back to torch.
-
-Where a graph keeps each tensor of the model: readable names and a map in the metadata.
-
-The map makes a bundle a checkpoint: :func:`samus_edge.weights.bundle_file.load_bundle_model` reads
-the model back from the shipped graphs, bit for bit.
-"""
+"""The model inside a bundle: where its graphs keep each tensor, and the way back to torch, bit for bit."""
 
 import json
 import re
@@ -22,6 +16,7 @@ from samus_edge.modeling.model_parts import fold_constants, samus_hf_tiny, samus
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER, MASK_DECODER
+from samus_edge.weights.model_file import switches_of
 
 TENSOR_MAP_KEY = "samus_edge.tensors"
 """Key of the model's metadata: JSON, model tensor to [initialiser, form]."""
@@ -147,13 +142,8 @@ def _rename(model: ModelProto, names: Mapping[str, str]) -> None:
 
 _BLOCK_PATTERN = r"image_encoder\.blocks\.(\d+)\.(cross_branch\.)?"
 
-FIRST_CNN_KERNEL = "image_encoder.cnn_branch.steps.0.conv.weight"
-"""Of `tiny`."""
-HF_KERNEL = "image_encoder.cnn_branch.hf_conv.weight"
-"""Of `vit_b`."""
-GATE_PREFIX = "image_encoder.cnn_branch.gate."
+# Of `vit_b`; their shapes tell the width and the heads.
 PATCH_KERNEL = "image_encoder.patch_embed.weight"
-"""Of `vit_b`, as is the next one; their shapes tell the width and the heads."""
 FIRST_POSITIONS = "image_encoder.blocks.0.attn.rel_pos_h"
 
 
@@ -190,7 +180,9 @@ def load_bundle_model(folder: Path | None = None) -> SamusHF:
     missing = [name for name in (PATCH_KERNEL, FIRST_POSITIONS) if name not in stored]
     if bundle.manifest.arch == "vit_b" and missing:
         raise _lacking(bundle.path, missing)
-    model = _vit(stored) if bundle.manifest.arch == "vit_b" else _tiny(stored)
+    switches = switches_of({name: values for name, (values, _) in stored.items()})
+    is_vit = bundle.manifest.arch == "vit_b"
+    model = _vit(stored, switches) if is_vit else samus_hf_tiny(**switches)
     fold_constants(model)
     own = model.state_dict()
     missing = sorted(set(own) - set(stored))
@@ -204,15 +196,8 @@ def load_bundle_model(folder: Path | None = None) -> SamusHF:
     return model.eval().requires_grad_(False)
 
 
-def _tiny(stored: Mapping[str, tuple[FloatArray, str]]) -> SamusHF:
-    """A `tiny` with the switches that the stored tensors show."""
-    kernel = stored.get(FIRST_CNN_KERNEL)
-    hf = kernel is None or kernel[0].shape[1] == 2  # grey and high-frequency image
-    return samus_hf_tiny(hf=hf, gate=_has_gate(stored))
-
-
-def _vit(stored: Mapping[str, tuple[FloatArray, str]]) -> SamusHF:
-    """A `vit_b`, of whatever size, with the size and the switches that the stored tensors show."""
+def _vit(stored: Mapping[str, tuple[FloatArray, str]], switches: dict[str, bool]) -> SamusHF:
+    """A `vit_b`, of whatever size, with the size that the stored tensors show."""
     dim = stored[PATCH_KERNEL][0].shape[0]
     head_dim = stored[FIRST_POSITIONS][0].shape[1]
     blocks = [match for name in stored if (match := re.match(_BLOCK_PATTERN, name))]
@@ -221,13 +206,8 @@ def _vit(stored: Mapping[str, tuple[FloatArray, str]]) -> SamusHF:
         depth=len({match[1] for match in blocks}),
         num_heads=dim // head_dim,
         global_blocks=sorted({int(match[1]) for match in blocks if match[2]}),
-        hf=HF_KERNEL in stored,
-        gate=_has_gate(stored),
+        **switches,
     )
-
-
-def _has_gate(stored: Mapping[str, tuple[FloatArray, str]]) -> bool:
-    return any(name.startswith(GATE_PREFIX) for name in stored)
 
 
 def _lacking(folder: Path, names: Sequence[str]) -> WeightsError:

@@ -1,6 +1,5 @@
 """Any checkpoint that a model can start from, recognised by what it holds."""
 
-import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ import torch
 from samus_edge.errors import BadArgumentError, OutputFileError, WeightsError
 from samus_edge.modeling.model_parts import arch_of, build_samus_hf
 from samus_edge.modeling.samus_hf import SamusHF
+from samus_edge.runtime.bundle.records import to_json
 from samus_edge.runtime.images.output_files import sha256_of_file
 from samus_edge.weights.checkpoint_file import CheckpointFile, read_checkpoint
-from samus_edge.weights.lite_medsam import load_lite_medsam
+from samus_edge.weights.foreign_checkpoints import load_lite_medsam, load_sam, load_samus
 from samus_edge.weights.model_file import is_own, load_own, read_settings, save_model, settings_of
-from samus_edge.weights.sam_family import load_sam, load_samus
 from samus_edge.weights.transfer import WeightAccount
 
 
@@ -135,7 +134,7 @@ def convert_checkpoint(
     _check_out(out, checkpoint)
     model, account = model_from_checkpoint(checkpoint, arch, hf=hf, gate=gate)
     settings = {
-        **dataclasses.asdict(settings_of(model)),
+        **to_json(settings_of(model)),
         "converted_from": checkpoint.name,
         "converted_from_sha256": sha256_of_file(checkpoint),
     }

@@ -1,14 +1,12 @@
 """Our own weights on disk: safetensors with the model's settings in the metadata."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from torch import Tensor
 
 from samus_edge.archs import ARCHS
 from samus_edge.errors import WeightsError
@@ -21,11 +19,13 @@ from samus_edge.modeling.model_parts import (
     select_trainable,
 )
 from samus_edge.modeling.samus_hf import SamusHF
+from samus_edge.runtime.bundle.records import JsonValue, from_json, one_of, parse_json, to_json
 from samus_edge.runtime.images.output_files import write_files_atomically
 from samus_edge.weights.checkpoint_file import CheckpointFile, read_safetensors
 from samus_edge.weights.transfer import ConvertedTensors, WeightAccount, transfer
 
 FORMAT = "samus-edge-weights"
+_KIND = "a samus-edge weights file"
 
 TINY_STEM_KERNEL = "image_encoder.cnn_branch.steps.0.conv.weight"
 """Of `tiny`; its input channels are grey and, with the switch `hf`, the high-frequency image."""
@@ -36,14 +36,16 @@ class ModelSettings:
     """What model a weights file holds.
 
     Attributes:
-        arch: one of :data:`samus_edge.archs.ARCHS`.
-        hf: whether the high-frequency image enters the CNN branch.
-        gate: whether the multi-scale attention gate follows the CNN branch.
+        arch: One of :data:`samus_edge.archs.ARCHS`.
+        hf: Whether the high-frequency image enters the CNN branch.
+        gate: Whether the multi-scale attention gate follows the CNN branch.
+        extra: Other settings in the file, those of its training.
     """
 
-    arch: str
+    arch: Annotated[str, one_of(ARCHS)]
     hf: bool
     gate: bool
+    extra: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
 def save_model(model: SamusHF, path: Path, settings: Mapping[str, Any]) -> None:
@@ -77,17 +79,7 @@ def load_model(path: Path) -> SamusHF:
         )
     settings = read_settings(checkpoint)
     model = build_samus_hf(settings.arch, hf=settings.hf, gate=settings.gate)
-    own = model.state_dict()
-    problems = [f"missing {name}" for name in own if name not in tensors]
-    problems += [f"unexpected {name}" for name in tensors if name not in own]
-    problems += [
-        f"{name} {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
-    ]
-    if problems:
-        raise WeightsError(f"{path} does not fit the model: {'; '.join(problems)}.")
-    model.load_state_dict(tensors)
+    transfer(model, ConvertedTensors(tensors), path=path, kind=_KIND, takes_all=True)
     return model.eval().requires_grad_(False)
 
 
@@ -104,23 +96,18 @@ def read_settings(checkpoint: CheckpointFile) -> ModelSettings:
     """
     path, document = checkpoint.path, checkpoint.metadata.get("settings", "")
     try:
-        settings = json.loads(document)
-        arch, hf, gate = settings["arch"], settings["hf"], settings["gate"]
-    except (ValueError, KeyError, TypeError) as err:
+        return from_json(ModelSettings, parse_json(document.encode()))
+    except ValueError as err:
         raise WeightsError(
-            f"{path} does not say what model it holds: its settings are {document!r:.80}, "
+            f"{path} does not say what model it holds ({err}): its settings are {document!r:.80}, "
             "expected JSON with arch, hf and gate."
         ) from err
-    if arch not in ARCHS:
-        raise WeightsError(
-            f"{path} holds the architecture {arch!r}; this version knows {', '.join(ARCHS)}."
-        )
-    return ModelSettings(arch, bool(hf), bool(gate))
 
 
 def settings_of(model: SamusHF) -> ModelSettings:
     """What a model is, by its modules and tensors."""
-    return ModelSettings(arch_of(model), **_switches(model.state_dict()))
+    switches = switches_of(model.state_dict())
+    return ModelSettings(arch_of(model), hf=switches["hf"], gate=switches["gate"])
 
 
 def load_own(model: SamusHF, checkpoint: CheckpointFile) -> WeightAccount:
@@ -132,7 +119,7 @@ def load_own(model: SamusHF, checkpoint: CheckpointFile) -> WeightAccount:
         WeightsError: if the weights do not fit, or were trained with a switch that is off now.
     """
     target = model.state_dict()
-    trained, wanted = _switches(checkpoint.tensors), _switches(target)
+    trained, wanted = switches_of(checkpoint.tensors), switches_of(target)
     lost = [name for name in trained if trained[name] and not wanted[name]]
     if lost:
         raise WeightsError(
@@ -149,13 +136,13 @@ def load_own(model: SamusHF, checkpoint: CheckpointFile) -> WeightAccount:
         model,
         converted,
         path=checkpoint.path,
-        kind="a samus-edge weights file",
-        new_parts=ADDED_PARTS,
+        kind=_KIND,
+        may_be_new=ADDED_PARTS,
     )
 
 
-def _switches(tensors: Mapping[str, Tensor]) -> dict[str, bool]:
-    """The switches of the model that a state dict is of."""
+def switches_of(tensors: Mapping[str, Any]) -> dict[str, bool]:
+    """The switches `hf` and `gate` of the model that a state dict is of, of tensors or arrays."""
     kernel = tensors.get(TINY_STEM_KERNEL)
     is_tiny_hf = kernel is not None and kernel.ndim == 4 and kernel.shape[1] == 2
     return {
@@ -169,9 +156,9 @@ class ModelReport:
     """A model's parts.
 
     Attributes:
-        source: the weights file; None for an architecture alone.
-        settings: the architecture and its switches.
-        parts: parameters of each part; trainable are those that a training changes by default.
+        source: The weights file; None for an architecture alone.
+        settings: The architecture and its switches.
+        parts: Parameters of each part; trainable are those that a training changes by default.
     """
 
     source: Path | None
@@ -201,8 +188,8 @@ class ModelReport:
         """As the document that `samus-edge info --json` prints."""
         return {
             "weights": None if self.source is None else str(self.source),
-            **dataclasses.asdict(self.settings),
-            "parts": [dataclasses.asdict(part) for part in self.parts],
+            **to_json(self.settings),
+            "parts": [to_json(part) for part in self.parts],
             "parameters": self.parameters,
             "trainable": self.trainable,
         }

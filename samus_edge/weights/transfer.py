@@ -1,6 +1,6 @@
 """Converted checkpoint tensors into a model, with an account of every one."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,11 +17,11 @@ class WeightAccount:
     """What happened to every tensor of a model and of the checkpoint that it was started from.
 
     Attributes:
-        source: what the weights were loaded from.
-        taken: model tensors copied unchanged.
-        adapted: model tensors computed from a checkpoint tensor, with how.
-        new: model tensors that keep their own initial value.
-        left_over: checkpoint tensors that no model tensor uses.
+        source: What the weights were loaded from.
+        taken: Model tensors copied unchanged.
+        adapted: Model tensors computed from a checkpoint tensor, with how.
+        new: Model tensors that keep their own initial value.
+        left_over: Checkpoint tensors that no model tensor uses.
     """
 
     source: str
@@ -64,9 +64,9 @@ class ConvertedTensors:
     """Checkpoint tensors under the names of our model.
 
     Attributes:
-        tensors: by our names.
-        adapted: how, for those that are not as they were in the checkpoint.
-        left_over: names in the checkpoint that our model has no use for.
+        tensors: Tensors by our names.
+        adapted: How those were computed that are not as they were in the checkpoint.
+        left_over: Names in the checkpoint that our model has no use for.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -80,25 +80,32 @@ def transfer(
     *,
     path: Path,
     kind: str,
-    new_parts: Collection[str],
+    may_be_new: tuple[str, ...] = (),
+    takes_all: bool = False,
 ) -> WeightAccount:
     """Copy tensors into a model, in place; a checkpoint that does not fit changes nothing.
 
     Args:
-        model: the model.
-        converted: tensors by the model's names.
-        path: the checkpoint, for errors.
-        kind: what the checkpoint is, for the account and for errors.
-        new_parts: parts that may keep their initial values; see :mod:`model_parts`.
+        model: The model.
+        converted: Tensors by the model's names.
+        path: The checkpoint, for errors.
+        kind: What the checkpoint is, for the account and for errors.
+        may_be_new: Parts of the model, or beginnings of names, that may keep their initial values.
+        takes_all: Whether a tensor that the model does not have is an error.
 
     Raises:
-        WeightsError: naming tensors that are missing, of another shape or not finite.
+        WeightsError: naming tensors that are missing, unknown, of another shape or not finite.
     """
     target = model.state_dict()
     parts = parts_of(target)
     missing = [
-        name for name in target if name not in converted.tensors and parts[name] not in new_parts
+        name
+        for name in target
+        if name not in converted.tensors
+        and parts[name] not in may_be_new
+        and not name.startswith(may_be_new)
     ]
+    unused = [*converted.left_over, *(name for name in converted.tensors if name not in target)]
     misshapen = [
         f"{name} {tuple(value.shape)}, expected {tuple(target[name].shape)}"
         for name, value in converted.tensors.items()
@@ -113,14 +120,17 @@ def transfer(
         f"{problem}: {_named(names)}"
         for problem, names in (
             ("missing", missing),
+            ("unknown", unused if takes_all else []),
             ("of another shape", misshapen),
             ("with NaN or infinite values", not_finite),
         )
         if names
     ]
     if problems:
-        raise WeightsError(f"{path} is not {kind} that fits the model; {'; '.join(problems)}.")
-    unused = [name for name in converted.tensors if name not in target]
+        raise WeightsError(
+            f"{path} is not {kind} that fits the model; {'; '.join(problems)}. "
+            "Give the whole file, as it was published or saved."
+        )
     used: Mapping[str, Tensor] = {
         name: value for name, value in converted.tensors.items() if name in target
     }
@@ -130,7 +140,7 @@ def transfer(
         taken=tuple(name for name in used if name not in converted.adapted),
         adapted={name: how for name, how in converted.adapted.items() if name in used},
         new=tuple(name for name in target if name not in used),
-        left_over=(*converted.left_over, *unused),
+        left_over=tuple(unused),
     )
 
 

@@ -60,7 +60,9 @@ def test_lite_medsam_becomes_weights_of_our_own(
     outcome = run("convert", *arguments)
     assert (outcome.exit_code, outcome.stderr) == (0, "")
     lines = outcome.stdout.splitlines()
-    assert lines[0].startswith("weights from LiteMedSAM (lite_medsam.pth): 423 tensors taken, 12 ")
+    assert lines[0].startswith(
+        "weights from LiteMedSAM's checkpoint (lite_medsam.pth): 423 tensors taken, 12 "
+    )
     assert any("inflated to a binomial 3x3" in line for line in lines)
     assert lines[-1] == f"weights: {out}"
     with safe_open(str(out), framework="pt") as file:

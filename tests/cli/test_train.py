@@ -17,7 +17,7 @@ import yaml
 
 from samus_edge.errors import MissingExtraError
 from samus_edge.training.checkpoint import load_state
-from samus_edge.weights.lite_medsam import default_checkpoint
+from samus_edge.weights.foreign_checkpoints import default_checkpoint
 from samus_edge.weights.model_file import load_model
 
 Run = Callable[..., Any]

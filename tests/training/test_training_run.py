@@ -16,7 +16,7 @@ from samus_edge.training.batches import StageProgress, TrainingData
 from samus_edge.training.config import TrainConfig, config_document, read_config
 from samus_edge.training.trainer import StepRecord, Trainer
 from samus_edge.training.training_run import prepare_training, run_training, started_model
-from samus_edge.weights.lite_medsam import default_checkpoint
+from samus_edge.weights.foreign_checkpoints import default_checkpoint
 from samus_edge.weights.model_file import save_model
 
 
@@ -54,7 +54,7 @@ def test_the_switches_reach_the_model(checkpoint: Path) -> None:
 def test_tiny_starts_from_lite_medsam_by_default(checkpoint: Path) -> None:
     model, account = started_model(TrainConfig(), None)
     given, _ = started_model(TrainConfig(), checkpoint)
-    assert account.source == "LiteMedSAM (lite_medsam.pth)"
+    assert account.source == "LiteMedSAM's checkpoint (lite_medsam.pth)"
     state = given.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 

@@ -68,7 +68,7 @@ def test_fresh_parts_depend_on_the_seed_alone_and_own_weights_come_back(
     again, _ = model_from_checkpoint(path, "tiny", gate=False)
     states = [model.state_dict() for model in (first, again)]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
-    assert account.source == "LiteMedSAM (lite_medsam.pth)"
+    assert account.source == "LiteMedSAM's checkpoint (lite_medsam.pth)"
     assert first.training and all(p.requires_grad for p in first.parameters())
 
     own = tmp_path / "own.safetensors"

@@ -1,13 +1,21 @@
 """`samus-edge info`: what is in a bundle, or in a model."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from textwrap import wrap
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from samus_edge.archs import check_arch
 
+if TYPE_CHECKING:
+    from samus_edge.runtime.bundle.bundle import Bundle
+    from samus_edge.runtime.bundle.manifest import GraphRecord
+
 __all__ = ["command"]
+
+_WIDTH = 100
 
 
 def command(
@@ -50,13 +58,16 @@ def command(
         return
     # Here, so that --help answers at once.
     from samus_edge.runtime.bundle.bundle import Bundle
-    from samus_edge.runtime.bundle.bundle_report import bundle_json, bundle_lines
 
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle)  # which verifies the hashes
     if as_json:
         import json
 
-        typer.echo(json.dumps(bundle_json(opened), indent=2, allow_nan=False))
+        from samus_edge.runtime.bundle.records import to_json
+
+        manifest = to_json(opened.manifest)
+        document = {"path": str(opened.path), "hashes_verified": True, "manifest": manifest}
+        typer.echo(json.dumps(document, indent=2, allow_nan=False))
     else:
         typer.echo("\n".join(bundle_lines(opened)))
 
@@ -84,3 +95,74 @@ def _show_model(arch: str | None, weights: Path | None, as_json: bool) -> None:
     for size in report.parts:
         table.add_row(size.part, f"{size.parameters:,}", f"{size.trainable:,}")
     Console().print(table)
+
+
+def bundle_lines(bundle: "Bundle") -> list[str]:
+    """An opened bundle as the lines that `samus-edge info` prints for people."""
+    from samus_edge.runtime.bundle.bundle import available_precisions
+
+    manifest = bundle.manifest
+    versions = ", ".join(f"{name} {value}" for name, value in manifest.created_with.items())
+    version = manifest.format_version
+    lines = [
+        f"{manifest.name}: {manifest.model} ({manifest.arch}), bundle format {version}",
+        f"  path: {bundle.path}",
+        f"  weights: sha256 {manifest.weights_sha256}",
+        f"  made with: {versions or 'not recorded'}",
+        f"  mask threshold: logit > {manifest.mask_threshold:g}",
+        "",
+        f"graphs ({len(manifest.graphs)}, SHA-256 of each verified)",
+    ]
+    for name, record in manifest.graphs.items():
+        lines += _graph_lines(name, record)
+    lines += ["", "precisions"]
+    for name, graphs in available_precisions(bundle).items():
+        lines.append(f"  {name}: {graphs.image_encoder} with {graphs.mask_decoder}")
+    for title, measured in (
+        ("parity", manifest.parity),
+        ("accuracy", manifest.accuracy),
+        ("verification", manifest.verification),
+    ):
+        lines += ["", title, *(_tree_lines(measured, "  ") if measured else ["  not measured"])]
+    lines += ["", "intended use", *_paragraph(manifest.intended_use)]
+    if manifest.limits:
+        lines += ["", "limits", *_bullets(manifest.limits)]
+    lines += ["", f"licence: {manifest.licence}"]
+    if manifest.credits:
+        lines += ["", "credits", *_bullets(manifest.credits)]
+    return lines
+
+
+def _graph_lines(name: str, record: "GraphRecord") -> list[str]:
+    stored = record.weight_storage
+    weights = "" if stored == record.precision else f" with {stored} weights"
+    size = f"{record.size_bytes / 1e6:.2f} MB"
+    return [
+        f"  {name}: {record.file}, {size}, {record.precision}{weights}, opset {record.opset}",
+        f"    sha256 {record.sha256}",
+        *(f"    input   {spec}" for spec in record.inputs),
+        *(f"    output  {spec}" for spec in record.outputs),
+    ]
+
+
+def _tree_lines(value: Mapping[str, object], indent: str) -> Iterator[str]:
+    """Nested measurements, one per line."""
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            yield f"{indent}{name}"
+            yield from _tree_lines(item, indent + "  ")
+        elif isinstance(item, float):
+            yield f"{indent}{name}: {item:.6g}"
+        else:
+            yield f"{indent}{name}: {item}"
+
+
+def _paragraph(text: str) -> list[str]:
+    return wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="  ")
+
+
+def _bullets(texts: tuple[str, ...]) -> list[str]:
+    lines = []
+    for text in texts:
+        lines += wrap(text, _WIDTH, initial_indent="  - ", subsequent_indent="    ")
+    return lines

@@ -1,5 +1,6 @@
 """`samus-edge info`."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -8,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from samus_edge.cli.info import bundle_lines
 from samus_edge.modeling import samus_hf_tiny
-from samus_edge.runtime.bundle.bundle import default_bundle_path
+from samus_edge.runtime.bundle.bundle import Bundle, default_bundle_path
 from samus_edge.weights.model_file import save_model
 
 Run = Callable[..., Any]
@@ -21,6 +23,7 @@ def test_json_is_one_document_with_the_manifest(run: Run, bundle: Path) -> None:
     document = json.loads(outcome.stdout)
     assert document["manifest"] == json.loads((bundle / "manifest.json").read_text("utf-8"))
     assert document["hashes_verified"] is True
+    assert document["path"] == str(bundle)
 
 
 def test_text_names_graphs_and_hashes(run: Run, bundle: Path) -> None:
@@ -125,3 +128,44 @@ def test_an_unknown_bundle_is_one_line_and_exit_code_1(run: Run, tmp_path: Path)
     assert (outcome.exit_code, outcome.stdout) == (1, "")
     assert "nowhere does not exist" in outcome.stderr
     assert outcome.stderr.count("\n") == 1
+
+
+def test_the_lines_name_all_that_matters(disc_bundle: Path) -> None:
+    bundle = Bundle.open(disc_bundle)
+    text = "\n".join(bundle_lines(bundle))
+    for part in (
+        "discs: samus_hf (tiny), bundle format 1.1",
+        str(disc_bundle),
+        "made with: samus_edge 0.1.0",
+        "SHA-256 of each verified",
+        bundle.graph_record("image_encoder").sha256,
+        "fp32, opset 18",
+        "input   image uint8 (B, H, W)",
+        "output  low_res_masks float32 (N, 4, 128, 128)",
+        "max_abs_difference: 0.00012",
+        "    dice: 0.9",
+        "Tests of the runtime.",
+        "  - Draws discs.",
+        "licence: Apache-2.0",
+        "  - nobody",
+    ):
+        assert part in text
+
+
+def test_what_was_not_measured_is_said(disc_bundle: Path) -> None:
+    bundle = Bundle.open(disc_bundle)
+    manifest = dataclasses.replace(bundle.manifest, parity={}, accuracy={}, limits=(), credits=())
+    lines = bundle_lines(dataclasses.replace(bundle, manifest=manifest))
+    assert lines[lines.index("parity") + 1] == "  not measured"
+    assert lines[lines.index("accuracy") + 1] == "  not measured"
+    assert "limits" not in lines
+
+
+def test_half_stored_weights_are_said(disc_bundle: Path) -> None:
+    bundle = Bundle.open(disc_bundle)
+    half = dataclasses.replace(bundle.graph_record("image_encoder"), weight_storage="fp16")
+    manifest = dataclasses.replace(
+        bundle.manifest, graphs={**bundle.manifest.graphs, "image_encoder": half}
+    )
+    text = "\n".join(bundle_lines(dataclasses.replace(bundle, manifest=manifest)))
+    assert "fp32 with fp16 weights" in text

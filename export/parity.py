@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -92,7 +92,7 @@ def measure_parity(
             for prompt in _random_prompts(frame.shape[1], frame.shape[0], rng):
                 prompts += 1
                 for multimask in (False, True):
-                    options: PromptArguments = {**prompt, "multimask_output": multimask}
+                    options: dict[str, Any] = {**prompt, "multimask_output": multimask}
                     shipped = segmenter.predict(shipped_embedding, **options)
                     expected = reference.predict(embedding, **options)
                     logit_errors.append(
@@ -110,16 +110,7 @@ def measure_parity(
     )
 
 
-class PromptArguments(TypedDict, total=False):
-    """Arguments of a `predict` call."""
-
-    boxes: npt.NDArray[np.float32]
-    point_coords: npt.NDArray[np.float32]
-    point_labels: npt.NDArray[np.int32]
-    multimask_output: bool
-
-
-def _random_prompts(width: int, height: int, rng: np.random.Generator) -> list[PromptArguments]:
+def _random_prompts(width: int, height: int, rng: np.random.Generator) -> list[dict[str, Any]]:
     """A box; a box and a point; two points of both labels; in pixels of the frame."""
     last = np.array([width - 1, height - 1])
     boxes = []

@@ -48,9 +48,7 @@ def mask() -> Mask:
 def test_every_edge_of_a_loose_box_is_out_by_its_share_of_the_side(mask: Mask) -> None:
     np.testing.assert_allclose(margin_box(mask, 0.15), [85, 44, 214, 95])
     np.testing.assert_allclose(margin_box(mask, -0.10), [110, 54, 189, 85])
-
-
-def test_a_loose_box_is_cut_off_at_the_image(mask: Mask) -> None:
+    # What sticks out of the image is cut off.
     mask[:, :5] = False
     mask[0:40, 0:50] = True  # now columns 0 to 199, rows 0 to 89
     np.testing.assert_allclose(margin_box(mask, 0.20), [0, 0, 239, 107])
@@ -121,13 +119,6 @@ def test_bad_amounts_raise_with_their_value() -> None:
         OffsetPointProtocol(1.0)
 
 
-@pytest.fixture
-def report(fake_busi: Path, box_filler: Any) -> Any:
-    """All lines on two cases with three lesions."""
-    cases = list_cases(fake_busi, ["benign/benign (1)", "benign/benign (2)"])
-    return evaluate(box_filler, cases, variants=robustness_variants())
-
-
 def test_the_table_has_every_change_of_the_specification() -> None:
     levels: dict[str, list[str]] = {}
     for check in robustness_checks():
@@ -143,12 +134,14 @@ def test_the_table_has_every_change_of_the_specification() -> None:
     }
 
 
-def test_each_image_is_encoded_once_for_all_its_prompts(report: Any, box_filler: Any) -> None:
+def test_lines_are_compared_with_their_reference_on_the_same_lesions(
+    fake_busi: Path, box_filler: Any
+) -> None:
+    cases = list_cases(fake_busi, ["benign/benign (1)", "benign/benign (2)"])
+    report = evaluate(box_filler, cases, variants=robustness_variants())
+    # Each image is encoded once for all its prompts.
     images = {variant.image for variant in robustness_variants()}
     assert len(box_filler.encoded) == 2 * len(images) == 2 * 24
-
-
-def test_lines_are_compared_with_their_reference_on_the_same_lesions(report: Any) -> None:
     rows = {(row.change, row.level, row.prompt): row for row in robustness_table(report.scores, 0)}
     exact = rows["box jitter", "0 %", "box_exact"]
     assert (exact.dice.mean, exact.dice_change) == (1.0, 0.0)
@@ -168,12 +161,8 @@ def test_lines_are_compared_with_their_reference_on_the_same_lesions(report: Any
     points = rows["point off centre", "30 %", "point_off_30%"]
     assert points.low_dice_lesions == points.lesions == 3  # nothing found at points
     assert loose.low_dice_lesions == int(np.sum([large, large, small] < np.float64(LOW_DICE)))
-
-
-def test_a_resized_frame_changes_little(report: Any) -> None:
-    rows = {(row.level, row.prompt): row for row in robustness_table(report.scores, 0)}
     # Masks go through 1024x768 and back to 80x60 with edges on other pixels by less than one.
-    assert abs(rows["1024x768", "box_5%"].dice_change) < 0.05
+    assert abs(rows["frame size", "1024x768", "box_5%"].dice_change) < 0.05
 
 
 def test_missing_lines_are_named(fake_busi: Path, box_filler: Any) -> None:

@@ -1,8 +1,6 @@
 """The verification as a page, and the pictures in it."""
 
 import base64
-import html.parser
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,44 +13,10 @@ from samus_edge.data.dataset import load_subsets
 from samus_edge.verification.frames import frames_of_images, lesions_of_cases
 from samus_edge.verification.html_report import draw_disagreement, render_verification
 from samus_edge.verification.verify_bundle import VerificationResult, verify_bundle
+from tests.reporting.pages import checked_page
 
-VOID = {"meta", "img"}
 CYAN, YELLOW, MAGENTA = (0, 229, 255), (255, 214, 0), (255, 92, 255)
 JPEG_PX = 3  # how far JPEG may move a size
-
-
-class Checker(html.parser.HTMLParser):
-    """Checks that tags are balanced; collects text and the sources of images."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.text = ""
-        self.images: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Remember what has to be closed."""
-        self.images += [value or "" for name, value in attrs if name == "src"]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        """Close the latest."""
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        """Collect text."""
-        self.text += f"{data}\n"
-
-
-def checked(page: str) -> Checker:
-    """A page that is whole and asks for nothing from elsewhere."""
-    checker = Checker()
-    checker.feed(page)
-    assert checker.open == []
-    assert all(image.startswith("data:image/jpeg;base64,") for image in checker.images)
-    assert "<script" not in page and not re.search(r"https?://", page)
-    return checker
 
 
 def has_colour(picture: Any, colour: tuple[int, int, int]) -> bool:
@@ -79,7 +43,7 @@ def result(
 
 
 def test_the_page_says_what_failed_and_shows_it(result: VerificationResult) -> None:
-    page = checked(render_verification(result, {"command": "samus-edge verify"}))
+    page = checked_page(render_verification(result, {"command": "samus-edge verify"}))
     assert "Verification: failed" in page.text
     assert "<BUSI> & more" in page.text and "samus-edge verify" in page.text
     for line in result.failures():
@@ -115,7 +79,7 @@ def test_without_differences_or_true_masks(
     source = frames_of_images({"a": np.full((64, 64), 51, np.uint8)})
     folder = disc_precisions({"fp16": make_precision(logit_shift=-20)})
     passed = verify_bundle(folder, source, ["fp32"], threads=1, pictures=1)
-    page = checked(render_verification(passed, {}))
+    page = checked_page(render_verification(passed, {}))
     assert "Verification: passed" in page.text
     assert "true masks of these frames are not known" in page.text
     assert page.images == [] and "every mask equals" in page.text
@@ -123,7 +87,7 @@ def test_without_differences_or_true_masks(
     picture = draw_disagreement(failed.disagreements[0])
     assert has_colour(picture, CYAN) and has_colour(picture, YELLOW)
     assert not has_colour(picture, MAGENTA)
-    assert len(checked(render_verification(failed, {})).images) == 1
+    assert len(checked_page(render_verification(failed, {})).images) == 1
 
 
 def test_an_empty_mask_can_be_drawn(

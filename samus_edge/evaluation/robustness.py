@@ -47,17 +47,12 @@ from samus_edge.evaluation.summary import (
 )
 
 __all__ = [
-    "BOX_MARGINS",
     "LOW_DICE",
-    "POINT_OFFSETS",
     "BoxAndPointProtocol",
     "MarginBoxProtocol",
     "OffsetPointProtocol",
-    "RobustnessCheck",
     "RobustnessRow",
     "loose_box_sweep",
-    "margin_box",
-    "offset_point",
     "robustness_checks",
     "robustness_table",
     "robustness_variants",
@@ -78,15 +73,16 @@ class MarginBoxProtocol:
     """Prompt with the lesion's box, every edge too far out, or every edge too far in."""
 
     margin: float
-    """Movement of each edge outwards, as a fraction of the box's width or height; negative inwards.
-    Above -0.5, at most 1, not 0."""
+    """Movement of each edge outwards, as a fraction of the box's width (left and right edge) or height,
+    counted in pixels (x2 - x1 + 1); negative inwards. Above -0.5, at most 1, not 0. At 0.15 the box is
+    1.3 times as wide and as high as the lesion."""
 
     def __post_init__(self) -> None:
         """Check the margin."""
-        _check_margin(self.margin)
-        if self.margin == 0.0:
+        if not -0.5 < self.margin <= 1.0 or self.margin == 0.0:
             raise BadArgumentError(
-                "margin must not be 0, got 0.0. The exact box is BoxProtocol(jitter=0.0)."
+                f"margin must be above -0.5, at most 1 and not 0, got {self.margin}. The exact box is "
+                "BoxProtocol(jitter=0.0)."
             )
 
     @property
@@ -96,16 +92,27 @@ class MarginBoxProtocol:
         return f"box_{kind}_{abs(self.margin) * 100:g}%"
 
     def prompt(self, mask: Mask, rng: np.random.Generator) -> Prompt:
-        """The `margin_box`; draws nothing."""
-        return Prompt(box=margin_box(mask, self.margin))
+        """The box, inside the image: what sticks out is cut off, so the box of a lesion at the border
+        is looser on the other sides only. Draws nothing."""
+        x1, y1, x2, y2 = mask_box(mask).astype(np.float64)
+        dx, dy = self.margin * (x2 - x1 + 1.0), self.margin * (y2 - y1 + 1.0)
+        left, right = ordered_edges(x1 - dx, x2 + dx, mask.shape[1] - 1.0)
+        top, bottom = ordered_edges(y1 - dy, y2 + dy, mask.shape[0] - 1.0)
+        return Prompt(box=np.array([left, top, right, bottom], dtype=np.float32))
 
 
 @dataclass(frozen=True)
 class OffsetPointProtocol:
-    """Prompt with one foreground point beside the lesion's centre, in a random direction."""
+    """Prompt with one foreground point beside the lesion's centre, in a random direction.
+
+    It lies on an ellipse around `centre_point`. If the pixel that it falls in does not belong to the
+    mask, the centre of the nearest mask pixel instead (the first in reading order among equals): a user
+    who misses the centre still clicks on the lesion.
+    """
 
     offset: float
-    """Distance from the centre as a fraction of the lesion's width and height; above 0, below 1."""
+    """Half axes of the ellipse as a fraction of the lesion's width and height (of its box, in pixels);
+    above 0, below 1. 0.5 would be the outline of an elliptic lesion."""
 
     def __post_init__(self) -> None:
         """Check the offset."""
@@ -118,8 +125,19 @@ class OffsetPointProtocol:
         return f"point_off_{self.offset * 100:g}%"
 
     def prompt(self, mask: Mask, rng: np.random.Generator) -> Prompt:
-        """The `offset_point`."""
-        return Prompt(points=offset_point(mask, self.offset, rng)[None])
+        """The point; one number, the direction, is drawn."""
+        box = mask_box(mask).astype(np.float64)
+        angle = rng.uniform(0.0, 2.0 * math.pi)
+        half_axes = self.offset * (box[2:] - box[:2] + 1.0)  # (2,)
+        direction = np.array([math.cos(angle), math.sin(angle)])
+        x, y = centre_point(mask).astype(np.float64) + half_axes * direction
+        column, row = math.floor(x + 0.5), math.floor(y + 0.5)
+        inside = 0 <= row < mask.shape[0] and 0 <= column < mask.shape[1]
+        if not (inside and mask[row, column]):
+            rows, columns = np.nonzero(mask)
+            nearest = int(np.argmin((columns - x) ** 2 + (rows - y) ** 2))
+            x, y = columns[nearest], rows[nearest]
+        return Prompt(points=np.array([[x, y]], dtype=np.float32))
 
 
 @dataclass(frozen=True)
@@ -140,66 +158,6 @@ class BoxAndPointProtocol:
 def loose_box_sweep() -> tuple[MarginBoxProtocol, ...]:
     """A protocol of boxes too loose by each of ``BOX_MARGINS``."""
     return tuple(MarginBoxProtocol(margin) for margin in BOX_MARGINS)
-
-
-def margin_box(mask: Mask, margin: float) -> npt.NDArray[np.float32]:
-    """The tight box around a mask with each edge moved by the same fraction of its side.
-
-    Args:
-        mask: (H, W), not empty.
-        margin: Movement outwards as a fraction of the box's width (left and right edge) or height,
-            counted in pixels (x2 - x1 + 1); negative inwards. Above -0.5, at most 1. At 0.15 the
-            box is 1.3 times as wide and as high as the lesion.
-
-    Returns:
-        (4,) XYXY, x1 < x2 and y1 < y2, inside the image (0..W-1, 0..H-1): what sticks out is cut
-        off, so the box of a lesion at the border is looser on the other sides only.
-
-    Raises:
-        ValueError: If the mask is empty or not two-dimensional, or if ``margin`` is out of range.
-    """
-    _check_margin(margin)
-    x1, y1, x2, y2 = mask_box(mask).astype(np.float64)
-    dx, dy = margin * (x2 - x1 + 1.0), margin * (y2 - y1 + 1.0)
-    left, right = ordered_edges(x1 - dx, x2 + dx, mask.shape[1] - 1.0)
-    top, bottom = ordered_edges(y1 - dy, y2 + dy, mask.shape[0] - 1.0)
-    return np.array([left, top, right, bottom], dtype=np.float32)
-
-
-def offset_point(mask: Mask, offset: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """A click beside the lesion's centre, and still on the lesion.
-
-    Args:
-        mask: (H, W), not empty.
-        offset: The point lies on an ellipse around `centre_point` whose half axes are this fraction
-            of the lesion's width and height (of its box, in pixels). 0.5 would be the outline of an
-            elliptic lesion.
-        rng: Source of randomness; one number, the direction, is drawn.
-
-    Returns:
-        (2,) x, y. If the pixel that the point falls in does not belong to the mask, the centre of
-        the nearest mask pixel instead (the first in reading order among equals): a user who misses
-        the centre still clicks on the lesion.
-
-    Raises:
-        ValueError: If the mask is empty or not two-dimensional.
-    """
-    box = mask_box(mask).astype(np.float64)
-    angle = rng.uniform(0.0, 2.0 * math.pi)
-    half_axes = offset * (box[2:] - box[:2] + 1.0)  # (2,)
-    x, y = centre_point(mask).astype(np.float64) + half_axes * (math.cos(angle), math.sin(angle))
-    column, row = math.floor(x + 0.5), math.floor(y + 0.5)
-    inside = 0 <= row < mask.shape[0] and 0 <= column < mask.shape[1]
-    if inside and mask[row, column]:
-        return np.array([x, y], dtype=np.float32)
-    rows, columns = np.nonzero(mask)
-    nearest = int(np.argmin((columns - x) ** 2 + (rows - y) ** 2))
-    return np.array([columns[nearest], rows[nearest]], dtype=np.float32)
-
-
-def _check_margin(margin: float) -> None:
-    if not -0.5 < margin <= 1.0:
-        raise BadArgumentError(f"margin must be above -0.5 and at most 1, got {margin}.")
 
 
 LOW_DICE: Final = 0.6
@@ -302,14 +260,14 @@ def robustness_table(scores: Sequence[InstanceScore], seed: int) -> tuple[Robust
     """Make the table from scores.
 
     Args:
-        scores: Scores of an evaluation with `robustness_variants`, of the same lesions throughout.
-        seed: Seed of the bootstrap; each line starts from it anew.
+        scores: scores of an evaluation with `robustness_variants`, of the same lesions throughout.
+        seed: seed of the bootstrap; each line starts from it anew.
 
     Returns:
         One row per `robustness_checks`.
 
     Raises:
-        ValueError: If the scores of a line are missing.
+        BadArgumentError: if the scores of a line are missing.
     """
     by_line: dict[tuple[str, str], list[InstanceScore]] = {}
     for score in scores:

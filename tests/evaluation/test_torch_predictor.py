@@ -52,29 +52,6 @@ def test_a_box_and_points_in_pixels_of_the_image_reach_the_model(
     np.testing.assert_array_equal(prediction.masks[sure], (upscaled.numpy() > 0)[sure])
 
 
-def test_prompts_of_different_length_keep_their_order(
-    predictor: TorchPredictor, asset_frames: list[AssetFrame]
-) -> None:
-    embedding = predictor.encode(asset_frames[-1].image)
-    points = np.array([[[5, 6], [20, 21]], [[9, 3], [0, 0]], [[30, 8], [12, 2]]], np.float32)
-    labels = np.array([[1, 0], [1, -1], [0, 1]])
-    together = predictor.predict(
-        embedding, point_coords=points, point_labels=labels, multimask_output=True
-    )
-    assert together.low_res_logits.shape == (3, 3, 128, 128)
-    for row in range(3):
-        count = int((labels[row] >= 0).sum())
-        alone = predictor.predict(
-            embedding,
-            point_coords=points[row : row + 1, :count],
-            point_labels=labels[row : row + 1, :count],
-            multimask_output=True,
-        )
-        np.testing.assert_allclose(
-            together.low_res_logits[row], alone.low_res_logits[0], rtol=0, atol=TOLERANCE
-        )
-
-
 def test_wrong_prompts_are_refused_as_by_the_runtime(
     predictor: TorchPredictor, random_bundle: Path, asset_frames: list[AssetFrame]
 ) -> None:

@@ -19,6 +19,9 @@ failed: exit code 1. Whatever else reaches the command line or the service is a 
 its traceback, exit code 1, status 500.
 """
 
+import json
+from importlib.metadata import PackageNotFoundError, distribution
+
 __all__ = [
     "BackendError",
     "BadArgumentError",
@@ -31,6 +34,9 @@ __all__ = [
     "OutputFileError",
     "SamusEdgeError",
     "WeightsError",
+    "explain_import_error",
+    "install_command",
+    "missing_extra",
 ]
 
 
@@ -76,3 +82,103 @@ class BackendError(SamusEdgeError):
 
 class JobInterruptedError(SamusEdgeError):
     """A job was asked to stop, and has saved what it had."""
+
+
+# By the module that is imported: what pip calls it, and the extra that brings it.
+_EXTRAS = {
+    "fastapi": ("fastapi", "server"),
+    "highdicom": ("highdicom", "dicom"),
+    "matplotlib": ("matplotlib", "train"),
+    "onnx": ("onnx", "export"),
+    "onnxscript": ("onnxscript", "export"),
+    "prometheus_client": ("prometheus-client", "server"),
+    "pydicom": ("pydicom", "dicom"),
+    "pywt": ("PyWavelets", "train"),
+    "safetensors": ("safetensors", "train"),
+    "starlette": ("fastapi", "server"),
+    "tensorboardX": ("tensorboardX", "train"),
+    "torch": ("torch", "train"),
+    "uvicorn": ("uvicorn", "server"),
+    "websockets": ("websockets", "server"),
+    "yaml": ("PyYAML", "train"),
+}
+# What a plain install brings.
+_BASE = {
+    "PIL": "Pillow",
+    "cv2": "opencv-python-headless",
+    "filelock": "filelock",
+    "jinja2": "jinja2",
+    "numpy": "numpy",
+    "onnxruntime": "onnxruntime",
+}
+
+
+def install_command(extra: str) -> str:
+    """The command that installs an extra: from the folder or archive that this installation came from, if any.
+
+    Args:
+        extra: for example "train"; "" for the package alone.
+    """
+    suffix = f"[{extra}]" if extra else ""
+    try:
+        origin = json.loads(distribution("samus-edge").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, json.JSONDecodeError):
+        origin = {}
+    where = str(origin.get("url", "")).removeprefix("file://") if "dir_info" in origin else ""
+    editable = "-e " if origin.get("dir_info", {}).get("editable") else ""
+    return f"pip install {editable}'{where or 'samus-edge'}{suffix}'"
+
+
+def missing_extra(purpose: str, module: str, *, extra: str | None = None) -> MissingExtraError:
+    """The error of a package that is not installed, with the command that installs it.
+
+    Args:
+        purpose: what needs it, the beginning of the sentence, such as "`samus-edge train`".
+        module: the name that was imported, for example "torch.nn".
+        extra: the extra that brings it all; None for the one that brings this package.
+    """
+    package, brought_by = _EXTRAS[module.partition(".")[0]]
+    return MissingExtraError(
+        f"{purpose} needs {package!r}, which is not installed. Install it with: "
+        f"{install_command(extra or brought_by)}"
+    )
+
+
+def explain_import_error(
+    purpose: str, error: ImportError, *, extra: str | None = None
+) -> SamusEdgeError | None:
+    """What is to be done about a package that is missing, or that is there and does not load.
+
+    Args:
+        purpose: what needs it, as in `missing_extra`.
+        error: as Python raised it.
+        extra: as in `missing_extra`.
+
+    Returns:
+        An error that says so; None if the import that failed is of our own or of an unknown package.
+    """
+    module = (error.name or "").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and module in _EXTRAS:
+        return missing_extra(purpose, module, extra=extra)
+    if isinstance(error, ModuleNotFoundError) and module in _BASE:
+        return MissingExtraError(
+            f"{purpose} needs {_BASE[module]!r}, which is not installed. Install it with: "
+            f"{install_command('')}"
+        )
+    traceback, broken = error.__traceback__, module if module in _BASE else ""
+    while traceback is not None:  # a broken package raises from its own files, without a name
+        name = str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        broken = name if name in _BASE or name in _EXTRAS else broken
+        traceback = traceback.tb_next
+    if not broken:
+        return None
+    package = _BASE.get(broken) or _EXTRAS[broken][0]
+    advice = f"Install it again: pip install --force-reinstall {package}"
+    if broken == "cv2":
+        advice += (
+            ". If a graphics library such as libGL.so.1 is named, another OpenCV package is in the way: "
+            "pip uninstall -y opencv-python opencv-contrib-python first"
+        )
+    return BackendError(
+        f"{purpose} needs {package!r}, which is installed but does not load: {error}. {advice}."
+    )

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from samus_edge.errors import BadArgumentError, MissingExtraError
+from samus_edge.errors import BadArgumentError, missing_extra
 
 __all__ = ["FULL_SCALE", "MIN_BAND_RANGE", "MIN_SUM_RANGE", "high_frequency_image"]
 
@@ -74,10 +74,7 @@ def high_frequency_image(
     try:
         import pywt
     except ImportError as err:
-        raise MissingExtraError(
-            "The reference high-frequency image needs 'PyWavelets', which is not installed. "
-            "Install it with: pip install 'samus-edge[train]'"
-        ) from err
+        raise missing_extra("The reference high-frequency image", "pywt") from err
 
     _, details = pywt.dwt2(image.astype(np.float64), "haar")
     scaled = [_min_max_scale(band, MIN_BAND_RANGE) for band in details]  # 3 of (H', W'), halved

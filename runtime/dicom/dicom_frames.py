@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from samus_edge.errors import ImageFileError, MissingExtraError
+from samus_edge.errors import ImageFileError, missing_extra
 from samus_edge.runtime.images.image_io import MAX_FILE_BYTES, MAX_IMAGE_PIXELS, GreyFrame
 from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
 
@@ -78,10 +78,7 @@ def _require(package: str, module: str) -> None:
     except ModuleNotFoundError:  # of the parent
         is_there = False
     if not is_there:
-        raise MissingExtraError(
-            f"DICOM needs {package!r}, which is not installed. "
-            "Install it with: pip install 'samus-edge[dicom]'"
-        )
+        raise missing_extra("DICOM", package)
 
 
 _SPATIAL_2D = 1  # of Region Spatial Format

@@ -1,8 +1,9 @@
 """The `samus-edge` command: one Typer app, one module per subcommand."""
 
+import logging
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,9 +25,17 @@ from samus_edge.cli import (
     verify,
 )
 from samus_edge.cli import eval as evaluation  # not to hide the builtin
-from samus_edge.errors import JobInterruptedError, SamusEdgeError
+from samus_edge.errors import (
+    BadArgumentError,
+    JobInterruptedError,
+    SamusEdgeError,
+    explain_import_error,
+)
 
 __all__ = ["app", "main"]
+
+_ISSUES = "https://github.com/samus-edge/samus-edge/issues"
+_logger = logging.getLogger("samus_edge")
 
 EXIT_FAILED = 1
 EXIT_BAD_ARGUMENT = 2
@@ -38,7 +47,8 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="samus-edge",
-    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Promptable lesion segmentation in ultrasound, built for the edge. Not a medical device.",
@@ -87,38 +97,87 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 done; 1 the job failed; 2 an argument is wrong; 130 interrupted. For 1 and 2
-        one line on stderr says why. What is none of these is a bug and ends in a traceback.
+        one line on stderr says why. What is none of these is a bug: the line says so, the traceback
+        follows, and the exit code is 1.
     """
     # Paths may hold bytes that are no text in this locale; they shall not make printing fail.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    words = list(sys.argv[1:] if arguments is None else arguments)
     command = typer.main.get_command(app)
     try:
-        result = command.main(
-            args=None if arguments is None else list(arguments),
-            prog_name="samus-edge",
-            standalone_mode=False,
-        )
+        _refuse_repeated(command, words)
+        result = command.main(args=words, prog_name="samus-edge", standalone_mode=False)
     except _UsageError as err:
         return _fail(_usage_message(err), EXIT_BAD_ARGUMENT)
+    except BadArgumentError as err:
+        return _fail(str(err), EXIT_BAD_ARGUMENT)
     except JobInterruptedError as err:
         return _fail(str(err), EXIT_INTERRUPTED)
     except SamusEdgeError as err:
         return _fail(str(err), EXIT_FAILED)
-    except (ValueError, TypeError) as err:
-        if not _is_raised_by_us(err):
-            raise
-        return _fail(str(err), EXIT_BAD_ARGUMENT)
+    except ImportError as err:
+        explained = explain_import_error(_command_name(words), err, extra=_extra_of(words))
+        return _bug(err) if explained is None else _fail(str(explained), EXIT_FAILED)
     except OSError as err:
         return _fail(str(err), EXIT_FAILED)
     except MemoryError:
         return _fail("not enough memory. Use a smaller image or fewer prompts.", EXIT_FAILED)
     except (typer.Abort, KeyboardInterrupt):
         return _fail("interrupted", EXIT_INTERRUPTED)
+    except Exception as err:  # noqa: BLE001  # our own mistakes, which are said to be that
+        return _bug(err)
     if result == EXIT_INTERRUPTED:  # what Typer makes of a first Ctrl-C
         return _fail("interrupted", EXIT_INTERRUPTED)
     return result if isinstance(result, int) else 0
+
+
+def _bug(err: Exception) -> int:
+    """Whatever is neither a wrong argument nor a failed job is our mistake: logged with its traceback."""
+    _fail(
+        f"this is a bug in samus-edge {__version__} ({type(err).__name__}). Please report it: {_ISSUES}",
+        1,
+    )
+    _logger.error("unhandled", exc_info=err)
+    return EXIT_FAILED
+
+
+def _command_name(words: Sequence[str]) -> str:
+    named = next((word for word in words if not word.startswith("-")), "")
+    return f"`samus-edge {named}`" if named else "`samus-edge`"
+
+
+def _extra_of(words: Sequence[str]) -> str | None:
+    """The extra of all that a command needs, not only of the package that it missed first."""
+    return "export" if words and words[0] in ("export", "calibrate") else None
+
+
+def _refuse_repeated(command: Any, words: Sequence[str]) -> None:
+    """An option that takes one value and is given twice would silently lose the first.
+
+    Raises:
+        BadArgumentError: naming the option.
+    """
+    subcommand = command
+    for word in words:
+        found = getattr(subcommand, "commands", {}).get(word)
+        if found is None:
+            break
+        subcommand = found
+    once = {
+        name: parameter
+        for parameter in getattr(subcommand, "params", ())
+        if getattr(parameter, "nargs", 1) == 1 and not getattr(parameter, "multiple", False)
+        for name in parameter.opts
+        if name.startswith("--") and not getattr(parameter, "is_flag", False)
+    }
+    given = [word.partition("=")[0] for word in words]
+    for name in once:
+        if given.count(name) > 1:
+            raise BadArgumentError(
+                f"{name} is given {given.count(name)} times, and takes one value."
+            )
 
 
 def _fail(message: str, exit_code: int) -> int:
@@ -133,17 +192,6 @@ def _usage_message(err: BaseException) -> str:
     context = getattr(err, "ctx", None)
     path = "samus-edge" if context is None else context.command_path
     return f"{message} Try: {path} --help"
-
-
-def _is_raised_by_us(err: BaseException) -> bool:
-    """Whether an error comes from a check in this package, not from a library that it called."""
-    traceback = err.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    if traceback is None:
-        return False
-    module = str(traceback.tb_frame.f_globals.get("__name__", ""))
-    return module.split(".")[0] == "samus_edge"
 
 
 if __name__ == "__main__":

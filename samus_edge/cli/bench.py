@@ -245,15 +245,8 @@ def _plan(
         estimate,
         work_of_bundle,
     )
-    from samus_edge.errors import MissingExtraError
 
-    try:
-        work = work_of_bundle(opened, workload)
-    except ImportError as err:
-        raise MissingExtraError(
-            "Counting what graphs compute needs 'onnx', which is not installed. "
-            "Install it with: pip install 'samus-edge[export]'"
-        ) from err
+    work = work_of_bundle(opened, workload)
     estimates = [each for name in modules for each in estimate(JETSON_MODULES[name], work)]
     document = json.dumps(
         {

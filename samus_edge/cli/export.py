@@ -46,7 +46,8 @@ def command(
     frames: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of real frames (PNG) on which the graphs are compared with torch.",
+            help="Folder of real frames (PNG) on which the graphs are compared with torch. Left out: "
+            "the eight that come with samus-edge.",
             exists=True,
             file_okay=False,
         ),
@@ -187,9 +188,9 @@ def _export_bundle(
     command: str,
 ) -> None:
     if frames is None:
-        raise typer.BadParameter(
-            "is needed to compare the bundle with torch.", param_hint="--frames"
-        )
+        from samus_edge.runtime.bundle.check_frame import FOLDER
+
+        frames = FOLDER
     paths = sorted(frames.glob("*.png"))
     if not paths:
         raise typer.BadParameter(f"{frames} holds no PNG file.", param_hint="--frames")

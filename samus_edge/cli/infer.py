@@ -5,7 +5,13 @@ from typing import Annotated
 
 import typer
 
-from samus_edge.cli.options import parse_box, parse_point, parse_spacing, parse_threads
+from samus_edge.cli.options import (
+    parse_box,
+    parse_point,
+    parse_spacing,
+    parse_threads,
+    silence_opencv,
+)
 
 __all__ = ["command"]
 
@@ -127,12 +133,9 @@ def command(
     points = tuple(parse_point(text) for text in point or ())
 
     # Here, so that --help and a mistyped option answer at once.
-    import cv2
-
     from samus_edge.jobs.segment_file import FileSegmentation, segment_file
 
-    # What is wrong with an image is said once, by us.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    silence_opencv()
     report = segment_file(
         FileSegmentation(
             image=image,

@@ -1,6 +1,6 @@
 """`samus-edge info`: what is in a bundle, or in a model."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated
@@ -39,11 +39,14 @@ def command(
             "--weights", metavar="FILE", help="Show the parts of weights (.safetensors) instead."
         ),
     ] = None,
+    whole: Annotated[
+        bool, typer.Option("--all", help="Also graphs, hashes, parity, verification and credits.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document instead of text.")
     ] = False,
 ) -> None:
-    """Check a bundle's hashes and show its graphs, measurements, licence and intended use.
+    """Check a bundle's hashes and show what it is for, its limits, precisions and accuracy.
 
     With --arch or --weights: how many parameters each part of the model has, and how many of them a
     training changes by default.
@@ -69,7 +72,7 @@ def command(
         document = {"path": str(opened.path), "hashes_verified": True, "manifest": manifest}
         typer.echo(json.dumps(document, indent=2, allow_nan=False))
     else:
-        typer.echo("\n".join(bundle_lines(opened)))
+        typer.echo("\n".join(bundle_lines(opened, whole=whole)))
 
 
 def _show_model(arch: str | None, weights: Path | None, as_json: bool) -> None:
@@ -97,39 +100,48 @@ def _show_model(arch: str | None, weights: Path | None, as_json: bool) -> None:
     Console().print(table)
 
 
-def bundle_lines(bundle: "Bundle") -> list[str]:
-    """An opened bundle as the lines that `samus-edge info` prints for people."""
+def bundle_lines(bundle: "Bundle", *, whole: bool = False) -> list[str]:
+    """An opened bundle as the lines that `samus-edge info` prints for people.
+
+    Args:
+        bundle: as `Bundle.open` gives it, which has verified every graph's hash.
+        whole: the full record: graphs, hashes, everything that was measured.
+    """
     from samus_edge.runtime.bundle.bundle import available_precisions
 
     manifest = bundle.manifest
-    versions = ", ".join(f"{name} {value}" for name, value in manifest.created_with.items())
     version = manifest.format_version
     lines = [
         f"{manifest.name}: {manifest.model} ({manifest.arch}), bundle format {version}",
-        f"  path: {bundle.path}",
-        f"  weights: sha256 {manifest.weights_sha256}",
-        f"  made with: {versions or 'not recorded'}",
-        f"  mask threshold: logit > {manifest.mask_threshold:g}",
-        "",
-        f"graphs ({len(manifest.graphs)}, SHA-256 of each verified)",
+        *("", "intended use", *_paragraph(manifest.intended_use)),
     ]
-    for name, record in manifest.graphs.items():
-        lines += _graph_lines(name, record)
+    if manifest.limits:
+        lines += ["", "limits", *_bullets(manifest.limits)]
     lines += ["", "precisions"]
     for name, graphs in available_precisions(bundle).items():
         lines.append(f"  {name}: {graphs.image_encoder} with {graphs.mask_decoder}")
-    for title, measured in (
-        ("parity", manifest.parity),
-        ("accuracy", manifest.accuracy),
-        ("verification", manifest.verification),
-    ):
-        lines += ["", title, *(_tree_lines(measured, "  ") if measured else ["  not measured"])]
-    lines += ["", "intended use", *_paragraph(manifest.intended_use)]
-    if manifest.limits:
-        lines += ["", "limits", *_bullets(manifest.limits)]
-    lines += ["", f"licence: {manifest.licence}"]
+    lines += ["", "accuracy", *(_tree_lines(manifest.accuracy, "  ") or ["  not measured"])]
+    lines += ["", f"path: {bundle.path}", f"licence: {manifest.licence}"]
+    if not whole:
+        return [
+            *lines,
+            "",
+            "graphs, hashes, parity, verification and credits: samus-edge info --all",
+        ]
     if manifest.credits:
         lines += ["", "credits", *_bullets(manifest.credits)]
+    versions = ", ".join(f"{name} {value}" for name, value in manifest.created_with.items())
+    lines += [
+        "",
+        f"weights: sha256 {manifest.weights_sha256}",
+        f"made with: {versions or 'not recorded'}",
+        f"mask threshold: logit > {manifest.mask_threshold:g}",
+        *("", f"graphs ({len(manifest.graphs)}, SHA-256 of each verified)"),
+    ]
+    for name, record in manifest.graphs.items():
+        lines += _graph_lines(name, record)
+    for title, measured in (("parity", manifest.parity), ("verification", manifest.verification)):
+        lines += ["", title, *(_tree_lines(measured, "  ") or ["  not measured"])]
     return lines
 
 
@@ -145,16 +157,17 @@ def _graph_lines(name: str, record: "GraphRecord") -> list[str]:
     ]
 
 
-def _tree_lines(value: Mapping[str, object], indent: str) -> Iterator[str]:
+def _tree_lines(value: Mapping[str, object], indent: str) -> list[str]:
     """Nested measurements, one per line."""
+    lines = []
     for name, item in value.items():
         if isinstance(item, Mapping):
-            yield f"{indent}{name}"
-            yield from _tree_lines(item, indent + "  ")
+            lines += [f"{indent}{name}", *_tree_lines(item, indent + "  ")]
         elif isinstance(item, float):
-            yield f"{indent}{name}: {item:.6g}"
+            lines.append(f"{indent}{name}: {item:.6g}")
         else:
-            yield f"{indent}{name}: {item}"
+            lines.append(f"{indent}{name}: {item}")
+    return lines
 
 
 def _paragraph(text: str) -> list[str]:

@@ -25,6 +25,7 @@ __all__ = [
     "parse_sizes",
     "parse_spacing",
     "parse_threads",
+    "silence_opencv",
 ]
 
 
@@ -54,6 +55,16 @@ def command_line(context: typer.Context, *, places: bool = True) -> str:
                 text = Path(text).resolve().name
             words += [names[0], text]
     return shlex.join(words)
+
+
+def silence_opencv() -> None:
+    """Say once what is wrong with a file: we do, and OpenCV does not as well."""
+    import cv2
+
+    if hasattr(cv2, "setLogLevel"):  # OpenCV 4
+        cv2.setLogLevel(0)
+    else:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 DataFolder = Annotated[

@@ -55,19 +55,11 @@ def command(
     The page is at http://127.0.0.1:8000/, the description of the interface at /openapi.json. Nothing is sent elsewhere, and
     images are kept in memory alone. Ctrl-C finishes what is under way.
     """
-    try:
-        import uvicorn
+    import uvicorn
 
-        from samus_edge.server.app import create_app
-    except ImportError as err:
-        from samus_edge.errors import MissingExtraError
-
-        raise MissingExtraError(
-            f"Serving needs {err.name!r}, which is not installed. "
-            "Install it with: pip install 'samus-edge[server]'"
-        ) from err
     from samus_edge.runtime.backends.backend_selection import check_backend, check_threads
     from samus_edge.runtime.bundle.bundle import check_precision
+    from samus_edge.server.app import create_app
     from samus_edge.server.observability import log_settings
     from samus_edge.server.settings import ServerSettings
 

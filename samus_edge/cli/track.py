@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samus_edge.cli.options import parse_box, parse_spacing, parse_threads
+from samus_edge.cli.options import parse_box, parse_spacing, parse_threads, silence_opencv
 
 if TYPE_CHECKING:
     from samus_edge.jobs.track_cine import FrameReport, TrackReport
@@ -89,11 +89,9 @@ def command(
     size = None if spacing is None else parse_spacing(spacing)
 
     # Here, so that --help and a mistyped option answer at once.
-    import cv2
-
     from samus_edge.jobs.track_cine import CineTracking, track_cine
 
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    silence_opencv()
     job = CineTracking(
         source=video,
         box=lesion,

@@ -106,10 +106,9 @@ class TrainingDisplay:
 ConfigFile = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE",
-        help="YAML configuration; the default one if left out.",
-        exists=True,
-        dir_okay=False,
+        metavar="FILE|NAME",
+        help="YAML configuration, or the name of one that comes with samus-edge: tiny_busi, "
+        "tiny_distilled, tiny_ablation, samus_report. Left out: the defaults.",
     ),
 ]
 StartCheckpoint = Annotated[
@@ -237,9 +236,9 @@ def read_settings(
     """
     import dataclasses
 
-    from samus_edge.training.config import read_config
+    from samus_edge.training.config import find_config, read_config
 
-    settings = read_config(config, changes or ())
+    settings = read_config(None if config is None else find_config(config), changes or ())
     return dataclasses.replace(
         settings,
         epochs=settings.epochs if epochs is None else epochs,

@@ -4,7 +4,7 @@ import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from samus_edge.errors import MissingExtraError
+from samus_edge.errors import missing_extra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,10 +48,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as err:
-        raise MissingExtraError(
-            "Charts need 'matplotlib', which is not installed. "
-            "Install it with: pip install 'samus-edge[train]'"
-        ) from err
+        raise missing_extra("A chart", "matplotlib") from err
 
 
 def new_figure(width_in: float, height_in: float) -> "Figure":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from samus_edge.errors import MissingExtraError, OutputFileError, WeightsError
+from samus_edge.errors import OutputFileError, WeightsError, missing_extra
 from samus_edge.reporting.figure import new_figure, png_bytes
 from samus_edge.runtime.images.output_files import write_files_atomically
 from samus_edge.training.config import OPERATIONAL_SETTINGS
@@ -76,10 +76,7 @@ class TensorBoardLog:
             from tensorboardX.proto.event_pb2 import Event, SessionLog
             from tensorboardX.proto.summary_pb2 import Summary
         except ImportError as err:
-            raise MissingExtraError(
-                "The log for TensorBoard needs 'tensorboardX', which is not installed. "
-                "Install it with: pip install 'samus-edge[train]'"
-            ) from err
+            raise missing_extra("The log for TensorBoard", "tensorboardX") from err
         self._event, self._summary = Event, Summary
         self.folder = folder
         try:

@@ -161,6 +161,26 @@ def config_document(config: TrainConfig) -> dict[str, Any]:
     return to_json(config)
 
 
+def find_config(name: str | Path) -> Path:
+    """A configuration by its path, or by the name of one that comes with samus-edge.
+
+    Args:
+        name: a YAML file, or for example "tiny_busi".
+
+    Raises:
+        BadArgumentError: if there is neither; lists the names.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    folder = Path(__file__).parents[1] / "configs"
+    packaged = folder / f"{path}.yaml"
+    if path.parent == Path() and packaged.is_file():
+        return packaged
+    names = ", ".join(sorted(each.stem for each in folder.glob("*.yaml")))
+    raise BadArgumentError(f"--config {name} is neither a YAML file nor one of {names}.")
+
+
 def read_config(path: Path | None, changes: Sequence[str] = ()) -> TrainConfig:
     """Read a YAML configuration; keys that are not there keep their default.
 

@@ -157,6 +157,10 @@ class Trainer:
     A step takes ``batch_size * accumulation_steps`` images on each process. On the CPU, a training
     that was stopped at any moment and resumed ends with the same bits as one that was not.
 
+    A finished training is extended by more epochs: it continues at the rate that a training of the new
+    length has at that step. A cosine therefore rises again, and the result is not that of a training
+    that was so long from the start.
+
     Args:
         model: the model with its initial weights; what does not require a gradient stays frozen.
         config: the training configuration.
@@ -342,10 +346,14 @@ class Trainer:
         if not path.exists():
             return
         state = load_state(path)
+        config = config_document(self.config)
+        before = state.config.get("epochs", 0)
+        if state.epoch == before < self.config.epochs:  # finished, and to be extended
+            config["epochs"] = before
         check_state(
             state,
             path,
-            config=config_document(self.config),
+            config=config,
             data=self.data.fingerprint(),
             processes=self.processes.count,
         )

@@ -27,7 +27,7 @@ def test_json_is_one_document_with_the_manifest(run: Run, bundle: Path) -> None:
 
 
 def test_text_names_graphs_and_hashes(run: Run, bundle: Path) -> None:
-    outcome = run("info", "--bundle", bundle)
+    outcome = run("info", "--all", "--bundle", bundle)
     assert (outcome.exit_code, outcome.stderr) == (0, "")
     manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
     for graph in manifest["graphs"].values():
@@ -132,7 +132,7 @@ def test_an_unknown_bundle_is_one_line_and_exit_code_1(run: Run, tmp_path: Path)
 
 def test_the_lines_name_all_that_matters(disc_bundle: Path) -> None:
     bundle = Bundle.open(disc_bundle)
-    text = "\n".join(bundle_lines(bundle))
+    text = "\n".join(bundle_lines(bundle, whole=True))
     for part in (
         "discs: samus_hf (tiny), bundle format 1.1",
         str(disc_bundle),
@@ -152,10 +152,17 @@ def test_the_lines_name_all_that_matters(disc_bundle: Path) -> None:
         assert part in text
 
 
+def test_intended_use_and_limits_come_first_and_the_record_on_demand(disc_bundle: Path) -> None:
+    lines = bundle_lines(Bundle.open(disc_bundle))
+    assert lines[2] == "intended use"
+    assert lines.index("limits") < lines.index("precisions") < lines.index("accuracy")
+    assert "parity" not in lines and "credits" not in lines
+
+
 def test_what_was_not_measured_is_said(disc_bundle: Path) -> None:
     bundle = Bundle.open(disc_bundle)
     manifest = dataclasses.replace(bundle.manifest, parity={}, accuracy={}, limits=(), credits=())
-    lines = bundle_lines(dataclasses.replace(bundle, manifest=manifest))
+    lines = bundle_lines(dataclasses.replace(bundle, manifest=manifest), whole=True)
     assert lines[lines.index("parity") + 1] == "  not measured"
     assert lines[lines.index("accuracy") + 1] == "  not measured"
     assert "limits" not in lines
@@ -167,5 +174,5 @@ def test_half_stored_weights_are_said(disc_bundle: Path) -> None:
     manifest = dataclasses.replace(
         bundle.manifest, graphs={**bundle.manifest.graphs, "image_encoder": half}
     )
-    text = "\n".join(bundle_lines(dataclasses.replace(bundle, manifest=manifest)))
+    text = "\n".join(bundle_lines(dataclasses.replace(bundle, manifest=manifest), whole=True))
     assert "fp32 with fp16 weights" in text

@@ -392,6 +392,28 @@ def test_a_state_of_another_configuration_is_refused_with_the_difference(
         make_trainer(tmp_path, other)
 
 
+def test_a_finished_training_is_extended_by_more_epochs(
+    make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    config = dataclasses.replace(SMALL, epochs=1)
+    make_trainer(tmp_path, config).run(ignore, ignore)
+    first = history(tmp_path)
+    longer = dataclasses.replace(config, epochs=3)
+    steps: list[StepRecord] = []
+    trainer = make_trainer(tmp_path, longer)
+    trainer.run(ignore, steps.append)
+    assert history(tmp_path)[:1] == first and len(history(tmp_path)) == 3
+    assert steps[0].step == trainer.steps_per_epoch + 1
+    expected = schedule_factor(
+        longer.schedule, trainer.steps_per_epoch, longer.warmup_steps, trainer.total_steps
+    )
+    assert steps[0].learning_rate == pytest.approx(longer.learning_rate * expected)
+    with pytest.raises(
+        WeightsError, match="which differs in epochs"
+    ):  # fewer would undo what is done
+        make_trainer(tmp_path, dataclasses.replace(config, epochs=2))
+
+
 def test_a_history_left_behind_does_not_join_a_new_training(
     make_trainer: Callable[..., Trainer], tmp_path: Path
 ) -> None:

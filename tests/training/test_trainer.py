@@ -26,6 +26,7 @@ from samus_edge.modeling import SamusHF, samus_hf_tiny
 from samus_edge.training.batches import TrainingData, epoch_batches
 from samus_edge.training.checkpoint import EpochRecord, load_state
 from samus_edge.training.config import TrainConfig, config_document
+from samus_edge.training.learner import schedule_factor
 from samus_edge.training.losses import LossWeights
 from samus_edge.training.prompt_schedule import PromptConfig
 from samus_edge.training.trainer import StepRecord, Trainer, stop_on_signal, validate

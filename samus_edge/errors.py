@@ -19,9 +19,6 @@ failed: exit code 1. Whatever else reaches the command line or the service is a 
 its traceback, exit code 1, status 500.
 """
 
-import json
-from importlib.metadata import PackageNotFoundError, distribution
-
 __all__ = [
     "BackendError",
     "BadArgumentError",
@@ -119,6 +116,9 @@ def install_command(extra: str) -> str:
     Args:
         extra: for example "train"; "" for the package alone.
     """
+    import json
+    from importlib.metadata import PackageNotFoundError, distribution
+
     suffix = f"[{extra}]" if extra else ""
     try:
         origin = json.loads(distribution("samus-edge").read_text("direct_url.json") or "{}")

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from samus_edge.modeling.lite_medsam_image_encoder import MIN_RANGE, LiteMedSamImageEncoder
 from samus_edge.modeling.mask_decoder import MaskDecoder
 from samus_edge.modeling.model_parts import EMBED_DIM
 from samus_edge.modeling.prompt_encoder import PromptEncoder
 from samus_edge.modeling.samus_hf import SamusHF
+from samus_edge.modeling.tiny_image_encoder import MIN_RANGE, LiteMedSamImageEncoder
 from samus_edge.modeling.two_way_transformer import TwoWayTransformer
 from samus_edge.runtime.images.output_files import sha256_of_file
 from samus_edge.runtime.prediction import masks_from_logits

@@ -23,7 +23,7 @@ from samus_edge.data.prompt_protocol import (
     simulate_phantom,
 )
 from samus_edge.errors import DataError
-from samus_edge.modeling.high_frequency import HighFrequency, InputScaling
+from samus_edge.modeling.samus_hf import HighFrequency, InputScaling
 
 Mask = npt.NDArray[np.bool_]
 

@@ -1,6 +1,8 @@
 """Bundles written of graphs at hand, and sessions on the exported bundle."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,3 +129,61 @@ def embeddings(run_image_encoder: RunGraph, asset_frames: list[AssetFrame]) -> A
     return np.asarray(
         run_image_encoder({"image": asset_frames[-1].image[None]})["image_embeddings"]
     )
+
+
+# `kill_each_step` writes again and again, each time in a child that is killed (SIGKILL) at its next
+# change of the file system under the target's parent, and prints each step.
+_KILLING = """
+import os, signal, sys
+from pathlib import Path
+
+def kill_at(last, root):
+    seen = 0
+    def hook(event, arguments):
+        nonlocal seen
+        path = arguments[0] if arguments else None
+        if event == "open":
+            flags = arguments[2]
+            is_change = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        else:
+            is_change = event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "ctypes.dlopen")
+            path = str(root) if event == "ctypes.dlopen" else path  # about to exchange two folders
+        if is_change and isinstance(path, (str, os.PathLike)) and str(path).startswith(str(root)):
+            seen += 1
+            if seen == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(hook)
+
+def kill_each_step(work, write, prepare=lambda root: None):
+    for step in range(1, 100):
+        root = Path(work) / f"{step:02}"
+        root.mkdir(parents=True)
+        prepare(root)
+        child = os.fork()
+        if child == 0:
+            kill_at(step, root)
+            try:
+                write(root)
+            except BaseException as err:
+                print(repr(err), file=sys.stderr, flush=True)
+                os._exit(3)
+            os._exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(step, flush=True)
+        if status != -signal.SIGKILL:
+            sys.exit(status)
+"""
+
+
+def killed_steps(script: str, work: Path, *arguments: str | Path) -> list[Path]:
+    """Run a script that calls `kill_each_step`; what each child left, the last one not killed.
+
+    Args:
+        script: sees ``work`` and the arguments in ``sys.argv``.
+        work: an empty folder, with a folder for each child afterwards.
+        arguments: further arguments.
+    """
+    command = [sys.executable, "-I", "-c", _KILLING + script, str(work), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [work / f"{int(step):02}" for step in done.stdout.split()]

@@ -1,8 +1,6 @@
 """An export that is killed, wherever that happens, leaves nothing that looks finished."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import onnx
@@ -12,73 +10,39 @@ from onnx import ModelProto
 
 from samus_edge.modeling import SamusHF
 from samus_edge.runtime.bundle.bundle import Bundle
+from tests.export.conftest import killed_steps
 
-# Exports again and again, each time in a child that is killed (SIGKILL) at its next change of the
-# file system under the target's parent; prints a line of JSON for each.
 SCRIPT = """
-import json, os, signal, sys
-from pathlib import Path
 import numpy as np, onnx, torch
 from samus_edge.export import bundle_writer
 from samus_edge.export.bundle_writer import BundleText, write_bundle
 from samus_edge.modeling import samus_hf_tiny
 
 torch.set_num_threads(1)
-inputs, work, overwrite = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "overwrite"
+work, inputs, overwrite = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "overwrite"
 model = samus_hf_tiny()
 model.load_state_dict(torch.load(inputs / "model.pt", weights_only=True))
 model.eval().requires_grad_(False)
 for name in ("image_encoder_graph", "mask_decoder_graph"):
     graph = onnx.load(inputs / f"{name}.onnx")
     setattr(bundle_writer, name, lambda model, opset, graph=graph: graph)
-
 frame = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
 shipped = bundle_writer.shipped_model(model)
-bundle_writer.shipped_model = lambda model: shipped
 parity = bundle_writer.measure_parity(shipped, inputs / "old", [frame])
-bundle_writer.measure_parity = lambda *arguments: parity  # is not what is killed here
+bundle_writer.shipped_model = lambda model: shipped  # once is enough: neither writes
+bundle_writer.measure_parity = lambda *arguments: parity
 
-def export(folder, overwrite):
-    write_bundle(model, folder, text=BundleText("finished"), weights_sha256="0" * 64,
+def export(root):
+    write_bundle(model, root / "bundle", text=BundleText("finished"), weights_sha256="0" * 64,
                  frames=[frame], overwrite=overwrite)
 
-def kill_at(last, root):
-    seen = 0
-    def hook(event, arguments):
-        nonlocal seen
-        if event == "open":
-            path, _, flags = arguments
-            is_change = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        else:
-            path = arguments[0] if arguments else None
-            is_change = event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "ctypes.dlopen")
-            path = str(root) if event == "ctypes.dlopen" else path
-        if is_change and isinstance(path, (str, os.PathLike)) and str(path).startswith(str(root)):
-            seen += 1
-            if seen == last:
-                os.kill(os.getpid(), signal.SIGKILL)
-    sys.addaudithook(hook)
-
-for step in range(1, 100):
-    root = work / f"{step:02}"
-    root.mkdir(parents=True)
+def prepare(root):
     if overwrite:
         (root / "bundle").mkdir()
         for file in (inputs / "old").iterdir():
             (root / "bundle" / file.name).write_bytes(file.read_bytes())
-    child = os.fork()
-    if child == 0:
-        kill_at(step, root)
-        try:
-            export(root / "bundle", overwrite)
-        except BaseException as err:
-            print(repr(err), file=sys.stderr, flush=True)
-            os._exit(3)
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(json.dumps([step, status]), flush=True)
-    if status != -signal.SIGKILL:
-        break
+
+kill_each_step(work, export, prepare)
 """
 MIN_STEPS = 10  # two folders, four files that are written and renamed
 
@@ -106,14 +70,9 @@ def export_inputs(
 def test_a_killed_export_leaves_nothing_that_looks_finished(
     export_inputs: Path, tmp_path: Path, kind: str
 ) -> None:
-    command = [sys.executable, "-I", "-c", SCRIPT, str(export_inputs), str(tmp_path), kind]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    steps = [json.loads(line) for line in done.stdout.splitlines()]
-    assert steps[-1][1] == 0, done.stderr  # the last was not killed any more
-    assert len(steps) > MIN_STEPS
-    for step, _ in steps:
-        root = tmp_path / f"{step:02}"
+    roots = killed_steps(SCRIPT, tmp_path, export_inputs, kind)
+    assert len(roots) > MIN_STEPS
+    for root in roots:
         visible = [path.name for path in root.iterdir() if not path.name.startswith(".")]
         assert visible in ([["bundle"]] if kind == "overwrite" else [[], ["bundle"]])
         for name in visible:

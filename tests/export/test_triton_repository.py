@@ -3,8 +3,6 @@
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +35,7 @@ from samus_edge.runtime.bundle.records import to_json
 from samus_edge.runtime.prediction import mask_decoder_feeds
 from samus_edge.runtime.prompts import check_prompts, decoder_prompts
 from samus_edge.verification.comparison import check_served_graph
-from tests.export.conftest import EXAMPLE_BOXES, Array, read_example, run_graph
+from tests.export.conftest import EXAMPLE_BOXES, Array, killed_steps, read_example, run_graph
 
 MODELS = [
     f"{part}_{variant}"
@@ -353,66 +351,31 @@ def test_a_failed_write_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-# Writes again and again, each time in a child that is killed (SIGKILL) at its next change of the file
-# system under the target's parent; prints a line of JSON for each. The graphs are made once.
+# The graphs are made once.
 KILLED = """
-import json, os, signal, sys
-from pathlib import Path
 from samus_edge.export import triton_repository
 from samus_edge.export.triton_repository import TritonSettings
 from samus_edge.runtime.bundle.bundle import Bundle
 
 assert "torch" not in sys.modules
-work, bundle, settings = Path(sys.argv[1]), Bundle.open(), TritonSettings(variants=("onnx",))
+bundle, settings = Bundle.open(), TritonSettings(variants=("onnx",))
 made = {part: list(triton_repository._served_models(bundle, part, part, settings))
         for part in ("image_encoder", "mask_decoder")}
 triton_repository._served_models = lambda bundle, part, graph, settings: made[part]
 
-def kill_at(last, root):
-    seen = 0
-    def hook(event, arguments):
-        nonlocal seen
-        if event not in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"):
-            return
-        path = arguments[0]
-        if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-            return
-        if isinstance(path, (str, os.PathLike)) and str(path).startswith(str(root)):
-            seen += 1
-            if seen == last:
-                os.kill(os.getpid(), signal.SIGKILL)
-    sys.addaudithook(hook)
+def write(root):
+    triton_repository.write_triton_repository(bundle, root / "models", settings=settings)
 
-for step in range(1, 100):
-    root = work / f"{step:02}"
-    root.mkdir()
-    child = os.fork()
-    if child == 0:
-        kill_at(step, root)
-        try:
-            triton_repository.write_triton_repository(bundle, root / "models", settings=settings)
-        except BaseException as err:
-            print(repr(err), file=sys.stderr, flush=True)
-            os._exit(3)
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(json.dumps([step, status]), flush=True)
-    if status != -signal.SIGKILL:
-        break
+kill_each_step(sys.argv[1], write)
 """
 MIN_STEPS = 15  # six folders and six files that are written and renamed
 
 
 def test_a_killed_write_leaves_no_half_repository(tmp_path: Path) -> None:
-    command = [sys.executable, "-I", "-c", KILLED, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    steps = [json.loads(line) for line in done.stdout.splitlines()]
-    assert steps[-1][1] == 0, done.stderr  # the last was not killed any more
-    assert len(steps) > MIN_STEPS
+    roots = killed_steps(KILLED, tmp_path)
+    assert len(roots) > MIN_STEPS
     states = set()
-    for step, _ in steps:
-        root = tmp_path / f"{step:02}"
+    for root in roots:
         visible = [path for path in root.iterdir() if not path.name.startswith(".")]
         states.add(len(visible))
         for folder in visible:
@@ -421,7 +384,7 @@ def test_a_killed_write_leaves_no_half_repository(tmp_path: Path) -> None:
             assert len(list(folder.glob("*/1/model.onnx"))) == 2
             assert all(read_config(path) for path in folder.glob("*/config.pbtxt"))
     assert states == {0, 1}
-    assert [path.name for path in (tmp_path / f"{len(steps):02}").iterdir()] == ["models"]
+    assert [path.name for path in roots[-1].iterdir()] == ["models"]
 
 
 @pytest.mark.usefixtures("quick_graphs")

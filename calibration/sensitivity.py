@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
 from onnx import ModelProto
 
 from samus_edge.calibration.quantisation import QuantisationRecipe, Range, quantise
+from samus_edge.reporting.figure import new_figure, png_bytes
 from samus_edge.verification.comparison import MaskAgreement, MaskComparison
 
 NO_MODULE = "(no module)"
@@ -151,12 +151,10 @@ def draw_sensitivity(
     Returns:
         A PNG file.
     """
-    from matplotlib.figure import Figure
-
     kept = {block.block for block in choice.kept}
     colours = [KEPT_COLOUR if each.block in kept else QUANTISED_COLOUR for each in blocks]
     names = [f"{each.block} ({len(each.nodes)})" for each in blocks]
-    figure = Figure(figsize=(11, 1.6 + 0.24 * len(blocks)), layout="constrained")
+    figure = new_figure(11, 1.6 + 0.24 * len(blocks))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     places = range(len(blocks))
     left.barh(places, [each.agreement.logit_error for each in blocks], color=colours)
@@ -168,14 +166,11 @@ def draw_sensitivity(
     right.set_xlabel("Dice drop, points")
     right.locator_params(axis="x", nbins=5)
     for axes in (left, right):
-        axes.grid(axis="x", alpha=0.3)
-        axes.set_axisbelow(True)
+        axes.grid(visible=False, axis="y")
     figure.suptitle(title, fontsize=11)
     figure.supxlabel(
         "each block quantised alone (number of nodes); blue: on 8 bits in the end, "
         "red: kept in higher precision",
         fontsize=9,
     )
-    content = BytesIO()
-    figure.savefig(content, format="png", dpi=110, metadata={"Software": None})
-    return content.getvalue()
+    return png_bytes(figure)

@@ -16,12 +16,11 @@ from samus_edge.evaluation.summary import (
     Summary,
 )
 from samus_edge.evaluation.worst_cases import CaseView
-from samus_edge.reporting.figure import COLOURS, MARKERS, draw_svg
+from samus_edge.reporting.figure import COLOURS, MARKERS, new_figure, svg_text
 from samus_edge.reporting.html import render_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = [
     "plot_dice_distribution",
@@ -85,110 +84,104 @@ def render_evaluation(
 
 def plot_dice_distribution(scores: Sequence[InstanceScore]) -> str:
     """How many lesions have which Dice, for each prompt; an SVG document."""
+    from matplotlib.ticker import MaxNLocator
 
-    def draw(figure: "Figure") -> None:
-        from matplotlib.ticker import MaxNLocator
-
-        axes = figure.subplots()
-        for index, prompt in enumerate(_prompts(scores)):
-            dices = [score.dice for score in scores if score.prompt == prompt]
-            counts, edges = np.histogram(dices, bins=DICE_BINS, range=(0.0, 1.0))
-            axes.stairs(
-                counts, edges, color=_colour(index), linewidth=1.6, label=prompt, zorder=3 + index
-            )
-            axes.stairs(counts, edges, color=_colour(index), alpha=0.18, fill=True)
-            axes.axvline(float(np.mean(dices)), color=_colour(index), linewidth=1.0, linestyle="--")
-        axes.set(xlabel="Dice (dashed: mean)", ylabel="lesions", xlim=(0.0, 1.0))
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(loc="upper left")
-
-    return draw_svg((5.2, 3.0), draw)
+    figure = new_figure(5.2, 3.0)
+    axes = figure.subplots()
+    for index, prompt in enumerate(_prompts(scores)):
+        dices = [score.dice for score in scores if score.prompt == prompt]
+        counts, edges = np.histogram(dices, bins=DICE_BINS, range=(0.0, 1.0))
+        axes.stairs(
+            counts, edges, color=_colour(index), linewidth=1.6, label=prompt, zorder=3 + index
+        )
+        axes.stairs(counts, edges, color=_colour(index), alpha=0.18, fill=True)
+        axes.axvline(float(np.mean(dices)), color=_colour(index), linewidth=1.0, linestyle="--")
+    axes.set(xlabel="Dice (dashed: mean)", ylabel="lesions", xlim=(0.0, 1.0))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="upper left", frameon=False)
+    return svg_text(figure)
 
 
 def plot_groups(summaries: Sequence[Summary]) -> str:
     """Mean Dice with its interval for each class and each lesion size; an SVG document."""
-
-    def draw(figure: "Figure") -> None:
-        axes = figure.subplots()
-        prompts = list(dict.fromkeys(summary.prompt for summary in summaries))
-        first = [summary for summary in summaries if summary.prompt == prompts[0]]
-        labels = [f"{summary.group}\n({summary.lesions})" for summary in first]
-        shifts = np.linspace(-0.18, 0.18, len(prompts)) if len(prompts) > 1 else np.zeros(1)
-        for index, prompt in enumerate(prompts):
-            mine = [summary for summary in summaries if summary.prompt == prompt]
-            _points(
-                axes,
-                np.arange(len(mine)) + shifts[index],
-                [summary.dice.mean for summary in mine],
-                [summary.dice_interval for summary in mine],
-                index,
-                prompt,
-                line=False,
-            )
-        axes.set_xticks(np.arange(len(labels)), labels)
-        axes.grid(visible=False, axis="x")
-        axes.set(ylabel="mean Dice, 95 % interval")
-        axes.legend(loc="lower left")
-
-    return draw_svg((5.2, 3.0), draw)
+    figure = new_figure(5.2, 3.0)
+    axes = figure.subplots()
+    prompts = list(dict.fromkeys(summary.prompt for summary in summaries))
+    first = [summary for summary in summaries if summary.prompt == prompts[0]]
+    labels = [f"{summary.group}\n({summary.lesions})" for summary in first]
+    shifts = np.linspace(-0.18, 0.18, len(prompts)) if len(prompts) > 1 else np.zeros(1)
+    for index, prompt in enumerate(prompts):
+        mine = [summary for summary in summaries if summary.prompt == prompt]
+        _points(
+            axes,
+            np.arange(len(mine)) + shifts[index],
+            [summary.dice.mean for summary in mine],
+            [summary.dice_interval for summary in mine],
+            index,
+            prompt,
+            line=False,
+        )
+    axes.set_xticks(np.arange(len(labels)), labels)
+    axes.grid(visible=False, axis="x")
+    axes.set(ylabel="mean Dice, 95 % interval")
+    axes.legend(loc="lower left", frameon=False)
+    return svg_text(figure)
 
 
 def plot_dice_over_size(scores: Sequence[InstanceScore]) -> str:
     """Dice of every lesion over its diameter; an SVG document."""
-
-    def draw(figure: "Figure") -> None:
-        axes = figure.subplots()
-        for index, prompt in enumerate(_prompts(scores)):
-            mine = [score for score in scores if score.prompt == prompt]
-            axes.scatter(
-                [score.diameter_px for score in mine],
-                [score.dice for score in mine],
-                s=12,
-                color=_colour(index),
-                marker=MARKERS[index % len(MARKERS)],
-                alpha=0.55,
-                linewidths=0,
-                label=prompt,
-            )
-        for limit in (MEDIUM_FROM_PX, LARGE_FROM_PX):
-            axes.axvline(limit, color="#999999", linewidth=0.8, linestyle=":")
-        axes.set(
-            xlabel="lesion diameter at 256x256, px (dotted: small | medium | large)",
-            ylabel="Dice",
-            ylim=(0.0, 1.02),
+    figure = new_figure(5.2, 3.0)
+    axes = figure.subplots()
+    for index, prompt in enumerate(_prompts(scores)):
+        mine = [score for score in scores if score.prompt == prompt]
+        axes.scatter(
+            [score.diameter_px for score in mine],
+            [score.dice for score in mine],
+            s=12,
+            color=_colour(index),
+            marker=MARKERS[index % len(MARKERS)],
+            alpha=0.55,
+            linewidths=0,
+            label=prompt,
         )
-        axes.legend(loc="lower right")
-
-    return draw_svg((5.2, 3.0), draw)
+    for limit in (MEDIUM_FROM_PX, LARGE_FROM_PX):
+        axes.axvline(limit, color="#999999", linewidth=0.8, linestyle=":")
+    axes.set(
+        xlabel="lesion diameter at 256x256, px (dotted: small | medium | large)",
+        ylabel="Dice",
+        ylim=(0.0, 1.02),
+    )
+    axes.legend(loc="lower right", frameon=False)
+    return svg_text(figure)
 
 
 def plot_robustness(rows: Sequence[RobustnessRow]) -> str:
     """One panel per change: mean Dice with its interval over the levels; an SVG document."""
-
-    def draw(figure: "Figure") -> None:
-        changes = list(dict.fromkeys(row.change for row in rows))
-        grid = figure.subplots(
-            -(-len(changes) // PANELS_PER_ROW), PANELS_PER_ROW, sharey=True, squeeze=False
-        )
-        panels = list(grid.flat)
-        for axes in panels[len(changes) :]:
-            axes.set_visible(False)
-        for axes, change in zip(panels, changes, strict=False):
-            _robustness_panel(axes, change, [row for row in rows if row.change == change])
-        for axes in grid[:, 0]:
-            axes.set_ylabel("mean Dice")
-        # one legend for all panels, outside them, where it hides no interval
-        lines = {
-            label: handle
-            for axes in panels
-            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend(
-            list(lines.values()), list(lines), loc="outside upper right", ncols=len(lines)
-        )
-
-    panel_rows = -(-len({row.change for row in rows}) // PANELS_PER_ROW)
-    return draw_svg((10.6, 2.6 * panel_rows), draw)
+    changes = list(dict.fromkeys(row.change for row in rows))
+    panel_rows = -(-len(changes) // PANELS_PER_ROW)
+    figure = new_figure(10.6, 2.6 * panel_rows)
+    grid = figure.subplots(panel_rows, PANELS_PER_ROW, sharey=True, squeeze=False)
+    panels = list(grid.flat)
+    for axes in panels[len(changes) :]:
+        axes.set_visible(False)
+    for axes, change in zip(panels, changes, strict=False):
+        _robustness_panel(axes, change, [row for row in rows if row.change == change])
+    for axes in grid[:, 0]:
+        axes.set_ylabel("mean Dice")
+    # one legend for all panels, outside them, where it hides no interval
+    lines = {
+        label: handle
+        for axes in panels
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        list(lines.values()),
+        list(lines),
+        loc="outside upper right",
+        ncols=len(lines),
+        frameon=False,
+    )
+    return svg_text(figure)
 
 
 def _robustness_panel(axes: "Axes", change: str, rows: Sequence[RobustnessRow]) -> None:

@@ -13,8 +13,9 @@ trained with. Every grey level v is 0..255; results are rounded and clipped to t
 | ``frame_640x480`` | the image resized to that width and height; its aspect is not kept | the size |
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final
 
 import cv2
 import numpy as np
@@ -40,14 +41,24 @@ SPECKLE_GRAINS: Final = 256
 """Speckle grains along the longer side of the image, so that speckle looks the same at all sizes."""
 
 
-class ImagePerturbation(Protocol):
-    """A change of an image; a different size is allowed."""
+class ImagePerturbation(ABC):
+    """A change of an image; a different size is allowed. Its fields are finite numbers above 0."""
+
+    NAME: ClassVar[str]
+    """The name in reports, with a place for each field."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        for name, value in vars(self).items():
+            if not (value > 0 and np.isfinite(value)):
+                raise BadArgumentError(f"{name} must be a finite number above 0, got {value}.")
 
     @property
     def name(self) -> str:
         """Name in reports; perturbations with the same name are the same."""
-        ...
+        return self.NAME.format(*vars(self).values())
 
+    @abstractmethod
     def apply(self, image: Image, rng: np.random.Generator) -> Image:
         """Change a copy of the (H, W) image.
 
@@ -58,29 +69,15 @@ class ImagePerturbation(Protocol):
         Returns:
             (H', W') grey, uint8.
         """
-        ...
-
-
-class _Strength:
-    """A change whose fields are finite numbers above 0."""
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not (value > 0 and np.isfinite(value)):
-                raise BadArgumentError(f"{name} must be a finite number above 0, got {value}.")
 
 
 @dataclass(frozen=True)
-class Gain(_Strength):
+class Gain(ImagePerturbation):
     """Every grey level multiplied; black stays black."""
 
+    NAME: ClassVar[str] = "gain_x{:g}"
     factor: float
     """Above 0."""
-
-    @property
-    def name(self) -> str:
-        """Such as ``"gain_x2"``."""
-        return f"gain_x{self.factor:g}"
 
     def apply(self, image: Image, rng: np.random.Generator) -> Image:
         """Draws nothing."""
@@ -88,16 +85,12 @@ class Gain(_Strength):
 
 
 @dataclass(frozen=True)
-class Gamma(_Strength):
+class Gamma(ImagePerturbation):
     """Another grey map: a power of the grey level."""
 
+    NAME: ClassVar[str] = "gamma_{:g}"
     exponent: float
     """Above 0."""
-
-    @property
-    def name(self) -> str:
-        """Such as ``"gamma_0.5"``."""
-        return f"gamma_{self.exponent:g}"
 
     def apply(self, image: Image, rng: np.random.Generator) -> Image:
         """Draws nothing."""
@@ -105,19 +98,15 @@ class Gamma(_Strength):
 
 
 @dataclass(frozen=True)
-class Speckle(_Strength):
+class Speckle(ImagePerturbation):
     """Multiplicative noise with grains of 1/256 of the longer side of the image.
 
     The grains are drawn on a grid, resized bilinearly to the image, and scaled to unit variance.
     """
 
+    NAME: ClassVar[str] = "speckle_{:g}"
     sigma: float
     """Standard deviation as a fraction of the grey level; above 0."""
-
-    @property
-    def name(self) -> str:
-        """Such as ``"speckle_0.2"``."""
-        return f"speckle_{self.sigma:g}"
 
     def apply(self, image: Image, rng: np.random.Generator) -> Image:
         """Draws one number per grain."""
@@ -132,16 +121,12 @@ class Speckle(_Strength):
 
 
 @dataclass(frozen=True)
-class GaussianNoise(_Strength):
+class GaussianNoise(ImagePerturbation):
     """Additive noise, independent in every pixel."""
 
+    NAME: ClassVar[str] = "noise_{:g}"
     sigma: float
     """Standard deviation, grey levels; above 0."""
-
-    @property
-    def name(self) -> str:
-        """Such as ``"noise_10"``."""
-        return f"noise_{self.sigma:g}"
 
     def apply(self, image: Image, rng: np.random.Generator) -> Image:
         """Draws one number per pixel."""
@@ -149,12 +134,13 @@ class GaussianNoise(_Strength):
 
 
 @dataclass(frozen=True)
-class StoredSmaller:
+class StoredSmaller(ImagePerturbation):
     """An image that was stored smaller and is shown at its old size again: detail is lost.
 
     Shrunk by area averaging, enlarged bilinearly.
     """
 
+    NAME: ClassVar[str] = "stored_at_{:g}"
     scale: float
     """Stored width and height as a fraction of the original; above 0, below 1."""
 
@@ -162,11 +148,6 @@ class StoredSmaller:
         """Check the scale."""
         if not 0.0 < self.scale < 1.0:
             raise BadArgumentError(f"scale must be above 0 and below 1, got {self.scale}.")
-
-    @property
-    def name(self) -> str:
-        """Such as ``"stored_at_0.5"``."""
-        return f"stored_at_{self.scale:g}"
 
     def apply(self, image: Image, rng: np.random.Generator) -> Image:
         """Draws nothing."""
@@ -178,18 +159,14 @@ class StoredSmaller:
 
 
 @dataclass(frozen=True)
-class FrameSize(_Strength):
+class FrameSize(ImagePerturbation):
     """The image as another scanner's frame of a given size, whatever its aspect was."""
 
+    NAME: ClassVar[str] = "frame_{}x{}"
     width: int
     """Pixels; at least 1."""
     height: int
     """Pixels; at least 1."""
-
-    @property
-    def name(self) -> str:
-        """Such as ``"frame_640x480"``."""
-        return f"frame_{self.width}x{self.height}"
 
     def apply(self, image: Image, rng: np.random.Generator) -> Image:
         """Draws nothing."""

@@ -1,7 +1,6 @@
 """Figures in one style, drawn off screen, without matplotlib's global state."""
 
 import io
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from samus_edge.errors import missing_extra
@@ -9,7 +8,14 @@ from samus_edge.errors import missing_extra
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "MARKERS", "draw_svg", "new_figure", "png_bytes", "require_matplotlib"]
+__all__ = [
+    "COLOURS",
+    "MARKERS",
+    "new_figure",
+    "png_bytes",
+    "require_matplotlib",
+    "svg_text",
+]
 
 DPI: Final = 110
 
@@ -52,40 +58,38 @@ def require_matplotlib() -> None:
 
 
 def new_figure(width_in: float, height_in: float) -> "Figure":
-    """An empty figure of a size in inches.
-
-    Raises:
-        MissingExtraError: if matplotlib is not installed.
-    """
-    require_matplotlib()
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width_in, height_in), layout="constrained")
-
-
-def png_bytes(figure: "Figure") -> bytes:
-    """The figure as a PNG file."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=DPI)  # Figure alone draws with Agg
-    return content.getvalue()
-
-
-def draw_svg(size_in: tuple[float, float], draw: "Callable[[Figure], None]") -> str:
-    """Draw a figure as an SVG document; the same drawing gives the same document.
-
-    Args:
-        size_in: width and height, inches.
-        draw: fills the empty figure.
+    """An empty figure of a size in inches, whose axes come in our style.
 
     Raises:
         MissingExtraError: if matplotlib is not installed.
     """
     require_matplotlib()
     from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
-    with rc_context(STYLE):
-        figure = new_figure(*size_in)
-        draw(figure)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
+    class StyledFigure(Figure):
+        # Axes take their style when they are made, and text that is not a path when it is saved.
+        def add_subplot(self, *args: Any, **kwargs: Any) -> Any:
+            with rc_context(STYLE):
+                return super().add_subplot(*args, **kwargs)
+
+        def savefig(self, *args: Any, **kwargs: Any) -> None:
+            with rc_context(STYLE):
+                super().savefig(*args, **kwargs)
+
+    return StyledFigure(figsize=(width_in, height_in), layout="constrained")
+
+
+def png_bytes(figure: "Figure") -> bytes:
+    """The figure as a PNG file."""
+    content = io.BytesIO()
+    # Figure alone draws with Agg.
+    figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None})
+    return content.getvalue()
+
+
+def svg_text(figure: "Figure") -> str:
+    """The figure as an SVG document; the same drawing gives the same document."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()

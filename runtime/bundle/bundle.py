@@ -51,8 +51,8 @@ class Bundle:
     """An opened bundle, every file of which was found whole.
 
     Attributes:
-        files: the bundle's files.
-        manifest: what the bundle says about itself.
+        files: The bundle's files.
+        manifest: The bundle's description of itself.
     """
 
     files: BundleFiles
@@ -63,11 +63,12 @@ class Bundle:
         """Open a bundle and check the size and SHA-256 of every file that its manifest lists.
 
         Args:
-            path: the bundle's folder, or a zip file of it; None for the default bundle.
+            path: The bundle's folder, or a zip file of it; None for the default bundle.
 
         Raises:
-            BundleError: if there is no bundle, it is of a newer format version, or a file is missing,
-                lies outside the bundle or differs from the manifest; every such file is named.
+            BundleError: if there is no bundle, it is of a newer format version, or a file is
+                missing, lies outside the bundle or differs from the manifest; every such file is
+                named.
         """
         files = _files_of(default_bundle_path() if path is None else Path(path), path is None)
         bundle = Bundle(files=files, manifest=files.read_manifest())
@@ -97,8 +98,8 @@ class Bundle:
         """
         if not isinstance(self.files, FolderFiles):
             raise BundleError(
-                f"bundle {self.path} is a zip file, which is only read. Unpack it and name the folder "
-                f"instead: unzip {self.path} -d {self.path.with_suffix('')}"
+                f"bundle {self.path} is a zip file, which is only read. Unpack it and name the "
+                f"folder instead: unzip {self.path} -d {self.path.with_suffix('')}"
             )
         return self.files.path
 
@@ -120,8 +121,8 @@ class Bundle:
         """The bytes of one graph, checked once more, so that what runs is what was recorded.
 
         Raises:
-            BundleError: if there is no such graph, its file has changed since the bundle was opened,
-                or it keeps tensors in a file that the manifest does not list.
+            BundleError: if there is no such graph, its file has changed since the bundle was
+                opened, or it keeps tensors in a file that the manifest does not list.
         """
         record = self.graph_record(name)
         graph = self._read_again(record)
@@ -167,19 +168,18 @@ def _files_of(path: Path, is_default: bool) -> BundleFiles:
             return ZipFiles(path)
         found = "is neither a folder nor a whole zip file"
     raise BundleError(
-        f"bundle {path} {found}. Name a folder that `samus-edge export` has made, a zip file of it, "
-        "or none for the default bundle."
+        f"bundle {path} {found}. Name a folder that `samus-edge export` has made, a zip file "
+        "of it, or none for the default bundle."
     )
 
 
 def _problems(files: BundleFiles, name: str, record: GraphRecord) -> Iterator[str]:
     """Everything that is wrong with the files of a graph."""
-    parts: tuple[FileRecord, ...] = (record, *record.external_data)
-    for part in parts:
+    for part in (record, *record.external_data):
         if not is_safe_path(part.file):
             yield (
-                f"graph {show_value(name)} names the file {show_value(part.file)}, which is outside "
-                "the folder or no plain path (relative, forward slashes, no '..', none of "
+                f"graph {show_value(name)} names the file {show_value(part.file)}, which is "
+                "outside the folder or no plain path (relative, forward slashes, no '..', none of "
                 '\\:*?"<>|)'
             )
             continue
@@ -190,11 +190,7 @@ def _problems(files: BundleFiles, name: str, record: GraphRecord) -> Iterator[st
 
 
 def _check_external_data(path: Path, record: GraphRecord, graph: bytes) -> None:
-    """Refuse a graph for which an engine would read a file that was not checked.
-
-    Raises:
-        BundleError: naming each location.
-    """
+    """Refuse a graph for which an engine would read a file that was not checked."""
     unlisted = unlisted_locations(graph, _locations(record))
     if unlisted:
         raise BundleError(
@@ -245,11 +241,11 @@ def precision_name(bundle: Bundle, precision: str) -> str:
     """The precision that a bundle runs in when asked for one.
 
     Args:
-        bundle: an opened bundle.
-        precision: one of `PRECISIONS`; "auto" is the reference, which is the most accurate.
+        bundle: An opened bundle.
+        precision: One of `PRECISIONS`; "auto" is the reference, which is the most accurate.
 
     Raises:
-        BackendError: if the bundle has it not; names those that it has.
+        BackendError: if the bundle does not have it; names those that it has.
     """
     if precision == "auto":
         return reference_precision(bundle)

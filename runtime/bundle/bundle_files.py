@@ -1,4 +1,4 @@
-"""What a bundle's files are read through, and the check of one file against its record."""
+"""A bundle's files: where they are read from, and the check of one against its record."""
 
 import hashlib
 import re
@@ -24,11 +24,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class FolderFiles:
-    """See `BundleFiles`.
-
-    Attributes:
-        path: the folder.
-    """
+    """Files of a bundle that is a folder; see `BundleFiles`."""
 
     path: Path
 
@@ -74,8 +70,8 @@ class FolderFiles:
 MAX_PATH_CHARACTERS = 255
 
 # Backslashes divide paths and colons name drives and streams on Windows; the rest of these Windows
-# refuses in names, so that no bundle of ours can need them. ONNX Runtime takes "*/..." as an address
-# in memory. A lone surrogate cannot be encoded.
+# refuses in names, so that no bundle of ours can need them. ONNX Runtime takes "*/..." as an
+# address in memory. A lone surrogate cannot be encoded.
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|\ud800-\udfff]')
 
 
@@ -85,7 +81,7 @@ def is_safe_path(path: str) -> bool:
     Links are not looked at: what a path leads to is a matter of the disk.
 
     Args:
-        path: with forward slashes.
+        path: A path with forward slashes.
     """
     return (
         len(path) <= MAX_PATH_CHARACTERS
@@ -118,8 +114,8 @@ class BundleFiles(Protocol):
         """Size of a file as the disk or the zip's directory states it, before anything is read.
 
         Raises:
-            BundleError: if the file is missing, outside the bundle or of a kind that is not read; the
-                message begins with the file.
+            BundleError: if the file is missing, outside the bundle or of a kind that is not read;
+                the message begins with the file.
         """
         ...
 
@@ -136,8 +132,8 @@ def read_file(files: BundleFiles, record: FileRecord) -> bytes:
     """Read a file and check it; never more than its record says is read.
 
     Raises:
-        BundleError: if it is missing, unreadable or differs from its record; the message begins with
-            the file and says what was expected.
+        BundleError: if it is missing, unreadable or differs from its record; the message begins
+            with the file and says what was expected.
     """
     _check_size(record, files.size_bytes(record.file))
     with files.opened(record.file) as stream:
@@ -177,10 +173,10 @@ def _check_sha256(record: FileRecord, sha256: str) -> None:
 def unlisted_locations(graph: bytes, listed: Collection[str] = ()) -> set[str]:
     """The files outside a list that an ONNX graph keeps tensors in, cut where they are long.
 
-    ONNX Runtime looks for such files by itself, before version 1.24 in any folder, so they have to be
-    known before a graph is given to it. Every such tensor has an entry with the key "location", whose
-    bytes are searched for; the entry's value follows in everything that the `onnx` package writes. A
-    node or tensor of exactly that name counts as well; no graph of ours has one.
+    ONNX Runtime looks for such files by itself, before version 1.24 in any folder, so they have to
+    be known before a graph is given to it. Every such tensor has an entry with the key "location",
+    whose bytes are searched for; the entry's value follows in everything that the `onnx` package
+    writes. A node or tensor of exactly that name counts as well; no graph of ours has one.
 
     Args:
         graph: The bytes of an ONNX file.
@@ -191,7 +187,8 @@ def unlisted_locations(graph: bytes, listed: Collection[str] = ()) -> set[str]:
     start = graph.find(key)
     while start >= 0:
         end = start + len(key)
-        # Before a key is its length, 8; it may be written in more bytes than one, and then ends in 0.
+        # Before a key is its length, 8; it may be written in more bytes than one, and then ends in
+        # 0.
         if graph[start - 1 : start] in (b"\x08", b"\x00") and not graph.startswith(values, end):
             length = min(graph[end + 1 : end + 2] or b"\0")
             found.add(graph[end + 2 : end + 2 + length].decode(errors="replace"))

@@ -45,11 +45,7 @@ def is_zip_file(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class ZipFiles:
-    """See `BundleFiles`. Files are at the top of the zip file or in its one folder with a manifest.
-
-    Attributes:
-        path: the zip file.
-    """
+    """Files of a bundle that is a zip file: at its top or in its one folder with a manifest."""
 
     path: Path
 
@@ -111,7 +107,8 @@ class _DirectoryReader(io.BufferedReader):
         asked = _MAX_DIRECTORY_BYTES + 1 if size is None or size < 0 else size
         if asked > _MAX_DIRECTORY_BYTES + 1:
             raise BundleError(
-                f"the zip file's directory has {asked} bytes, at most {_MAX_DIRECTORY_BYTES} expected"
+                f"the zip file's directory has {asked} bytes, at most {_MAX_DIRECTORY_BYTES} "
+                "expected"
             )
         return super().read(asked)
 
@@ -146,7 +143,8 @@ def _root(entries: dict[str, zipfile.ZipInfo]) -> str:
     roots = [root for root in roots if root.count("/") == 1]
     if len(roots) > 1:
         raise BundleError(
-            f"the zip file holds {len(roots)} bundles, in {', '.join(sorted(roots)[:5])}; one expected"
+            f"the zip file holds {len(roots)} bundles, in {', '.join(sorted(roots)[:5])}; one "
+            "expected"
         )
     if not roots:
         raise BundleError(
@@ -160,8 +158,8 @@ def _check_entry(entry: zipfile.ZipInfo, file: str) -> None:
         raise BundleError(f"{file} is encrypted, and only files without a password are read")
     if entry.compress_type not in _COMPRESSIONS:
         raise BundleError(
-            f"{file} is compressed by method {entry.compress_type}, and only store (0) and deflate (8) "
-            "are read"
+            f"{file} is compressed by method {entry.compress_type}, and only store (0) and "
+            "deflate (8) are read"
         )
     if stat.S_ISLNK(entry.external_attr >> 16):
         raise BundleError(f"{file} is a link, and only files are read")

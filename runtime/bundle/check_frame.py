@@ -17,7 +17,7 @@ class CheckFrame:
     """A breast ultrasound frame with a lesion.
 
     Attributes:
-        name: of its file.
+        name: Name of its file.
         image: (H, W), uint8, grey.
         box: (4,), float32, XYXY around the lesion, pixels.
     """
@@ -37,7 +37,8 @@ def load_check_frames(frame_hw: tuple[int, int] | None = None) -> tuple[CheckFra
     """The eight frames, always the same: from BUSI's training part, at most 320 pixels wide.
 
     Args:
-        frame_hw: (H, W) that they are resized to, for graphs that take one size; None for their own.
+        frame_hw: (H, W) that they are resized to, for graphs that take one size; None for their
+            own.
     """
     # Here, so that importing the runtime does not load OpenCV.
     import cv2

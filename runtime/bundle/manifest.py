@@ -357,7 +357,8 @@ class Manifest:
         try:
             if path.exists() and not path.is_file():  # a pipe would be waited for
                 raise BundleError(
-                    f"{path} is not a regular file. Name a folder that `samus-edge export` has made."
+                    f"{path} is not a regular file. "
+                    "Name a folder that `samus-edge export` has made."
                 )
             with path.open("rb") as file:
                 content = file.read(MAX_MANIFEST_BYTES + 1)
@@ -377,8 +378,9 @@ class Manifest:
             source: Where it comes from, for messages.
 
         Raises:
-            BundleError: if it is too large, not unambiguous JSON, not a bundle manifest or of another
-                major format version, or has missing or mistyped fields (all of them are named).
+            BundleError: if it is too large, not unambiguous JSON, not a bundle manifest or of
+                another major format version, or has missing or mistyped fields (all of them are
+                named).
         """
         if len(content) > MAX_MANIFEST_BYTES:
             raise BundleError(
@@ -433,8 +435,8 @@ def _check_format(found: _Format, source: str) -> None:
     if major != _SUPPORTED_MAJOR:
         is_newer = major > _SUPPORTED_MAJOR
         raise BundleError(
-            f"{source}: the bundle has format version {version}, and samus-edge {__version__} reads "
-            f"{'up to ' if is_newer else ''}{_SUPPORTED_MAJOR}.x. "
+            f"{source}: the bundle has format version {version}, and samus-edge {__version__} "
+            f"reads {'up to ' if is_newer else ''}{_SUPPORTED_MAJOR}.x. "
             + (
                 "Upgrade it: pip install --upgrade samus-edge"
                 if is_newer

@@ -1,8 +1,8 @@
 """JSON documents as dataclasses: read and written from the type hints, every problem named at once.
 
 A field may be of a plain type, `Literal`, a union, a list (as a tuple), a mapping by text, another
-dataclass or `JsonValue`, which takes anything; `Annotated[..., Bound(...)]` says where a value may lie.
-Unknown fields are refused, except by a dataclass with a field `extra`, which keeps them.
+dataclass or `JsonValue`, which takes anything; `Annotated[..., Bound(...)]` says where a value may
+lie. Unknown fields are refused, except by a dataclass with a field `extra`, which keeps them.
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ class RecordError(BadArgumentError):
     """A document is not what it should be.
 
     Attributes:
-        problems: a clause for each problem, with the path of the field.
+        problems: Clauses, each with the path of its field.
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -103,7 +103,7 @@ Fraction = Annotated[float, Bound("in [0, 1]", lambda value: 0 <= value <= 1)]
 BelowOne = Annotated[float, Bound("in [0, 1)", lambda value: 0 <= value < 1)]
 
 LEFT_OUT_IF_EMPTY: Final = types.MappingProxyType({"left_out_if_empty": True})
-"""Metadata of a field that `to_json` does not write where it is empty. `{"json": NAME}` renames one."""
+"""Metadata of a field that `to_json` leaves out where it is empty; `{"json": NAME}` renames one."""
 
 _MAX_DEPTH = 64
 _SHOWN_CHARACTERS = 60
@@ -119,8 +119,8 @@ def parse_json(content: bytes) -> object:
         content: UTF-8, with or without a byte order mark.
 
     Raises:
-        ValueError: if it is not JSON in UTF-8, names a field of an object twice, is nested more than
-            64 deep, or holds a number beyond float64 or a text with control characters.
+        ValueError: if it is not JSON in UTF-8, names a field of an object twice, is nested more
+            than 64 deep, or holds a number beyond float64 or a text with control characters.
     """
     try:
         value: object = json.loads(

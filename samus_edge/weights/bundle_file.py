@@ -1,4 +1,4 @@
-"""The model inside a bundle: where its graphs keep each tensor, and the way back to torch, bit for bit."""
+"""The model inside a bundle: where its graphs keep each tensor, and the way back to torch."""
 
 import json
 import re
@@ -32,13 +32,13 @@ FloatArray = npt.NDArray[np.float32]
 def map_tensors(model: ModelProto, tensors: Mapping[str, FloatArray]) -> None:
     """Find the model's tensors among a graph's initialisers by value, name and record them.
 
-    The exporter transposes matrices, expands position tables, joins tokens and divides a bias by the
-    number of heads; each of these forms is recognised. Tensors of zeros need not be in the graph.
+    The exporter transposes matrices, expands position tables, joins tokens and divides a bias by
+    the number of heads; each of these forms is recognised. Tensors of zeros need not be in the
+    graph.
 
     Args:
-        model: the graph; initialisers are renamed and metadata is added, in place.
-        tensors: the tensors of the modules that the graph computes, by their name in the whole
-            model.
+        model: The graph; initialisers are renamed and metadata is added, in place.
+        tensors: Tensors of the modules that the graph computes, by their name in the whole model.
 
     Raises:
         ExportMismatchError: naming every tensor that is not in the graph.
@@ -153,7 +153,7 @@ def load_bundle_model(folder: Path | None = None) -> SamusHF:
     Its constants are folded and its weights are the rounded ones, so it gives the bundle's outputs.
 
     Args:
-        folder: the bundle; None for the default one.
+        folder: The bundle; None for the default one.
 
     Returns:
         The model in evaluation mode.

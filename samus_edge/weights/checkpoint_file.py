@@ -26,12 +26,12 @@ _ADVICE = (
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
-        path: where it was read.
-        tensors: its state dict, without a prefix that all names share through DataParallel.
-        metadata: text beside the tensors; safetensors alone have it.
+        path: Path of the file.
+        tensors: The state dict, without a prefix that all names share through DataParallel.
+        metadata: Text beside the tensors; safetensors alone have it.
     """
 
     path: Path

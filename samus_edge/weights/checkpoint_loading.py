@@ -1,4 +1,4 @@
-"""Any checkpoint that a model can start from, recognised by what it holds."""
+"""Every kind of checkpoint that a model can start from, recognised by its content."""
 
 import os
 from collections.abc import Callable
@@ -23,9 +23,9 @@ class _Kind:
     """A kind of checkpoint.
 
     Attributes:
-        title: completes "holds ...".
-        arch: the architecture that starts from it.
-        load: copies it into a model.
+        title: Completes "holds ...".
+        arch: Architecture that starts from it.
+        load: Copies it into a model.
     """
 
     title: str
@@ -47,11 +47,11 @@ def model_from_checkpoint(
     """A model with a checkpoint's weights; what the checkpoint lacks is drawn from a seed.
 
     Args:
-        path: a checkpoint of SAM (ViT-B), SAMUS, LiteMedSAM or samus-edge.
-        arch: one of :data:`samus_edge.archs.ARCHS`.
-        hf: whether the high-frequency image enters the CNN branch.
-        gate: whether the multi-scale attention gate follows the CNN branch.
-        seed: of the fresh parts.
+        path: A checkpoint of SAM (ViT-B), SAMUS, LiteMedSAM or samus-edge.
+        arch: One of :data:`samus_edge.archs.ARCHS`.
+        hf: Whether the high-frequency image enters the CNN branch.
+        gate: Whether the multi-scale attention gate follows the CNN branch.
+        seed: Seed of the fresh parts.
 
     Returns:
         The model in training mode and the account of its weights.
@@ -71,8 +71,8 @@ def load_start_weights(model: SamusHF, checkpoint: CheckpointFile) -> WeightAcco
     """Copy a checkpoint of any known kind into a model, in place.
 
     Args:
-        model: the model.
-        checkpoint: from :func:`read_checkpoint`.
+        model: The model.
+        checkpoint: A checkpoint from :func:`read_checkpoint`.
 
     Raises:
         WeightsError: if the checkpoint is of no known kind or does not fit; the model is as before.
@@ -117,11 +117,11 @@ def convert_checkpoint(
     weights. The file's settings name the checkpoint and its SHA-256.
 
     Args:
-        checkpoint: of SAM (ViT-B), SAMUS, LiteMedSAM or samus-edge.
-        out: a `.safetensors` file; an existing one is replaced.
-        arch: one of :data:`samus_edge.archs.ARCHS`.
-        hf: whether the high-frequency image enters the CNN branch.
-        gate: whether the multi-scale attention gate follows the CNN branch.
+        checkpoint: A checkpoint of SAM (ViT-B), SAMUS, LiteMedSAM or samus-edge.
+        out: A `.safetensors` file; an existing one is replaced.
+        arch: One of :data:`samus_edge.archs.ARCHS`.
+        hf: Whether the high-frequency image enters the CNN branch.
+        gate: Whether the multi-scale attention gate follows the CNN branch.
 
     Returns:
         The account of every tensor.

@@ -1,7 +1,7 @@
 """Checkpoints that others have published, under our names: LiteMedSAM's, SAM's and SAMUS's.
 
-What SAM's and SAMUS's tensors are called; what is not listed (the blocks' `norm1`, `attn`, `norm2` and
-`mlp`, `neck`, `prompt_encoder`, `mask_decoder`) keeps its name:
+What SAM's and SAMUS's tensors are called; what is not listed (the blocks' `norm1`, `attn`, `norm2`
+and `mlp`, `neck`, `prompt_encoder`, `mask_decoder`) keeps its name:
 
 | theirs, after `image_encoder.` | ours, after `image_encoder.` |
 | --- | --- |
@@ -184,7 +184,7 @@ def load_sam(model: SamusHF, checkpoint: CheckpointFile) -> WeightAccount:
     grid. What SAMUS and we add is new: it starts as the builder left it.
 
     Args:
-        model: a model from :func:`samus_edge.modeling.samus_hf_vit_b`.
+        model: A model from :func:`samus_edge.modeling.samus_hf_vit_b`.
         checkpoint: `sam_vit_b_01ec64.pth`, read.
 
     Raises:
@@ -205,8 +205,8 @@ def load_samus(model: SamusHF, checkpoint: CheckpointFile) -> WeightAccount:
     """Copy SAMUS's weights into a ViT SAMUS-HF, in place; until trained it then computes SAMUS.
 
     Args:
-        model: a model from :func:`samus_edge.modeling.samus_hf_vit_b`.
-        checkpoint: a checkpoint of SAMUS's published code, read.
+        model: A model from :func:`samus_edge.modeling.samus_hf_vit_b`.
+        checkpoint: A checkpoint of SAMUS's published code, read.
 
     Raises:
         WeightsError: if the checkpoint does not fit the model.

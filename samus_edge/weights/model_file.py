@@ -33,7 +33,7 @@ TINY_STEM_KERNEL = "image_encoder.cnn_branch.steps.0.conv.weight"
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What model a weights file holds.
+    """The model that a weights file holds.
 
     Attributes:
         arch: One of :data:`samus_edge.archs.ARCHS`.
@@ -52,9 +52,9 @@ def save_model(model: SamusHF, path: Path, settings: Mapping[str, Any]) -> None:
     """Write weights atomically.
 
     Args:
-        model: the model.
-        path: a `.safetensors` file.
-        settings: at least `arch`, `hf` and `gate`, kept as JSON in the file's metadata.
+        model: The model.
+        path: A `.safetensors` file.
+        settings: At least `arch`, `hf` and `gate`, kept as JSON in the file's metadata.
     """
     from safetensors.torch import save
 
@@ -89,7 +89,7 @@ def is_own(checkpoint: CheckpointFile) -> bool:
 
 
 def read_settings(checkpoint: CheckpointFile) -> ModelSettings:
-    """What model our own weights are of.
+    """The settings of the model that our own weights are of.
 
     Raises:
         WeightsError: if the file does not say it, or names an unknown architecture.

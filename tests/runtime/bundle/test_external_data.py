@@ -1,4 +1,4 @@
-"""Tensors in other files: found wherever onnx.proto allows one, checked, and never read from elsewhere."""
+"""Tensors in other files: found in every place, checked, and never read from elsewhere."""
 
 import hashlib
 import json

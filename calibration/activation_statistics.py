@@ -66,8 +66,8 @@ def measure_activations(
 ) -> dict[str, TensorStatistics]:
     """Run a graph on samples and take statistics of some of its tensors.
 
-    The samples are run twice: for the ranges, then for histograms over them. Tensors are measured in
-    groups that fit in memory, each of which runs all samples; of one sample at a time.
+    The samples are run twice: for the ranges, then for histograms over them. Tensors are measured
+    in groups that fit in memory, each of which runs all samples; of one sample at a time.
 
     Args:
         model: a float32 graph.
@@ -181,10 +181,10 @@ class RangeMethod:
 
     Attributes:
         name: "minmax" covers every value; "entropy" cuts off what costs least information
-            (Kullback-Leibler divergence, as TensorRT's calibrator did); "percentile" cuts off a share
-            at either end.
-        percentile: where "percentile" cuts, in (50, 100]: 99.99 leaves out the greatest 0.01 % of the
-            values and the least 0.01 %.
+            (Kullback-Leibler divergence, as TensorRT's calibrator did); "percentile" cuts off a
+            share at either end.
+        percentile: where "percentile" cuts, in (50, 100]: 99.99 leaves out the greatest 0.01 % of
+            the values and the least 0.01 %.
     """
 
     name: str = "minmax"

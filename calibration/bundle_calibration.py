@@ -66,8 +66,9 @@ HALF_GRID_OPSET = 19
 """The first ONNX operator set whose Q/DQ pairs take half precision."""
 
 NO_MODULES_NOTE = (
-    "the nodes of {files} do not name their modules: blocks cannot be told apart, and half precision "
-    "may keep too few nodes in float32. Export the bundle again: samus-edge export --bundle"
+    "the nodes of {files} do not name their modules: blocks cannot be told apart, and half "
+    "precision may keep too few nodes in float32. Export the bundle again: "
+    "samus-edge export --bundle"
 )
 
 
@@ -284,9 +285,9 @@ class _Calibration:
         ]
         if others:
             raise SamusEdgeError(
-                f"the image encoder takes frames of {image.shape[2]}x{image.shape[1]} pixels alone, "
-                f"not {', '.join(others)}. Calibrate on frames of this size, or the bundle without "
-                "--frame-size."
+                f"the image encoder takes frames of {image.shape[2]}x{image.shape[1]} pixels "
+                f"alone, not {', '.join(others)}. Calibrate on frames of this size, or the bundle "
+                "without --frame-size."
             )
 
     def _float_graph(self, name: str) -> ModelProto:

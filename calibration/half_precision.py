@@ -1,7 +1,7 @@
 """Mixed half precision written into a graph: which nodes keep float32, and the casts between.
 
-Our own pass, since the ready-made converters cannot say which nodes they keep and why, insert a cast
-per reader, and do not know quantised graphs, whose Q/DQ pairs have to change type with their scales.
+This is our own pass, since ready-made converters cannot say which nodes they keep and why, insert
+a cast per reader, and do not know quantised graphs, whose Q/DQ pairs change type with their scales.
 """
 
 from collections.abc import Collection, Mapping
@@ -26,7 +26,7 @@ HALF_MAX = 65504.0
 HALF_MIN = 2.0**-24
 
 HEADROOM = 8.0
-"""A tensor may grow this much beyond what calibration frames showed before half precision overflows."""
+"""How far a tensor may grow beyond its range on calibration frames before it overflows."""
 
 SENSITIVE_OPERATORS = ("LayerNormalization", "Softmax", "ReduceMean")
 """Sums over many elements, which lose accuracy or overflow in half precision."""
@@ -45,7 +45,7 @@ class KeptNode:
     """A node that keeps float32.
 
     Attributes:
-        name: of the node.
+        name: name of the node.
         reason: "operator", "coordinates and grey levels", or "range": a tensor may overflow, or a
             constant would become zero.
     """
@@ -82,7 +82,7 @@ def nodes_to_keep(model: ModelProto, max_abs: Mapping[str, float]) -> list[KeptN
 
     Args:
         model: a float32 graph with weights as initialisers.
-        max_abs: greatest magnitude of each float tensor on real frames; initialisers may be left out.
+        max_abs: greatest magnitude of each float tensor but the initialisers, on real frames.
 
     Returns:
         In the graph's order.

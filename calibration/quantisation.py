@@ -39,8 +39,9 @@ TENSORRT_INT8 = QuantisationRecipe(
     half_precision=True,
 )
 """For TensorRT, which takes symmetric grids alone: scales per channel for weights, per tensor for
-activations, no zero points, float biases. Depthwise convolutions stay in half precision, as in every
-recipe: they are bound by memory, and quantised alone they cost more Dice than all else together."""
+activations, no zero points, float biases. Depthwise convolutions stay in half precision, as in
+every recipe: they are bound by memory, and quantised alone they cost more Dice than all else
+together."""
 
 CPU_INT8 = QuantisationRecipe(
     name="int8-cpu",
@@ -158,7 +159,7 @@ class _Quantiser:
         source = node.input[1]
         axis = _output_axis(node, len(self.weights[source].dims))
         if (source, axis) not in self.quantised_weights:
-            # as other nodes may read the same weights transposed, with their channels on another axis
+            # other nodes may read the same weights transposed, with channels on another axis
             is_second = any(each == source for each, _ in self.quantised_weights)
             name = f"{source}/axis{axis}" if is_second else source
             steps, scale = weight_grid(numpy_helper.to_array(self.weights[source]), axis)
@@ -213,8 +214,8 @@ def activation_grid(
 def weight_grid(values: FloatArray, axis: int) -> tuple[npt.NDArray[np.int8], FloatArray]:
     """Steps -127..127 of the shape of ``values``, and one scale per index of ``axis``.
 
-    Scales are half-precision numbers, so that a graph that computes in it has the same. A channel of
-    zeros gets the scale 1, as engines refuse a scale of 0.
+    Scales are half-precision numbers, so that a graph that computes in it has the same. A channel
+    of zeros gets the scale 1, as engines refuse a scale of 0.
     """
     others = tuple(index for index in range(values.ndim) if index != axis)
     largest = np.abs(values).max(axis=others)

@@ -51,8 +51,9 @@ class BudgetedChoice:
 def block_of(node: str) -> str:
     """The block that a node belongs to: two modules deep, three inside a numbered block.
 
-    `stage2/3/mlp/fc1/MatMul` is in `stage2/3/mlp`, `cnn_branch/gate/vote/Conv` in `cnn_branch/gate`,
-    `neck/Conv` in `neck`, and `node_Conv_7`, which names no module, in `NO_MODULE`.
+    `stage2/3/mlp/fc1/MatMul` is in `stage2/3/mlp`, `cnn_branch/gate/vote/Conv` in
+    `cnn_branch/gate`, `neck/Conv` in `neck`, and `node_Conv_7`, which names no module, in
+    `NO_MODULE`.
     """
     *modules, _ = node.split("/")
     depth = 3 if len(modules) > 3 and modules[1].isdigit() else 2
@@ -141,7 +142,7 @@ QUANTISED_COLOUR, KEPT_COLOUR = "#1f77b4", "#d62728"
 def draw_sensitivity(
     blocks: Sequence[BlockSensitivity], choice: BudgetedChoice, title: str
 ) -> bytes:
-    """Draw bars per block, in the graph's order: logit error and Dice change when it is quantised alone.
+    """Draw logit error and Dice change of every block that is quantised alone, as bars.
 
     Args:
         blocks: the blocks' sensitivities, in the graph's order.

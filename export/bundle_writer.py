@@ -148,8 +148,8 @@ def write_bundle(
         The manifest and the measured parity.
 
     Raises:
-        ValueError: if there are no frames, one has another size than ``frame_hw``, or ``opset`` is out
-            of range.
+        ValueError: if there are no frames, one has another size than ``frame_hw``, or ``opset`` is
+            out of range.
         SamusEdgeError: if ``folder`` exists and is not to be overwritten, or is no bundle.
         ExportMismatchError: if a parity gate does not hold; nothing is left at ``folder``.
     """

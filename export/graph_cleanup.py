@@ -112,7 +112,7 @@ OLDEST_OPSET = 17
 
 GELU_OPSET = 20
 AXES_OPSET = 18
-"""The first in which Resize and Pad have axes, and reductions to an extreme take theirs as an input."""
+"""The first in which Resize and Pad have axes, and ReduceMax takes its axes as an input."""
 
 _NEW_RESIZE_ATTRIBUTES = ("antialias", "axes", "keep_aspect_ratio_policy")
 _REDUCTIONS = ("ReduceMax", "ReduceMean", "ReduceMin")

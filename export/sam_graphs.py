@@ -1,15 +1,15 @@
 """The two graphs of SAM's classic ONNX pair, around a model that knows no padding.
 
 Tools that run such a pair scale an image so that its long side is 1024 pixels, the *prompt frame*.
-Some give the encoder exactly that, some a canvas that is black to the right of the image or below it;
-the decoder's `orig_im_size` is then the canvas' size. The model takes the image itself, stretched to
-256x256. So the encoder cuts off what is black, and hands on to the decoder how large the rest is: a
-tool keeps the embeddings and does not look into them, so they have one more channel, whose first two
-numbers are the image's width and height in pixels of the prompt frame.
+Some give the encoder exactly that, some a canvas that is black to the right of the image or below
+it; the decoder's `orig_im_size` is then the canvas' size. The model takes the image itself,
+stretched to 256x256. So the encoder cuts off what is black, and hands on to the decoder how large
+the rest is: a tool keeps the embeddings and does not look into them, so they have one more channel,
+whose first two numbers are the image's width and height in pixels of the prompt frame.
 
 The decoder translates between three frames by pixel edges, not centres: an edge at x of the prompt
-frame is at x / width of the image, so at 256 x / width of the model's frame. Bilinear interpolation is
-written as products with matrices of weights, which needs no more than elementary operators.
+frame is at x / width of the image, so at 256 x / width of the model's frame. Bilinear interpolation
+is written as products with matrices of weights, which needs no more than elementary operators.
 """
 
 import onnx
@@ -38,9 +38,9 @@ interpolates with the next pixel outside."""
 def sam_encoder_graph(model: SamusHF, *, opset: int) -> ModelProto:
     """Build the encoder: `input_image` (H, W, 3) to `image_embeddings` (1, C + 1, h, w), float32.
 
-    `input_image` is float32 RGB, 0..255, rows and columns first, of any size. What is black in it to
-    the right of the last pixel that is not, and below, does not count; of an image without such a
-    margin, everything does. One that is black throughout is taken whole.
+    `input_image` is float32 RGB, 0..255, rows and columns first, of any size. What is black in it
+    to the right of the last pixel that is not, and below, does not count; of an image without such
+    a margin, everything does. One that is black throughout is taken whole.
 
     Args:
         model: the model, constants folded, in evaluation mode.

@@ -49,8 +49,8 @@ Array = npt.NDArray[Any]
 def check_sam_profile(model: SamusHF, encoder: Path, decoder: Path) -> None:
     """Run the files and the model on the same frames and prompts.
 
-    The frames are blobs with speckle: a pair has no frames of its own to be measured on. The encoder
-    gets them at their own size, where no resizing by a tool comes between.
+    The frames are blobs with speckle: a pair has no frames of its own to be measured on. The
+    encoder gets them at their own size, where no resizing by a tool comes between.
 
     Args:
         model: what was exported, with folded and rounded weights.

@@ -28,9 +28,9 @@ def name_by_module(model: ModelProto) -> None:
     """Name every node by its module and operator, and its outputs by the node, in place.
 
     `stage2/0/attn/qkv/MatMul` is the matrix product of the module `stage2.0.attn.qkv`. A module's
-    second node of the same operator gets the suffix `_1`, the third `_2`. A node whose module is not
-    noted takes that of the node before it. Inputs, outputs and initialisers of the graph keep their
-    names.
+    second node of the same operator gets the suffix `_1`, the third `_2`. A node whose module is
+    not noted takes that of the node before it. Inputs, outputs and initialisers of the graph keep
+    their names.
 
     Args:
         model: a graph as PyTorch's exporter gives it, with its notes.

@@ -59,8 +59,8 @@ class TritonSettings:
     version: int = 1
     """Number of the version folders; 1 or more. The only one that the server then serves."""
     prefix: str = ""
-    """In front of every model's name; ASCII letters, digits, "_" and "-". For several bundles on one
-    server."""
+    """Prefix of every model's name, for several bundles on one server; ASCII letters, digits, "_"
+    and "-"."""
     instances: int = 1
     """Copies of each model on each GPU, or on the CPU; 1 or more."""
     max_frames: int = 8
@@ -166,9 +166,9 @@ def model_config(
     one, along which its dynamic batcher joins requests whose other axes are equal.
 
     Args:
-        model: what is served.
-        settings: how.
-        parameters: what traces need; for readers of the configuration, ONNX Runtime uses none of it.
+        model: the model.
+        settings: how it is served.
+        parameters: origin of the model, for readers of the configuration.
         bundle: the bundle's name, a label of every metric of the model.
 
     Source: `model_config.proto` and docs/user_guide/model_configuration.md of Triton 2.72.
@@ -280,8 +280,8 @@ def prepare_for_tensorrt(model: ModelProto) -> None:
     Args:
         model: a graph as `samus-edge export` writes it, weights included.
 
-    Source: onnx-tensorrt, `onnxOpImporters.cpp`, Resize; the second was seen with the parser and the
-        builder of TensorRT-RTX 1.7.
+    Source: onnx-tensorrt, `onnxOpImporters.cpp`, Resize; the second was seen with the parser and
+        the builder of TensorRT-RTX 1.7.
     """
     expand_weights(model)
     complete_resize_sizes(model)
@@ -293,8 +293,8 @@ class TritonRepository:
     """A written model repository.
 
     Attributes:
-        folder: what Triton is given as `--model-repository`.
-        models: the models in it.
+        folder: the folder for Triton's `--model-repository`.
+        models: its models.
         configs: path of each model's `config.pbtxt`, by the model's name.
         graphs: path of each model's ONNX file, by the model's name.
     """
@@ -315,27 +315,27 @@ def write_triton_repository(
 ) -> TritonRepository:
     """Write a bundle as a model repository, check it, and only then put the folder in place.
 
-    The image encoder of the variant "onnx" is the bundle's file, byte for byte. Every other graph is
-    changed (`batch_mask_decoder`, `prepare_for_tensorrt`) and run on ONNX Runtime against the
+    The image encoder of the variant "onnx" is the bundle's file, byte for byte. Every other graph
+    is changed (`batch_mask_decoder`, `prepare_for_tensorrt`) and run on ONNX Runtime against the
     bundle's. Needs onnx, not torch.
 
     Args:
         bundle: an opened bundle.
-        folder: where the repository goes.
+        folder: the repository's new folder.
         overwrite: whether a repository at ``folder`` that this function wrote is replaced.
         settings: variants, batching and sizes; None for the defaults.
         precision: which of the bundle's graphs, as for `Segmenter.load`; the others are left out.
 
     Returns:
-        What was written.
+        The written repository.
 
     Raises:
         ValueError: if there is no such precision.
         BackendError: if the bundle does not have it.
-        SamusEdgeError: if ``folder`` exists and is not to be overwritten, or is no such repository; or
-            if the image encoder takes frames of one size alone.
-        BundleError: if the bundle lacks a graph, a graph does not follow the contract of bundles, or
-            a file has changed since the bundle was opened.
+        SamusEdgeError: if ``folder`` exists and is not to be overwritten, or is no such repository;
+            or if the image encoder takes frames of one size alone.
+        BundleError: if the bundle lacks a graph, a graph does not follow the contract of bundles,
+            or a file has changed since the bundle was opened.
         ExportMismatchError: if a changed graph computes something else; nothing is left.
         OutputFileError: if a file cannot be written; nothing is left.
     """
@@ -374,8 +374,8 @@ def _check_frame_size(bundle: Bundle, graph: str) -> None:
     for spec in bundle.graph_record(graph).inputs:
         if all(isinstance(size, int) for size in spec.shape):
             raise SamusEdgeError(
-                f"bundle {bundle.path} is frozen to one frame, {spec}, and Triton joins frames of any "
-                "size into batches. Export the bundle without --frame-size."
+                f"bundle {bundle.path} is frozen to one frame, {spec}, and Triton joins frames of "
+                "any size into batches. Export the bundle without --frame-size."
             )
 
 
@@ -430,8 +430,8 @@ def _load(bundle: Bundle, graph: str) -> ModelProto:
         end = len(content) if where.length is None else start + where.length
         if end > len(content):
             raise BundleError(
-                f"tensor {tensor.name!r} of {bundle.graph_record(graph).file} ends at byte {end} of "
-                f"{where.location}, which has {len(content)}. Export the bundle again."
+                f"tensor {tensor.name!r} of {bundle.graph_record(graph).file} ends at byte {end} "
+                f"of {where.location}, which has {len(content)}. Export the bundle again."
             )
         tensor.raw_data = content[start:end]
         tensor.ClearField("external_data")

@@ -104,8 +104,8 @@ def store_compactly(model: ModelProto) -> None:
 def expand_weights(model: ModelProto) -> None:
     """Undo :func:`store_compactly`, in place: every weight is a float32 initialiser again.
 
-    Casts of constants to float32 and products of float32 constants are computed; nothing else writes
-    them.
+    Casts of constants to float32 and products of float32 constants are computed; nothing else
+    writes them.
 
     Args:
         model: a model whose initialisers are in the graph, not in external files.

@@ -274,7 +274,7 @@ def shipped_random_model(random_model: "SamusHF") -> "SamusHF":
 
 @pytest.fixture(scope="session")
 def exported_graphs(shipped_random_model: "SamusHF") -> dict[str, "ModelProto"]:
-    """The graphs of `random_model` as the exporter gives them: the suite's one export of a `tiny`."""
+    """The graphs of `random_model` from the exporter: the suite's one export of a `tiny`."""
     from samus_edge.export.torch_graph import DEFAULT_OPSET, image_encoder_graph, mask_decoder_graph
 
     return {
@@ -361,8 +361,8 @@ def make_precision() -> type[DiscPrecision]:
 def disc_precisions(tmp_path: Path) -> Callable[[dict[str, DiscPrecision]], Path]:
     """Writes the disc bundle of `tests/discs.py` with further precisions.
 
-    The reference draws discs of radius 40 + 10 * mean grey / 255, pixels of the 256 x 256 frame; its
-    recorded parity with PyTorch is within the limits.
+    The reference draws discs of radius 40 + 10 * mean grey / 255, pixels of the 256 x 256 frame;
+    its recorded parity with PyTorch is within the limits.
     """
     import onnx
     from onnx import numpy_helper

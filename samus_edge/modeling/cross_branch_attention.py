@@ -1,4 +1,4 @@
-"""What SAMUS and we add to a ViT: attention to the CNN branch, adapters, and a gate on that branch."""
+"""Additions to a ViT: attention to the CNN branch, adapters, and a gate on that branch."""
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,7 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., d), or (B, d, H, W) maps, to the same shape; the caller adds it to its residual."""
+        """Map (..., d), or (B, d, H, W) maps, to the same shape; the caller adds it."""
         out: Tensor
         if self.channels_first:
             hidden = self.act(F.conv2d(x, _kernel(self.down), self.down.bias))

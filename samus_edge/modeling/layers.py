@@ -123,7 +123,7 @@ class Mlp(nn.Sequential):
         dim: C.
         hidden_dim: features between the layers.
         act: the activation.
-        names: names of the two layers in checkpoints: TinyViT's, or ("lin1", "lin2") as SAM has them.
+        names: names of the two layers in checkpoints; SAM's are "lin1" and "lin2".
     """
 
     def __init__(

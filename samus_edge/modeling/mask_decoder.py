@@ -37,9 +37,9 @@ class MLP(nn.Module):
 class MaskUpscaling(nn.Sequential):
     """Image tokens to four times the resolution, and their products with the masks' weights.
 
-    A transposed convolution whose stride is its kernel's size is a matrix product for each position.
-    So the four positions that come of one stay beside each other, the normalisation finds its channels
-    last, and only the masks, of far fewer channels, are put into rows and columns.
+    A transposed convolution whose stride is its kernel's size is a matrix product for each
+    position. So the four positions that come of one stay beside each other, the normalisation finds
+    its channels last, and only the masks, of far fewer channels, are put into rows and columns.
 
     Args:
         embed_dim: C of the image tokens.

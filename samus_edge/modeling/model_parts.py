@@ -18,7 +18,7 @@ from samus_edge.modeling.vit_image_encoder import VitAttention, VitImageEncoder
 
 
 def fold_constants(module: nn.Module) -> None:
-    """Fold normalisations, position embeddings, relative positions and biases without effect, in place.
+    """Fold normalisations, positions and biases without effect, in place.
 
     The module computes the same function in evaluation mode, from other tensors.
 

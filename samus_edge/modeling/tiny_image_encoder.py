@@ -1,4 +1,4 @@
-"""Image encoders on TinyViT: the edge encoder, with a slim CNN branch, and LiteMedSAM's as published."""
+"""Image encoders on TinyViT: the edge encoder, with a slim CNN branch, and LiteMedSAM's own."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -210,7 +210,7 @@ class LiteMedSamImageEncoder(nn.Module):
         """Encode.
 
         Args:
-            image: (B, 1, 256, 256), float32, grey; each image is scaled to 0..1 by its own extremes.
+            image: (B, 1, 256, 256), float32, grey; each one is scaled to 0..1 by its extremes.
             high_frequency: (B, 1, 256, 256); not looked at, as LiteMedSAM knows no such input.
 
         Returns:

@@ -111,8 +111,8 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend within the windows of a grid: (B, H, W, C) tokens in and out.
 
-        H and W are multiples of the window. Windows and heads part in one transposition, and join in
-        another.
+        H and W are multiples of the window. Windows and heads part in one transposition, and join
+        in another.
         """
         batch, height, width, dim = x.shape
         side, heads = self.window_size, self.num_heads
@@ -133,8 +133,8 @@ class TinyViTBlock(nn.Module):
     """Window attention, depthwise 3x3 convolution and MLP, with places for SAMUS's additions.
 
     Where the window does not divide the grid, as in the original, the tokens are padded with zeros.
-    These are normalised and attended to like any token, so the norm's bias is what the others see of
-    them.
+    These are normalised and attended to like any token, so the norm's bias is what the others see
+    of them.
 
     Args:
         dim: C.

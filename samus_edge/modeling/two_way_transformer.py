@@ -3,9 +3,9 @@
 Attention between a few tokens and the many positions of an image is computed with fewer
 multiplications than in `Attention`. Its projections of the image side cost 2 L C D multiplications
 each (L positions, C channels, D inner). `attend_from_tokens` and `attend_from_image` multiply the
-weights with the tokens instead, which gives one row of C for each token and head, and the image with
-these rows: L C (heads T). With T tokens and heads T < D that is less (SAM's decoder: 8 T < 128, so up to
-15 tokens), and the image keeps its layout: no head of it is ever split off.
+weights with the tokens instead, which gives one row of C for each token and head, and the image
+with these rows: L C (heads T). With T tokens and heads T < D that is less (SAM's decoder: 8 T <
+128, so up to 15 tokens), and the image keeps its layout: no head of it is ever split off.
 """
 
 import torch

@@ -22,8 +22,8 @@ from samus_edge.calibration.activation_statistics import (
 from samus_edge.errors import DataError, OutputFileError
 
 KL_FACTOR = 2
-"""Between the cut-offs of the two calibrators, out of a range of 60: the divergence hardly rises beyond
-the bulk, and the two merge bins into levels differently."""
+"""Between the cut-offs of the two calibrators, out of a range of 60: the divergence hardly rises
+beyond the bulk, and the two merge bins into levels differently."""
 
 
 def statistics(values: npt.NDArray[np.float64]) -> TensorStatistics:

@@ -56,7 +56,7 @@ def run_graph(content: bytes) -> RunGraph:
 
 
 def small_vit(*, hf: bool, gate: bool) -> SamusHF:
-    """A small `vit_b` with a block of each kind, from seed 0; a full one takes a minute to export."""
+    """A small `vit_b` with a block of each kind, from seed 0; a full one is slow to export."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return samus_hf_vit(

@@ -1,7 +1,7 @@
 """The SAM pair, in the code of the tools that load such pairs and by its signature.
 
-What a mask should be comes from the radiologists' masks of the example images and from our own runtime
-on the bundle that the pair was made from.
+What a mask should be comes from the radiologists' masks of the example images and from our own
+runtime on the bundle that the pair was made from.
 """
 
 import importlib
@@ -40,8 +40,8 @@ from tests.conftest import spare_export
 from tests.export.conftest import EXAMPLE_BOXES, RunGraph, read_example, run_graph
 
 MIN_RUNTIME_IOU = 0.99
-"""Tools resize the image before the model and the mask after it, the runtime does neither; lowest of
-the cases below: 0.994, in a lesion of 52x39 pixels."""
+"""Tools resize the image before the model and the mask after it, the runtime does neither; lowest
+of the cases below: 0.994, in a lesion of 52x39 pixels."""
 
 MAX_DICE_LOSS = 0.005
 """Against the radiologist's mask, compared with the runtime's; largest below: about 0.001."""

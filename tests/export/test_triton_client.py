@@ -1,8 +1,8 @@
 """The example client against a stand-in server that speaks Triton's gRPC protocol on this machine.
 
 No Triton runs here. The stand-in is Triton's own service definition (of `tritonclient`) in front of
-ONNX Runtime; it refuses what the configuration in the repository does not allow, by Triton's rules for
-shapes, and runs the ONNX file beside it.
+ONNX Runtime; it refuses what the configuration in the repository does not allow, by Triton's rules
+for shapes, and runs the ONNX file beside it.
 """
 
 import importlib.util

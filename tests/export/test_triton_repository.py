@@ -76,10 +76,10 @@ def update_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> N
 
 
 def problems_of(config: Any, graph: ModelProto) -> list[str]:
-    """Where a configuration and its ONNX file disagree, by the rules of Triton's ONNX Runtime backend.
+    """Where a configuration and its ONNX file disagree, by Triton's rules for ONNX Runtime.
 
-    With batching the file's first axis varies and is left out of `dims`; the other axes are the same,
-    -1 where they vary.
+    With batching the file's first axis varies and is left out of `dims`; the other axes are the
+    same, -1 where they vary.
     """
     problems = []
     for kind, declared, values in (

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
-    """Every test here draws its weights and inputs from seed 0, and leaves the global state alone."""
+    """Every test here draws its weights and inputs from seed 0."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
@@ -25,7 +25,7 @@ def seeded() -> Iterator[None]:
 
 @torch.no_grad()
 def randomise_module(module: nn.Module) -> None:
-    """Leave no parameter or running statistic at a value that would hide a mistake, as 0 or 1 do."""
+    """Leave no parameter or running statistic at a value that hides mistakes, as 0 or 1 do."""
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.is_floating_point() and tensor.ndim <= 1:
             tensor.copy_(torch.empty_like(tensor).uniform_(0.5, 1.5))

@@ -71,7 +71,8 @@ DIGITS: Final = 4
 """Digits of what a manifest records."""
 
 NSD_TOLERANCE_PX: Final = 2.0
-"""Deviation that the normalised surface Dice accepts, pixels at ``DISTANCE_HW``: 0.8 % of the image."""
+"""Deviation that the normalised surface Dice accepts, pixels at ``DISTANCE_HW``: 0.8 % of
+the image."""
 
 
 @dataclass(frozen=True)

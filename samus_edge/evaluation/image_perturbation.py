@@ -10,7 +10,7 @@ trained with. Every grey level v is 0..255; results are rounded and clipped to t
 | ``speckle_0.2`` | v (1 + sigma n) | sigma; n is one standard normal number per speckle grain |
 | ``noise_10`` | v + sigma n | sigma, grey levels; n is one standard normal number per pixel |
 | ``stored_at_0.5`` | shrunk to that share of width and height, enlarged again | the share |
-| ``frame_640x480`` | the image resized to that width and height; its aspect is not kept | the size |
+| ``frame_640x480`` | resized to that width and height; the aspect is not kept | the size |
 """
 
 from abc import ABC, abstractmethod
@@ -38,7 +38,7 @@ __all__ = [
 Image = npt.NDArray[np.uint8]
 
 SPECKLE_GRAINS: Final = 256
-"""Speckle grains along the longer side of the image, so that speckle looks the same at all sizes."""
+"""Speckle grains along the longer side of the image, so that it looks the same at all sizes."""
 
 
 class ImagePerturbation(ABC):

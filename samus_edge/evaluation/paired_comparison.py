@@ -118,8 +118,8 @@ def compare_paired(
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.ndim != 1 or a.shape != b.shape or a.size == 0:
         raise BadArgumentError(
-            f"{names[0]} and {names[1]} must be scores of the same lesions with shape (L,), L >= 1, "
-            f"got shapes {a.shape} and {b.shape}."
+            f"{names[0]} and {names[1]} must be scores of the same lesions with shape (L,), "
+            f"L >= 1, got shapes {a.shape} and {b.shape}."
         )
     for name, values in zip(names, (a, b), strict=True):
         if not np.isfinite(values).all():

@@ -1,8 +1,8 @@
 """The robustness table: Dice as prompts and images get worse than the standard protocols assume.
 
-Each change is compared with a reference, lesion by lesion: boxes with the exact box, points with the
-centre point, perturbed images with the same prompt on the image as it is. Coordinates are pixels of the
-original image, (x, y), pixel centres at integers.
+Each change is compared with a reference, lesion by lesion: boxes with the exact box, points with
+the centre point, perturbed images with the same prompt on the image as it is. Coordinates are
+pixels of the original image, (x, y), pixel centres at integers.
 """
 
 import math
@@ -73,16 +73,16 @@ class MarginBoxProtocol:
     """Prompt with the lesion's box, every edge too far out, or every edge too far in."""
 
     margin: float
-    """Movement of each edge outwards, as a fraction of the box's width (left and right edge) or height,
-    counted in pixels (x2 - x1 + 1); negative inwards. Above -0.5, at most 1, not 0. At 0.15 the box is
-    1.3 times as wide and as high as the lesion."""
+    """Movement of each edge outwards, as a fraction of the box's width (left and right edge) or
+    height, counted in pixels (x2 - x1 + 1); negative inwards. Above -0.5, at most 1, not 0. At 0.15
+    the box is 1.3 times as wide and as high as the lesion."""
 
     def __post_init__(self) -> None:
         """Check the margin."""
         if not -0.5 < self.margin <= 1.0 or self.margin == 0.0:
             raise BadArgumentError(
-                f"margin must be above -0.5, at most 1 and not 0, got {self.margin}. The exact box is "
-                "BoxProtocol(jitter=0.0)."
+                f"margin must be above -0.5, at most 1 and not 0, got {self.margin}. "
+                "The exact box is BoxProtocol(jitter=0.0)."
             )
 
     @property
@@ -92,8 +92,8 @@ class MarginBoxProtocol:
         return f"box_{kind}_{abs(self.margin) * 100:g}%"
 
     def prompt(self, mask: Mask, rng: np.random.Generator) -> Prompt:
-        """The box, inside the image: what sticks out is cut off, so the box of a lesion at the border
-        is looser on the other sides only. Draws nothing."""
+        """The box, inside the image: what sticks out is cut off, so the box of a lesion at the
+        border is looser on the other sides only. Draws nothing."""
         x1, y1, x2, y2 = mask_box(mask).astype(np.float64)
         dx, dy = self.margin * (x2 - x1 + 1.0), self.margin * (y2 - y1 + 1.0)
         left, right = ordered_edges(x1 - dx, x2 + dx, mask.shape[1] - 1.0)
@@ -105,14 +105,14 @@ class MarginBoxProtocol:
 class OffsetPointProtocol:
     """Prompt with one foreground point beside the lesion's centre, in a random direction.
 
-    It lies on an ellipse around `centre_point`. If the pixel that it falls in does not belong to the
-    mask, the centre of the nearest mask pixel instead (the first in reading order among equals): a user
-    who misses the centre still clicks on the lesion.
+    It lies on an ellipse around `centre_point`. If the pixel that it falls in does not belong to
+    the mask, it is the centre of the nearest mask pixel instead (the first in reading order among
+    equals): a user who misses the centre still clicks on the lesion.
     """
 
     offset: float
-    """Half axes of the ellipse as a fraction of the lesion's width and height (of its box, in pixels);
-    above 0, below 1. 0.5 would be the outline of an elliptic lesion."""
+    """Half axes of the ellipse as a fraction of the lesion's width and height (of its box, in
+    pixels); above 0, below 1. 0.5 would be the outline of an elliptic lesion."""
 
     def __post_init__(self) -> None:
         """Check the offset."""

@@ -291,7 +291,8 @@ class MaskAgreement:
         logit_error: mean absolute difference of the low-resolution logits.
         mask_dice: mean Dice between the two masks, 0..1.
         dice_drop: how many Dice points (0..100) the lesions' masks lose, in the mean; where lesions
-            are not known, ``100 * (1 - mask_dice)``, which does not count what changes for the better.
+            are not known, ``100 * (1 - mask_dice)``, which does not count what changes for the
+            better.
     """
 
     logit_error: float
@@ -385,7 +386,8 @@ class MaskComparison:
 
 
 FP32_TOLERANCE = 1e-4
-"""Largest absolute difference in float32: only the order of sums differs between batches and rows."""
+"""Largest absolute difference in float32: only the order of sums differs between batches and
+rows."""
 
 QUANTISED_TOLERANCE = 0.02
 """In any other precision, as a share of the largest output: a sum in another order may round to
@@ -402,8 +404,8 @@ def check_served_graph(served: bytes, original: bytes, record: GraphRecord) -> f
     """Run a changed graph on three rows at once, and the bundle's graph on each row alone.
 
     Rows are random: bytes for uint8, a normal distribution for float32, corners of a box for the
-    points of a prompt. Each row has its own image embeddings, so a decoder that mixes rows, or gives
-    all of them the first image, differs.
+    points of a prompt. Each row has its own image embeddings, so a decoder that mixes rows, or
+    gives all of them the first image, differs.
 
     Args:
         served: the changed graph, in one file.
@@ -411,12 +413,12 @@ def check_served_graph(served: bytes, original: bytes, record: GraphRecord) -> f
         record: its record, for the inputs.
 
     Returns:
-        The largest absolute difference of any output; logits and embeddings are of the order of 1 to
-        30.
+        The largest absolute difference of any output; logits and embeddings are of the order of 1
+        to 30.
 
     Raises:
-        ExportMismatchError: if an output differs by more than the tolerance of the record's precision,
-            or is not a number.
+        ExportMismatchError: if an output differs by more than the tolerance of the record's
+            precision, or is not a number.
     """
     rng = np.random.default_rng(_SEED)
     feeds = {spec.name: _random_rows(spec, rng) for spec in record.inputs}

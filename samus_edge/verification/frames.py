@@ -155,7 +155,7 @@ def lesions_of_cases(
 
 
 def frames_of_cases(cases: Sequence[UltrasoundCase], count: int, seed: int) -> list[PromptedFrame]:
-    """Lesion images of a dataset, each with its first lesion; as `lesions_of_cases`, read at once."""
+    """Lesion images of a dataset, each with its first lesion, as `lesions_of_cases` draws."""
     source = lesions_of_cases(select_lesions(cases), limit=count, max_per_case=1, seed=seed)
     return list(source.frames())
 

@@ -121,7 +121,7 @@ class ProtocolFigures:
         dice: mean Dice with the true masks, 0..1.
         dice_reference: mean Dice of the reference's masks.
         dice_drop: how many Dice points (0..100) are lost in the mean; negative where some are won.
-        dice_drop_interval: 95 % paired bootstrap interval of the drop, points; groups are resampled.
+        dice_drop_interval: 95 % paired bootstrap interval of the drop, points, by groups.
         empty_masks: how many masks are empty.
     """
 
@@ -350,7 +350,7 @@ class VerificationGates:
     repeat_logit_error: Gate = Gate(
         "logit difference between two sessions",
         0,
-        "A result is the same each time on one backend; a medical user has to be able to repeat it.",
+        "A result is the same each time on one backend; a medical user must be able to repeat it.",
     )
     threads_logit_error: Gate = Gate(
         "logit difference between thread counts",

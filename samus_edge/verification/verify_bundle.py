@@ -1,7 +1,8 @@
 """Proof of a bundle before it ships: every precision beside the reference on real frames.
 
-Nothing here needs torch. The reference graphs were compared with PyTorch when they were exported; that
-record is held against its limits again, and everything else is compared with the reference graphs.
+Nothing here needs torch. The reference graphs were compared with PyTorch when they were exported;
+that record is held against its limits again, and everything else is compared with the reference
+graphs.
 """
 
 import os
@@ -437,16 +438,16 @@ def verify_bundle(
 ) -> VerificationResult:
     """Hold every precision of a bundle against its limits.
 
-    Each frame is encoded once by each precision, in turns, so that the times compare; only the frame
-    at hand and a few masks for pictures are kept.
+    Each frame is encoded once by each precision, in turns, so that the times compare; only the
+    frame at hand and a few masks for pictures are kept.
 
     Args:
         bundle: an opened bundle, its folder or zip file, or None for the default one.
         source: real frames with prompts.
         precisions: those to verify; None for all. The reference always runs, to compare with.
         gates: the limits.
-        backend: what runs the precisions; None for ONNX Runtime. The reference that they are compared
-            with always runs on ONNX Runtime.
+        backend: the engine that runs the precisions; None for ONNX Runtime. The reference that they
+            are compared with always runs on ONNX Runtime.
         threads: CPU threads that compute one graph on ONNX Runtime; None for all cores, at most 8.
         pictures: how many of the worst disagreements of each precision to keep, to be drawn.
         on_frame: called with the name of each frame that is done, for progress.

@@ -66,7 +66,7 @@ def test_the_page_says_what_failed_and_shows_it(result: VerificationResult) -> N
 def test_truth_reference_and_precision_are_drawn(result: VerificationResult) -> None:
     worst = result.disagreements[0]
     picture = draw_disagreement(worst)
-    # The reference's disc hides most of the truth, which is as large; the smaller one hides nothing.
+    # The reference's disc hides most of the truth, which is as large; the smaller hides nothing.
     assert has_colour(picture, YELLOW) and has_colour(picture, MAGENTA)
     assert "mask IoU 0.7" in worst.caption and "Dice " in worst.caption  # (36 / 42)^2 = 0.735
     # What is shown is the part around the masks, enlarged: 84 pixels with a margin of 30 %.

@@ -282,7 +282,15 @@ def test_the_wheel_has_licence_and_notice(wheel: zipfile.ZipFile) -> None:
 def test_the_base_install_is_the_runtime_alone(metadata: email.message.Message) -> None:
     requirements = metadata.get_all("Requires-Dist", [])
     base = {requirement_name(text) for text in requirements if "extra ==" not in text}
-    assert base == {"numpy", "onnxruntime", "opencv-python-headless", "typer"}
+    assert base == {
+        "jinja2",
+        "numpy",
+        "onnxruntime",
+        "opencv-python-headless",
+        "pillow",
+        "rich",
+        "typer",
+    }
 
 
 def test_the_documented_extras_exist(metadata: email.message.Message) -> None:
@@ -292,7 +300,7 @@ def test_the_documented_extras_exist(metadata: email.message.Message) -> None:
 
 def test_the_command_is_installed(wheel: zipfile.ZipFile) -> None:
     (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
-    assert "samus-edge = samus_edge.cli.app:main" in wheel.read(name).decode()
+    assert "samus-edge = samus_edge.__main__:main" in wheel.read(name).decode()
 
 
 def test_tracked_files_stay_small() -> None:

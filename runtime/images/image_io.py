@@ -1,37 +1,26 @@
 """Image files in: checked before they are decoded, then one grey frame.
 
-PNG, JPEG, BMP and TIFF, with 8 or 16 bits per sample, grey or colour, with or without transparency.
+PNG, JPEG, BMP, TIFF and WebP, with 8 or 16 bits per sample, grey or colour, with or without transparency.
 Of a TIFF with several pages the first is read. Orientation tags are applied, so coordinates are those
 of the image as viewers show it.
 """
 
+import importlib
 import os
 import stat
-from collections.abc import Callable
-from dataclasses import dataclass
+import threading
+import warnings
+from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from samus_edge.errors import BadArgumentError, ImageFileError
-from samus_edge.runtime.images.file_checks import (
-    BMP_SIGNATURES,
-    JPEG_SIGNATURES,
-    PNG_SIGNATURES,
-    TIFF_SIGNATURES,
-    bmp_size_wh,
-    check_bmp,
-    check_jpeg,
-    check_png,
-    check_tiff,
-    jpeg_size_wh,
-    png_has_alpha,
-    png_size_wh,
-    tiff_has_alpha,
-    tiff_size_wh,
-)
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = [
     "MAX_FILE_BYTES",
@@ -115,25 +104,18 @@ _ADVICE = "Copy it again, or export it as PNG."
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
 
 
-@dataclass(frozen=True)
-class _Format:
-    name: str
-    signatures: tuple[bytes, ...]
-    size_wh: Callable[[bytes], tuple[int, int]]
-    check: Callable[[bytes], None]
-    has_alpha: Callable[[bytes], bool]
-
-
-def _never(content: bytes) -> bool:
-    return False  # JPEG has no alpha; the fourth byte of a BMP pixel is mostly unused, and zero
-
-
 _FORMATS = (
-    _Format("PNG", PNG_SIGNATURES, png_size_wh, check_png, png_has_alpha),
-    _Format("JPEG", JPEG_SIGNATURES, jpeg_size_wh, check_jpeg, _never),
-    _Format("BMP", BMP_SIGNATURES, bmp_size_wh, check_bmp, _never),
-    _Format("TIFF", TIFF_SIGNATURES, tiff_size_wh, check_tiff, tiff_has_alpha),
+    ("PNG", (b"\x89PNG\r\n\x1a\n",), "PngImagePlugin", "PngImageFile"),
+    ("JPEG", (b"\xff\xd8\xff",), "JpegImagePlugin", "JpegImageFile"),
+    ("BMP", (b"BM",), "BmpImagePlugin", "BmpImageFile"),
+    ("TIFF", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TiffImagePlugin", "TiffImageFile"),
+    ("WebP", (b"RIFF",), "WebPImagePlugin", "WebPImageFile"),
 )
+_ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 274, 258, 262, 339  # tags of TIFF and Exif
+_UNSIGNED = 1
+_decoding = threading.Lock()  # filters of warnings belong to the whole process
+# What Pillow gives without loss; the others are converted.
+_PLAIN_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L")
 
 
 def read_image(path: str | os.PathLike[str]) -> GreyFrame:
@@ -148,7 +130,7 @@ def read_image(path: str | os.PathLike[str]) -> GreyFrame:
         ((473, 561), dtype('uint8'))
 
     Args:
-        path: a PNG, JPEG, BMP or TIFF file of at most `MAX_FILE_BYTES` and `MAX_IMAGE_PIXELS`.
+        path: a PNG, JPEG, BMP, TIFF or WebP file of at most `MAX_FILE_BYTES` and `MAX_IMAGE_PIXELS`.
 
     Returns:
         (H, W), uint8, [0, 255]. 16-bit samples are scaled by `scale_to_8_bits`; transparent pixels
@@ -173,8 +155,7 @@ def decode_image(content: bytes, name: Path) -> GreyFrame:
         ImageFileError: as `read_image`.
     """
     try:
-        image, has_alpha = _decode(content)
-        return _grey(image, has_alpha)
+        return _grey(_decode(content))
     except ImageFileError as err:
         reason, advice = (*err.args, _ADVICE)[:2]
         raise ImageFileError(f"{name} {reason}. {advice}") from err
@@ -218,65 +199,115 @@ def _read_bytes(file: Path) -> bytes:
         return file.read_bytes()
     except FileNotFoundError as err:
         raise ImageFileError(
-            f"{file} does not exist. Give the path of a PNG, JPEG, BMP or TIFF file."
+            f"{file} does not exist. Give the path of a PNG, JPEG, BMP, TIFF or WebP file."
         ) from err
     except OSError as err:
         raise ImageFileError(f"{file} cannot be read ({err.strerror}).") from err
 
 
-def _decode(content: bytes) -> tuple[npt.NDArray[Any], bool]:
-    """Decode a file that was found whole: (H, W) grey, (H, W, 3) BGR or (H, W, 4) BGRA."""
-    import cv2
-
-    found = next((item for item in _FORMATS if content.startswith(item.signatures)), None)
-    if found is None:
-        raise ImageFileError("is not a PNG, JPEG, BMP or TIFF file")
-    width, height = found.size_wh(content)
-    if width == 0 or height == 0:
-        raise ImageFileError(f"has no pixels: its header states {width} x {height}")
-    if width * height > MAX_IMAGE_PIXELS:
-        raise ImageFileError(
-            f"has {width} x {height} pixels, more than the limit of {MAX_IMAGE_PIXELS}",
-            "Crop it or scale it down.",
-        )
-    found.check(content)
-    has_alpha = found.has_alpha(content)
-    flags = cv2.IMREAD_UNCHANGED if has_alpha else cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
+def _decode(content: bytes) -> npt.NDArray[Any]:
+    """Decode a whole file: (H, W), (H, W, 2) with alpha, (H, W, 3) RGB or (H, W, 4) RGBA, 8 or 16 bits."""
+    found = next((each for each in _FORMATS if content.startswith(each[1])), None)
+    if found is None or (found[0] == "WebP" and content[8:12] != b"WEBP"):
+        raise ImageFileError("is not a PNG, JPEG, BMP, TIFF or WebP file")
+    name, _, module, plugin = found
+    # The plugins by themselves: Image.open would look for others, and warn of sizes on its own.
+    opener = getattr(importlib.import_module(f"PIL.{module}"), plugin)
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    except cv2.error as err:
-        raise ImageFileError(f"is a {found.name} file that OpenCV cannot decode") from err
-    if image is None:
-        raise ImageFileError(f"is a {found.name} file that is damaged or of an unsupported kind")
-    if sorted(image.shape[:2]) != sorted((height, width)):  # swapped by an orientation tag
+        with _decoding, warnings.catch_warnings(), opener(BytesIO(content)) as picture:
+            # Pillow warns of a directory that is cut off, and goes on.
+            warnings.filterwarnings("error", module=r"PIL\b")
+            width, height = picture.size
+            if width * height > MAX_IMAGE_PIXELS:
+                raise ImageFileError(
+                    f"has {width} x {height} pixels, more than the limit of {MAX_IMAGE_PIXELS}",
+                    "Crop it or scale it down.",
+                )
+            if name == "PNG":  # the chunks and their checksums, up to the end
+                with opener(BytesIO(content)) as checked:
+                    checked.verify()
+            return _samples(picture, content)
+    except ImageFileError:
+        raise
+    except Exception as err:  # decoders have no error in common
+        reason = str(err) or type(err).__name__
+        raise ImageFileError(f"is a {name} file that is truncated or damaged ({reason})") from err
+
+
+def _samples(picture: "Image", content: bytes) -> npt.NDArray[Any]:
+    """The samples of a picture as viewers show it, whatever its mode."""
+    from PIL import ImageOps
+
+    raw = str(picture.tile[0][3]) if picture.tile else ""  # type: ignore[attr-defined]  # of files
+    tags = getattr(picture, "tag_v2", {})
+    if any(each != _UNSIGNED for each in tuple(tags.get(_SAMPLE_FORMAT, ()))):
         raise ImageFileError(
-            f"is damaged: {image.shape[1]} x {image.shape[0]} pixels were decoded, "
-            f"its header states {width} x {height}"
+            "has signed or floating-point pixels; convert it to 8 or 16 bits unsigned"
         )
-    return image, has_alpha
+    is_deep_colour = picture.mode in ("RGB", "RGBA", "LA", "RGBX") and (
+        ";16" in raw or 16 in tuple(tags.get(_BITS, ()))
+    )
+    orientation = picture.getexif().get(_ORIENTATION, 1)
+    picture.load()
+    if is_deep_colour:  # Pillow keeps 8 of 16 bits
+        return _oriented(_deep_samples(content), orientation)
+    transparent = picture.info.get("transparency")
+    if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
+        samples = np.asarray(ImageOps.exif_transpose(picture))
+        if picture.mode == "I" and not 0 <= samples.min() <= samples.max() <= 65535:
+            raise ImageFileError("has 32-bit pixels; convert it to 8 or 16 bits unsigned")
+        samples = samples.astype(np.uint16)
+        if tags.get(_PHOTOMETRIC) == 0:  # MinIsWhite, which Pillow inverts in 8 bits alone
+            return 255 - scale_to_8_bits(samples)
+        return samples if transparent is None else np.where(samples == transparent, 0, samples)
+    if picture.mode in ("F", "LAB", "HSV"):
+        raise ImageFileError(f"has pixels of the kind {picture.mode}; convert it to grey or RGB")
+    if transparent is not None or picture.mode in ("PA", "La", "RGBa"):
+        picture = picture.convert("RGBA")
+    elif picture.mode not in _PLAIN_MODES:
+        picture = picture.convert("L" if picture.mode == "1" else "RGB")
+    return np.asarray(ImageOps.exif_transpose(picture))
 
 
-def _grey(image: npt.NDArray[Any], has_alpha: bool) -> GreyFrame:
-    if image.dtype not in (np.uint8, np.uint16):
-        raise ImageFileError(f"has {image.dtype.name} pixels; convert it to 8 or 16 bits unsigned")
-    if image.ndim == 2:
-        if has_alpha:  # OpenCV has dropped it
-            raise ImageFileError(
-                "is a grey TIFF with transparency, which is not supported; save it as PNG"
-            )
-        return _to_8_bits(image)
+def _deep_samples(content: bytes) -> npt.NDArray[Any]:
+    """Colour of 16 bits, by OpenCV: (H, W, 3) RGB or (H, W, 4) RGBA, not turned yet."""
     import cv2
 
-    colour = _to_8_bits(image[..., :3])  # (H, W, 3)
-    if has_alpha and image.shape[2] == 4:
-        alpha = image[..., 3:]  # (H, W, 1)
+    flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    if image is None:
+        raise ImageFileError("has colour of 16 bits of an unsupported kind; convert it to 8 bits")
+    return np.asarray(image)[..., [2, 1, 0, 3][: image.shape[2]]]
+
+
+def _oriented(image: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+    """Turn and mirror as the Exif orientation, 1 to 8, says."""
+    if orientation in (5, 6, 7, 8):
+        image = image.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return image
+
+
+def _grey(image: npt.NDArray[Any]) -> GreyFrame:
+    """Grey of 8 bits; transparent pixels are laid over black."""
+    if image.ndim == 2:
+        return np.ascontiguousarray(_to_8_bits(image))
+    import cv2
+
+    has_alpha = image.shape[2] in (2, 4)
+    colour = _to_8_bits(image[..., : image.shape[2] - has_alpha])  # (H, W, 1) or (H, W, 3)
+    if has_alpha:
+        alpha = image[..., -1:]  # (H, W, 1)
         opaque = np.iinfo(image.dtype).max
         product = colour.astype(np.uint32) * alpha
         colour = ((product + opaque // 2) // opaque).astype(np.uint8)  # rounded to nearest
-    grey: GreyFrame = np.asarray(
-        cv2.cvtColor(np.ascontiguousarray(colour), cv2.COLOR_BGR2GRAY), dtype=np.uint8
-    )  # (H, W)
-    return grey
+    if colour.shape[2] == 1:
+        return np.ascontiguousarray(colour[..., 0])
+    grey = cv2.cvtColor(np.ascontiguousarray(colour), cv2.COLOR_RGB2GRAY)  # (H, W)
+    return np.asarray(grey, dtype=np.uint8)
 
 
 def _to_8_bits(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

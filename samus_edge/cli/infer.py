@@ -20,7 +20,7 @@ def command(
     image: Annotated[
         Path,
         typer.Option(
-            "--image", metavar="FILE", help="PNG, JPEG, BMP or TIFF, 8 or 16 bits; or DICOM."
+            "--image", metavar="FILE", help="PNG, JPEG, BMP, TIFF or WebP, 8 or 16 bits; or DICOM."
         ),
     ],
     box: Annotated[

@@ -30,7 +30,7 @@ def test_everything_broken_is_listed_and_fails(run: Run, fake_busi: Path) -> Non
     assert outcome.exit_code == 1
     broken = [line for line in outcome.stdout.splitlines() if line.startswith("broken: ")]
     assert len(broken) == 2 and "benign (1)_mask.png" in broken[0]
-    assert "malignant (1).png is not a PNG, JPEG, BMP or TIFF file" in broken[1]
+    assert "malignant (1).png is not a PNG, JPEG, BMP, TIFF or WebP file" in broken[1]
     assert outcome.stderr == f"error: 2 problem(s) in {fake_busi}, listed above.\n"
 
 

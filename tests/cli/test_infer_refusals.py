@@ -97,7 +97,7 @@ def test_bad_arguments_are_one_line_and_write_nothing(
     [
         ("missing.png", None, "missing.png does not exist"),
         ("empty.png", b"", "empty.png is empty"),
-        ("text.png", b"not an image\n", "text.png is not a PNG, JPEG, BMP or TIFF file"),
+        ("text.png", b"not an image\n", "text.png is not a PNG, JPEG, BMP, TIFF or WebP file"),
         ("huge.png", HUGE_PNG, "huge.png has 40000 x 40000 pixels, more than the limit"),
         ("cut.png", "{half}", "cut.png is truncated"),
         ("cut.jpg", "{half}", "cut.jpg is truncated"),

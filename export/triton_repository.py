@@ -26,8 +26,7 @@ from samus_edge.runtime.bundle.manifest import (
     IMAGE_ENCODER,
     MASK_DECODER,
     TensorSpec,
-    check_image_encoder,
-    check_mask_decoder,
+    check_graph,
 )
 from samus_edge.runtime.bundle.records import to_json
 from samus_edge.runtime.images.output_files import draft_folder, write_files_atomically
@@ -384,11 +383,10 @@ def _served_models(
 ) -> Iterator[tuple[ServedModel, bytes]]:
     """Every variant of one part, with its ONNX file."""
     record = bundle.graph_record(graph)
-    check = check_image_encoder if part == IMAGE_ENCODER else check_mask_decoder
-    check(record)
+    check_graph(part, record)
     model = _load(bundle, graph)
     specs = tensor_specs(model.graph.input), tensor_specs(model.graph.output)
-    check(replace(record, inputs=specs[0], outputs=specs[1]))
+    check_graph(part, replace(record, inputs=specs[0], outputs=specs[1]))
     original = bundle.read_graph(graph)
     if record.external_data:
         original = model.SerializeToString(deterministic=True)

@@ -27,8 +27,7 @@ from samus_edge.runtime.bundle.manifest import (
     IMAGE_ENCODER,
     MASK_DECODER,
     MASKS_PER_PROMPT,
-    check_image_encoder,
-    check_mask_decoder,
+    check_graph,
     mask_input_hw,
 )
 from samus_edge.runtime.images.image_io import GreyFrame, grey_frame
@@ -86,8 +85,8 @@ class Segmenter:
         graphs = select_graphs(bundle, precision)
         encoder = bundle.graph_record(graphs.image_encoder)
         decoder = bundle.graph_record(graphs.mask_decoder)
-        check_image_encoder(encoder)
-        check_mask_decoder(decoder)
+        check_graph(IMAGE_ENCODER, encoder)
+        check_graph(MASK_DECODER, decoder)
         self._bundle = bundle
         self._backend = backend
         self._encoder_sha256 = encoder.sha256

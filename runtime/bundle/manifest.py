@@ -42,8 +42,7 @@ __all__ = [
     "Preprocessing",
     "PromptFrame",
     "TensorSpec",
-    "check_image_encoder",
-    "check_mask_decoder",
+    "check_graph",
     "mask_input_hw",
 ]
 
@@ -137,38 +136,60 @@ MASK_DECODER = "mask_decoder"
 # that is clear, the other three are alternatives for one that is ambiguous.
 MASKS_PER_PROMPT = 4
 
-_ENCODER_INPUTS = (TensorSpec("image", "uint8", ("B", "H", "W")),)
-_ENCODER_OUTPUTS = (TensorSpec("image_embeddings", "float32", ("B", "C", "h", "w")),)
-_DECODER_INPUTS = (
-    TensorSpec("image_embeddings", "float32", (1, "C", "h", "w")),
-    TensorSpec("point_coords", "float32", ("N", "P", 2)),
-    TensorSpec("point_labels", "float32", ("N", "P")),
-    TensorSpec("mask_input", "float32", ("N", 1, "mask_h", "mask_w")),
-    TensorSpec("has_mask_input", "float32", ("N", 1)),
-)
-_DECODER_OUTPUTS = (
-    TensorSpec("low_res_masks", "float32", ("N", MASKS_PER_PROMPT, "mask_h", "mask_w")),
-    TensorSpec("iou_predictions", "float32", ("N", MASKS_PER_PROMPT)),
-)
+# By graph: its inputs, and the outputs that it has to have.
+_CONTRACTS = {
+    IMAGE_ENCODER: (
+        (TensorSpec("image", "uint8", ("B", "H", "W")),),
+        (TensorSpec("image_embeddings", "float32", ("B", "C", "h", "w")),),
+    ),
+    MASK_DECODER: (
+        (
+            TensorSpec("image_embeddings", "float32", (1, "C", "h", "w")),
+            TensorSpec("point_coords", "float32", ("N", "P", 2)),
+            TensorSpec("point_labels", "float32", ("N", "P")),
+            TensorSpec("mask_input", "float32", ("N", 1, "mask_h", "mask_w")),
+            TensorSpec("has_mask_input", "float32", ("N", 1)),
+        ),
+        (
+            TensorSpec("low_res_masks", "float32", ("N", MASKS_PER_PROMPT, "mask_h", "mask_w")),
+            TensorSpec("iou_predictions", "float32", ("N", MASKS_PER_PROMPT)),
+        ),
+    ),
+}
 
 
-def check_image_encoder(record: GraphRecord) -> None:
-    """Check that a recorded graph is an image encoder that the runtime can use.
+def check_graph(part: str, record: GraphRecord) -> None:
+    """Check that a recorded graph is one that the runtime can use.
+
+    Args:
+        part: `IMAGE_ENCODER` or `MASK_DECODER`.
+        record: The graph's record.
 
     Raises:
         BundleError: naming every input and output that is missing or of another kind.
     """
-    _check(record, _ENCODER_INPUTS, _ENCODER_OUTPUTS)
-
-
-def check_mask_decoder(record: GraphRecord) -> None:
-    """Check that a recorded graph is a mask decoder that the runtime can use.
-
-    Raises:
-        BundleError: naming every input and output that is missing or of another kind.
-    """
-    _check(record, _DECODER_INPUTS, _DECODER_OUTPUTS)
-    mask_input_hw(record)
+    problems: list[str] = []
+    inputs, outputs = _CONTRACTS[part]
+    for kind, needed, recorded in (
+        ("input", inputs, record.inputs),
+        ("output", outputs, record.outputs),
+    ):
+        found = {spec.name: spec for spec in recorded}
+        for spec in needed:
+            other = found.get(spec.name)
+            if other is None:
+                problems.append(f"no {kind} {spec}")
+            elif not spec.accepts(other.dtype, other.shape):
+                problems.append(f"{kind} {other}, expected {spec}")
+    known = {spec.name for spec in inputs}
+    problems += [f"unknown input {spec}" for spec in record.inputs if spec.name not in known]
+    if problems:
+        raise BundleError(
+            f"{record.file} does not follow the bundle contract: {'; '.join(problems)}. "
+            "Export the bundle again."
+        )
+    if part == MASK_DECODER:
+        mask_input_hw(record)
 
 
 def mask_input_hw(record: GraphRecord) -> tuple[int, int]:
@@ -182,31 +203,6 @@ def mask_input_hw(record: GraphRecord) -> tuple[int, int]:
     if not (isinstance(height, int) and isinstance(width, int)):
         raise BundleError(f"{record.file}: {spec} must have fixed sizes on its last two axes.")
     return height, width
-
-
-def _check(
-    record: GraphRecord, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
-) -> None:
-    problems: list[str] = []
-    for kind, needed, recorded in (
-        ("input", inputs, record.inputs),
-        ("output", outputs, record.outputs),
-    ):
-        found = {spec.name: spec for spec in recorded}
-        for spec in needed:
-            other = found.get(spec.name)
-            if other is None:
-                problems.append(f"no {kind} {spec}")
-            elif not spec.accepts(other.dtype, other.shape):
-                problems.append(f"{kind} {other}, expected {spec}")
-        known = {spec.name for spec in needed}
-        if kind == "input":
-            problems += [f"unknown input {spec}" for spec in recorded if spec.name not in known]
-    if problems:
-        raise BundleError(
-            f"{record.file} does not follow the bundle contract: {'; '.join(problems)}. "
-            "Export the bundle again."
-        )
 
 
 @dataclass(frozen=True)

@@ -63,16 +63,16 @@ Source:
     Data in Brief 28 (2020) 104863.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 from samus_edge.data.case import NORMAL_CLASS, UltrasoundCase, list_problems, natural_order
 from samus_edge.data.splitting import SUBSETS, find_leaks, load_groups, load_split
 from samus_edge.errors import BadArgumentError, DataError
+from samus_edge.runtime.bundle.records import Bound, from_json, parse_json
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -269,7 +269,7 @@ class _Reader:
     """Collects cases over all subset files, which mostly name the same ones."""
 
     root: Path
-    class_counts: dict[str, int]
+    class_counts: Mapping[str, int]
     cases: dict[str, UltrasoundCase] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
     files: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -327,24 +327,21 @@ class _Reader:
         return name in self.files[folder]
 
 
-def _read_classes(path: Path) -> dict[str, int]:
-    """Number of classes by dataset."""
+@dataclass(frozen=True)
+class _Classes:
+    """Number of classes by dataset; the background counts."""
+
+    classes: Mapping[str, Annotated[int, Bound("2 or more", lambda count: count >= 2)]]
+
+
+def _read_classes(path: Path) -> Mapping[str, int]:
     try:
-        document: object = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as err:
+        return from_json(_Classes, {"classes": parse_json(path.read_bytes())}).classes
+    except (OSError, ValueError) as err:
         raise DataError(
-            f"Cannot read {path}: {err}. It must hold the number of classes of each dataset, the "
-            'background included, as in {"Breast-BUSI": 2}.'
+            f"Cannot read {path}: {err}. It must hold the number of classes of each dataset, 2 or "
+            'more because the background counts, as in {"Breast-BUSI": 2}.'
         ) from err
-    if not isinstance(document, dict) or not all(
-        isinstance(count, int) and not isinstance(count, bool) and count >= 2
-        for count in document.values()
-    ):
-        raise DataError(
-            f"{path} must hold the number of classes of each dataset, 2 or more because the "
-            f'background counts, as in {{"Breast-BUSI": 2}}, got {document!r:.120}.'
-        )
-    return {str(dataset): count for dataset, count in document.items()}
 
 
 _MASK_NAME: Final = re.compile(r"(?P<stem>.+)_mask(?:_(?P<index>\d+))?")

@@ -16,10 +16,10 @@ from samus_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from samus_edge.runtime.bundle.bundle import Bundle, reference_precision, select_graphs
 from samus_edge.runtime.bundle.manifest import (
     IMAGE_ENCODER,
+    MASK_DECODER,
     GraphRecord,
     TensorSpec,
-    check_image_encoder,
-    check_mask_decoder,
+    check_graph,
     mask_input_hw,
 )
 from samus_edge.runtime.prediction import decode_prompts, mask_decoder_feeds, masks_from_logits
@@ -87,8 +87,8 @@ class PrecisionGraphs:
         graphs = select_graphs(bundle, precision)
         encoder = bundle.graph_record(graphs.image_encoder)
         decoder = bundle.graph_record(graphs.mask_decoder)
-        check_image_encoder(encoder)
-        check_mask_decoder(decoder)
+        check_graph(IMAGE_ENCODER, encoder)
+        check_graph(MASK_DECODER, decoder)
         self._mask_input_hw = mask_input_hw(decoder)
         self._model_size = bundle.manifest.prompts.size
         self._threshold = bundle.manifest.mask_threshold

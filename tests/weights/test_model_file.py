@@ -76,12 +76,6 @@ def test_a_file_that_is_no_safetensors_is_named(content: bytes | None, tmp_path:
         load_model(path)
 
 
-def test_a_truncated_file_is_refused(weights: Path) -> None:
-    weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(WeightsError, match=r"model\.safetensors cannot be read as safetensors"):
-        load_model(weights)
-
-
 def test_foreign_safetensors_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "foreign.safetensors"
     save_file({"weight": torch.zeros(2)}, path, metadata={"format": "pt"})
@@ -89,21 +83,22 @@ def test_foreign_safetensors_are_refused(tmp_path: Path) -> None:
         load_model(path)
 
 
-@pytest.mark.parametrize("settings", ["", "[1]", '{"arch": "tiny"}'])
-def test_a_file_that_does_not_say_what_it_holds_is_refused(settings: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ("", "Expecting value"),
+        ("[1]", "must be a mapping"),
+        ('{"arch": "tiny"}', "hf is missing; gate is missing"),
+        (json.dumps({**SETTINGS, "arch": "huge"}), "arch must be one of tiny, vit_b, got 'huge'"),
+    ],
+)
+def test_a_file_that_does_not_say_what_it_holds_is_refused(
+    settings: str, problem: str, tmp_path: Path
+) -> None:
     path = tmp_path / "model.safetensors"
     metadata = {"format": "samus-edge-weights", "settings": settings}
     save_file({"weight": torch.zeros(2)}, path, metadata=metadata)
-    with pytest.raises(WeightsError, match=r"does not say what model it holds"):
-        load_model(path)
-
-
-def test_an_unknown_architecture_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    settings = json.dumps({**SETTINGS, "arch": "huge"})
-    metadata = {"format": "samus-edge-weights", "settings": settings}
-    save_file({"weight": torch.zeros(2)}, path, metadata=metadata)
-    with pytest.raises(WeightsError, match=r"'huge'"):
+    with pytest.raises(WeightsError, match=rf"does not say what model it holds .*{problem}"):
         load_model(path)
 
 

@@ -1,4 +1,4 @@
-"""Bundles that offer several precisions."""
+"""Bundles: every file checked when it is opened, and the precisions that it offers."""
 
 import json
 import os
@@ -220,21 +220,14 @@ def test_an_unknown_graph_is_named_with_the_known_ones(disc_bundle: Path) -> Non
         Bundle.open(disc_bundle).graph_record("encoder")
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="nowhere does not exist"):
-        Bundle.open(tmp_path / "nowhere")
-
-
-def test_a_file_is_not_a_bundle(disc_bundle: Path) -> None:
-    with pytest.raises(
-        BundleError, match=r"manifest\.json is neither a folder nor a whole zip file"
+def test_what_is_no_bundle_is_named(disc_bundle: Path, tmp_path: Path) -> None:
+    for path, message in (
+        (tmp_path / "nowhere", "nowhere does not exist"),
+        (disc_bundle / MANIFEST_FILE, r"manifest\.json is neither a folder nor a whole zip file"),
+        (tmp_path, r"manifest\.json cannot be read"),
     ):
-        Bundle.open(disc_bundle / MANIFEST_FILE)
-
-
-def test_a_folder_without_manifest_is_not_a_bundle(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"manifest\.json cannot be read"):
-        Bundle.open(tmp_path)
+        with pytest.raises(BundleError, match=message):
+            Bundle.open(path)
 
 
 def test_an_installation_without_default_bundle_says_so(

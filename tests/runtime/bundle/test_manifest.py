@@ -1,4 +1,4 @@
-"""Which tensors fit a recorded one."""
+"""Manifests: what is written, read back and refused, and which tensors fit a recorded one."""
 
 import dataclasses
 import json
@@ -112,33 +112,21 @@ def test_a_newer_major_version_is_refused_before_anything_else(disc_manifest: Ma
         (("format",), ..., "format is missing"),
         (("format_version",), "0.9", r"format version 0\.9.*reads 1\.x"),
         (("format_version",), "one", "format_version must look like .* got 'one'"),
-        (("format_version",), 1.0, r"format_version must be a string, got 1\.0"),
         (("name",), "", "name must be a non-empty string, got ''"),
-        (("mask_threshold",), "0", "mask_threshold must be a finite number, got '0'"),
-        (("mask_threshold",), True, "mask_threshold must be a finite number, got True"),
-        (("credits",), "me", "credits must be a list, got 'me'"),
         (("created_with",), {"torch": 2}, "created_with.torch must be a string, got 2"),
         (("preprocessing",), ..., "preprocessing is missing"),
         (("preprocessing", "image_size"), 0, "preprocessing.image_size must be a positive integer"),
         (("prompts", "frame"), "original", "prompts.frame must be 'model', got 'original'"),
-        (("graphs",), [], r"graphs must be a mapping, got \[\]"),
-        (("graphs", "image_encoder"), 3, "graphs.image_encoder must be a mapping, got 3"),
         (("graphs", "mask_decoder", "sha256"), "ABC", "graphs.mask_decoder.sha256 must be 64"),
         (("mask_threshold",), 10**400, "mask_threshold must be a finite number, got 1000"),
         (("prompts", "size"), 10**400, r"prompts.size must be a positive integer up to 2\*\*53"),
         (("format_version",), "\u0661.0", "format_version must look like"),  # another script's 1
-        (("graphs", "mask_decoder", "external_data"), {}, "external_data must be a list, got {}"),
         (
             ("graphs", "mask_decoder", "external_data"),
             [{"file": "w.bin", "bytes": 8, "sha256": "ABC"}],
             r"graphs.mask_decoder.external_data\[0\].sha256 must be 64 lower-case hex digits",
         ),
         (("graphs", "mask_decoder", "bytes"), -1, "graphs.mask_decoder.bytes must be a positive"),
-        (
-            ("graphs", "mask_decoder", "inputs", 0, "shape"),
-            [1, None],
-            r"graphs.mask_decoder.inputs\[0\].shape\[1\] must be an integer or a string, got None",
-        ),
         (("limits",), "x" * 200, r"limits must be a list, got 'x{59}\.\.\."),
     ],
 )

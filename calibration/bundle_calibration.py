@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -34,7 +34,6 @@ from samus_edge.calibration.quantisation import (
 )
 from samus_edge.calibration.sensitivity import (
     NO_MODULE,
-    BlockSensitivity,
     BudgetedChoice,
     block_of,
     choose_blocks,
@@ -103,35 +102,20 @@ class CalibrationSettings:
 
 
 @dataclass(frozen=True)
-class Int8Result:
-    """The making of an int8 image encoder.
-
-    Attributes:
-        recipe: the recipe, for one kind of hardware.
-        blocks: sensitivities of all blocks, in the graph's order.
-        choice: the blocks that were quantised.
-    """
-
-    recipe: QuantisationRecipe
-    blocks: tuple[BlockSensitivity, ...]
-    choice: BudgetedChoice
-
-
-@dataclass(frozen=True)
 class CalibrationResult:
     """The result of `calibrate_bundle`.
 
     Attributes:
         bundle: the written bundle.
         kept_in_fp32: by graph, the nodes that half precision leaves in float32.
-        int8: the making of each int8 precision.
+        int8: the blocks of the image encoder on 8 bits, by precision.
         is_cache_used: whether the statistics came from the cache.
         notes: sentences that a user should read.
     """
 
     bundle: Bundle
     kept_in_fp32: Mapping[str, tuple[KeptNode, ...]]
-    int8: Mapping[str, Int8Result]
+    int8: Mapping[str, BudgetedChoice]
     is_cache_used: bool
     notes: tuple[str, ...] = ()
 
@@ -202,7 +186,7 @@ class _Calibration:
         self.bundle, self.frames, self.settings = bundle, frames, settings
         self.data, self.cache, self.report = data, cache, report
         self.kept: dict[str, tuple[KeptNode, ...]] = {}
-        self.int8: dict[str, Int8Result] = {}
+        self.int8: dict[str, BudgetedChoice] = {}
         self.is_cache_used = False
         self.statistics: dict[str, TensorStatistics] | None = None
         self.graphs = {name: self._float_graph(name) for name in (IMAGE_ENCODER, MASK_DECODER)}
@@ -337,24 +321,22 @@ class _Calibration:
             tensor: select_range(each, self.settings.method)
             for tensor, each in self.statistics.items()
         }
+
+        def compare(nodes: Collection[str]) -> MaskAgreement:
+            return self.comparison.compare(quantise(graph, nodes, ranges, recipe))
+
         blocks = measure_sensitivity(
-            graph,
             quantisable_nodes(graph, recipe),
-            ranges,
-            recipe,
-            self.comparison,
+            compare,
             on_block=lambda block: self.report(f"{name}: {block} alone"),
         )
         choice = choose_blocks(
-            graph,
             blocks,
-            ranges,
-            recipe,
-            self.comparison,
+            compare,
             max_dice_drop=self.settings.max_dice_drop,
             on_trial=lambda count: self.report(f"{name}: {count} of {len(blocks)} blocks together"),
         )
-        self.int8[recipe.name] = Int8Result(recipe, tuple(blocks), choice)
+        self.int8[recipe.name] = choice
         quantised = quantise(graph, choice.nodes, ranges, recipe)
         kept: tuple[KeptNode, ...] = ()
         if recipe.half_precision:
@@ -362,16 +344,13 @@ class _Calibration:
             quantised = to_half_precision(quantised, [node.name for node in kept])
         else:
             store_compactly(quantised)
+        method = self.settings.method
         about: dict[str, JsonValue] = {
             "method": "static quantisation, int8 weights per output channel, activations "
             + ("int8 symmetric" if recipe.symmetric else "uint8 with zero point"),
             "rest": HALF if recipe.half_precision else "fp32",
-            "ranges": self.settings.method.name,
-            **(
-                {"percentile": self.settings.method.percentile}
-                if self.settings.method.name == "percentile"
-                else {}
-            ),
+            "ranges": method.name,
+            **({"percentile": method.percentile} if method.name == "percentile" else {}),
             **self._provenance(),
             **({"kept_in_fp32": _kept_json(kept)} if recipe.half_precision else {}),
             "max_dice_drop": self.settings.max_dice_drop,

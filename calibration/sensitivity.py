@@ -1,13 +1,10 @@
-"""How much each block of the image encoder suffers from 8 bits, and which ones a budget allows."""
+"""The effect of 8 bits on each block of the image encoder, and the blocks that a budget allows."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from onnx import ModelProto
-
-from samus_edge.calibration.quantisation import QuantisationRecipe, Range, quantise
 from samus_edge.reporting.figure import new_figure, png_bytes
-from samus_edge.verification.comparison import MaskAgreement, MaskComparison
+from samus_edge.verification.comparison import MaskAgreement
 
 NO_MODULE = "(no module)"
 """Block of the nodes whose names tell no module."""
@@ -33,11 +30,13 @@ class BudgetedChoice:
     """The blocks that are quantised together.
 
     Attributes:
+        blocks: all blocks, in the graph's order.
         quantised: the blocks on 8 bits, least sensitive first.
         kept: the blocks that stay in higher precision, least sensitive first.
         agreement: agreement of the encoder so quantised; perfect where nothing is quantised.
     """
 
+    blocks: tuple[BlockSensitivity, ...]
     quantised: tuple[BlockSensitivity, ...]
     kept: tuple[BlockSensitivity, ...]
     agreement: MaskAgreement
@@ -60,27 +59,25 @@ def block_of(node: str) -> str:
     return "/".join(modules[:depth]) or NO_MODULE
 
 
+Compare = Callable[[Collection[str]], MaskAgreement]
+"""Quantises these nodes of the image encoder, and compares its masks with the float32 encoder's."""
+
+
 def measure_sensitivity(
-    model: ModelProto,
     candidates: Iterable[str],
-    ranges: Mapping[str, Range],
-    recipe: QuantisationRecipe,
-    comparison: MaskComparison,
+    compare: Compare,
     *,
     on_block: Callable[[str], None] = lambda block: None,
 ) -> list[BlockSensitivity]:
     """Quantise one block at a time and compare masks.
 
     Args:
-        model: the float32 image encoder, weights as initialisers.
         candidates: names of the nodes that may be quantised.
-        ranges: ranges of their activations.
-        recipe: for which hardware.
-        comparison: compares an encoder with the float32 one.
+        compare: the agreement of an encoder in which some nodes are quantised.
         on_block: called with each block as its turn comes.
 
     Returns:
-        In the graph's order.
+        The blocks in the order of their first nodes.
     """
     blocks: dict[str, list[str]] = {}
     for node in candidates:
@@ -88,17 +85,13 @@ def measure_sensitivity(
     measured = []
     for block, nodes in blocks.items():
         on_block(block)
-        agreement = comparison.compare(quantise(model, nodes, ranges, recipe))
-        measured.append(BlockSensitivity(block, tuple(nodes), agreement))
+        measured.append(BlockSensitivity(block, tuple(nodes), compare(nodes)))
     return measured
 
 
 def choose_blocks(
-    model: ModelProto,
     blocks: Sequence[BlockSensitivity],
-    ranges: Mapping[str, Range],
-    recipe: QuantisationRecipe,
-    comparison: MaskComparison,
+    compare: Compare,
     *,
     max_dice_drop: float,
     on_trial: Callable[[int], None] = lambda count: None,
@@ -109,11 +102,8 @@ def choose_blocks(
     than masks do. The largest number that stays within the budget is found by bisection.
 
     Args:
-        model: as in `measure_sensitivity`, like `ranges`, `recipe` and `comparison`.
         blocks: the blocks' sensitivities.
-        ranges: see there.
-        recipe: see there.
-        comparison: see there.
+        compare: as for `measure_sensitivity`.
         max_dice_drop: the budget, Dice points (0..100).
         on_trial: called with the number of blocks as each trial starts.
     """
@@ -123,8 +113,7 @@ def choose_blocks(
     def fits(count: int) -> bool:
         if count not in trials:
             on_trial(count)
-            nodes = [node for block in ordered[:count] for node in block.nodes]
-            trials[count] = comparison.compare(quantise(model, nodes, ranges, recipe))
+            trials[count] = compare([node for block in ordered[:count] for node in block.nodes])
         return trials[count].dice_drop <= max_dice_drop
 
     low, high = 0, len(ordered)
@@ -133,25 +122,25 @@ def choose_blocks(
     while low + 1 < high and low != high:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    return BudgetedChoice(tuple(ordered[:low]), tuple(ordered[low:]), trials[low])
+    return BudgetedChoice(
+        tuple(blocks), tuple(ordered[:low]), tuple(ordered[low:]), agreement=trials[low]
+    )
 
 
 QUANTISED_COLOUR, KEPT_COLOUR = "#1f77b4", "#d62728"
 
 
-def draw_sensitivity(
-    blocks: Sequence[BlockSensitivity], choice: BudgetedChoice, title: str
-) -> bytes:
+def draw_sensitivity(choice: BudgetedChoice, title: str) -> bytes:
     """Draw logit error and Dice change of every block that is quantised alone, as bars.
 
     Args:
-        blocks: the blocks' sensitivities, in the graph's order.
-        choice: the blocks that were quantised in the end.
+        choice: the blocks, and which of them were quantised in the end.
         title: title of the chart.
 
     Returns:
         A PNG file.
     """
+    blocks = choice.blocks
     kept = {block.block for block in choice.kept}
     colours = [KEPT_COLOUR if each.block in kept else QUANTISED_COLOUR for each in blocks]
     names = [f"{each.block} ({len(each.nodes)})" for each in blocks]

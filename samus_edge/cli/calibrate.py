@@ -176,9 +176,9 @@ def _draw_charts(result: "CalibrationResult", folder: Path) -> None:
     write_files_atomically(
         {
             folder / f"sensitivity_{precision}.png": draw_sensitivity(
-                each.blocks, each.choice, f"{name}: {precision}"
+                choice, f"{name}: {precision}"
             )
-            for precision, each in result.int8.items()
+            for precision, choice in result.int8.items()
         }
     )
 
@@ -203,21 +203,21 @@ def _print(result: "CalibrationResult") -> None:
         int8 = result.int8.get(name)
         eight = ""
         if int8 is not None:
-            eight = f"{len(int8.choice.quantised)} of {len(int8.blocks)} blocks"
+            eight = f"{len(int8.quantised)} of {len(int8.blocks)} blocks"
         kept = ""
         if name == "fp16" and result.kept_in_fp32:
             kept = ", ".join(f"{len(nodes)} nodes" for nodes in result.kept_in_fp32.values())
         table.add_row(name, *sizes, eight, kept)
     console.print(table)
-    for name, each in result.int8.items():
-        agreement = each.choice.agreement
+    for name, choice in result.int8.items():
+        agreement = choice.agreement
         console.print(
             f"{name} on the calibration frames: Dice drop {agreement.dice_drop:.2f} points, Dice "
             f"{agreement.mask_dice:.4f} with the float32 masks",
             highlight=False,
         )
-        if each.choice.kept:
-            blocks = ", ".join(block.block for block in each.choice.kept)
+        if choice.kept:
+            blocks = ", ".join(block.block for block in choice.kept)
             console.print(f"  kept in higher precision: {blocks}", highlight=False, markup=False)
     for note in result.notes:
         console.print(f"note: {note}", highlight=False, markup=False)

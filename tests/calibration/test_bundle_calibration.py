@@ -150,7 +150,7 @@ def test_the_manifest_says_how_int8_came_about(
         assert about["frames_sha256"] == frames_digest(frames)
         assert about["seed"] == 7
         assert about["ranges"] == "minmax" and "percentile" not in about
-        choice = calibrated.int8[precision].choice
+        choice = calibrated.int8[precision]
         assert about["quantised_blocks"] == [block.block for block in choice.quantised]
         assert about["kept_blocks"] == [block.block for block in choice.kept]
         assert about["dice_drop_on_calibration_frames"] <= about["max_dice_drop"] == 0.5
@@ -227,7 +227,7 @@ def test_an_impossible_budget_quantises_nothing(
 ) -> None:
     settings = CalibrationSettings(("int8-cpu",), max_dice_drop=0.0)
     result = calibrate_bundle(bundle, tmp_path / "strict", tiny_frames, settings, data="tiny")
-    choice = result.int8["int8-cpu"].choice
+    choice = result.int8["int8-cpu"]
     assert choice.agreement.dice_drop <= 0
     graph = onnx.load(tmp_path / "strict" / "image_encoder.int8-cpu.onnx").graph
     quantised = sum(node.op_type == "QuantizeLinear" for node in graph.node)

@@ -1,13 +1,9 @@
-"""Blocks, their sensitivities and the budget, with encoders that are scored by a rule."""
+"""Blocks, their sensitivities and the budget, scored by a rule instead of an encoder."""
 
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Collection
 
-import numpy as np
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from samus_edge.calibration.quantisation import CPU_INT8, quantisable_nodes
 from samus_edge.calibration.sensitivity import (
     NO_MODULE,
     BlockSensitivity,
@@ -17,10 +13,13 @@ from samus_edge.calibration.sensitivity import (
     draw_sensitivity,
     measure_sensitivity,
 )
-from samus_edge.verification.comparison import MaskAgreement, MaskComparison
+from samus_edge.verification.comparison import MaskAgreement
 
 COSTS = {"a/0": 0.1, "b/1": 3.0, "c/0": 0.2, "d/0": 0.0, "e/0": 0.4}
 """Dice points that quantising each block costs; together they add up."""
+
+
+NODES = ("a/0/fc1/MatMul", "a/0/fc2/MatMul", *(f"{block}/MatMul" for block in list(COSTS)[1:]))
 
 
 class ScoringRule:
@@ -29,34 +28,11 @@ class ScoringRule:
     def __init__(self) -> None:
         self.seen: list[set[str]] = []
 
-    def compare(self, image_encoder: ModelProto) -> MaskAgreement:
-        blocks = {
-            block_of(node.name)
-            for node in image_encoder.graph.node
-            if node.op_type == "MatMul" and node.input[0].endswith("/dequantised")
-        }
+    def __call__(self, nodes: Collection[str]) -> MaskAgreement:
+        blocks = {block_of(node) for node in nodes}
         self.seen.append(blocks)
         cost = sum(COSTS[block] for block in blocks)
         return MaskAgreement(logit_error=cost / 10, mask_dice=1 - cost / 100, dice_drop=cost)
-
-
-@pytest.fixture
-def model() -> ModelProto:
-    """A chain of products, two in block a/0 and one in each other block."""
-    names = ["a/0/fc1/MatMul", "a/0/fc2/MatMul"]
-    names += [f"{block}/MatMul" for block in ("b/1", "c/0", "d/0", "e/0")]
-    tensors = ["x", *(f"t{index}" for index in range(len(names)))]
-    graph = helper.make_graph(
-        [
-            helper.make_node("MatMul", [earlier, "w"], [later], name=name)
-            for name, earlier, later in zip(names, tensors[:-1], tensors[1:], strict=True)
-        ],
-        "chain",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])],
-        [helper.make_tensor_value_info(tensors[-1], TensorProto.FLOAT, [1, 2])],
-        [numpy_helper.from_array(np.eye(2, dtype=np.float32), "w")],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
 
 
 @pytest.fixture
@@ -65,23 +41,13 @@ def rule() -> ScoringRule:
 
 
 @pytest.fixture
-def blocks(model: ModelProto, rule: ScoringRule) -> list[BlockSensitivity]:
-    candidates = quantisable_nodes(model, CPU_INT8)
-    ranges = dict.fromkeys(candidates.values(), (-1.0, 1.0))
-    return measure_sensitivity(model, candidates, ranges, CPU_INT8, cast(MaskComparison, rule))
+def blocks(rule: ScoringRule) -> list[BlockSensitivity]:
+    return measure_sensitivity(NODES, rule)
 
 
 @pytest.fixture
-def choose(
-    model: ModelProto, rule: ScoringRule, blocks: list[BlockSensitivity]
-) -> Callable[[float], BudgetedChoice]:
-    ranges = dict.fromkeys(quantisable_nodes(model, CPU_INT8).values(), (-1.0, 1.0))
-
-    def choice(budget: float) -> BudgetedChoice:
-        comparison = cast(MaskComparison, rule)  # it has the one method that is used
-        return choose_blocks(model, blocks, ranges, CPU_INT8, comparison, max_dice_drop=budget)
-
-    return choice
+def choose(rule: ScoringRule, blocks: list[BlockSensitivity]) -> Callable[[float], BudgetedChoice]:
+    return lambda budget: choose_blocks(blocks, rule, max_dice_drop=budget)
 
 
 @pytest.mark.parametrize(
@@ -153,17 +119,14 @@ def test_nothing_is_quantised_where_no_block_fits(
     assert choice.agreement == MaskAgreement(0.0, 1.0, 0.0)
 
 
-def test_no_blocks_are_no_choice(model: ModelProto, rule: ScoringRule) -> None:
-    comparison = cast(MaskComparison, rule)
-    choice = choose_blocks(model, [], {}, CPU_INT8, comparison, max_dice_drop=1)
+def test_no_blocks_are_no_choice(rule: ScoringRule) -> None:
+    choice = choose_blocks([], rule, max_dice_drop=1)
     assert (choice.quantised, choice.kept, rule.seen) == ((), (), [])
 
 
-def test_the_chart_is_a_png_and_the_same_twice(
-    blocks: list[BlockSensitivity], choose: Callable[[float], BudgetedChoice]
-) -> None:
+def test_the_chart_is_a_png_and_the_same_twice(choose: Callable[[float], BudgetedChoice]) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    first, again = (draw_sensitivity(blocks, choose(0.4), "a chart") for _ in range(2))
+    first, again = (draw_sensitivity(choose(0.4), "a chart") for _ in range(2))
     assert first.startswith(b"\x89PNG\r\n")
     assert first == again
-    assert draw_sensitivity(blocks, choose(100), "a chart") != first
+    assert draw_sensitivity(choose(100), "a chart") != first

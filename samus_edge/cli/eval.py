@@ -10,11 +10,7 @@ from samus_edge.cli.options import DataFolder, SplitFile, command_line
 
 if TYPE_CHECKING:
     from samus_edge.data.case import UltrasoundCase
-    from samus_edge.evaluation.evaluate import (
-        EvaluationReport,
-        EvaluationResult,
-        EvaluationSettings,
-    )
+    from samus_edge.evaluation.evaluate import EvaluationReport
     from samus_edge.evaluation.predictor import Predictor
 
 __all__ = ["Subset", "command"]
@@ -114,7 +110,6 @@ def command(
             )
 
     from samus_edge.data import prompt_protocol
-    from samus_edge.evaluation.evaluate import EvaluationSettings
     from samus_edge.runtime.bundle.bundle import Bundle
 
     if record:
@@ -127,29 +122,28 @@ def command(
     split_name = "the dataset's own" if split is None else split.name
     about = {"data": data.resolve().name, "split": split_name, "subset": subset.value}
     extra = prompt_protocol.box_sweep() if box_sweep else ()
-    settings = EvaluationSettings(
-        protocols=tuple(dict.fromkeys((*prompt_protocol.STANDARD_PROTOCOLS, *extra))),
-        robustness=robustness,
-        normals=normals,
-        pictures=html is not None,
-        worst_count=worst,
-        seed=seed,
-    )
-    cases, groups = subsets.get(subset.value), subsets.groups
-    result = _evaluate(cases, (bundle, precision), weights, settings, groups, about)
+    options: dict[str, Any] = {
+        "protocols": tuple(dict.fromkeys((*prompt_protocol.STANDARD_PROTOCOLS, *extra))),
+        "robustness": robustness,
+        "normals": normals,
+        "worst_count": None if html is None else worst,
+        "seed": seed,
+        "groups": subsets.groups,
+        "about": about,
+    }
+    report = _evaluate(subsets.get(subset.value), (bundle, precision), weights, options)
     also = {}
     if html is not None:
         from samus_edge.evaluation.html_report import render_evaluation
 
-        also[html] = render_evaluation(
-            result.report, result.views, _details(command_line(context), weights)
-        ).encode()
-    result.report.write(json_path=out, csv_path=csv, also=also)
+        details = _details(command_line(context), weights)
+        also[html] = render_evaluation(report, details).encode()
+    report.write(json_path=out, csv_path=csv, also=also)
     if record:
         from samus_edge.evaluation.evaluate import record_accuracy
 
-        record_accuracy(Bundle.open(bundle), result.report)
-    _print_tables(result.report, worst)
+        record_accuracy(Bundle.open(bundle), report)
+    _print_tables(report, worst)
 
 
 def _check_outputs(files: dict[str, Path | None]) -> None:
@@ -170,10 +164,8 @@ def _evaluate(
     cases: "list[UltrasoundCase]",
     bundle: tuple[Path | None, str],
     weights: Path | None,
-    settings: "EvaluationSettings",
-    groups: dict[str, int],
-    about: dict[str, str],
-) -> "EvaluationResult":
+    options: dict[str, Any],
+) -> "EvaluationReport":
     """Load what is to be evaluated, and evaluate it with a progress bar on a terminal's stderr.
 
     A bundle is its path and the precision to run it in.
@@ -183,30 +175,28 @@ def _evaluate(
     if weights is not None:
         from samus_edge.evaluation.torch_predictor import TorchPredictor
 
-        about |= {"weights": weights.name, "weights_sha256": sha256_of_file(weights)}
-        return _run(TorchPredictor.load(weights), cases, settings, groups, about)
+        options["about"] |= {"weights": weights.name, "weights_sha256": sha256_of_file(weights)}
+        return _run(TorchPredictor.load(weights), cases, options)
 
     from samus_edge.runtime import Segmenter
 
     path, precision = bundle
     with Segmenter.load(path, precision=precision) as segmenter:
         manifest = segmenter.bundle.manifest
-        about |= {
+        options["about"] |= {
             "bundle": manifest.name,
             "backend": f"{segmenter.backend.name} {segmenter.backend.version}",
             "precision": segmenter.precision,
             **{f"{name}_sha256": sha256 for name, sha256 in segmenter.graph_hashes.items()},
         }
-        return _run(segmenter, cases, settings, groups, about)
+        return _run(segmenter, cases, options)
 
 
 def _run(
     predictor: "Predictor[Any]",
     cases: "list[UltrasoundCase]",
-    settings: "EvaluationSettings",
-    groups: dict[str, int],
-    about: dict[str, str],
-) -> "EvaluationResult":
+    options: dict[str, Any],
+) -> "EvaluationReport":
     from rich.console import Console
     from rich.progress import Progress
 
@@ -219,10 +209,8 @@ def _run(
         return run_evaluation(
             predictor,
             cases,
-            settings,
-            groups=groups,
-            about=about,
             on_case=lambda case: progress.advance(task),
+            **options,
         )
 
 

@@ -56,8 +56,6 @@ from samus_edge.runtime.images.output_files import write_files_atomically
 __all__ = [
     "NSD_TOLERANCE_PX",
     "EvaluationReport",
-    "EvaluationResult",
-    "EvaluationSettings",
     "evaluate",
     "record_accuracy",
     "run_evaluation",
@@ -91,6 +89,8 @@ class EvaluationReport:
     """The robustness table; empty if it was not asked for."""
     normals: tuple[NormalsSummary, ...] = ()
     """What prompts on images without a lesion give; empty if there are none, or not asked for."""
+    views: tuple[CaseView, ...] = ()
+    """Pictures of the worst, median and best lesions; empty if they were not asked for."""
 
     def to_json(self) -> str:
         """The summaries and tables as a JSON document; the scores are left to `to_csv`."""
@@ -159,8 +159,8 @@ def evaluate(
     once more for each perturbation; a mask of an image that was resized is resized back.
 
     Args:
-        predictor: What segments.
-        cases: Cases to evaluate on; those without a lesion contribute nothing.
+        predictor: what segments.
+        cases: cases to evaluate on; those without a lesion contribute nothing.
         protocols: Kinds of prompt, given on the images as they are, and summarised.
         variants: What to score besides, such as the rows of the robustness table.
         seed: Of the prompts and perturbations, together with each case's key, and of the bootstrap;
@@ -272,95 +272,77 @@ def _distances(mask: Mask, target: Mask) -> dict[str, float]:
     }
 
 
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """What is evaluated."""
-
-    protocols: tuple[PromptProtocol, ...] = STANDARD_PROTOCOLS
-    """Kinds of prompt to summarise; the standard ones among them."""
-    robustness: bool = False
-    """Whether to make the robustness table."""
-    normals: bool = True
-    """Whether to prompt images without a lesion as well."""
-    pictures: bool = False
-    """Whether to draw the worst, median and best lesions."""
-    worst_count: int = 5
-    """How many of the worst lesions to draw for each standard protocol; at least 0."""
-    seed: int = 0
-    """Seed of prompts, perturbations and intervals; at least 0."""
-
-    def __post_init__(self) -> None:
-        """Check all of it."""
-        lacking = [
-            protocol.name for protocol in STANDARD_PROTOCOLS if protocol not in self.protocols
-        ]
-        problems = [f"protocols must include {name}" for name in lacking]
-        if self.worst_count < 0:
-            problems.append(f"worst_count must be at least 0, got {self.worst_count}")
-        if self.seed < 0:
-            problems.append(f"seed must be at least 0, got {self.seed}")
-        if problems:
-            raise BadArgumentError("; ".join(problems) + ".")
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluationResult:
-    """A report with its pictures."""
-
-    report: EvaluationReport
-    views: tuple[CaseView, ...]
-
-
 def run_evaluation(
     predictor: Predictor[Embedding],
     cases: Sequence[UltrasoundCase],
-    settings: EvaluationSettings,
     *,
+    protocols: Sequence[PromptProtocol] = STANDARD_PROTOCOLS,
+    robustness: bool = False,
+    normals: bool = True,
+    worst_count: int | None = None,
+    seed: int = 0,
     groups: Mapping[str, int] | None = None,
     about: Mapping[str, str] | None = None,
     on_case: Callable[[UltrasoundCase], None] | None = None,
-) -> EvaluationResult:
+) -> EvaluationReport:
     """Evaluate a predictor on cases with and without lesions.
 
     Args:
         predictor: what segments.
         cases: the cases; at least one has a lesion.
-        settings: what to evaluate.
+        protocols: kinds of prompt to summarise; the standard ones among them.
+        robustness: whether to make the robustness table.
+        normals: whether to prompt images without a lesion as well.
+        worst_count: how many of the worst lesions to draw for each standard protocol, beside the
+            median and the best; None for no pictures.
+        seed: seed of prompts, perturbations and intervals; at least 0.
         groups: group number of each case key, see `evaluate`.
         about: what is evaluated on what; carried into the report.
-        on_case: called after each case that was segmented, for progress. Cases without a lesion are
-            left out if ``settings.normals`` is off.
+        on_case: called after each case that was segmented, for progress; cases without a lesion are
+            left out without ``normals``.
 
     Raises:
+        BadArgumentError: naming every argument that is out of range.
         DataError: if no case has a lesion, or if files are missing or broken.
     """
+    problems = [
+        f"protocols must include {standard.name}"
+        for standard in STANDARD_PROTOCOLS
+        if standard not in protocols
+    ]
+    if worst_count is not None and worst_count < 0:
+        problems.append(f"worst_count must be at least 0, got {worst_count}")
+    if seed < 0:
+        problems.append(f"seed must be at least 0, got {seed}")
+    if problems:
+        raise BadArgumentError("; ".join(problems) + ".")
     separated = separate_normals(cases)
     report = evaluate(
         predictor,
         separated.lesions,
-        protocols=settings.protocols,
-        variants=robustness_variants() if settings.robustness else (),
-        seed=settings.seed,
+        protocols=protocols,
+        variants=robustness_variants() if robustness else (),
+        seed=seed,
         groups=groups,
         about=about,
         on_case=on_case,
     )
-    if settings.robustness:
-        report = replace(report, robustness=robustness_table(report.scores, settings.seed))
-    if settings.normals:
-        normals = evaluate_normals(predictor, separated, report.scores, on_case=on_case)
-        report = replace(report, normals=normals)
-    if not settings.pictures:
-        return EvaluationResult(report, ())
-    views = draw_case_views(
-        predictor,
-        separated.lesions,
-        report.scores,
-        STANDARD_PROTOCOLS,
-        worst_count=settings.worst_count,
-        seed=settings.seed,
-    )
-    return EvaluationResult(report, views)
+    if robustness:
+        report = replace(report, robustness=robustness_table(report.scores, seed))
+    if normals:
+        found = evaluate_normals(predictor, separated, report.scores, on_case=on_case)
+        report = replace(report, normals=found)
+    if worst_count is not None:
+        views = draw_case_views(
+            predictor,
+            separated.lesions,
+            report.scores,
+            STANDARD_PROTOCOLS,
+            worst_count=worst_count,
+            seed=seed,
+        )
+        report = replace(report, views=views)
+    return report
 
 
 def record_accuracy(bundle: Bundle, report: EvaluationReport) -> None:

@@ -15,7 +15,6 @@ from samus_edge.evaluation.summary import (
     InstanceScore,
     Summary,
 )
-from samus_edge.evaluation.worst_cases import CaseView
 from samus_edge.reporting.figure import COLOURS, MARKERS, new_figure, svg_text
 from samus_edge.reporting.html import render_page
 
@@ -34,14 +33,12 @@ PANELS_PER_ROW: Final = 4
 DICE_BINS: Final = 20
 
 
-def render_evaluation(
-    report: EvaluationReport, views: Sequence[CaseView], details: Mapping[str, str]
-) -> str:
+def render_evaluation(report: EvaluationReport, details: Mapping[str, str]) -> str:
     """Render a report.
 
     Args:
-        report: the evaluation; sections for robustness and normal images appear if it has them.
-        views: pictures of the lesions to show, in order.
+        report: the evaluation; sections for robustness, normal images and pictures of lesions appear
+            if it has them.
         details: lines of the header besides ``report.about``, such as command and versions.
 
     Returns:
@@ -61,7 +58,7 @@ def render_evaluation(
             "Dice over lesion size": plot_dice_over_size(scores),
         }
     lesions: dict[str, list[tuple[str, object]]] = {}
-    for view in views:
+    for view in report.views:
         score = view.score
         caption = (
             f"{view.role}: {score.key}, lesion {score.instance} ({score.size}), "

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import matplotlib
 
 from samus_edge.data.dataset import list_cases
-from samus_edge.evaluation.evaluate import EvaluationSettings, run_evaluation
+from samus_edge.evaluation.evaluate import run_evaluation
 from samus_edge.evaluation.html_report import (
     plot_dice_distribution,
     plot_dice_over_size,
@@ -28,17 +28,20 @@ def texts(svg: str) -> list[str]:
 
 def test_the_report_says_and_draws_what_was_found(fake_busi: Path, box_filler: Any) -> None:
     keys = ["benign/benign (1)", "malignant/malignant (2)", "normal/normal (1)"]
-    settings = EvaluationSettings(robustness=True, pictures=True, worst_count=1)
-    about = {"data": "<BUSI> & more"}
-    result = run_evaluation(box_filler, list_cases(fake_busi, keys), settings, about=about)
-    report = result.report
+    report = run_evaluation(
+        box_filler,
+        list_cases(fake_busi, keys),
+        robustness=True,
+        worst_count=1,
+        about={"data": "<BUSI> & more"},
+    )
     before = dict(matplotlib.rcParams)
-    document = render_evaluation(report, result.views, {"command": "samus-edge eval"})
+    document = render_evaluation(report, {"command": "samus-edge eval"})
     assert dict(matplotlib.rcParams) == before
     page = checked_page(document)
     # 3 plots and that of robustness; worst and best of two prompts
     assert sum(image.startswith("data:image/svg+xml") for image in page.images) == 4
-    assert sum(image.startswith("data:image/jpeg") for image in page.images) == len(result.views)
+    assert sum(image.startswith("data:image/jpeg") for image in page.images) == len(report.views)
     summary, row = report.summaries[0], report.robustness[-1]
     for text in (
         *("<BUSI> & more", "samus-edge eval", f"{summary.dice.mean:.4f}"),
@@ -47,7 +50,7 @@ def test_the_report_says_and_draws_what_was_found(fake_busi: Path, box_filler: A
     ):
         assert text in page.text
 
-    document = render_evaluation(replace(report, robustness=(), normals=()), (), {})
+    document = render_evaluation(replace(report, robustness=(), normals=(), views=()), {})
     for heading in ("<h2>Robustness", "<h2>Images without", "<h2>Worst"):
         assert heading not in document
 

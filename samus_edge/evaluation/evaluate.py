@@ -131,7 +131,7 @@ class EvaluationReport:
             also: contents of further files, such as an HTML report, written together with them.
 
         Raises:
-            OutputFileError: If a file cannot be written.
+            OutputFileError: if a file cannot be written.
         """
         contents = dict(also or {})
         if json_path is not None:
@@ -159,16 +159,16 @@ def evaluate(
     once more for each perturbation; a mask of an image that was resized is resized back.
 
     Args:
-        predictor: what segments.
+        predictor: the segmenter.
         cases: cases to evaluate on; those without a lesion contribute nothing.
-        protocols: Kinds of prompt, given on the images as they are, and summarised.
-        variants: What to score besides, such as the rows of the robustness table.
-        seed: Of the prompts and perturbations, together with each case's key, and of the bootstrap;
+        protocols: kinds of prompt, given on the images as they are, and summarised.
+        variants: further images and prompts to score, such as the rows of the robustness table.
+        seed: seed of the prompts and perturbations, together with each case's key, and of the bootstrap;
             at least 0.
-        groups: Group number of each case key; cases that share one are near-duplicates and are
+        groups: group number of each case key; cases that share one are near-duplicates and are
             resampled together for the interval. A case without a group is its own.
-        about: What is evaluated on what; carried into the report.
-        on_case: Called after each case, for progress.
+        about: what is evaluated on what; carried into the report.
+        on_case: called after each case, for progress.
 
     Returns:
         Scores, and summaries of ``protocols``.
@@ -288,7 +288,7 @@ def run_evaluation(
     """Evaluate a predictor on cases with and without lesions.
 
     Args:
-        predictor: what segments.
+        predictor: the segmenter.
         cases: the cases; at least one has a lesion.
         protocols: kinds of prompt to summarise; the standard ones among them.
         robustness: whether to make the robustness table.

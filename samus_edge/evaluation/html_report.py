@@ -37,8 +37,8 @@ def render_evaluation(report: EvaluationReport, details: Mapping[str, str]) -> s
     """Render a report.
 
     Args:
-        report: the evaluation; sections for robustness, normal images and pictures of lesions appear
-            if it has them.
+        report: the evaluation; sections for robustness, normal images and pictures of lesions
+            appear if it has them.
         details: lines of the header besides ``report.about``, such as command and versions.
 
     Returns:

@@ -122,7 +122,7 @@ def evaluate_normals(
     """Prompt images without a lesion, and compare with the lesions.
 
     Args:
-        predictor: what segments.
+        predictor: the segmenter.
         separated: the images, from `separate_normals`.
         scores: scores of the same predictor on lesions, with the standard protocols.
         on_case: called after each case, for progress.

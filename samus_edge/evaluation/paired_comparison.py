@@ -45,7 +45,7 @@ def bootstrap_interval(
         Lower and upper end.
 
     Raises:
-        ValueError: if there are no values, or as many groups as values are not given.
+        BadArgumentError: if there are no values, or as many groups as values are not given.
     """
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.ndim != 1 or numbers.size == 0 or len(groups) != numbers.size:
@@ -113,7 +113,7 @@ def compare_paired(
         seed: seed of the bootstrap and of the drawn sign patterns; at least 0.
 
     Raises:
-        ValueError: if the lists differ in length, are empty or not finite.
+        BadArgumentError: if the lists differ in length, are empty or not finite.
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.ndim != 1 or a.shape != b.shape or a.size == 0:

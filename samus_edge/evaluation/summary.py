@@ -193,8 +193,8 @@ def summarise(scores: Sequence[InstanceScore], seed: int) -> tuple[Summary, ...]
     """Summarise the scores of each prompt protocol: all together, by class, by lesion size.
 
     Args:
-        scores: Scores of any number of protocols and classes.
-        seed: Seed of the bootstrap; each summary starts from it anew.
+        scores: scores of any number of protocols and classes.
+        seed: seed of the bootstrap; each summary starts from it anew.
 
     Returns:
         Summaries, protocols in order of appearance; in each first that over everything, then the

@@ -73,7 +73,7 @@ def draw_case_views(
     """Segment the ranked lesions of each protocol again, and draw them.
 
     Args:
-        predictor: what gave the scores.
+        predictor: the segmenter that gave the scores.
         cases: the cases that were evaluated.
         scores: their scores.
         protocols: kinds of prompt to show.

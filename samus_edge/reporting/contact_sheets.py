@@ -65,7 +65,7 @@ def draw_contact_sheet(rows: Sequence[SheetRow], cell_px: int = CELL_PX) -> Canv
         (H, W, 3), uint8, RGB.
 
     Raises:
-        ValueError: if there is no row.
+        BadArgumentError: if there is no row.
     """
     if not rows:
         raise BadArgumentError("rows must hold at least one row, got none.")

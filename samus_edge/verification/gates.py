@@ -83,7 +83,7 @@ def latency_figures(
     Args:
         times: times of at least one frame.
         reference: times of the same frames; None if ``times`` are the reference's own.
-        not_judged: why it is not said whether the precision is faster; "" to say it.
+        not_judged: reason not to say whether the precision is faster; "" if there is none.
     """
     encoder, decoder, both = times.flat()
     medians = float(np.median(encoder)), float(np.median(decoder))

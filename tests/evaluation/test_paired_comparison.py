@@ -77,11 +77,15 @@ def test_a_comparison_is_second_minus_first() -> None:
     assert comparison.p_value == pytest.approx(1 / (paired_test.DRAWN_PATTERNS + 1))
 
 
-def test_lists_of_different_lesions_raise() -> None:
+def test_lists_of_different_lesions_or_groups_raise() -> None:
     with pytest.raises(ValueError, match=r"none and hf must be .* got shapes \(2,\) and \(1,\)"):
         compare_paired([0.1, 0.2], [0.1], names=("none", "hf"))
     with pytest.raises(ValueError, match=r"second must be finite, got nan at lesion 1"):
         compare_paired([0.1, 0.2], [0.1, float("nan")])
+    rng = np.random.default_rng(0)
+    for values, groups in (([0.1, 0.2], ["a"]), ([], [])):
+        with pytest.raises(ValueError, match=rf"\({len(values)},\) and {len(groups)} groups"):
+            bootstrap_interval(values, groups, rng)
 
 
 def test_the_interval_follows_the_groups_and_not_the_values() -> None:
@@ -92,11 +96,3 @@ def test_the_interval_follows_the_groups_and_not_the_values() -> None:
     half = 1.96 * values.std() / 200**0.5
     assert low == pytest.approx(values.mean() - half, abs=0.1 * half)
     assert high == pytest.approx(values.mean() + half, abs=0.1 * half)
-
-
-def test_values_without_groups_raise() -> None:
-    rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match=r"got shape \(2,\) and 1 groups"):
-        bootstrap_interval([0.1, 0.2], ["a"], rng)
-    with pytest.raises(ValueError, match=r"got shape \(0,\) and 0 groups"):
-        bootstrap_interval([], [], rng)

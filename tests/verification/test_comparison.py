@@ -67,14 +67,9 @@ def test_embeddings_are_compared_by_direction_and_size() -> None:
     assert compare_frame(nothing, first).cosine == 0.0
     wrong = compare_frame(np.array([math.inf, math.nan], np.float32).reshape(first.shape), first)
     assert (wrong.is_finite, wrong.cosine, wrong.error, wrong.largest) == (False, None, None, None)
-
-
-def test_embeddings_of_another_shape_are_refused() -> None:
-    with pytest.raises(BackendError, match=r"shape \(1, 3, 1, 1\), .* reference \(1, 2, 1, 1\)"):
+    with pytest.raises(BackendError, match=r"\(1, 3, 1, 1\), .* \(1, 2, 1, 1\)"):
         compare_frame(ones(1, 3, 1, 1), ones(1, 2, 1, 1))
-
-
-def test_the_largest_numbers_differ_by_a_finite_one() -> None:
+    # The largest numbers differ by a finite one.
     largest = float(np.finfo(np.float32).max)
-    first = np.full((1, 1, 1, 1), largest, np.float32)
-    assert compare_frame(first, -first).error == 2 * largest
+    extreme = np.full((1, 1, 1, 1), largest, np.float32)
+    assert compare_frame(extreme, -extreme).error == 2 * largest

@@ -85,16 +85,24 @@ def test_one_kind_of_prompt_over_budget_is_enough() -> None:
     }  # fmt: skip
 
 
-def test_the_reference_may_not_depend_on_threads() -> None:
-    parity = {"max_abs_logit_error": 1e-4, "min_mask_iou": 1}
-    figures = replace(FINE, precision="fp32", is_reference=True, threads_logit_error=1e-4)
-    assert all(each.passed for each in judge(figures, GATES, parity))
-    (over,) = (
-        each
-        for each in judge(replace(figures, threads_logit_error=0.01), GATES, parity)
-        if not each.passed
+@pytest.mark.parametrize(
+    ("threads_logit_error", "parity", "failing"),
+    [
+        (1e-4, {"max_abs_logit_error": 1e-3, "min_mask_iou": 1}, []),
+        (0.01, {"max_abs_logit_error": 1e-4, "min_mask_iou": 1}, ["threads_logit_error"]),
+        (0.0, {}, ["parity_logit_error", "parity_mask_iou"]),
+        (0.0, {"max_abs_logit_error": 2e-3, "min_mask_iou": 0.9999}, ["parity_logit_error"]),
+        (0.0, {"max_abs_logit_error": 1e-3, "min_mask_iou": 0.99}, ["parity_mask_iou"]),
+    ],
+)
+def test_the_reference_is_judged_by_its_threads_and_its_recorded_parity_with_torch(
+    threads_logit_error: float, parity: dict[str, float], failing: list[str]
+) -> None:
+    figures = replace(
+        FINE, precision="fp32", is_reference=True, threads_logit_error=threads_logit_error
     )
-    assert over.name == "threads_logit_error"
+    outcomes = judge(figures, GATES, parity)
+    assert [each.name for each in outcomes if not each.passed] == failing
 
 
 def test_what_does_not_run_has_one_failure() -> None:

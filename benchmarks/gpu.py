@@ -110,10 +110,10 @@ def vit_b_bundle(folder: Path) -> Path:
     import torch
 
     from samus_edge.export.bundle_writer import BundleText, write_bundle
-    from samus_edge.modeling.model_parts import samus_hf_vit_b
+    from samus_edge.modeling.model_parts import samus_hf_vit
 
     torch.manual_seed(0)
-    model = samus_hf_vit_b().eval()
+    model = samus_hf_vit().eval()
     frames = [frame.image for frame in load_check_frames()[:1]]
     text = BundleText.of(model)
     write_bundle(model, folder / "fp32", text=text, weights_sha256="0" * 64, frames=frames)

@@ -74,7 +74,7 @@ def measure_activations(
         tensors: names of float tensors, inputs of the graph among them.
         samples: inputs by name, at least one.
         histograms: False for the ranges alone; counts are then all zero.
-        group_bytes: how much the tensors of a group may take on the largest sample.
+        group_bytes: largest size of a group's tensors on the largest sample.
         on_sample: called after each run.
 
     Returns:

@@ -107,7 +107,7 @@ class CalibrationResult:
 
     Attributes:
         bundle: the written bundle.
-        kept_in_fp32: by graph, the nodes that half precision leaves in float32.
+        kept_in_fp32: nodes that half precision leaves in float32, by graph.
         int8: the blocks of the image encoder on 8 bits, by precision.
         is_cache_used: whether the statistics came from the cache.
         notes: sentences that a user should read.
@@ -136,14 +136,14 @@ def calibrate_bundle(
 
     Args:
         bundle: a bundle in a folder, with the float32 graphs to start from.
-        folder: where the copy goes; may be that of the bundle itself.
+        folder: folder of the copy; may be that of the bundle itself.
         frames: calibration frames, not those that results are reported on.
         settings: precisions, method and budget.
         data: the frames' origin in words, for the record.
         cache: file of activation statistics, read if it fits and written if not.
         overwrite: whether an existing bundle at ``folder`` is replaced.
-        check: called with the finished draft before it is put in place; may raise to refuse it, and
-            may add to its manifest.
+        check: called with the finished draft before it is put in place; may raise to refuse it,
+            and may add to its manifest.
         report: called with each stage as it starts.
 
     Raises:

@@ -69,7 +69,7 @@ def quantisable_nodes(model: ModelProto, recipe: QuantisationRecipe) -> dict[str
 
     Args:
         model: a graph whose weights are float32 initialisers.
-        recipe: for which hardware.
+        recipe: the recipe.
 
     Returns:
         By the node's name, the activation that it multiplies with weights.
@@ -99,7 +99,7 @@ def quantise(
         model: a graph whose weights are float32 initialisers.
         nodes: names of nodes that `quantisable_nodes` gives for the recipe.
         ranges: (low, high) of every activation of these nodes.
-        recipe: for which hardware.
+        recipe: the recipe.
 
     Raises:
         ValueError: naming nodes that cannot be quantised, or tensors without a range.

@@ -132,8 +132,8 @@ def write_bundle(
 
     Args:
         model: the model; left as it is.
-        folder: where the bundle goes.
-        text: name, licence, credits and limits.
+        folder: the bundle's new folder.
+        text: the bundle's name, licence, credits and limits.
         weights_sha256: SHA-256 of the weights file.
         frames: real grey frames (H, W), uint8, to measure parity on.
         opset: ONNX operator set, from `OLDEST_OPSET` to `NEWEST_OPSET`.

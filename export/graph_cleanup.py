@@ -125,9 +125,9 @@ def downgrade(model: ModelProto, opset: int) -> None:
     of reductions become attributes. ONNX's own converter does not take these steps back.
 
     Args:
-        model: of operator set 20, with the operators that `samus-edge export` writes; its Pad is of
+        model: a graph of operator set 20, with the operators that `samus-edge export` writes; its Pad is of
             four axes.
-        opset: from 17 to 19.
+        opset: the operator set to reach, from 17 to 19.
     """
     if opset < GELU_OPSET:
         _expand_gelu(model)

@@ -53,7 +53,7 @@ def check_sam_profile(model: SamusHF, encoder: Path, decoder: Path) -> None:
     encoder gets them at their own size, where no resizing by a tool comes between.
 
     Args:
-        model: what was exported, with folded and rounded weights.
+        model: the exported model, with folded and rounded weights.
         encoder: the encoder's file.
         decoder: the decoder's file.
 
@@ -155,7 +155,7 @@ class SamProfile:
     """A written pair.
 
     Attributes:
-        folder: where it is.
+        folder: its folder.
         name: name of the model in files and tools.
         encoder: path of the encoder, `NAME.encoder.onnx`.
         decoder: path of the decoder, `NAME.decoder.onnx`.
@@ -189,8 +189,8 @@ def write_sam_profile(
 
     Args:
         model: the model; left as it is. Rounded as in a bundle, so both give the same masks.
-        folder: where the pair goes.
-        name: of the model, shown by the tools; in file names, what is neither an ASCII letter nor a
+        folder: the pair's new folder.
+        name: name of the model, shown by the tools; in file names, what is neither an ASCII letter nor a
             digit nor one of `._-` becomes `-`.
         opset: ONNX operator set, from `OLDEST_OPSET` to `NEWEST_OPSET`; ONNX Runtime
             takes 20 from 1.17 on; 17 was run on 1.16.
@@ -198,7 +198,7 @@ def write_sam_profile(
         report: called with the name of each stage as it starts.
 
     Returns:
-        What was written.
+        The written pair.
 
     Raises:
         ValueError: if ``opset`` is out of range, or nothing of the name can be in a file name.

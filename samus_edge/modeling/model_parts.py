@@ -43,32 +43,22 @@ def samus_hf_tiny(*, hf: bool = True, gate: bool = True) -> SamusHF:
     Returns:
         The model in training mode; initialise with :mod:`samus_edge.weights`.
     """
-    return _with_sams_decoder(TinyImageEncoder(embed_dim=EMBED_DIM, hf=hf, gate=gate))
-
-
-def samus_hf_vit_b(*, hf: bool = True, gate: bool = True) -> SamusHF:
-    """The published SAMUS with HF, with random weights: ViT-B and CNN encoder, SAM's decoder.
-
-    Args:
-        hf: whether the high-frequency image enters the CNN branch.
-        gate: whether the multi-scale attention gate follows the CNN branch.
-
-    Returns:
-        The model in training mode; initialise with :mod:`samus_edge.weights`.
-    """
-    return samus_hf_vit(embed_dim=768, depth=12, num_heads=12, hf=hf, gate=gate)
+    return with_sams_decoder(TinyImageEncoder(embed_dim=EMBED_DIM, hf=hf, gate=gate))
 
 
 def samus_hf_vit(
     *,
-    embed_dim: int,
-    depth: int,
-    num_heads: int,
+    embed_dim: int = 768,
+    depth: int = 12,
+    num_heads: int = 12,
     global_blocks: Sequence[int] = (2, 5, 8, 11),
     hf: bool = True,
     gate: bool = True,
 ) -> SamusHF:
-    """A SAMUS of any width and depth; see :class:`VitImageEncoder` for the arguments."""
+    """The published SAMUS with HF, with random weights: ViT and CNN encoder, SAM's decoder.
+
+    The size is that of ViT-B unless told otherwise; see :class:`VitImageEncoder`.
+    """
     encoder = VitImageEncoder(
         embed_dim=embed_dim,
         depth=depth,
@@ -78,7 +68,7 @@ def samus_hf_vit(
         hf=hf,
         gate=gate,
     )
-    return _with_sams_decoder(encoder)
+    return with_sams_decoder(encoder)
 
 
 def build_samus_hf(arch: str, *, hf: bool = True, gate: bool = True) -> SamusHF:
@@ -92,8 +82,9 @@ def build_samus_hf(arch: str, *, hf: bool = True, gate: bool = True) -> SamusHF:
     Raises:
         ValueError: if there is no such architecture.
     """
-    build = {"tiny": samus_hf_tiny, "vit_b": samus_hf_vit_b}[check_arch(arch)]
-    return build(hf=hf, gate=gate)
+    if check_arch(arch) == "tiny":
+        return samus_hf_tiny(hf=hf, gate=gate)
+    return samus_hf_vit(hf=hf, gate=gate)
 
 
 def arch_of(model: SamusHF) -> str:
@@ -101,11 +92,12 @@ def arch_of(model: SamusHF) -> str:
     return "vit_b" if isinstance(model.image_encoder, VitImageEncoder) else "tiny"
 
 
-def _with_sams_decoder(image_encoder: nn.Module) -> SamusHF:
+def with_sams_decoder(image_encoder: nn.Module, *, embedding_size: int = 32) -> SamusHF:
+    """An image encoder of (B, 256, h, h) embeddings with SAM's prompt encoder and mask decoder."""
     transformer = TwoWayTransformer(depth=2, embedding_dim=EMBED_DIM, num_heads=8, mlp_dim=2048)
     return SamusHF(
         image_encoder=image_encoder,
-        prompt_encoder=PromptEncoder(embed_dim=EMBED_DIM),
+        prompt_encoder=PromptEncoder(embed_dim=EMBED_DIM, embedding_size=embedding_size),
         mask_decoder=MaskDecoder(transformer=transformer, embed_dim=EMBED_DIM),
     )
 
@@ -149,9 +141,9 @@ class PartSize:
     """Size of one part of a model.
 
     Attributes:
-        part: its name.
-        parameters: how many numbers its parameters hold.
-        trainable: how many of them are trained.
+        part: name of the part.
+        parameters: number of its parameters.
+        trainable: number of those that are trained.
     """
 
     part: str

@@ -12,12 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from samus_edge.modeling.mask_decoder import MaskDecoder
-from samus_edge.modeling.model_parts import EMBED_DIM
-from samus_edge.modeling.prompt_encoder import PromptEncoder
+from samus_edge.modeling.model_parts import EMBED_DIM, with_sams_decoder
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.modeling.tiny_image_encoder import MIN_RANGE, LiteMedSamImageEncoder
-from samus_edge.modeling.two_way_transformer import TwoWayTransformer
 from samus_edge.runtime.images.output_files import sha256_of_file
 from samus_edge.runtime.prediction import masks_from_logits
 from samus_edge.runtime.prompts import BOX_CORNER_LABELS, to_model_frame
@@ -271,14 +268,8 @@ def load_lite_medsam_model(checkpoint: Path) -> SamusHF:
         WeightsError: if the file is missing, damaged or another checkpoint.
     """
     file = read_checkpoint(checkpoint)
-    transformer = TwoWayTransformer(depth=2, embedding_dim=EMBED_DIM, num_heads=8, mlp_dim=2048)
-    model = SamusHF(
-        image_encoder=LiteMedSamImageEncoder(embed_dim=EMBED_DIM),
-        prompt_encoder=PromptEncoder(
-            embed_dim=EMBED_DIM, embedding_size=LITE_MEDSAM_EMBEDDING_SIZE
-        ),
-        mask_decoder=MaskDecoder(transformer=transformer, embed_dim=EMBED_DIM),
-    )
+    encoder = LiteMedSamImageEncoder(embed_dim=EMBED_DIM)
+    model = with_sams_decoder(encoder, embedding_size=LITE_MEDSAM_EMBEDDING_SIZE)
     transfer(model, _converted(file), path=checkpoint, kind=LITE_MEDSAM_KIND, takes_all=True)
     return model.eval().requires_grad_(False)
 

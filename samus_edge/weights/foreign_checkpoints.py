@@ -184,7 +184,7 @@ def load_sam(model: SamusHF, checkpoint: CheckpointFile) -> WeightAccount:
     grid. What SAMUS and we add is new: it starts as the builder left it.
 
     Args:
-        model: A model from :func:`samus_edge.modeling.samus_hf_vit_b`.
+        model: A `vit_b`, of any size.
         checkpoint: `sam_vit_b_01ec64.pth`, read.
 
     Raises:
@@ -205,7 +205,7 @@ def load_samus(model: SamusHF, checkpoint: CheckpointFile) -> WeightAccount:
     """Copy SAMUS's weights into a ViT SAMUS-HF, in place; until trained it then computes SAMUS.
 
     Args:
-        model: A model from :func:`samus_edge.modeling.samus_hf_vit_b`.
+        model: A `vit_b`, of any size.
         checkpoint: A checkpoint of SAMUS's published code, read.
 
     Raises:

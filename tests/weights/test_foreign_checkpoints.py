@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from samus_edge.errors import MissingExtraError, WeightsError
-from samus_edge.modeling import SamusHF, samus_hf_tiny, samus_hf_vit_b
+from samus_edge.modeling import SamusHF, build_samus_hf, samus_hf_tiny
 from samus_edge.weights.checkpoint_file import CheckpointFile, read_checkpoint
 from samus_edge.weights.foreign_checkpoints import (
     default_checkpoint,
@@ -184,7 +184,7 @@ def published_sam(segment_anything_modeling: types.ModuleType) -> dict[str, Tens
 
 
 def test_segment_anythings_own_vit_b_fits(published_sam: dict[str, Tensor]) -> None:
-    model = samus_hf_vit_b()
+    model = build_samus_hf("vit_b")
     account = load_sam(model, checkpoint_of(published_sam))
     assert account.left_over == ()
     assert len(account.taken) + len(account.adapted) == len(published_sam)

@@ -163,8 +163,8 @@ def evaluate(
         cases: cases to evaluate on; those without a lesion contribute nothing.
         protocols: kinds of prompt, given on the images as they are, and summarised.
         variants: further images and prompts to score, such as the rows of the robustness table.
-        seed: seed of the prompts and perturbations, together with each case's key, and of the bootstrap;
-            at least 0.
+        seed: seed of the prompts and perturbations, together with each case's key, and of the
+            bootstrap; at least 0.
         groups: group number of each case key; cases that share one are near-duplicates and are
             resampled together for the interval. A case without a group is its own.
         about: what is evaluated on what; carried into the report.

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, helper
 from onnxruntime.quantization.calibrate import HistogramCollector
 
 from samus_edge.calibration.activation_statistics import (
@@ -20,6 +20,7 @@ from samus_edge.calibration.activation_statistics import (
     write_statistics,
 )
 from samus_edge.errors import DataError, OutputFileError
+from tests.small_graphs import model_of
 
 KL_FACTOR = 2
 """Between the cut-offs of the two calibrators, out of a range of 60: the divergence hardly rises
@@ -186,17 +187,11 @@ def test_a_folder_is_named(tmp_path: Path) -> None:
 @pytest.fixture
 def doubling() -> ModelProto:
     """``y = relu(2 x)``; the product has the name ``double``."""
-    graph = helper.make_graph(
-        [
-            helper.make_node("Mul", ["x", "two"], ["double"]),
-            helper.make_node("Relu", ["double"], ["y"]),
-        ],
-        "doubling",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N"])],
-        [numpy_helper.from_array(np.array([2], np.float32), "two")],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    nodes = [
+        helper.make_node("Mul", ["x", "two"], ["double"]),
+        helper.make_node("Relu", ["double"], ["y"]),
+    ]
+    return model_of(nodes, {"two": np.array([2], np.float32)}, {"x": 1})
 
 
 def feeds(*values: float) -> Feeds:

@@ -4,16 +4,15 @@ from collections.abc import Collection
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx.reference
-import onnxruntime as ort
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
 from samus_edge.calibration.activation_statistics import measure_activations
 from samus_edge.calibration.half_precision import float_tensors, nodes_to_keep, to_half_precision
 from samus_edge.calibration.quantisation import TENSORRT_INT8, quantise
+from tests.small_graphs import model_of, run
 
 HALF_TOLERANCE = 5e-3
 """Relative; half precision has 11 bits, and the graphs have few operators."""
@@ -24,36 +23,10 @@ MAY_MIX = {
     "Resize": "scales and sizes have types of their own",
     "QuantizeLinear": "scale as input, checked by itself",
 }
-Array = npt.NDArray[np.float32]
-
-
-def model_of(
-    nodes: list[NodeProto], constants: dict[str, npt.NDArray[np.generic]], rank: int = 2
-) -> ModelProto:
-    """A model from ``x`` (1, 4) to ``y`` of some rank."""
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * rank)],
-        [numpy_helper.from_array(values, name) for name, values in constants.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
 def node(operator: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
     return helper.make_node(operator, inputs, [output], name=f"m/{operator}/{output}", **attributes)
-
-
-def run(model: ModelProto, x: Array) -> Array:
-    options = ort.SessionOptions()
-    # else casts to half precision and back are taken out
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    output: Array = session.run(None, {"x": x})[0]
-    return output
 
 
 def types_of(model: ModelProto) -> dict[str, int]:
@@ -114,7 +87,7 @@ def test_everything_but_kept_nodes_and_the_interface_is_half(branches: ModelProt
     assert (types["w"], types["w/fp32"]) == (TensorProto.FLOAT16, TensorProto.FLOAT)
     assert branches.SerializeToString(deterministic=True) == before
     np.testing.assert_allclose(
-        run(converted, X), np.maximum((X @ W) ** 2, 0), rtol=HALF_TOLERANCE, atol=HALF_TOLERANCE
+        run(converted, x=X), np.maximum((X @ W) ** 2, 0), rtol=HALF_TOLERANCE, atol=HALF_TOLERANCE
     )
 
 
@@ -129,7 +102,7 @@ def test_all_nodes_kept_is_the_same_graph(branches: ModelProto) -> None:
     names = [each.name for each in branches.graph.node]
     converted = to_half_precision(branches, names)
     assert converted.graph.node == branches.graph.node
-    np.testing.assert_array_equal(run(converted, X), run(branches, X))
+    np.testing.assert_array_equal(run(converted, x=X), run(branches, x=X))
 
 
 def test_an_output_that_is_read_again_keeps_float32() -> None:
@@ -139,7 +112,7 @@ def test_an_output_that_is_read_again_keeps_float32() -> None:
     check_types(converted, [])
     types = types_of(converted)
     assert types["y"] == types["z"] == TensorProto.FLOAT
-    np.testing.assert_array_equal(run(converted, X), X * X)
+    np.testing.assert_array_equal(run(converted, x=X), X * X)
 
 
 def test_an_overflow_is_found_by_range_and_kept() -> None:
@@ -164,7 +137,7 @@ def test_an_overflow_is_found_by_range_and_kept() -> None:
         # each product rounded to half precision, as on hardware that computes in it
         naive = onnx.reference.ReferenceEvaluator(to_half_precision(model, [])).run(None, {"x": X})
     assert not np.isfinite(np.asarray(naive)).all()
-    found = run(to_half_precision(model, [each.name for each in kept]), X)
+    found = run(to_half_precision(model, [each.name for each in kept]), x=X)
     np.testing.assert_allclose(found, np.maximum(X * X / 2, 0), rtol=HALF_TOLERANCE)
 
 
@@ -221,7 +194,7 @@ def test_scales_of_a_resize_stay_float32(keep: bool) -> None:
     converted = to_half_precision(model, kept)
     check_types(converted, kept)
     assert types_of(converted)["scales"] == TensorProto.FLOAT
-    np.testing.assert_array_equal(run(converted, X), run(model, X))
+    np.testing.assert_array_equal(run(converted, x=X), run(model, x=X))
 
 
 def test_casts_and_constants_make_half_precision() -> None:
@@ -243,7 +216,7 @@ def test_casts_and_constants_make_half_precision() -> None:
     )
     converted = to_half_precision(model, [])
     check_types(converted, [])
-    np.testing.assert_array_equal(run(converted, X), X + 1)
+    np.testing.assert_array_equal(run(converted, x=X), X + 1)
 
 
 @pytest.mark.parametrize("kept", [(), ("m/MatMul/kept",), ("m/MatMul/kept", "m/MatMul/half")])
@@ -256,7 +229,7 @@ def test_quantised_graphs_convert(kept: tuple[str, ...], branches: ModelProto) -
     expected = {TensorProto.FLOAT if pairs_in_float else TensorProto.FLOAT16}
     assert kinds["x/DequantizeLinear"] == kinds["w/DequantizeLinear"] == expected
     np.testing.assert_allclose(
-        run(converted, X), run(quantised, X), rtol=HALF_TOLERANCE, atol=HALF_TOLERANCE
+        run(converted, x=X), run(quantised, x=X), rtol=HALF_TOLERANCE, atol=HALF_TOLERANCE
     )
 
 
@@ -273,7 +246,7 @@ def test_a_quantised_tensor_that_overflows_half_precision_is_read_whole() -> Non
     quantised = quantise(model, ["m/MatMul/z"], {"large": (-1.2e5, 1.2e5)}, TENSORRT_INT8)
     converted = to_half_precision(quantised, kept)
     check_types(converted, kept)
-    np.testing.assert_allclose(run(converted, X), run(quantised, X), rtol=HALF_TOLERANCE)
+    np.testing.assert_allclose(run(converted, x=X), run(quantised, x=X), rtol=HALF_TOLERANCE)
 
 
 def test_types_that_cannot_be_told_are_named() -> None:

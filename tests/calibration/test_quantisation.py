@@ -3,11 +3,8 @@
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import onnx
-import onnxruntime as ort
 import pytest
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 
 from samus_edge.calibration.quantisation import (
     CPU_INT8,
@@ -18,45 +15,16 @@ from samus_edge.calibration.quantisation import (
     quantise,
     weight_grid,
 )
+from tests.small_graphs import Array, model_of, run
 
 ROUNDING = 1e-5
 """Relative; sums of a few float32 products in another order."""
 
 BOTH = pytest.mark.parametrize("recipe", [TENSORRT_INT8, CPU_INT8], ids=lambda each: each.name)
-Array = npt.NDArray[np.float32]
 
 
 def random(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def model_of(
-    nodes: list[NodeProto], constants: dict[str, Array], inputs: dict[str, int], output: str
-) -> ModelProto:
-    """A model; inputs by name with their rank."""
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * rank)
-            for name, rank in inputs.items()
-        ],
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, [None] * max(inputs.values()))],
-        [numpy_helper.from_array(values, name) for name, values in constants.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-
-
-def run(model: ModelProto, **feeds: Array) -> Array:
-    """Run exactly what the graph says."""
-    onnx.checker.check_model(model, full_check=True)
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    output: Array = session.run(None, feeds)[0]
-    return output
 
 
 def on_activation_grid(x: Array, low: float, high: float, recipe: QuantisationRecipe) -> Array:

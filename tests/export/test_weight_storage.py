@@ -1,11 +1,10 @@
 """Rounding of weights: how far values move, and that storage recognises the result."""
 
-from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -19,53 +18,24 @@ from samus_edge.export.weight_storage import (
     round_weights,
     store_compactly,
 )
+from tests.small_graphs import Array as FloatArray
+from tests.small_graphs import model_of, run
 
 HALF_SUBNORMAL = 2.0**-25
 """Half of the distance between the smallest half-precision numbers."""
 
 
-FloatArray = npt.NDArray[np.float32]
-
-
-@pytest.fixture
-def make_matmul() -> Callable[[dict[str, FloatArray]], ModelProto]:
-    """Makes a model that multiplies its input by one matrix after the other."""
-
-    def make(matrices: dict[str, FloatArray]) -> ModelProto:
-        nodes, earlier = [], "x"
-        for name in matrices:
-            nodes.append(helper.make_node("MatMul", [earlier, name], [f"times_{name}"]))
-            earlier = f"times_{name}"
-        first, last = next(iter(matrices.values())), next(reversed(matrices.values()))
-        graph = helper.make_graph(
-            nodes,
-            "products",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", first.shape[0]])],
-            [helper.make_tensor_value_info(earlier, TensorProto.FLOAT, ["N", last.shape[1]])],
-            [numpy_helper.from_array(matrix, name) for name, matrix in matrices.items()],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
-        model.ir_version = 9  # what the oldest supported ONNX Runtime reads
-        onnx.checker.check_model(model, full_check=True)
-        return model
-
-    return make
-
-
-@pytest.fixture
-def run_model() -> Callable[[ModelProto, FloatArray], FloatArray]:
-    """Runs a model on ONNX Runtime."""
-
-    def run(model: ModelProto, x: FloatArray) -> FloatArray:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        output: FloatArray = session.run(None, {"x": x})[0]
-        return output
-
-    return run
+def make_matmul(matrices: dict[str, FloatArray]) -> ModelProto:
+    """A model that multiplies its input by one matrix after the other."""
+    *inner, _ = (f"times_{name}" for name in matrices)
+    tensors = ["x", *inner, "y"]
+    return model_of(
+        [
+            helper.make_node("MatMul", [earlier, name], [later])
+            for name, (earlier, later) in zip(matrices, pairwise(tensors), strict=True)
+        ],
+        matrices,
+    )
 
 
 class Layers(nn.Module):
@@ -149,10 +119,6 @@ def test_rounding_is_symmetric() -> None:
     assert torch.equal(round_to_int8_grid(-matrix), -round_to_int8_grid(matrix))
 
 
-MakeModel = Callable[[dict[str, FloatArray]], ModelProto]
-RunModel = Callable[[ModelProto, FloatArray], FloatArray]
-
-
 def int8_grid(shape: tuple[int, int], axis: int) -> FloatArray:
     """A matrix of int8 steps times a half-precision scale per row (axis 0) or column (axis 1)."""
     rng = np.random.default_rng(0)
@@ -180,9 +146,7 @@ def initializers(model: ModelProto) -> dict[str, npt.NDArray[np.generic]]:
     return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
 
 
-def test_outputs_stay_to_the_bit_and_the_file_shrinks(
-    make_matmul: MakeModel, run_model: RunModel
-) -> None:
+def test_outputs_stay_to_the_bit_and_the_file_shrinks() -> None:
     matrices = {
         "rows": int8_grid((48, 40), axis=0),
         "columns": int8_grid((40, 56), axis=1),
@@ -191,17 +155,17 @@ def test_outputs_stay_to_the_bit_and_the_file_shrinks(
     }
     model = make_matmul(matrices)
     x = fulls((5, 48))
-    expected = run_model(model, x)
+    expected = run(model, x=x)
     size = model.ByteSize()
     store_compactly(model)
     onnx.checker.check_model(model, full_check=True)
-    np.testing.assert_array_equal(run_model(model, x), expected)
+    np.testing.assert_array_equal(run(model, x=x), expected)
     saved = 3 * (48 * 40 + 40 * 56) + 2 * 56 * 32
     assert model.ByteSize() <= size - saved + 2000  # scales, names and nodes
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_an_int8_grid_is_found_along_either_axis(axis: int, make_matmul: MakeModel) -> None:
+def test_an_int8_grid_is_found_along_either_axis(axis: int) -> None:
     matrix = int8_grid((48, 40), axis)
     model = make_matmul({"w": matrix})
     store_compactly(model)
@@ -214,7 +178,7 @@ def test_an_int8_grid_is_found_along_either_axis(axis: int, make_matmul: MakeMod
     np.testing.assert_array_equal(restored, matrix)
 
 
-def test_halves_are_stored_as_halves(make_matmul: MakeModel) -> None:
+def test_halves_are_stored_as_halves() -> None:
     model = make_matmul({"w": halves((48, 40))})
     store_compactly(model)
     stored = initializers(model)
@@ -233,32 +197,32 @@ def test_halves_are_stored_as_halves(make_matmul: MakeModel) -> None:
     ],
     ids=["full", "small", "lowest", "large", "nearly half"],
 )
-def test_what_does_not_fit_stays_float32(matrix: FloatArray, make_matmul: MakeModel) -> None:
+def test_what_does_not_fit_stays_float32(matrix: FloatArray) -> None:
     model = make_matmul({"w": matrix})
     before = model.SerializeToString(deterministic=True)
     store_compactly(model)
     assert model.SerializeToString(deterministic=True) == before
 
 
-def test_rows_of_zeros_are_on_any_grid(make_matmul: MakeModel, run_model: RunModel) -> None:
+def test_rows_of_zeros_are_on_any_grid() -> None:
     matrix = int8_grid((48, 40), axis=0)
     matrix[3] = 0
     model = make_matmul({"w": matrix})
     x = fulls((4, 48))
-    expected = run_model(model, x)
+    expected = run(model, x=x)
     store_compactly(model)
     assert "w.int8" in initializers(model)
-    np.testing.assert_array_equal(run_model(model, x), expected)
+    np.testing.assert_array_equal(run(model, x=x), expected)
 
 
-def test_integers_are_left_alone(make_matmul: MakeModel) -> None:
+def test_integers_are_left_alone() -> None:
     model = make_matmul({"w": halves((48, 40))})
     model.graph.initializer.append(numpy_helper.from_array(np.arange(2000), "indices"))
     store_compactly(model)
     assert initializers(model)["indices"].dtype == np.int64
 
 
-def test_expanding_undoes_storing(make_matmul: MakeModel, run_model: RunModel) -> None:
+def test_expanding_undoes_storing() -> None:
     matrices = {
         "rows": int8_grid((48, 40), axis=0),
         "columns": int8_grid((40, 56), axis=1),
@@ -269,7 +233,7 @@ def test_expanding_undoes_storing(make_matmul: MakeModel, run_model: RunModel) -
     before = ModelProto()
     before.CopyFrom(model)
     x = fulls((5, 48))
-    expected = run_model(model, x)
+    expected = run(model, x=x)
     store_compactly(model)
     assert len(model.graph.node) > len(before.graph.node)
     expand_weights(model)
@@ -280,17 +244,17 @@ def test_expanding_undoes_storing(make_matmul: MakeModel, run_model: RunModel) -
     for name, matrix in matrices.items():
         assert found[name].dtype == np.float32
         np.testing.assert_array_equal(found[name], matrix)
-    np.testing.assert_array_equal(run_model(model, x), expected)
+    np.testing.assert_array_equal(run(model, x=x), expected)
 
 
-def test_expanding_what_is_expanded_changes_nothing(make_matmul: MakeModel) -> None:
+def test_expanding_what_is_expanded_changes_nothing() -> None:
     model = make_matmul({"w": halves((48, 40))})
     before = model.SerializeToString(deterministic=True)
     expand_weights(model)
     assert model.SerializeToString(deterministic=True) == before
 
 
-def test_only_constant_casts_and_float_products_are_expanded(run_model: RunModel) -> None:
+def test_only_constant_casts_and_float_products_are_expanded() -> None:
     graph = helper.make_graph(
         [
             helper.make_node("Mul", ["two", "three"], ["six"], name="integers"),
@@ -313,4 +277,4 @@ def test_only_constant_casts_and_float_products_are_expanded(run_model: RunModel
     onnx.checker.check_model(model, full_check=True)
     assert [node.name for node in model.graph.node] == ["integers", "computed", "data", "sum"]
     x = np.array([1, -2], np.float32)
-    np.testing.assert_array_equal(run_model(model, x), x / 2 + 6)
+    np.testing.assert_array_equal(run(model, x=x), x / 2 + 6)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -418,10 +418,6 @@ class VerificationGates:
             int8_dice_drop=replace(self.int8_dice_drop, limit=points),
         )
 
-    def name_of(self, gate: Gate) -> str:
-        """The field that holds a gate."""
-        return next(field.name for field in fields(self) if getattr(self, field.name) is gate)
-
 
 GATES: Final = VerificationGates()
 """The project's limits."""
@@ -483,41 +479,40 @@ def judge(
         parity: the manifest's `parity`, as `samus-edge export` records it.
     """
 
-    def held(gate: Gate, value: float | None, prompt: str = "", missing: str = "") -> GateOutcome:
+    def held(name: str, value: float | None, prompt: str = "", missing: str = "") -> GateOutcome:
+        gate: Gate = getattr(gates, name)
         passed = value is not None and gate.holds(value)
-        detail = missing if value is None else ""
-        return GateOutcome(gates.name_of(gate), gate, prompt, value, detail, passed)
+        return GateOutcome(name, gate, prompt, value, missing if value is None else "", passed)
 
     if figures.error:
-        return (held(gates.runs, None, missing=figures.error),)
+        return (held("runs", None, missing=figures.error),)
+    not_finite = float(figures.not_finite_frames + figures.not_finite_prompts)
     outcomes = [
-        held(gates.not_finite, float(figures.not_finite_frames + figures.not_finite_prompts)),
-        held(gates.largest_value, figures.largest_value, missing="nothing finite was computed"),
+        held("not_finite", not_finite),
+        held("largest_value", figures.largest_value, missing="nothing finite was computed"),
     ]
-    if figures.repeat_logit_error is not None:
-        outcomes.append(held(gates.repeat_logit_error, figures.repeat_logit_error))
-    if figures.threads_logit_error is not None:
-        outcomes.append(held(gates.threads_logit_error, figures.threads_logit_error))
+    for name in ("repeat_logit_error", "threads_logit_error"):
+        measured = getattr(figures, name)
+        if measured is not None:
+            outcomes.append(held(name, measured))
     if figures.is_reference:
-        unrecorded = "the manifest has none; export the bundle again"
-        for gate, field in (
-            (gates.parity_logit_error, "max_abs_logit_error"),
-            (gates.parity_mask_iou, "min_mask_iou"),
-        ):
-            outcomes.append(held(gate, _number(parity.get(field)), missing=unrecorded))
+        missing = "the manifest has none; export the bundle again"
+        recorded = {
+            "parity_logit_error": parity.get("max_abs_logit_error"),
+            "parity_mask_iou": parity.get("min_mask_iou"),
+        }
+        outcomes += [
+            held(name, _number(value), missing=missing) for name, value in recorded.items()
+        ]
         return tuple(outcomes)
-    is_int8 = figures.precision.startswith("int8")
+    kind = "int8" if figures.precision.startswith("int8") else "fp16"
     for protocol in figures.protocols:
+        limited: dict[str, float | None] = {f"{kind}_mean_mask_iou": protocol.mask_iou_mean}
         if protocol.dice_drop is not None:
-            budget = gates.int8_dice_drop if is_int8 else gates.fp16_dice_drop
-            outcomes.append(held(budget, protocol.dice_drop, protocol.prompt))
-        elif is_int8:
-            outcomes.append(held(gates.int8_mean_mask_iou, protocol.mask_iou_mean, protocol.prompt))
-        else:
-            outcomes += [
-                held(gates.fp16_mean_mask_iou, protocol.mask_iou_mean, protocol.prompt),
-                held(gates.fp16_worst_mask_iou, protocol.mask_iou_worst, protocol.prompt),
-            ]
+            limited = {f"{kind}_dice_drop": protocol.dice_drop}
+        elif kind == "fp16":
+            limited["fp16_worst_mask_iou"] = protocol.mask_iou_worst
+        outcomes += [held(name, value, protocol.prompt) for name, value in limited.items()]
     return tuple(outcomes)
 
 

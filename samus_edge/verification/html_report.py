@@ -11,7 +11,8 @@ from samus_edge.reporting.html import render_page
 from samus_edge.runtime.images.canvas import Canvas
 from samus_edge.runtime.images.overlay import OverlayItem, draw_overlay
 from samus_edge.verification.gates import FASTER_BELOW
-from samus_edge.verification.verify_bundle import Disagreement, VerificationResult
+from samus_edge.verification.session import Disagreement
+from samus_edge.verification.verify_bundle import VerificationResult
 
 __all__ = ["render_verification"]
 

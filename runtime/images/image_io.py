@@ -266,7 +266,7 @@ def _samples(picture: "Image", content: bytes) -> npt.NDArray[Any]:
         picture = picture.convert("RGBA")
     elif picture.mode not in _PLAIN_MODES:
         picture = picture.convert("L" if picture.mode == "1" else "RGB")
-    return np.asarray(ImageOps.exif_transpose(picture))
+    return np.array(ImageOps.exif_transpose(picture))  # a copy, since Pillow's own is read-only
 
 
 def _deep_samples(content: bytes) -> npt.NDArray[Any]:

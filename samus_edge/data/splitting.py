@@ -266,8 +266,8 @@ def assign_subsets(
 ) -> dict[str, list[str]]:
     """Deal out whole groups so that each class is split by the fractions.
 
-    Groups are dealt out from the largest to the smallest, in random order within a size, each to the
-    subset that lacks most of its classes. The result depends on the arguments only.
+    Groups are dealt out from the largest to the smallest, in random order within a size, each to
+    the subset that lacks most of its classes. The result depends on the arguments only.
 
     Args:
         cases: the cases.

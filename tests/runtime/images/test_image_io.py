@@ -109,6 +109,7 @@ def write(path: Path, image: npt.NDArray[Any], options: tuple[int, ...] = ()) ->
 def test_grey_of_8_bits_is_kept(tmp_path: Path, suffix: str) -> None:
     frame = read_image(write(tmp_path / f"x{suffix}", GREY))
     assert frame.dtype == np.uint8
+    assert frame.flags.writeable  # torch warns of frames that are not
     np.testing.assert_array_equal(frame, GREY)
 
 

@@ -29,6 +29,16 @@ if TYPE_CHECKING:
     from samus_edge.runtime.bundle.manifest import Manifest
 
 FRAMES_DIR = Path(__file__).parent / "assets" / "frames"
+EXAMPLES_DIR = Path(__file__).parents[1] / "examples"
+EXAMPLE_BOXES: dict[str, list[int]] = json.loads((EXAMPLES_DIR / "prompts.json").read_text())
+"""The lesions of the example images, XYXY in pixels."""
+
+
+def read_example(name: str) -> npt.NDArray[np.uint8]:
+    """An example image, or its mask, (H, W), uint8."""
+    image = cv2.imread(str(EXAMPLES_DIR / name), cv2.IMREAD_GRAYSCALE)
+    assert image is not None
+    return image.astype(np.uint8)
 
 
 @dataclass(frozen=True)

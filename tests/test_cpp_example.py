@@ -22,13 +22,11 @@ import pytest
 
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.bundle.bundle import default_bundle_path
-from tests.conftest import AssetFrame
+from tests.conftest import EXAMPLE_BOXES, EXAMPLES_DIR, AssetFrame, read_example
 
 REPOSITORY = Path(__file__).parents[1]
-EXAMPLES_DIR = REPOSITORY / "examples"
 CPP_DIR = EXAMPLES_DIR / "cpp"
 GUIDE = REPOSITORY / "docs" / "cpp.md"
-PROMPTS: dict[str, list[int]] = json.loads((EXAMPLES_DIR / "prompts.json").read_text())
 
 HEADER = "onnxruntime_cxx_api.h"
 HEADERS_PACKAGE = "amd-quark"
@@ -167,8 +165,7 @@ def segmenter() -> Segmenter:
 def frame_pgm(tmp_path: Path) -> Path:
     """A PGM of `benign_80.png`."""
     path = tmp_path / "frame.pgm"
-    image = cv2.imread(str(EXAMPLES_DIR / "benign_80.png"), cv2.IMREAD_GRAYSCALE)
-    assert image is not None and cv2.imwrite(str(path), image)
+    assert cv2.imwrite(str(path), read_example("benign_80.png"))
     return path
 
 
@@ -202,13 +199,11 @@ def assert_same_as_python(
     assert report["encode_ms"] > 0 and report["decode_ms"] > 0 and report["threads"] == 2
 
 
-@pytest.mark.parametrize("name", PROMPTS)
+@pytest.mark.parametrize("name", EXAMPLE_BOXES)
 def test_the_masks_of_the_examples_are_those_of_the_python_runtime(
     program: Program, segmenter: Segmenter, tmp_path: Path, name: str
 ) -> None:
-    image = cv2.imread(str(EXAMPLES_DIR / name), cv2.IMREAD_GRAYSCALE)
-    assert image is not None
-    assert_same_as_python(program, segmenter, image.astype(np.uint8), PROMPTS[name], tmp_path)
+    assert_same_as_python(program, segmenter, read_example(name), EXAMPLE_BOXES[name], tmp_path)
 
 
 @pytest.mark.parametrize("size", ["160x480", "64x64", "31x47"])
@@ -364,10 +359,8 @@ def test_cmake_builds_it_without_warnings(
         )
         assert built.returncode == 0, built.stdout + built.stderr
     program = Program(build / "segment", dict(os.environ))
-    image = cv2.imread(str(EXAMPLES_DIR / "benign_162.png"), cv2.IMREAD_GRAYSCALE)
-    assert image is not None
-    box = PROMPTS["benign_162.png"]
-    assert_same_as_python(program, segmenter, image.astype(np.uint8), box, tmp_path)
+    image, box = read_example("benign_162.png"), EXAMPLE_BOXES["benign_162.png"]
+    assert_same_as_python(program, segmenter, image, box, tmp_path)
 
 
 def test_the_constants_are_those_of_the_default_bundle(segmenter: Segmenter) -> None:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import onnx
 import pytest
@@ -28,9 +27,8 @@ from samus_edge.runtime import Segmenter
 from samus_edge.runtime.bundle.bundle import Bundle, available_precisions, default_bundle_path
 from samus_edge.runtime.bundle.manifest import MANIFEST_FILE, Manifest
 from samus_edge.verification.frames import PromptedFrame, frames_digest, prompted_frame
-from tests.conftest import AssetFrame
+from tests.conftest import EXAMPLE_BOXES, AssetFrame, read_example
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 EXAMPLE_NAMES = ("benign_80", "malignant_29")
 
 LEAST_DICE = {"fp16": 0.998, "int8": 0.98, "int8-cpu": 0.98}
@@ -57,17 +55,9 @@ def frames() -> list[PromptedFrame]:
     """Two lesions with their boxes."""
     found = []
     for name in EXAMPLE_NAMES:
-        image = cv2.imread(str(EXAMPLES / f"{name}.png"), cv2.IMREAD_GRAYSCALE)
-        mask = cv2.imread(str(EXAMPLES / f"{name}_mask.png"), cv2.IMREAD_GRAYSCALE)
-        assert image is not None
-        assert mask is not None
-        rows, columns = np.nonzero(mask)
-        box = np.array([columns.min(), rows.min(), columns.max(), rows.max()], np.float32)
-        found.append(
-            PromptedFrame(
-                name, name, image.astype(np.uint8), {"box": [Prompt(box=box)]}, [mask > 0]
-            )
-        )
+        box = Prompt(box=np.array(EXAMPLE_BOXES[f"{name}.png"], np.float32))
+        mask = read_example(f"{name}_mask.png") > 0
+        found.append(PromptedFrame(name, name, read_example(f"{name}.png"), {"box": [box]}, [mask]))
     return found
 
 

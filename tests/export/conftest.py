@@ -1,13 +1,11 @@
 """Bundles written of graphs at hand, and sessions on the exported bundle."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
@@ -23,16 +21,6 @@ from tests.conftest import AssetFrame
 
 Array = npt.NDArray[Any]
 RunGraph = Callable[[dict[str, Array]], dict[str, Array]]
-
-EXAMPLES_DIR = Path(__file__).parents[2] / "examples"
-EXAMPLE_BOXES: dict[str, list[int]] = json.loads((EXAMPLES_DIR / "prompts.json").read_text())
-
-
-def read_example(name: str) -> npt.NDArray[np.uint8]:
-    """An example image, or its mask, (H, W), uint8."""
-    image = cv2.imread(str(EXAMPLES_DIR / name), cv2.IMREAD_GRAYSCALE)
-    assert image is not None
-    return image.astype(np.uint8)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 from samus_edge.evaluation.metrics import dice
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.bundle.bundle import Bundle, default_bundle_path
-from tests.export.conftest import EXAMPLE_BOXES, read_example
+from tests.conftest import EXAMPLE_BOXES, read_example
 
 MAX_BYTES = 20e6
 MAX_LOGIT_ERROR = 1e-3

@@ -36,8 +36,8 @@ from samus_edge.modeling import SamusHF
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.weights.bundle_file import load_bundle_model
-from tests.conftest import spare_export
-from tests.export.conftest import EXAMPLE_BOXES, RunGraph, read_example, run_graph
+from tests.conftest import EXAMPLE_BOXES, read_example, spare_export
+from tests.export.conftest import RunGraph, run_graph
 
 MIN_RUNTIME_IOU = 0.99
 """Tools resize the image before the model and the mask after it, the runtime does neither; lowest

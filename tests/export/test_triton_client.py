@@ -24,7 +24,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from samus_edge.export.triton_repository import TritonRepository
 from samus_edge.runtime import Embedding, Segmenter
 from samus_edge.runtime.bundle.bundle import Bundle
-from tests.export.conftest import EXAMPLE_BOXES, EXAMPLES_DIR, read_example
+from tests.conftest import EXAMPLE_BOXES, EXAMPLES_DIR, read_example
 
 SCRIPT = EXAMPLES_DIR / "triton_client.py"
 DTYPES = {"UINT8": np.uint8, "FP32": np.float32}

@@ -26,7 +26,6 @@ from samus_edge.export.triton_repository import (
     TritonRepository,
     TritonSettings,
     batch_mask_decoder,
-    prepare_for_tensorrt,
     write_triton_repository,
 )
 from samus_edge.runtime.bundle.bundle import Bundle
@@ -35,7 +34,8 @@ from samus_edge.runtime.bundle.records import to_json
 from samus_edge.runtime.prediction import mask_decoder_feeds
 from samus_edge.runtime.prompts import check_prompts, decoder_prompts
 from samus_edge.verification.comparison import check_served_graph
-from tests.export.conftest import EXAMPLE_BOXES, Array, killed_steps, read_example, run_graph
+from tests.conftest import EXAMPLE_BOXES, read_example
+from tests.export.conftest import Array, killed_steps, run_graph
 
 MODELS = [
     f"{part}_{variant}"
@@ -276,38 +276,6 @@ def test_a_graph_that_is_no_mask_decoder_cannot_be_batched() -> None:
     model = onnx.load_model_from_string(Bundle.open().read_graph("image_encoder"))
     with pytest.raises(ValueError, match="no input image_embeddings and no input point_coords"):
         batch_mask_decoder(model)
-
-
-def test_weights_are_unpacked_to_the_numbers_that_the_casts_give() -> None:
-    half, steps = np.array([0.1, 3], np.float16), np.array([[-127, 2]], np.int8)
-    scale = np.array([[0.5], [0.25]], np.float16)
-    cast = [
-        helper.make_node("Cast", [source], [target], to=TensorProto.FLOAT)
-        for source, target in (("half", "a"), ("steps", "b"), ("scale", "c"))
-    ]
-    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 2])
-    graph = helper.make_graph(
-        [
-            *cast,
-            helper.make_node("Mul", ["b", "c"], ["d"]),
-            helper.make_node("Add", ["a", "d"], ["e"]),
-            helper.make_node("Add", ["e", "x"], ["y"]),
-        ],
-        "weights",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
-        [output],
-        [
-            numpy_helper.from_array(value, name)
-            for name, value in (("half", half), ("steps", steps), ("scale", scale))
-        ],
-    )
-    model = helper.make_model(graph)
-    prepare_for_tensorrt(model)
-    kept = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
-    assert kept.keys() == {"a", "d"}
-    np.testing.assert_array_equal(kept["a"], half.astype(np.float32))
-    np.testing.assert_array_equal(kept["d"], [[-63.5, 1], [-31.75, 0.5]])
-    assert [node.op_type for node in model.graph.node] == ["Add", "Add"]
 
 
 @pytest.mark.usefixtures("quick_graphs")

@@ -75,8 +75,8 @@ def command(
         backend=backend,
         precision=precision,
         threads=count,
-        most_request_bytes=max_request_mb * 1024 * 1024,
-        most_sessions=max_sessions,
+        max_request_bytes=max_request_mb * 1024 * 1024,
+        max_sessions=max_sessions,
         session_seconds=60 * session_minutes,
         requests_per_second=rate,
         burst=max(1, round(2 * rate)),
@@ -91,6 +91,6 @@ def command(
         log_config=log_settings(),
         access_log=False,
         timeout_graceful_shutdown=10,
-        ws_max_size=settings.most_request_bytes,
+        ws_max_size=settings.max_request_bytes,
         server_header=False,
     )

@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response, WebSocket
 from fastapi.responses import FileResponse, StreamingResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import HTTPConnection
 
 from samus_edge import __version__
 from samus_edge.errors import SamusEdgeError
@@ -24,10 +25,11 @@ from samus_edge.runtime.segmenter import Segmenter
 from samus_edge.server.live import serve_live
 from samus_edge.server.observability import ServerMetrics
 from samus_edge.server.problem import (
-    PROBLEM_RESPONSES,
+    BUG,
     Problem,
     install_problem_handlers,
     problem_response,
+    problems,
 )
 from samus_edge.server.schemas import (
     Example,
@@ -41,13 +43,24 @@ from samus_edge.server.segmentation_service import SegmentationService, png_of
 from samus_edge.server.session import Session, SessionStore, StillImage, UploadedImage, open_upload
 from samus_edge.server.settings import ServerSettings
 
-__all__ = [
-    "RateLimit",
-    "create_app",
-]
+__all__ = ["RateLimit", "create_app"]
 
+_MAX_CLIENTS = 10_000
+_PAGE = Path(__file__).with_name("page")
+_NOTICE = "Research software, not a medical device."
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
+        "frame-ancestors 'none'; form-action 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+_logger = logging.getLogger("samus_edge.server")
 
-_MOST_CLIENTS = 10_000
+Next = Callable[[Request], Awaitable[Response]]
+Result = TypeVar("Result")
 
 
 class RateLimit:
@@ -66,11 +79,7 @@ class RateLimit:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def wait_seconds(self, client: str) -> float:
-        """Take a token.
-
-        Returns:
-            0 if there was one, else seconds until there is.
-        """
+        """Take a token; 0 if there was one, else the seconds until there is."""
         if self._per_second <= 0:
             return 0.0
         now = self._clock()
@@ -78,39 +87,18 @@ class RateLimit:
         tokens = min(self._burst, tokens + (now - at) * self._per_second)
         wait = 0.0 if tokens >= 1 else (1 - tokens) / self._per_second
         self._buckets[client] = (tokens - 1 if tokens >= 1 else tokens, now)
-        while len(self._buckets) > _MOST_CLIENTS:
+        while len(self._buckets) > _MAX_CLIENTS:
             self._buckets.popitem(last=False)
         return wait
 
 
-_PAGE = Path(__file__).with_name("page")
-_PAGE_FILES = ("index.html", "page.css", "page.js")
-_NOTICE = "Research software, not a medical device."
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
-        "frame-ancestors 'none'; form-action 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
-_logger = logging.getLogger("samus_edge.server")
-
-Next = Callable[[Request], Awaitable[Response]]
-
-
 class _State:
-    """What the routes share.
-
-    Args:
-        settings: of the service.
-    """
+    """What the routes share."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
         self.sessions = SessionStore(
-            settings.most_sessions, settings.session_seconds, settings.most_session_bytes
+            settings.max_sessions, settings.session_seconds, settings.max_session_bytes
         )
         self.metrics = ServerMetrics()
         self.rates = RateLimit(settings.requests_per_second, settings.burst)
@@ -118,7 +106,7 @@ class _State:
         self.service: SegmentationService | None = None
         self.examples: dict[str, CheckFrame] = {}
         # One inference at a time: its threads have all cores already.
-        self.inference = CapacityLimiter(1)
+        self._inference = CapacityLimiter(1)
 
     def ready(self) -> SegmentationService:
         """The service, once it is loaded."""
@@ -136,12 +124,31 @@ class _State:
             given = header[7:].strip()
         return secrets.compare_digest(given.encode(), token.encode())
 
+    async def compute(self, work: Callable[[], Result]) -> Result:
+        """Run inference in a thread, when it is its turn."""
+        return await to_thread.run_sync(work, limiter=self._inference)
+
+
+def _state_of(connection: HTTPConnection) -> _State:
+    state: _State = connection.app.state.service
+    return state
+
+
+StateOf = Annotated[_State, Depends(_state_of)]
+
+
+def _session_of(state: StateOf, image_id: str) -> Session:
+    return state.sessions.get(image_id)
+
+
+Kept = Annotated[Session, Depends(_session_of)]
+
 
 def create_app(settings: ServerSettings) -> FastAPI:
     """Make the service; the model is loaded when it starts.
 
     Args:
-        settings: what may be asked of it.
+        settings: limits, token, and what segments.
     """
     state = _State(settings)
 
@@ -157,7 +164,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
             )
         )
         state.examples = {frame.name: frame for frame in load_check_frames()}
-        state.service = SegmentationService(segmenter, settings.most_frames)
+        state.service = SegmentationService(segmenter, settings.max_frames)
         _logger.info("ready", extra={"detail": f"{segmenter.backend.name} {segmenter.precision}"})
         yield
         state.service = None
@@ -173,28 +180,33 @@ def create_app(settings: ServerSettings) -> FastAPI:
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
     )
+    app.state.service = state
     install_problem_handlers(app)
-    hosts = [settings.host, "localhost", "127.0.0.1", "[::1]", *settings.allowed_hosts]
     app.middleware("http")(partial(_guard, state))
+    hosts = [settings.host, "localhost", "127.0.0.1", "[::1]", *settings.allowed_hosts]
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
-    app.include_router(_open_routes(state))
-    app.include_router(_image_routes(state))
-    app.add_api_websocket_route("/v1/live", partial(_live, state))
+    app.include_router(_operation)
+    app.include_router(_images)
     return app
 
 
 async def _guard(state: _State, request: Request, call_next: Next) -> Response:
-    """Limits, the token, the log and the metrics of every request."""
+    """Limits, the token, the log and the metrics of every request; the end of every bug."""
     begun = time.perf_counter()
     client = request.client.host if request.client else "unknown"
-    response = await _refusal(state, request, client) or await call_next(request)
+    request_id = secrets.token_hex(8)
+    response = _refusal(state, request, client)
+    if response is None:
+        try:
+            response = await call_next(request)
+        except Exception:  # noqa: BLE001  # whatever was not meant for the client: a bug of ours
+            state.metrics.count_bug(_route_of(request), request_id)
+            response = problem_response(500, BUG, request.url.path)
     taken = time.perf_counter() - begun
-    route = getattr(request.scope.get("route"), "path", "none")
+    route = _route_of(request)
     state.metrics.requests.labels(route, request.method, response.status_code).inc()
     state.metrics.seconds.labels(route).observe(taken)
-    request_id = secrets.token_hex(8)
-    for name, value in {**_HEADERS, "X-Request-Id": request_id}.items():
-        response.headers[name] = value
+    response.headers.update({**_HEADERS, "X-Request-Id": request_id})
     _logger.info(
         "request",
         extra={
@@ -209,7 +221,11 @@ async def _guard(state: _State, request: Request, call_next: Next) -> Response:
     return response
 
 
-async def _refusal(state: _State, request: Request, client: str) -> Response | None:
+def _route_of(request: Request) -> str:
+    return getattr(request.scope.get("route"), "path", "none")
+
+
+def _refusal(state: _State, request: Request, client: str) -> Response | None:
     path = request.url.path
     if not path.startswith("/v1/") and path != "/metrics":
         return None
@@ -228,209 +244,219 @@ async def _refusal(state: _State, request: Request, client: str) -> Response | N
     return None
 
 
-def _open_routes(state: _State) -> APIRouter:
-    """What needs no token but the metrics."""
-    router = APIRouter()
-
-    @router.get("/healthz", tags=["operation"])
-    async def health() -> dict[str, str]:
-        """Whether the process answers."""
-        return {"status": "ok"}
-
-    @router.get("/readyz", tags=["operation"], responses=_problems(503))
-    async def ready() -> dict[str, str]:
-        """Whether the model is loaded."""
-        state.ready()
-        return {"status": "ready"}
-
-    @router.get("/metrics", tags=["operation"], responses=_problems(401, 429))
-    async def metrics() -> Response:
-        """For Prometheus."""
-        state.metrics.sessions.set(len(state.sessions))
-        state.metrics.live.set(state.live)
-        return Response(state.metrics.text(), media_type="text/plain; version=0.0.4")
-
-    def page_file(name: str) -> Callable[[], Awaitable[FileResponse]]:
-        async def serve() -> FileResponse:
-            return FileResponse(_PAGE / name)
-
-        return serve
-
-    for name in _PAGE_FILES:
-        path = "/" if name == "index.html" else f"/{name}"
-        router.add_api_route(path, page_file(name), methods=["GET"], include_in_schema=False)
-    return router
+_operation = APIRouter()
 
 
-def _image_routes(state: _State) -> APIRouter:
-    router = APIRouter(
-        prefix="/v1", tags=["images"], responses=_problems(401, 404, 422, 429, 500, 503)
-    )
+@_operation.get("/healthz", tags=["operation"])
+async def _health() -> dict[str, str]:
+    """Whether the process answers."""
+    return {"status": "ok"}
 
-    def session_of(image_id: str) -> Session:
-        return state.sessions.get(image_id)
 
-    Kept = Annotated[Session, Depends(session_of)]
+@_operation.get("/readyz", tags=["operation"], responses=problems(503))
+async def _ready(state: StateOf) -> dict[str, str]:
+    """Whether the model is loaded."""
+    state.ready()
+    return {"status": "ready"}
 
-    async def compute(work: Callable[[], Any]) -> Any:
-        return await to_thread.run_sync(work, limiter=state.inference)
 
-    @router.get("/info", response_model=ServiceInfo)
-    async def info() -> ServiceInfo:
-        """What the service is, and what it allows."""
-        settings = state.settings
-        return ServiceInfo(
-            version=__version__,
-            trace=state.ready().trace,
-            limits={
-                "request_bytes": settings.most_request_bytes,
-                "sessions": settings.most_sessions,
-                "session_seconds": settings.session_seconds,
-                "frames": settings.most_frames,
-                "requests_per_second": settings.requests_per_second,
-                "live": settings.most_live,
-            },
-            notice=_NOTICE,
-        )
+@_operation.get("/metrics", tags=["operation"], responses=problems(401, 429))
+async def _metrics(state: StateOf) -> Response:
+    """For Prometheus."""
+    state.metrics.sessions.set(len(state.sessions))
+    state.metrics.live.set(state.live)
+    return Response(state.metrics.text(), media_type="text/plain; version=0.0.4")
 
-    @router.get("/examples", response_model=list[Example])
-    async def examples() -> list[Example]:
-        """Images that are installed along."""
-        state.ready()
-        return [
-            Example(name=each.name, width=each.image.shape[1], height=each.image.shape[0])
-            for each in state.examples.values()
-        ]
 
-    @router.post(
-        "/images",
-        status_code=201,
-        response_model=ImageInfo,
-        responses=_problems(411, 413, 415),
-        openapi_extra={
-            "requestBody": {
-                "content": {
-                    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
-                },
-                "required": False,
-            }
+@_operation.get("/", include_in_schema=False)
+async def _page() -> FileResponse:
+    return FileResponse(_PAGE / "index.html")
+
+
+@_operation.get("/page.css", include_in_schema=False)
+async def _page_style() -> FileResponse:
+    return FileResponse(_PAGE / "page.css")
+
+
+@_operation.get("/page.js", include_in_schema=False)
+async def _page_script() -> FileResponse:
+    return FileResponse(_PAGE / "page.js")
+
+
+_images = APIRouter(prefix="/v1", tags=["images"], responses=problems(401, 404, 422, 429, 500, 503))
+
+
+@_images.get("/info", response_model=ServiceInfo)
+async def _info(state: StateOf) -> ServiceInfo:
+    """What the service is, and what it allows."""
+    settings = state.settings
+    return ServiceInfo(
+        version=__version__,
+        trace=state.ready().trace,
+        limits={
+            "request_bytes": settings.max_request_bytes,
+            "sessions": settings.max_sessions,
+            "session_seconds": settings.session_seconds,
+            "frames": settings.max_frames,
+            "requests_per_second": settings.requests_per_second,
+            "live": settings.max_live,
         },
+        notice=_NOTICE,
     )
-    async def add_image(
-        request: Request, example: Annotated[str | None, Query(max_length=100)] = None
-    ) -> ImageInfo:
-        """Keep an image: the body is a PNG, JPEG, BMP, TIFF, DICOM, MP4 or AVI file, or `example` names one."""
-        state.ready()
-        box: list[float] | None = None
-        image: UploadedImage
-        if example is not None:
-            named = state.examples.get(example)
-            if named is None:
-                known = ", ".join(state.examples)
-                raise Problem(404, f"there is no such example. There are {known}.")
-            image = StillImage(named.image)
-            box = [float(value) for value in named.box]
-        else:
-            content = await _body(request, state.settings.most_request_bytes)
-            if not content:
-                raise Problem(422, "the body is empty. Send an image, a DICOM study or a video.")
-            image = await to_thread.run_sync(open_upload, content, state.settings.most_frames)
-        session = state.sessions.add(image)
-        height, width = image.original_hw
-        return ImageInfo(
-            id=session.id,
-            kind=image.kind,  # type: ignore[arg-type]  # one of the three
-            width=width,
-            height=height,
-            frames=image.frame_count,
-            frames_per_second=image.frames_per_second,
-            box=box,
-        )
 
-    @router.delete("/images/{image_id}", status_code=204)
-    async def remove_image(image_id: str) -> Response:
-        """Forget an image; one that is not there is forgotten already."""
-        state.sessions.remove(image_id)
-        return Response(status_code=204)
 
-    @router.get(
-        "/images/{image_id}/frames/{index}",
-        response_class=Response,
-        responses={200: {"content": {"image/png": {}}}, **_problems(415)},
+@_images.get("/examples", response_model=list[Example])
+async def _examples(state: StateOf) -> list[Example]:
+    """Images that are installed along."""
+    state.ready()
+    return [
+        Example(name=each.name, width=each.image.shape[1], height=each.image.shape[0])
+        for each in state.examples.values()
+    ]
+
+
+@_images.post(
+    "/images",
+    status_code=201,
+    response_model=ImageInfo,
+    responses=problems(411, 413, 415),
+    openapi_extra={
+        "requestBody": {
+            "content": {
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+            },
+            "required": False,
+        }
+    },
+)
+async def _add_image(
+    state: StateOf,
+    request: Request,
+    example: Annotated[str | None, Query(max_length=100)] = None,
+) -> ImageInfo:
+    """Keep an image: the body is a PNG, JPEG, BMP, TIFF, DICOM, MP4 or AVI file, or `example` names one."""
+    state.ready()
+    box: list[float] | None = None
+    image: UploadedImage
+    if example is not None:
+        named = state.examples.get(example)
+        if named is None:
+            raise Problem(404, f"there is no such example. There are {', '.join(state.examples)}.")
+        image = StillImage(named.image)
+        box = [float(value) for value in named.box]
+    else:
+        content = await _body(request, state.settings.max_request_bytes)
+        if not content:
+            raise Problem(422, "the body is empty. Send an image, a DICOM study or a video.")
+        image = await to_thread.run_sync(open_upload, content, state.settings.max_frames)
+    session = state.sessions.add(image)
+    height, width = image.original_hw
+    return ImageInfo(
+        id=session.id,
+        kind=image.kind,  # type: ignore[arg-type]  # one of the three
+        width=width,
+        height=height,
+        frames=image.frame_count,
+        frames_per_second=image.frames_per_second,
+        box=box,
     )
-    async def frame(session: Kept, index: int) -> Response:
-        """A frame as a grey PNG."""
-        image = await to_thread.run_sync(session.frame, index)
-        return Response(await to_thread.run_sync(png_of, image), media_type="image/png")
-
-    @router.post("/images/{image_id}/masks", response_model=Masks, responses=_problems(415))
-    async def masks(session: Kept, request: MaskRequest) -> Any:
-        """The mask of a box, of points, or of a box that points refine."""
-        found: Masks = await compute(partial(state.ready().masks, session, request))
-        for step in ("encode", "decode"):
-            if found.timings_ms[step]:
-                state.metrics.inference_seconds.labels(step).observe(found.timings_ms[step] / 1000)
-        return found
-
-    for name, media_type in (
-        ("mask.png", "image/png"),
-        ("overlay.png", "image/png"),
-        ("segmentation.dcm", "application/dicom"),
-    ):
-        router.add_api_route(
-            f"/images/{{image_id}}/{name}",
-            _file_route(state, session_of, name, media_type, compute),
-            methods=["POST"],
-            response_class=Response,
-            responses={200: {"content": {media_type: {}}}, **_problems(415)},
-            name=name,
-        )
-
-    @router.post(
-        "/images/{image_id}/track",
-        response_class=StreamingResponse,
-        responses={200: {"content": {"application/x-ndjson": {}}}, **_problems(415)},
-    )
-    async def track(session: Kept, request: TrackRequest) -> StreamingResponse:
-        """Follow a lesion; a JSON document per line and frame, each as soon as it is there; or `{"error": "..."}`, the last."""
-        documents = await compute(partial(state.ready().track, session, request))
-
-        async def lines() -> AsyncIterator[str]:
-            # Frame by frame, so that prompts of others come in between.
-            try:
-                while (document := await compute(partial(next, documents, None))) is not None:
-                    yield json.dumps(document) + "\n"
-            except SamusEdgeError as err:  # the status is sent already
-                yield json.dumps({"error": str(err)}) + "\n"
-
-        return StreamingResponse(lines(), media_type="application/x-ndjson")
-
-    return router
 
 
-def _file_route(
-    state: _State,
-    session_of: Callable[[str], Session],
-    name: str,
-    media_type: str,
-    compute: Callable[[Callable[[], Any]], Awaitable[Any]],
-) -> Callable[..., Awaitable[Response]]:
-    async def serve(image_id: str, request: MaskRequest) -> Response:
-        service = state.ready()
-        work = {
-            "mask.png": service.mask_png,
-            "overlay.png": service.overlay_png,
-            "segmentation.dcm": service.dicom_seg,
-        }[name]
-        content = await compute(partial(work, session_of(image_id), request))
-        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-        return Response(content, media_type=media_type, headers=headers)
-
-    serve.__doc__ = f"The mask of the same prompts as a file, {name}."
-    return serve
+async def _body(request: Request, limit: int) -> bytes:
+    """The body, refused as soon as it is too large."""
+    length = request.headers.get("content-length", "")
+    too_large = Problem(413, f"the body is larger than {limit} bytes. Send less, or a part of it.")
+    if length.isdecimal() and int(length) > limit:
+        raise too_large
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise too_large
+        parts.append(part)
+    return b"".join(parts)
 
 
-async def _live(state: _State, websocket: WebSocket) -> None:
+@_images.delete("/images/{image_id}", status_code=204)
+async def _remove_image(state: StateOf, image_id: str) -> Response:
+    """Forget an image; one that is not there is forgotten already."""
+    state.sessions.remove(image_id)
+    return Response(status_code=204)
+
+
+def _file_of(media_type: str) -> dict[str, Any]:
+    """Options of a route that answers with a file."""
+    responses = {200: {"content": {media_type: {}}}, **problems(415)}
+    return {"response_class": Response, "responses": responses}
+
+
+@_images.get("/images/{image_id}/frames/{index}", **_file_of("image/png"))
+async def _frame(session: Kept, index: int) -> Response:
+    """A frame as a grey PNG."""
+    image = await to_thread.run_sync(session.frame, index)
+    return Response(await to_thread.run_sync(png_of, image), media_type="image/png")
+
+
+@_images.post("/images/{image_id}/masks", response_model=Masks, responses=problems(415))
+async def _masks(state: StateOf, session: Kept, request: MaskRequest) -> Masks:
+    """The mask of a box, of points, or of a box that points refine."""
+    found = await state.compute(partial(state.ready().masks, session, request))
+    for step in ("encode", "decode"):
+        if found.timings_ms[step]:
+            state.metrics.inference_seconds.labels(step).observe(found.timings_ms[step] / 1000)
+    return found
+
+
+@_images.post("/images/{image_id}/mask.png", **_file_of("image/png"))
+async def _mask_png(state: StateOf, session: Kept, request: MaskRequest) -> Response:
+    """The mask of the same prompts as a PNG file, 0 and 255."""
+    content = await state.compute(partial(state.ready().mask_png, session, request))
+    return _attachment(content, "mask.png", "image/png")
+
+
+@_images.post("/images/{image_id}/overlay.png", **_file_of("image/png"))
+async def _overlay_png(state: StateOf, session: Kept, request: MaskRequest) -> Response:
+    """The mask of the same prompts, drawn for people, as a PNG file."""
+    content = await state.compute(partial(state.ready().overlay_png, session, request))
+    return _attachment(content, "overlay.png", "image/png")
+
+
+@_images.post("/images/{image_id}/segmentation.dcm", **_file_of("application/dicom"))
+async def _segmentation_dcm(state: StateOf, session: Kept, request: MaskRequest) -> Response:
+    """The mask of the same prompts as a DICOM segmentation."""
+    content = await state.compute(partial(state.ready().dicom_seg, session, request))
+    return _attachment(content, "segmentation.dcm", "application/dicom")
+
+
+def _attachment(content: bytes, name: str, media_type: str) -> Response:
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(content, media_type=media_type, headers=headers)
+
+
+@_images.post("/images/{image_id}/track", **_file_of("application/x-ndjson"))
+async def _track(
+    state: StateOf, session: Kept, request: TrackRequest, http: Request
+) -> StreamingResponse:
+    """Follow a lesion: a JSON document per line and frame, as soon as it is there; an `{"error": "..."}` ends it."""
+    documents = await state.compute(partial(state.ready().track, session, request))
+
+    async def lines() -> AsyncIterator[str]:
+        # Frame by frame, so that prompts of others come in between. The status is sent already.
+        try:
+            while (document := await state.compute(partial(next, documents, None))) is not None:
+                yield json.dumps(document) + "\n"
+        except SamusEdgeError as err:
+            yield json.dumps({"error": str(err)}) + "\n"
+        except Exception:  # noqa: BLE001  # as in `_guard`
+            state.metrics.count_bug(_route_of(http))
+            yield json.dumps({"error": BUG}) + "\n"
+
+    return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+
+@_images.websocket("/live")
+async def _live(state: StateOf, websocket: WebSocket) -> None:
     """Frames in, masks out; see `serve_live`."""
     origin, host = websocket.headers.get("origin"), websocket.headers.get("host")
     token = websocket.query_params.get("token")
@@ -440,37 +466,13 @@ async def _live(state: _State, websocket: WebSocket) -> None:
     if is_foreign or not state.is_authorised(header, token) or state.service is None:
         await websocket.close(1008)
         return
-    if state.live >= state.settings.most_live:
+    if state.live >= state.settings.max_live:
         await websocket.close(1013)
         return
     state.live += 1
     try:
         await websocket.accept()
-        await serve_live(
-            websocket,
-            state.service.segmenter,
-            state.metrics,
-            state.settings.most_request_bytes,
-        )
+        segmenter, limit = state.service.segmenter, state.settings.max_request_bytes
+        await serve_live(websocket, segmenter, state.metrics, limit)
     finally:
         state.live -= 1
-
-
-async def _body(request: Request, most: int) -> bytes:
-    """The body, refused as soon as it is too large."""
-    length = request.headers.get("content-length", "")
-    too_large = Problem(413, f"the body is larger than {most} bytes. Send less, or a part of it.")
-    if length.isdecimal() and int(length) > most:
-        raise too_large
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > most:
-            raise too_large
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: PROBLEM_RESPONSES[status] for status in statuses}

@@ -15,16 +15,18 @@ from samus_edge.runtime.images.image_io import decode_image
 from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing, measure_lesion
 from samus_edge.runtime.segmenter import Segmenter
 from samus_edge.server.observability import ServerMetrics
+from samus_edge.server.problem import BUG
 from samus_edge.server.segmentation_service import contours_of
 
 __all__ = ["serve_live"]
 
 _NAME = Path("the frame")
+_ROUTE = "/v1/live"
 _POLL_SECONDS = 0.5
 
 
 async def serve_live(
-    socket: WebSocket, segmenter: Segmenter, metrics: ServerMetrics, most_bytes: int
+    socket: WebSocket, segmenter: Segmenter, metrics: ServerMetrics, max_bytes: int
 ) -> None:
     """Serve one accepted connection until it is closed.
 
@@ -36,32 +38,38 @@ async def serve_live(
     with Stream(segmenter) as stream:
         sender = asyncio.create_task(_send(socket, stream, spacing, metrics))
         try:
-            while True:
-                message = await socket.receive()
-                if message["type"] == "websocket.disconnect":
-                    return
+            while (message := await socket.receive())["type"] != "websocket.disconnect":
                 try:
-                    await _receive(message, stream, spacing, most_bytes)
-                except (ValueError, TypeError, SamusEdgeError) as err:
+                    await _receive(message, stream, spacing, max_bytes)
+                except (BadArgumentError, SamusEdgeError) as err:
                     await socket.send_text(json.dumps({"error": str(err)}))
         except WebSocketDisconnect:
             pass
+        except Exception:  # noqa: BLE001  # a bug of ours: whatever was not meant for the client
+            metrics.count_bug(_ROUTE)
+            await _end(socket, BUG)
         finally:
             await asyncio.to_thread(stream.close)
             sender.cancel()
-            with contextlib.suppress(asyncio.CancelledError, WebSocketDisconnect, RuntimeError):
+            with contextlib.suppress(asyncio.CancelledError):
                 await sender
             metrics.live_frames.labels("dropped").inc(stream.statistics().dropped)
 
 
+async def _end(socket: WebSocket, error: str) -> None:
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the client may be gone already
+        await socket.send_text(json.dumps({"error": error}))
+        await socket.close(1011)
+
+
 async def _receive(
-    message: Any, stream: Stream, spacing: list[PixelSpacing | None], most_bytes: int
+    message: Any, stream: Stream, spacing: list[PixelSpacing | None], max_bytes: int
 ) -> None:
     content = message.get("bytes")
     if content is not None:
-        if len(content) > most_bytes:
+        if len(content) > max_bytes:
             raise BadArgumentError(
-                f"a frame has {len(content)} bytes; at most {most_bytes} are accepted."
+                f"a frame has {len(content)} bytes; at most {max_bytes} are accepted."
             )
         frame = await asyncio.to_thread(decode_image, content, _NAME)
         stream.submit(frame)
@@ -98,18 +106,18 @@ def _box(value: Any) -> Box:
 async def _send(
     socket: WebSocket, stream: Stream, spacing: list[PixelSpacing | None], metrics: ServerMetrics
 ) -> None:
-    while True:
-        try:
-            result = await asyncio.to_thread(_next, stream)
-        except SamusEdgeError as err:
-            await socket.send_text(json.dumps({"error": str(err)}))
-            await socket.close(1011)
-            return
-        if result is None:
-            return
-        if isinstance(result, StreamResult):
-            metrics.live_frames.labels("done").inc()
-            await socket.send_text(json.dumps(_document(result, spacing[0])))
+    try:
+        while (result := await asyncio.to_thread(_next, stream)) is not None:
+            if isinstance(result, StreamResult):
+                metrics.live_frames.labels("done").inc()
+                text = json.dumps(_document(result, spacing[0]))
+                with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the client is gone
+                    await socket.send_text(text)
+    except SamusEdgeError as err:
+        await _end(socket, str(err))
+    except Exception:  # noqa: BLE001  # as above
+        metrics.count_bug(_ROUTE)
+        await _end(socket, BUG)
 
 
 def _next(stream: Stream) -> StreamResult | bool | None:

@@ -1,4 +1,4 @@
-"""Counts and times for Prometheus."""
+"""What the service tells those who run it: metrics for Prometheus and a log in JSON."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ __all__ = [
     "log_settings",
 ]
 
-
+_logger = logging.getLogger("samus_edge.server")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -50,8 +50,20 @@ class ServerMetrics:
             registry=self._registry,
         )
 
+        self.bugs = Counter(
+            "samus_edge_unhandled_errors_total",
+            "Errors that are neither the client's nor a failed job: bugs, with a traceback in the log.",
+            ("route",),
+            registry=self._registry,
+        )
+
+    def count_bug(self, route: str, request_id: str = "") -> None:
+        """Count the exception that is being handled, and log it with its traceback."""
+        self.bugs.labels(route).inc()
+        _logger.exception("unhandled error", extra={"route": route, "request_id": request_id})
+
     def text(self) -> bytes:
-        """In Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
@@ -59,10 +71,10 @@ _FIELDS = ("route", "method", "status", "milliseconds", "client", "request_id", 
 
 
 class JsonFormatter(logging.Formatter):
-    """Time, level, event, and what a record carries of `_FIELDS`."""
+    """A JSON document per line: time, level, event, and the record's `_FIELDS`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """As one line."""
+        """The line of a record."""
         document: dict[str, object] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
             + f".{int(record.msecs):03d}Z",
@@ -76,7 +88,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_settings() -> dict[str, object]:
-    """For `logging.config.dictConfig`."""
+    """Settings for `logging.config.dictConfig`."""
     return {
         "version": 1,
         "disable_existing_loggers": False,

@@ -1,19 +1,33 @@
 """Errors as problem documents (RFC 9457)."""
 
 import logging
-from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from samus_edge.errors import BackendError, ImageFileError, MissingExtraError, SamusEdgeError
+from samus_edge.errors import (
+    BackendError,
+    BadArgumentError,
+    ImageFileError,
+    MissingExtraError,
+    SamusEdgeError,
+)
 
-__all__ = ["PROBLEM_RESPONSES", "Problem", "install_problem_handlers", "problem_response"]
+__all__ = ["BUG", "Problem", "install_problem_handlers", "problem_response", "problems"]
 
-MEDIA_TYPE = "application/problem+json"
+BUG = "The service failed; this is a bug of samus-edge, and its log has the traceback."
+_MEDIA_TYPE = "application/problem+json"
+_STATUS_OF: dict[type[Exception], int] = {
+    BadArgumentError: 422,
+    ImageFileError: 415,
+    MissingExtraError: 422,  # the request asks for what this installation does not have
+    BackendError: 503,
+    SamusEdgeError: 500,
+}
 _logger = logging.getLogger("samus_edge.server")
 
 
@@ -22,7 +36,7 @@ class Problem(Exception):
 
     Args:
         status: HTTP status.
-        detail: what was wrong, what was expected, how to mend it.
+        detail: what was wrong, what was expected, how to fix it.
         headers: of the response.
     """
 
@@ -31,56 +45,51 @@ class Problem(Exception):
         self.status, self.detail, self.headers = status, detail, headers
 
 
-_SCHEMA = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "instance": {"type": "string"},
-    },
-}
-PROBLEM_RESPONSES = {
-    status: {
-        "description": HTTPStatus(status).phrase,
-        "content": {MEDIA_TYPE: {"schema": _SCHEMA}},
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Problem documents of a route, for the OpenAPI document."""
+    properties = {name: {"type": "string"} for name in ("type", "title", "detail", "instance")}
+    schema = {
+        "type": "object",
+        "required": ["type", "title", "status", "detail"],
+        "properties": {**properties, "status": {"type": "integer"}},
     }
-    for status in (400, 401, 404, 405, 411, 413, 415, 422, 429, 500, 503)
-}
-"""For the OpenAPI document."""
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {_MEDIA_TYPE: {"schema": schema}},
+        }
+        for status in statuses
+    }
 
 
 def problem_response(
-    status: int, detail: str, instance: str = "", headers: dict[str, str] | None = None
+    status: int, detail: str, instance: str, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    """A problem document as a response."""
+    """A problem document as a response; `instance` is the path of the request."""
     document = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
+        "instance": instance,
     }
-    if instance:
-        document["instance"] = instance
-    return JSONResponse(document, status, headers, media_type=MEDIA_TYPE)
+    return JSONResponse(document, status, headers, media_type=_MEDIA_TYPE)
 
 
 def install_problem_handlers(app: FastAPI) -> None:
-    """Turn every error of an app into a problem document."""
+    """Turn errors of the client and of failed jobs into problem documents.
 
-    def path(request: Request) -> str:
-        return request.url.path
+    What is neither is a bug of the service: it gets a handler where requests are logged.
+    """
 
     async def of_problem(request: Request, err: Exception) -> JSONResponse:
         assert isinstance(err, Problem)
-        return problem_response(err.status, err.detail, path(request), err.headers)
+        return problem_response(err.status, err.detail, request.url.path, err.headers)
 
     async def of_http(request: Request, err: Exception) -> JSONResponse:
         assert isinstance(err, HTTPException)
         headers = dict(err.headers) if err.headers else None
-        return problem_response(err.status_code, str(err.detail), path(request), headers)
+        return problem_response(err.status_code, str(err.detail), request.url.path, headers)
 
     async def of_validation(request: Request, err: Exception) -> JSONResponse:
         assert isinstance(err, RequestValidationError)
@@ -88,36 +97,16 @@ def install_problem_handlers(app: FastAPI) -> None:
             f"{'.'.join(str(step) for step in error['loc'])}: {error['msg']}"
             for error in err.errors()
         ]
-        return problem_response(422, "; ".join(parts), path(request))
-
-    async def of_value(request: Request, err: Exception) -> JSONResponse:
-        return problem_response(422, str(err), path(request))
-
-    async def of_image(request: Request, err: Exception) -> JSONResponse:
-        return problem_response(415, str(err), path(request))
-
-    async def of_backend(request: Request, err: Exception) -> JSONResponse:
-        _logger.error("backend failed", extra={"detail": str(err)})
-        return problem_response(503, str(err), path(request))
+        return problem_response(422, "; ".join(parts), request.url.path)
 
     async def of_ours(request: Request, err: Exception) -> JSONResponse:
-        return problem_response(422, str(err), path(request))
+        status = next(_STATUS_OF[kind] for kind in type(err).__mro__ if kind in _STATUS_OF)
+        if status >= 500:
+            _logger.error("job failed", extra={"detail": str(err)})
+        return problem_response(status, str(err), request.url.path)
 
-    async def of_anything(request: Request, err: Exception) -> JSONResponse:
-        _logger.exception("unexpected error")
-        return problem_response(500, "something unexpected happened; see the log.", path(request))
-
-    handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[JSONResponse]]] = {
-        Problem: of_problem,
-        HTTPException: of_http,
-        RequestValidationError: of_validation,
-        ValueError: of_value,
-        TypeError: of_value,
-        ImageFileError: of_image,
-        BackendError: of_backend,
-        MissingExtraError: of_ours,
-        SamusEdgeError: of_ours,
-        Exception: of_anything,
-    }
-    for kind, handler in handlers.items():
-        app.add_exception_handler(kind, handler)
+    app.add_exception_handler(Problem, of_problem)
+    app.add_exception_handler(HTTPException, of_http)
+    app.add_exception_handler(RequestValidationError, of_validation)
+    for kind in _STATUS_OF:
+        app.add_exception_handler(kind, of_ours)

@@ -50,7 +50,7 @@ class TrackRequest(_Strict):
 
     frame: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     box: BoundedBox
-    most_frames: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    max_frames: Annotated[int, Field(ge=1, le=100_000)] | None = None
     pixel_mm: Millimetres | None = None
 
 

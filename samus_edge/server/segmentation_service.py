@@ -33,11 +33,11 @@ class SegmentationService:
 
     Args:
         segmenter: shared by all; stays open.
-        most_frames: of a cine, tracked in one request.
+        max_frames: of a cine, tracked in one request.
     """
 
-    def __init__(self, segmenter: Segmenter, most_frames: int) -> None:
-        self._segmenter, self._most_frames = segmenter, most_frames
+    def __init__(self, segmenter: Segmenter, max_frames: int) -> None:
+        self._segmenter, self._max_frames = segmenter, max_frames
         backend, manifest = segmenter.backend, segmenter.bundle.manifest
         self.trace: dict[str, Any] = {
             "bundle": manifest.name,
@@ -131,7 +131,7 @@ class SegmentationService:
         box = _box(request.box)
         assert box is not None
         count = session.image.frame_count - request.frame
-        most = min(count, self._most_frames, request.most_frames or count)
+        most = min(count, self._max_frames, request.max_frames or count)
         first = tracker.start(session.frame(request.frame), box)
 
         def documents() -> Iterator[dict[str, Any]]:

@@ -33,7 +33,7 @@ __all__ = [
 _NAME = Path("the image")
 _VIDEO_SIGNATURES = ((4, b"ftyp"), (0, b"RIFF"), (0, b"\x1aE\xdf\xa3"))
 """Where and what: MP4 and MOV, AVI, Matroska and WebM."""
-MOST_VIDEO_BYTES = 1 << 29
+MAX_VIDEO_BYTES = 1 << 29
 """Of a video's frames, decoded."""
 
 
@@ -75,12 +75,12 @@ class UploadedImage(Protocol):
         ...
 
 
-def open_upload(content: bytes, most_frames: int) -> UploadedImage:
+def open_upload(content: bytes, max_frames: int) -> UploadedImage:
     """Open what was sent.
 
     Args:
         content: of the file.
-        most_frames: of a video; more are an error, since its frames are kept in memory.
+        max_frames: of a video; more are an error, since its frames are kept in memory.
 
     Raises:
         ImageFileError: if it is none of what can be read.
@@ -92,7 +92,7 @@ def open_upload(content: bytes, most_frames: int) -> UploadedImage:
 
         return _Study(DicomFrames.from_bytes(content, _NAME), len(content))
     if any(content[at : at + len(text)] == text for at, text in _VIDEO_SIGNATURES):
-        return _Video(content, most_frames)
+        return _Video(content, max_frames)
     return StillImage(decode_image(content, _NAME))
 
 
@@ -147,7 +147,7 @@ class _Video:
     kind = "video"
     study: "DicomFrames | None" = None
 
-    def __init__(self, content: bytes, most_frames: int) -> None:
+    def __init__(self, content: bytes, max_frames: int) -> None:
         from samus_edge.runtime.cine.cine_source import open_cine
 
         # OpenCV reads videos from files alone; this one is deleted at once.
@@ -163,14 +163,14 @@ class _Video:
                 self.memory_bytes = 0
                 for frame in source:
                     self.memory_bytes += frame.image.nbytes
-                    if self.memory_bytes > MOST_VIDEO_BYTES:
+                    if self.memory_bytes > MAX_VIDEO_BYTES:
                         raise ImageFileError(
-                            f"the video's frames have more than {MOST_VIDEO_BYTES >> 20} MB. Cut out the part that "
+                            f"the video's frames have more than {MAX_VIDEO_BYTES >> 20} MB. Cut out the part that "
                             "matters, or scale it down."
                         )
-                    if len(self._frames) == most_frames:
+                    if len(self._frames) == max_frames:
                         raise ImageFileError(
-                            f"the video has more than {most_frames} frames. Cut out the part that matters."
+                            f"the video has more than {max_frames} frames. Cut out the part that matters."
                         )
                     self._frames.append(frame.image)
             except ImageFileError as err:
@@ -242,7 +242,7 @@ class SessionStore:
     Args:
         most: that are kept.
         seconds: for which one is kept after it was last used.
-        most_bytes: that all of them hold; the newest is kept even if it holds more.
+        max_bytes: that all of them hold; the newest is kept even if it holds more.
         clock: seconds.
     """
 
@@ -250,11 +250,11 @@ class SessionStore:
         self,
         most: int,
         seconds: float,
-        most_bytes: int = 1 << 31,
+        max_bytes: int = 1 << 31,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._most, self._seconds, self._clock = most, seconds, clock
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._sessions: OrderedDict[str, tuple[Session, float]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -270,7 +270,7 @@ class SessionStore:
             self._sweep()
             self._sessions[session.id] = (session, self._clock())
             while len(self._sessions) > self._most or (
-                len(self._sessions) > 1 and self._memory_bytes() > self._most_bytes
+                len(self._sessions) > 1 and self._memory_bytes() > self._max_bytes
             ):
                 self._sessions.popitem(last=False)
         return session

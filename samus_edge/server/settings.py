@@ -21,14 +21,14 @@ class ServerSettings:
         backend: see `select_backend`.
         precision: see `Segmenter.load`.
         threads: CPU threads; None for all cores, at most 8.
-        most_request_bytes: of one request's body.
-        most_sessions: images that are kept at the same time; the one that was used longest ago goes first.
-        most_session_bytes: that all images hold together, decoded frames and files.
+        max_request_bytes: of one request's body.
+        max_sessions: images that are kept at the same time; the one that was used longest ago goes first.
+        max_session_bytes: that all images hold together, decoded frames and files.
         session_seconds: for which an image is kept after it was last used.
-        most_frames: of a cine that is tracked in one request.
+        max_frames: of a cine that is tracked in one request.
         requests_per_second: of one client, on average; 0 for no limit.
         burst: requests of one client at once.
-        most_live: live connections at the same time.
+        max_live: live connections at the same time.
         allowed_hosts: names that a request may be addressed to, besides loopback and `host`.
     """
 
@@ -39,14 +39,14 @@ class ServerSettings:
     backend: str = "auto"
     precision: str = "auto"
     threads: int | None = None
-    most_request_bytes: int = 64 * 1024 * 1024
-    most_sessions: int = 32
-    most_session_bytes: int = 2 * 1024**3
+    max_request_bytes: int = 64 * 1024 * 1024
+    max_sessions: int = 32
+    max_session_bytes: int = 2 * 1024**3
     session_seconds: float = 1800.0
-    most_frames: int = 600
+    max_frames: int = 600
     requests_per_second: float = 50.0
     burst: int = 100
-    most_live: int = 4
+    max_live: int = 4
     allowed_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from samus_edge.errors import BackendError
+from samus_edge.errors import (
+    BackendError,
+    BadArgumentError,
+    BundleError,
+    ImageFileError,
+    MissingExtraError,
+)
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.bundle.check_frame import load_check_frames
 from samus_edge.runtime.cine.lesion_tracker import LesionTracker
@@ -120,7 +126,7 @@ def test_a_study_is_followed_and_segmented(client: Client, monkeypatch: pytest.M
     image = client.post("/v1/images", content=path.read_bytes()).json()
     assert (image["kind"], image["frames"]) == ("dicom", 30)
     assert image["frames_per_second"] == pytest.approx(30, rel=0.01)
-    request = {"box": [120, 60, 220, 150], "frame": 2, "most_frames": 3}
+    request = {"box": [120, 60, 220, 150], "frame": 2, "max_frames": 3}
     response = client.post(f"/v1/images/{image['id']}/track", json=request)
     assert response.headers["content-type"].startswith("application/x-ndjson")
     documents = [json.loads(line) for line in response.text.splitlines()]
@@ -229,16 +235,68 @@ def test_before_the_model_is_loaded_it_is_not_ready(client_of: ClientOf) -> None
     assert (response.status_code, response.headers["retry-after"]) == (503, "2")
 
 
-def test_unexpected_errors_say_nothing(
-    client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [ValueError, TypeError, KeyError, RuntimeError])
+def test_bugs_are_500_logged_once_and_counted(
+    client_of: ClientOf,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: type[Exception],
 ) -> None:
-    from samus_edge.server import app
+    from samus_edge.server.segmentation_service import SegmentationService
 
     def fail(*arguments: object) -> None:
-        raise KeyError("secret")
+        raise error("secret")
 
-    monkeypatch.setattr(app, "open_upload", fail)
+    monkeypatch.setattr(SegmentationService, "masks", fail)
     with client_of() as client:
-        response = client.post("/v1/images", content=b"x")
+        image = client.post("/v1/images", params={"example": "benign_256.png"}).json()
+        path = f"/v1/images/{image['id']}/masks"
+        response = client.post(path, json={"box": [1, 1, 50, 50]})
+        metrics = client.get("/metrics").text
     assert (response.status_code, response.headers["content-type"]) == (500, PROBLEM)
+    assert "secret" not in response.text
+    assert response.headers["x-request-id"]
+    (logged,) = (record for record in caplog.records if record.exc_info)
+    assert logged.exc_info is not None
+    assert logged.exc_info[0] is error
+    route = 'route="/v1/images/{image_id}/masks"'
+    assert f"samus_edge_unhandled_errors_total{{{route}}} 1.0" in metrics
+    assert f'samus_edge_requests_total{{method="POST",{route},status="500"}} 1.0' in metrics
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (BadArgumentError, 422),
+        (MissingExtraError, 422),
+        (ImageFileError, 415),
+        (BackendError, 503),
+        (BundleError, 500),
+    ],
+)
+def test_errors_for_the_client_keep_their_message(
+    client: Client,
+    example: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[Exception],
+    status: int,
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error("what was wrong")
+
+    monkeypatch.setattr("samus_edge.server.segmentation_service.predict_with_clicks", fail)
+    monkeypatch.setattr("samus_edge.server.session.Session.embedding", fail)
+    response = client.post(f"/v1/images/{example['id']}/masks", json={"box": [1, 1, 50, 50]})
+    assert (response.status_code, response.json()["detail"]) == (status, "what was wrong")
+
+
+def test_a_bug_in_the_middle_of_a_cine_ends_it(
+    client: Client, example: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise ValueError("secret")
+
+    monkeypatch.setattr("samus_edge.server.segmentation_service._tracked", fail)
+    response = client.post(f"/v1/images/{example['id']}/track", json={"box": [1, 1, 50, 50]})
+    assert "this is a bug" in json.loads(response.text)["error"]
     assert "secret" not in response.text

@@ -25,7 +25,7 @@ def running() -> Iterator[tuple[Any, str]]:
         )
 
 
-MOST_EXAMPLES = 20
+MAX_EXAMPLES = 20
 CHOSEN = [
     check
     for check in CHECKS.get_all()
@@ -48,7 +48,7 @@ def test_every_answer_is_one_that_is_promised(running: tuple[Any, str]) -> None:
 
         @given(case=operation.as_strategy())
         @settings(
-            max_examples=MOST_EXAMPLES,
+            max_examples=MAX_EXAMPLES,
             deadline=None,
             derandomize=True,
             database=None,

@@ -72,7 +72,7 @@ def test_buckets_fill_steadily() -> None:
 
 
 def test_large_bodies_are_refused_early(client_of: ClientOf) -> None:
-    with client_of(most_request_bytes=1000) as client:
+    with client_of(max_request_bytes=1000) as client:
         response = client.post("/v1/images", content=b"x" * 1001)
         assert response.status_code == 413
         assert "larger than 1000 bytes" in response.json()["detail"]
@@ -105,7 +105,7 @@ def test_the_image_used_longest_ago_goes_first() -> None:
 
 
 def test_images_share_a_memory() -> None:
-    store = SessionStore(10, 10.0, most_bytes=250)
+    store = SessionStore(10, 10.0, max_bytes=250)
     image = open_upload(png_of(np.zeros((10, 10), np.uint8)), 10)
     assert image.memory_bytes == 100
     first = store.add(image)
@@ -132,7 +132,7 @@ def test_videos_have_a_limit(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert open_upload(path.read_bytes(), 5).frame_count == 5
     with pytest.raises(ImageFileError, match="more than 4 frames"):
         open_upload(path.read_bytes(), 4)
-    monkeypatch.setattr(uploaded_image, "MOST_VIDEO_BYTES", 2 * 32 * 32)
+    monkeypatch.setattr(uploaded_image, "MAX_VIDEO_BYTES", 2 * 32 * 32)
     with pytest.raises(ImageFileError, match="frames have more than"):
         open_upload(path.read_bytes(), 5)
 

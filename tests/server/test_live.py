@@ -85,5 +85,22 @@ def test_pages_of_other_sites_and_strangers_are_refused(client_of: ClientOf) -> 
 
 
 def test_there_is_a_limit(client_of: ClientOf) -> None:
-    with client_of(most_live=1) as client, client.websocket_connect(f"{WS}/v1/live"):
+    with client_of(max_live=1) as client, client.websocket_connect(f"{WS}/v1/live"):
         assert refused(client) == 1013
+
+
+def test_a_bug_ends_the_connection_and_says_nothing_of_itself(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise ValueError("secret")
+
+    monkeypatch.setattr("samus_edge.server.live.decode_image", fail)
+    with client.websocket_connect(f"{WS}/v1/live") as live:
+        live.send_bytes(b"x")
+        error = json.loads(live.receive_text())["error"]
+        assert "this is a bug" in error
+        assert "secret" not in error
+        with pytest.raises(WebSocketDisconnect):
+            live.receive_text()
+    assert 'unhandled_errors_total{route="/v1/live"} 1.0' in client.get("/metrics").text

@@ -21,8 +21,8 @@ INT8_MAX = 127
 def round_weights(model: "nn.Module", *, int8: Iterable[str] = ()) -> None:
     """Round large parameters in place, to half precision or to an int8 grid.
 
-    The graph then computes in float32 with exactly these values, and
-    :func:`samus_edge.export.weight_storage.store_compactly` stores them without loss.
+    The graph then computes in float32 with exactly these values, and `store_compactly` stores them
+    without loss.
 
     Args:
         model: the model; vectors and small tensors stay as they are.
@@ -81,8 +81,7 @@ def store_compactly(model: ModelProto) -> None:
     A tensor whose values all are int8 multiples of one half-precision scale per row or column
     becomes Cast(int8) x Cast(scale); one whose values all are half-precision numbers becomes
     Cast(fp16). Runtimes fold these casts when they load the graph, so it computes in float32 at
-    full speed. Tensors for which neither holds stay float32:
-    :func:`samus_edge.export.weight_storage.round_weights` makes it hold.
+    full speed. Tensors for which neither holds stay float32; `round_weights` makes it hold.
 
     Args:
         model: a model whose initialisers are in the graph, not in external files.
@@ -102,7 +101,7 @@ def store_compactly(model: ModelProto) -> None:
 
 
 def expand_weights(model: ModelProto) -> None:
-    """Undo :func:`store_compactly`, in place: every weight is a float32 initialiser again.
+    """Undo `store_compactly`, in place: every weight is a float32 initialiser again.
 
     Casts of constants to float32 and products of float32 constants are computed; nothing else
     writes them.

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 import torch
 
-from samus_edge.export.bundle_writer import BundleText, write_bundle
+from samus_edge.export.bundle_writer import BundleText, shipped_model, write_bundle
 from samus_edge.export.triton_repository import TritonRepository, write_triton_repository
 from samus_edge.modeling import SamusHF
 from samus_edge.modeling.model_parts import samus_hf_vit
@@ -62,6 +62,12 @@ def vit_model() -> SamusHF:
             if tensor.is_floating_point() and bool((tensor == tensor.flatten()[0]).all()):
                 tensor += 0.02 * torch.randn_like(tensor)
     return model.requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def shipped_vit_model(vit_model: SamusHF) -> SamusHF:
+    """What `vit_bundle` computes."""
+    return shipped_model(vit_model)
 
 
 @pytest.fixture(scope="session")

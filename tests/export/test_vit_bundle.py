@@ -61,15 +61,15 @@ def test_a_bundle_is_named_after_its_architecture(random_model: SamusHF) -> None
     assert BundleText.of(random_model, "mine").name == "mine"
 
 
-def test_its_weights_are_half_precision_numbers(vit_model: SamusHF) -> None:
-    state = shipped_model(vit_model).state_dict()
+def test_its_weights_are_half_precision_numbers(shipped_vit_model: SamusHF) -> None:
+    state = shipped_vit_model.state_dict()
     large = {name: tensor for name, tensor in state.items() if tensor.numel() >= 65_536}
     assert any(name.startswith("mask_decoder.") for name in large)
     assert [name for name, tensor in large.items() if not tensor.equal(tensor.half().float())] == []
 
 
-def test_model_comes_back_bit_for_bit(vit_model: SamusHF, vit_bundle: Path) -> None:
-    expected = shipped_model(vit_model).state_dict()
+def test_model_comes_back_bit_for_bit(shipped_vit_model: SamusHF, vit_bundle: Path) -> None:
+    expected = shipped_vit_model.state_dict()
     restored = load_bundle_model(vit_bundle).state_dict()
     assert restored.keys() == expected.keys()
     assert [name for name in expected if not torch.equal(restored[name], expected[name])] == []

@@ -30,12 +30,9 @@ def decoder_feeds(
 ) -> dict[str, Array]:
     """Inputs of the mask decoder."""
     labels = np.asarray(labels, np.float32)
-    count = len(labels)
-    has_mask = (
-        np.zeros((count, 1), np.float32) if mask_input is None else np.ones((count, 1), np.float32)
-    )
+    has_mask = np.full((len(labels), 1), mask_input is not None, np.float32)
     if mask_input is None:
-        mask_input = np.zeros((count, 1, 128, 128), np.float32)
+        mask_input = np.zeros((len(labels), 1, 128, 128), np.float32)
     return {
         "image_embeddings": embeddings,
         "point_coords": np.asarray(coords, np.float32),
@@ -60,10 +57,10 @@ def assert_close(found: dict[str, Array], expected: dict[str, Array], tolerance:
 def test_gates_hold_on_real_frames_of_different_shapes(
     random_bundle: Path, shipped_random_model: SamusHF, asset_frames: list[AssetFrame]
 ) -> None:
-    frames = [frame.image for frame in asset_frames[::5]]
+    frames = [frame.image for frame in asset_frames[::10]]
     report = measure_parity(shipped_random_model, random_bundle, frames, seed=3)
-    assert report.frames == len(frames) == 4
-    assert report.prompts == 12
+    assert report.frames == len(frames) == 2
+    assert report.prompts == 6
     assert report.frame_sizes == tuple(frame.shape for frame in frames)
     assert report.max_abs_embedding_error <= MAX_EMBEDDING_ERROR
     assert 0 < report.max_abs_logit_error <= MAX_LOGIT_ERROR

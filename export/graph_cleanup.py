@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +20,6 @@ __all__ = [
     "AXES_OPSET",
     "GELU_OPSET",
     "OLDEST_OPSET",
-    "TensorSize",
     "complete_resize_sizes",
     "downgrade",
     "fix_resize_sizes",
@@ -29,8 +27,8 @@ __all__ = [
     "open_graph",
     "remove_unused",
     "rendered",
-    "tensor_sizes",
     "tensor_specs",
+    "tensor_values",
 ]
 
 
@@ -267,23 +265,10 @@ def open_graph(
     return open_onnx(content)
 
 
-@dataclass(frozen=True)
-class TensorSize:
-    """The size of a tensor.
-
-    Attributes:
-        shape: its shape.
-        nbytes: its size in memory, bytes.
-    """
-
-    shape: tuple[int, ...]
-    nbytes: int
-
-
-def tensor_sizes(
+def tensor_values(
     model: ModelProto, tensors: Sequence[str], feeds: Mapping[str, npt.NDArray[np.generic]]
-) -> dict[str, TensorSize]:
-    """Sizes of a graph's tensors, by a run: shape inference does not follow all of its arithmetic.
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Values of a graph's tensors; their shapes are more than shape inference can follow.
 
     Args:
         model: the graph.
@@ -291,7 +276,4 @@ def tensor_sizes(
         feeds: inputs by name.
     """
     values = open_graph(model, tensors).run(list(tensors), dict(feeds))
-    return {
-        name: TensorSize(np.shape(value), np.asarray(value).nbytes)
-        for name, value in zip(tensors, values, strict=True)
-    }
+    return {name: np.asarray(value) for name, value in zip(tensors, values, strict=True)}

@@ -144,21 +144,6 @@ class _Decoder(SamusHF):
     forward = SamusHF.decode
 
 
-def encoder_core_graph(model: SamusHF, *, opset: int) -> ModelProto:
-    """The encoder from `grey` and `high_frequency`, (B, 1, 256, 256), to `image_embeddings`."""
-    side = model.prompt_encoder.image_size
-    example = (torch.rand(2, 1, side, side), torch.rand(2, 1, side, side))
-    batch = torch.export.Dim("batch", min=1, max=1024)
-    return _export(
-        model.image_encoder,
-        example,
-        inputs=("grey", "high_frequency"),
-        outputs=("image_embeddings",),
-        dynamic_shapes=({0: batch}, {0: batch}),
-        opset=opset,
-    )
-
-
 def mask_decoder_graph(model: SamusHF, *, opset: int) -> ModelProto:
     """The prompt encoder and mask decoder: N prompts of P points per call."""
     embedding_side = model.prompt_encoder.embedding_size
@@ -260,10 +245,17 @@ def image_encoder_graph(model: SamusHF, *, opset: int) -> ModelProto:
         One graph with resizing, scaling and the wavelet inside; a model without the switch `hf` has
         no wavelet.
     """
-    core = encoder_core_graph(model, opset=opset)
-    preprocessing = preprocessing_graph(
-        image_size=model.prompt_encoder.image_size, opset=opset, ir_version=core.ir_version
+    side = model.prompt_encoder.image_size
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    core = _export(
+        model.image_encoder,
+        (torch.rand(2, 1, side, side), torch.rand(2, 1, side, side)),
+        inputs=("grey", "high_frequency"),
+        outputs=("image_embeddings",),
+        dynamic_shapes=({0: batch}, {0: batch}),
+        opset=opset,
     )
+    preprocessing = preprocessing_graph(image_size=side, opset=opset, ir_version=core.ir_version)
     merged: ModelProto = compose.merge_models(
         preprocessing,
         core,

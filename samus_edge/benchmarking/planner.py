@@ -67,10 +67,10 @@ def count_flop(model: "ModelProto", feeds: Mapping[str, npt.NDArray[np.generic]]
         if name not in constants and name not in feeds
     ]
     shapes = constants | {name: np.shape(value) for name, value in feeds.items()}
-    from samus_edge.export.graph_cleanup import tensor_sizes
+    from samus_edge.export.graph_cleanup import tensor_values
 
-    sizes = tensor_sizes(model, list(dict.fromkeys(shown)), feeds)
-    shapes |= {name: size.shape for name, size in sizes.items()}
+    values = tensor_values(model, list(dict.fromkeys(shown)), feeds)
+    shapes |= {name: value.shape for name, value in values.items()}
     return {node.name: _flop_of(node, shapes) for node in products}
 
 
@@ -126,12 +126,12 @@ def count_traffic(
     graph = model.graph
     from onnx import numpy_helper
 
-    from samus_edge.export.graph_cleanup import tensor_sizes
+    from samus_edge.export.graph_cleanup import tensor_values
 
     constants = {item.name: numpy_helper.to_array(item).nbytes for item in graph.initializer}
     outputs = [value.name for value in graph.output]
     written = [name for node in graph.node for name in node.output if name]
-    sizes = {name: size.nbytes for name, size in tensor_sizes(model, written, feeds).items()}
+    sizes = {name: value.nbytes for name, value in tensor_values(model, written, feeds).items()}
     used = {name for node in graph.node for name in node.input if name}
     reads = [name for node in graph.node for name in node.input if name in sizes]
     between = sum(sizes[name] for name in written if name not in outputs)

@@ -238,7 +238,21 @@ def server(block: tuple[str, str, str], root: Path, environment: dict[str, str])
         process.terminate()
 
 
-@pytest.mark.usefixtures("server")
+@pytest.fixture
+def page_files(block: tuple[str, str, str], root: Path) -> None:
+    """`split.json` as a page begins with it: none where it makes its own, else that of the dataset."""
+    page, _, text = block
+    whole = (REPOSITORY / page).read_text(encoding="utf-8")
+    first = FENCE.search(whole)
+    assert first is not None
+    if first[2] != text:
+        return
+    (root / "split.json").unlink(missing_ok=True)
+    if "data split" not in whole:
+        shutil.copy(root / "busi_split_v1.json", root / "split.json")
+
+
+@pytest.mark.usefixtures("server", "page_files")
 def test_block(block: tuple[str, str, str], root: Path, environment: dict[str, str]) -> None:
     page, language, text = block
     skipped: dict[str, str] = {}

@@ -56,8 +56,8 @@ def served_bundle(client: Any, variant: str, prefix: str = "") -> ServedBundle:
         prefix: in front of the models' names.
 
     Raises:
-        RuntimeError: if the models come from different weights: embeddings of one model mean nothing
-            to the decoder of another, and no number in the answer would tell.
+        RuntimeError: if the models come from different weights: embeddings of one model mean
+            nothing to the decoder of another, and no number in the answer would tell.
     """
     names = (f"{prefix}image_encoder_{variant}", f"{prefix}mask_decoder_{variant}")
     encoder, decoder = (

@@ -157,7 +157,8 @@ class Embedding:
         tensor: (1, C, h, w), float32: the image encoder's output, where it was computed: in memory
             of the host, or of the GPU, which is given back with the embedding.
         original_hw: (H, W) of the image, pixels.
-        encoder_sha256: of the image encoder graph that made it; another bundle's decoder refuses it.
+        encoder_sha256: of the image encoder graph that made it; another bundle's decoder refuses
+            it.
     """
 
     tensor: "npt.NDArray[np.float32] | DeviceTensor"

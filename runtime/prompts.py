@@ -2,7 +2,8 @@
 
 Two frames meet here. The user's prompts are in pixels of the original image, (x, y), with pixel
 centres at integers, so an image covers x in [-0.5, W - 0.5] and y in [-0.5, H - 0.5]. The mask
-decoder takes them in the square model frame; `to_model_frame` is the only way from one to the other.
+decoder takes them in the square model frame; `to_model_frame` is the only way from one to the
+other.
 """
 
 from collections.abc import Iterable, Iterator
@@ -58,7 +59,8 @@ def assign_points_to_boxes(
     if len(lost):
         lost_x, lost_y = point_coords[lost[0]]
         raise BadArgumentError(
-            f"point ({lost_x:.10g}, {lost_y:.10g}) lies in none of the {len(boxes)} boxes, so it is "
+            f"point ({lost_x:.10g}, {lost_y:.10g}) lies in none of the {len(boxes)} boxes, so it "
+            "is "
             "unclear which it belongs to. Move it into a box, or segment it in a run of its own."
         )
     coords = np.tile(point_coords, (len(boxes), 1, 1))  # (N, P, 2)
@@ -134,7 +136,8 @@ def check_point_labels(
         )
     if values.size and np.isin(values, (2, 3)).any():
         raise BadArgumentError(
-            "point_labels must be 1 (foreground), 0 (background) or -1 (padding), got 2 or 3, which "
+            "point_labels must be 1 (foreground), 0 (background) or -1 (padding), got 2 or 3, "
+            "which "
             "only exported graphs know. Pass a box as boxes=[[x1, y1, x2, y2]]."
         )
     wrong = values[~np.isin(values, (-1, 0, 1))]
@@ -202,7 +205,8 @@ def check_mask_input(
     expected = (prompts, 1, *mask_input_hw)
     if values.shape != expected:
         raise BadArgumentError(
-            f"mask_input must have shape {expected}, one mask per prompt, got shape {values.shape}. "
+            f"mask_input must have shape {expected}, one mask per prompt, got shape "
+            f"{values.shape}. "
             "Pass low_res_logits[:, index : index + 1] of an earlier prediction."
         )
     if not np.isfinite(values).all():
@@ -224,13 +228,15 @@ def _check_box(where: str, box: npt.NDArray[np.float64], original_hw: tuple[int,
         wrong = "x1 > x2" if x1 > x2 else "y1 > y2"
         as_xywh = _show((x1, y1, x1 + x2, y1 + y2))
         raise BadArgumentError(
-            f"{where} is inverted: {wrong}. Give two corners x1, y1, x2, y2 with x1 < x2 and y1 < y2; "
+            f"{where} is inverted: {wrong}. Give two corners x1, y1, x2, y2 with x1 < x2 and y1 < "
+            "y2; "
             f"if it is x, y, width, height, give {as_xywh}."
         )
     if x1 == x2 or y1 == y2:
         same = "x1 = x2" if x1 == x2 else "y1 = y2"
         raise BadArgumentError(
-            f"{where} has no area: {same}. Give two corners x1, y1, x2, y2 with x1 < x2 and y1 < y2, "
+            f"{where} has no area: {same}. Give two corners x1, y1, x2, y2 with x1 < x2 and y1 < "
+            "y2, "
             "or a point."
         )
     if x2 <= -0.5 or y2 <= -0.5 or x1 >= width - 0.5 or y1 >= height - 0.5:
@@ -269,7 +275,8 @@ class Prompts:
 
     Attributes:
         original_hw: (H, W) of the image that they were given for, pixels.
-        boxes: (N, 4), float32, XYXY, pixels of the original image, clipped to it; None without boxes.
+        boxes: (N, 4), float32, XYXY, pixels of the original image, clipped to it; None without
+            boxes.
         point_coords: (N, P, 2), float32, (x, y), pixels of the original image; P may be 0.
         point_labels: (N, P), int32: 1 foreground, 0 background, -1 padding.
         mask_input: (N, 1, h, w), float32, logits of an earlier prediction; None without.
@@ -313,10 +320,10 @@ def check_prompts(
 
     Args:
         original_hw: (H, W) of the image, pixels.
-        boxes: (N, 4), XYXY, x1 < x2 and y1 < y2, pixels of the original image. What sticks out of the
-            image is cut off; a box with nothing inside is an error.
-        point_coords: (N, P, 2), (x, y), pixels of the original image, inside it; or (P, 2), which is
-            one prompt with P points. With boxes, row i goes with box i.
+        boxes: (N, 4), XYXY, x1 < x2 and y1 < y2, pixels of the original image. What sticks out of
+            the image is cut off; a box with nothing inside is an error.
+        point_coords: (N, P, 2), (x, y), pixels of the original image, inside it; or (P, 2), which
+            is one prompt with P points. With boxes, row i goes with box i.
         point_labels: (N, P) or (P,) like the points: 1 foreground, 0 background, -1 padding (its
             coordinates are ignored); None makes every point foreground.
         mask_input: (N, 1, h, w), logits of an earlier prediction.
@@ -324,7 +331,8 @@ def check_prompts(
 
     Raises:
         TypeError: if something is not numbers.
-        ValueError: if there is no prompt, a shape or a value is wrong, or numbers of prompts differ.
+        ValueError: if there is no prompt, a shape or a value is wrong, or numbers of prompts
+            differ.
     """
     if point_coords is None and point_labels is not None:
         raise BadArgumentError(
@@ -341,7 +349,8 @@ def check_prompts(
         coords = check_points(point_coords, labels, original_hw)  # (N, P, 2)
     if checked_boxes is not None and len(checked_boxes) != len(coords):
         raise BadArgumentError(
-            f"boxes and point_coords must have one row per prompt, got {len(checked_boxes)} boxes and "
+            f"boxes and point_coords must have one row per prompt, got {len(checked_boxes)} boxes "
+            "and "
             f"points for {len(coords)} prompts. Give point_coords with shape "
             f"({len(checked_boxes)}, P, 2), padded with label -1."
         )
@@ -397,7 +406,8 @@ def decoder_prompts(
         most_prompts: that the decoder takes in one run; None for no limit of its own.
 
     Yields:
-        Groups of at most `MAX_PROMPTS_PER_RUN`, or `most_prompts`, that together hold every row exactly once.
+        Groups of at most `MAX_PROMPTS_PER_RUN`, or `most_prompts`, that together hold every row
+        exactly once.
     """
     most = min(MAX_PROMPTS_PER_RUN, most_prompts or MAX_PROMPTS_PER_RUN)
     counts = (prompts.point_labels != PADDING_LABEL).sum(axis=1)  # (N,)

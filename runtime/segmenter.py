@@ -2,9 +2,10 @@
 
 Masks that are corrected click by click.
 
-The network alone seldom follows a click against what a box has said: on BUSI, one in ten clicked pixels does. So each click
-refines the mask before it, and where the clicked pixel still is on the wrong side, the logits around it are shifted,
-most at the click, and fading with the distance to the mask's border.
+The network alone seldom follows a click against what a box has said: on BUSI, one in ten clicked
+pixels does. So each click refines the mask before it, and where the clicked pixel still is on the
+wrong side, the logits around it are shifted, most at the click, and fading with the distance to the
+mask's border.
 """
 
 import os
@@ -114,10 +115,12 @@ class Segmenter:
         """Open a bundle and make it ready to segment.
 
         Args:
-            bundle: folder of a bundle, or a zip file of one; None for the one that is installed with samus-edge.
+            bundle: folder of a bundle, or a zip file of one; None for the one that is installed
+                with samus-edge.
             backend: "onnxruntime" (CPU), "onnxruntime-cuda", "onnxruntime-tensorrt" or "tensorrt";
-                "auto" takes the first that works of TensorRT (with engines that `samus-edge build` has
-                made), ONNX Runtime on CUDA, ONNX Runtime on the CPU, and says in the log which and why.
+                "auto" takes the first that works of TensorRT (with engines that `samus-edge build`
+                has made), ONNX Runtime on CUDA, ONNX Runtime on the CPU, and says in the log which
+                and why.
             precision: "auto" takes the bundle's reference, which is the most accurate; "fp32",
                 "fp16", "int8" (for TensorRT) or "int8-cpu" is an error where the bundle has it not.
             threads: CPU threads that compute one graph; None for all cores, at most 8.
@@ -134,7 +137,8 @@ class Segmenter:
         opened = Bundle.open(bundle)
         if backend != "auto":
             return cls(opened, select_backend(backend, threads), precision)
-        # Once more, so that a precision that the bundle has not is not taken for a backend's failure.
+        # Once more, so that a precision that the bundle has not is not taken for a backend's
+        # failure.
         select_graphs(opened, precision)
         passed_over: list[str] = []
         for name in names:
@@ -232,14 +236,14 @@ class Segmenter:
     ) -> Prediction:
         """Predict masks for N prompts on an encoded image.
 
-        Coordinates are pixels of the original image, (x, y), with pixel centres at integers. A prompt
-        is a box, points, or both; each gives its masks independently of the other prompts.
+        Coordinates are pixels of the original image, (x, y), with pixel centres at integers. A
+        prompt is a box, points, or both; each gives its masks independently of the other prompts.
 
         Args:
             embedding: from this segmenter's `encode`.
             boxes: (N, 4), XYXY, x1 < x2 and y1 < y2; what sticks out of the image is cut off.
-            point_coords: (N, P, 2); or (P, 2), one prompt with P points. With boxes, row i goes with
-                box i.
+            point_coords: (N, P, 2); or (P, 2), one prompt with P points. With boxes, row i goes
+                with box i.
             point_labels: (N, P) or (P,): 1 foreground, 0 background, -1 padding; None for all 1.
             mask_input: (N, 1, h, w), logits of an earlier prediction, to be refined.
             multimask_output: False for one mask per prompt; True for three alternatives, the better
@@ -250,8 +254,8 @@ class Segmenter:
 
         Raises:
             TypeError: if a prompt is not numbers, or the embedding not an Embedding.
-            ValueError: if there is no prompt, one is malformed or outside the image, or the embedding
-                is of another bundle.
+            ValueError: if there is no prompt, one is malformed or outside the image, or the
+                embedding is of another bundle.
             RuntimeError: if the segmenter is closed.
             BackendError: if the backend fails, or gives values that are not finite.
         """
@@ -263,7 +267,8 @@ class Segmenter:
         if embedding.encoder_sha256 != self._encoder_sha256:
             raise BadArgumentError(
                 f"the embedding was made by the image encoder {embedding.encoder_sha256[:12]}, and "
-                f"this segmenter has {self._encoder_sha256[:12]}. Encode the image with this segmenter."
+                f"this segmenter has {self._encoder_sha256[:12]}. Encode the image with this "
+                "segmenter."
             )
         prompts = self._check_prompts(
             embedding.original_hw, boxes, point_coords, point_labels, mask_input

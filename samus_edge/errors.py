@@ -14,9 +14,9 @@ SamusEdgeError
 ValueError
  └── BadArgumentError
 
-`BadArgumentError` is what a caller gave wrong: exit code 2, status 422. `SamusEdgeError` is a job that
-failed: exit code 1. Whatever else reaches the command line or the service is a bug of ours: logged with
-its traceback, exit code 1, status 500.
+`BadArgumentError` is what a caller gave wrong: exit code 2, status 422. `SamusEdgeError` is a job
+that failed: exit code 1. Whatever else reaches the command line or the service is a bug of ours:
+logged with its traceback, exit code 1, status 500.
 """
 
 __all__ = [
@@ -42,7 +42,8 @@ class SamusEdgeError(Exception):
 
 
 class BadArgumentError(ValueError):
-    """An argument is wrong: a value, a shape, a range, a combination. The message says what was expected."""
+    """An argument is wrong: a value, a shape, a range, a combination. The message says what was
+    expected."""
 
 
 class MissingExtraError(SamusEdgeError):
@@ -111,7 +112,8 @@ _BASE = {
 
 
 def install_command(extra: str) -> str:
-    """The command that installs an extra: from the folder or archive that this installation came from, if any.
+    """The command that installs an extra: from the folder or archive that this installation came
+    from, if any.
 
     Args:
         extra: for example "train"; "" for the package alone.
@@ -155,7 +157,8 @@ def explain_import_error(
         extra: as in `missing_extra`.
 
     Returns:
-        An error that says so; None if the import that failed is of our own or of an unknown package.
+        An error that says so; None if the import that failed is of our own or of an unknown
+        package.
     """
     module = (error.name or "").partition(".")[0]
     if isinstance(error, ModuleNotFoundError) and module in _EXTRAS:
@@ -176,7 +179,8 @@ def explain_import_error(
     advice = f"Install it again: pip install --force-reinstall {package}"
     if broken == "cv2":
         advice += (
-            ". If a graphics library such as libGL.so.1 is named, another OpenCV package is in the way: "
+            ". If a graphics library such as libGL.so.1 is named, another OpenCV package is in "
+            "the way: "
             "pip uninstall -y opencv-python opencv-contrib-python first"
         )
     return BackendError(

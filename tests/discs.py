@@ -1,4 +1,5 @@
-"""A bundle whose masks are known in closed form: discs whose radius is the frame's mean grey level."""
+"""A bundle whose masks are known in closed form: discs whose radius is the frame's mean grey
+level."""
 
 from pathlib import Path
 
@@ -55,8 +56,8 @@ def disc_decoder() -> onnx.GraphProto:
     """Discs around the mean of a prompt's points (box corners included, padding left out).
 
     low_res_masks[n, m] = radius_m + 10 * mean(image_embeddings) - distance of the cell's centre to
-    that mean, in pixels of the 256 x 256 frame, + mask_input where has_mask_input; the radii are 40,
-    20, 30 and 60. iou_predictions[n, m] = (m + 1) / 10 + P, which tells P, padding included.
+    that mean, in pixels of the 256 x 256 frame, + mask_input where has_mask_input; the radii are
+    40, 20, 30 and 60. iou_predictions[n, m] = (m + 1) / 10 + P, which tells P, padding included.
     """
     rows, columns = np.mgrid[0:128, 0:128]
     centres = np.stack([columns, rows], axis=-1) * 2 + 0.5  # of cells 2 pixels wide

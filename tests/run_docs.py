@@ -240,7 +240,8 @@ def server(block: tuple[str, str, str], root: Path, environment: dict[str, str])
 
 @pytest.fixture
 def page_files(block: tuple[str, str, str], root: Path) -> None:
-    """`split.json` as a page begins with it: none where it makes its own, else that of the dataset."""
+    """`split.json` as a page begins with it: none where it makes its own, else that of the
+    dataset."""
     page, _, text = block
     whole = (REPOSITORY / page).read_text(encoding="utf-8")
     first = FENCE.search(whole)

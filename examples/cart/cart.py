@@ -1,8 +1,9 @@
-"""A small cart application: frames come in, a lesion is followed, somebody asks for masks in between.
+"""A small cart application: frames come in, a lesion is followed, somebody asks for masks in
+between.
 
-Run it: `python examples/cart/cart.py --seconds 5`. The frame source is a fake, a real image that moves.
-A cart has a grabber in its place, whose frames may also be on the GPU (docs/embedding.md). Everything
-else is as in a product.
+Run it: `python examples/cart/cart.py --seconds 5`. The frame source is a fake, a real image that
+moves. A cart has a grabber in its place, whose frames may also be on the GPU (docs/embedding.md).
+Everything else is as in a product.
 """
 
 import argparse

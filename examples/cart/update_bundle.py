@@ -3,8 +3,8 @@
     python update_bundle.py --store /var/lib/cart/bundles --install model-2.zip --frames checks/
     python update_bundle.py --store /var/lib/cart/bundles --roll-back
 
-The application opens `STORE/current`, a link that is switched in one step: it is the old bundle or the new one, never a part of it.
-What ran before is `STORE/previous`.
+The application opens `STORE/current`, a link that is switched in one step: it is the old bundle or
+the new one, never a part of it. What ran before is `STORE/previous`.
 """
 
 import argparse

@@ -51,8 +51,8 @@ class GraphSession(Protocol):
         """Run the graph.
 
         Args:
-            feeds: one array for each input of the graph, by name, of the recorded dtype and shape; of
-                the host, or of the device that the engine computes on.
+            feeds: one array for each input of the graph, by name, of the recorded dtype and shape;
+                of the host, or of the device that the engine computes on.
 
         Returns:
             One float32 array for each output of the graph, by name, owned by the caller.
@@ -65,7 +65,8 @@ class GraphSession(Protocol):
         ...
 
     def run_on_device(self, feeds: Mapping[str, Feed]) -> "dict[str, FloatTensor | DeviceTensor]":
-        """As `run`, but outputs stay on the GPU if the engine computes on one and can leave them there.
+        """As `run`, but outputs stay on the GPU if the engine computes on one and can leave them
+        there.
 
         They are for what is fed to another graph of the same backend.
         """
@@ -140,7 +141,8 @@ class Backend(Protocol):
         ...
 
     def check(self, tested: Predictor, open_reference: Callable[[], Predictor]) -> None:
-        """Refuse to compute if results on this device are not to be trusted; most backends need no check.
+        """Refuse to compute if results on this device are not to be trusted; most backends need no
+        check.
 
         Args:
             tested: runs the graphs on this backend.

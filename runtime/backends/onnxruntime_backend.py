@@ -39,7 +39,8 @@ CPU_PROVIDER = "CPUExecutionProvider"
 
 _HOW_TO_GET_GPU = (
     "On x86-64: pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]' (the two "
-    "packages are the same module, and hide each other). On a Jetson: the wheel for its JetPack from "
+    "packages are the same module, and hide each other). On a Jetson: the wheel for its JetPack "
+    "from "
     "NVIDIA's Jetson AI Lab index"
 )
 
@@ -98,7 +99,8 @@ def provider_list(
     provider = PROVIDERS[backend]
     if provider.name not in available:
         raise BackendError(
-            f"this ONNX Runtime has no execution provider for {provider.title} ({provider.name}); it has "
+            f"this ONNX Runtime has no execution provider for {provider.title} ({provider.name}); "
+            "it has "
             f"{', '.join(available)}. {provider.how_to_get}."
         )
     cpu: tuple[str, dict[str, str]] = (
@@ -214,7 +216,8 @@ class OnnxRuntimeBackend:
         self._threads = default_threads() if threads is None else threads
         if name != "onnxruntime" and not has_nvidia_driver():
             raise BackendError(
-                f"{name} needs an NVIDIA GPU, and there is no NVIDIA driver here. samus-edge doctor says "
+                f"{name} needs an NVIDIA GPU, and there is no NVIDIA driver here. samus-edge "
+                "doctor says "
                 "what is there."
             )
         if name != "onnxruntime" and hasattr(ort, "preload_dlls"):
@@ -273,8 +276,10 @@ class OnnxRuntimeBackend:
             ) from err
         if session.get_providers()[0] != self._provider.name:
             raise BackendError(
-                f"ONNX Runtime {ort.__version__} has the execution provider {self._provider.name}, but "
-                f"it does not start on this machine. It needs {self._provider.needs}; ONNX Runtime has "
+                f"ONNX Runtime {ort.__version__} has the execution provider "
+                f"{self._provider.name}, but "
+                f"it does not start on this machine. It needs {self._provider.needs}; ONNX "
+                "Runtime has "
                 "written to stderr what is missing. samus-edge doctor says what is there."
             )
         _check_tensors(record.file, "input", record.inputs, session.get_inputs())
@@ -291,10 +296,11 @@ class OnnxRuntimeBackend:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.use_deterministic_compute = True
         options.log_severity_level = _LOG_ERRORS_ONLY
-        # Else the threads of one graph go on spinning after its run, and take the cores from the next:
-        # encoding and decoding in turns takes twice as long.
+        # Else the threads of one graph go on spinning after its run, and take the cores from the
+        # next: encoding and decoding in turns takes twice as long.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        # Else bytes that begin like ONNX Runtime's own format are taken for that, which no one checks.
+        # Else bytes that begin like ONNX Runtime's own format are taken for that, which no one
+        # checks.
         options.add_session_config_entry("session.load_model_format", "ONNX")
         return options
 
@@ -306,7 +312,8 @@ def _add_external_data(
     version = tuple(int(part) for part in re.findall(r"\d+", ort.__version__)[:2])
     if version < _EXTERNAL_DATA_VERSION:
         raise BackendError(
-            f"{file} keeps tensors in other files, which ONNX Runtime {ort.__version__} does not keep "
+            f"{file} keeps tensors in other files, which ONNX Runtime {ort.__version__} does not "
+            "keep "
             "to the bundle. Upgrade it: pip install --upgrade 'onnxruntime>=1.24'"
         )
     # A folder that cannot be, so that a file which was not given is not found.

@@ -84,8 +84,8 @@ def open_cine(source: str) -> CineSource:
     """Open a source of frames.
 
     Args:
-        source: path of a video, of a DICOM file or of a folder of images; or "camera", or "camera:N"
-            for a camera other than the first.
+        source: path of a video, of a DICOM file or of a folder of images; or "camera", or
+            "camera:N" for a camera other than the first.
 
     Returns:
         An iterable of frames, to be closed.
@@ -279,7 +279,8 @@ def _same_shape(
 ) -> tuple[int, ...]:
     if first is not None and shape != first:
         raise ImageFileError(
-            f"{name}: frame {index} is {shape[1]} x {shape[0]}, the first is {first[1]} x {first[0]}. A cine has one size."
+            f"{name}: frame {index} is {shape[1]} x {shape[0]}, the first is {first[1]} x "
+            f"{first[0]}. A cine has one size."
         )
     return shape
 

@@ -1,4 +1,5 @@
-"""A lesion followed through the frames of a cine, with a mask for each frame in which there is reason to believe it."""
+"""A lesion followed through the frames of a cine, with a mask for each frame in which there is
+reason to believe it."""
 
 import math
 from dataclasses import dataclass
@@ -52,7 +53,8 @@ def box_in_frame(box: Box, frame_hw: tuple[int, ...]) -> Box | None:
 
 
 _PATCH_SIDE_PX = 48
-"""Of the longer side of a patch, after scaling: speckle, which changes from frame to frame, is averaged away."""
+"""Of the longer side of a patch, after scaling: speckle, which changes from frame to frame, is
+averaged away."""
 _SURROUNDINGS = 0.3
 """Of the box's sides, added on each side: the border of a lesion tells more than its inside."""
 _MIN_PATCH_PX = 5
@@ -217,11 +219,13 @@ class TrackerOptions:
     Attributes:
         certain_similarity: to what was marked, normalised cross-correlation; below it is uncertain.
         least_similarity: below that it is lost.
-        certain_contrast: of the lesion to its surroundings, as part of that in the first frame; below it is uncertain.
+        certain_contrast: of the lesion to its surroundings, as part of that in the first frame;
+            below it is uncertain.
         least_contrast: below that it is lost.
         certain_iou: part of the predicted IoU in the first frame; below it is uncertain.
         least_iou: below that it is lost.
-        certain_growth: factor by which the area may differ from that in the first frame; above it is uncertain.
+        certain_growth: factor by which the area may differ from that in the first frame; above it
+            is uncertain.
         most_growth: above that it is lost.
         found_similarity: at which a lost lesion is found again.
         most_lost: frames after which a lost lesion is no longer looked for; None never stops.
@@ -245,13 +249,14 @@ class TrackedFrame:
 
     Attributes:
         index: of the frame, from 0 at the start.
-        state: "tracking"; "uncertain": there is a mask, look at it; "lost": there is none, it is looked for;
-            "stopped": there is none, and there will be none.
+        state: "tracking"; "uncertain": there is a mask, look at it; "lost": there is none, it is
+            looked for; "stopped": there is none, and there will be none.
         mask: (H, W), bool; None where it is lost.
         box: around the mask, XYXY, pixels; None where it is lost.
         predicted_iou: by the model; None where nothing was predicted.
         similarity: to what was marked, -1 to 1.
-        contrast: to its surroundings, as part of that in the first frame; None where nothing was predicted.
+        contrast: to its surroundings, as part of that in the first frame; None where nothing was
+            predicted.
         reason: why it is uncertain or lost; "" while it is tracked.
         was_found: whether it was lost in the frame before.
     """
@@ -292,9 +297,10 @@ class _Mask:
 class LesionTracker:
     """Follows one lesion. Not for several threads at once.
 
-    The box that a person has drawn is moved along: by the lesion's shift from the frame before, put right by its shift
-    from the first frame, and by half of what the mask has grown. Masks alone do not make the next box: where an
-    edge is weak, each would be a little smaller or larger than the one before.
+    The box that a person has drawn is moved along: by the lesion's shift from the frame before, put
+    right by its shift from the first frame, and by half of what the mask has grown. Masks alone do
+    not make the next
+    box: where an edge is weak, each would be a little smaller or larger than the one before.
 
     Args:
         segmenter: stays open while it tracks; may be shared.

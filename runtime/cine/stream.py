@@ -151,7 +151,8 @@ class BoundedQueue(Generic[Item]):
 
         Args:
             item: to be taken later.
-            timeout: seconds to wait for room; None for ever. Of no effect where the oldest is dropped.
+            timeout: seconds to wait for room; None for ever. Of no effect where the oldest is
+                dropped.
 
         Returns:
             The item that was dropped for it, or None.
@@ -245,9 +246,10 @@ class _Frame:
 class Stream:
     """Segments live frames in threads of its own.
 
-    Where that gives more frames, one encodes the newest frame while another decodes the one before. `submit` never waits, and drops the
-    oldest waiting frame if there is no room; or it waits (`drops_frames=False`), which slows the source down to what
-    can be done. Results come in the order of frames, by iterating.
+    Where that gives more frames, one thread encodes the newest frame while another decodes the one
+    before. `submit` never waits, and drops the oldest waiting frame if there is no room; or it waits
+    (`drops_frames=False`), which slows the source down to what can be done. Results come in the
+    order of frames, by iterating.
 
     Use it in a with statement. Safe to call from several threads.
 
@@ -255,10 +257,12 @@ class Stream:
         segmenter: stays open while the stream runs; may be shared.
         capacity: frames that wait for the encoder at most. 1 has the lowest latency.
         drops_frames: False to make `submit` wait instead.
-        results: that wait to be taken at most; then the oldest is dropped, or, with `drops_frames=False`, the stream waits.
+        results: that wait to be taken at most; then the oldest is dropped, or, with
+            `drops_frames=False`, the stream waits.
         tracker: when a lesion counts as found; None for the defaults.
-        overlaps: whether the next frame is encoded while a mask is decoded. None decides: where a GPU computes or cores
-            are left, that gives more frames; where the encoder already has all cores, fewer.
+        overlaps: whether the next frame is encoded while a mask is decoded. None decides: where a
+            GPU computes or cores are left, that gives more frames; where the encoder already has
+            all cores, fewer.
     """
 
     def __init__(
@@ -299,7 +303,8 @@ class Stream:
         """Hand in a frame.
 
         Args:
-            image: (H, W) grey or (H, W, 3) RGB, uint8. Not changed, and not to be changed by the caller.
+            image: (H, W) grey or (H, W, 3) RGB, uint8. Not changed, and not to be changed by the
+                caller.
             timeout: seconds to wait for room, with `drops_frames=False`; None for ever.
 
         Returns:
@@ -332,8 +337,8 @@ class Stream:
         """Follow a lesion from the next frame on, instead of one that is followed.
 
         Args:
-            box: XYXY around it, pixels of the frame. One that is not a box in the frame ends the stream's tracking
-                with the state "stopped" and a reason.
+            box: XYXY around it, pixels of the frame. One that is not a box in the frame ends the
+                stream's tracking with the state "stopped" and a reason.
         """
         with self._lock:
             self._mark, self._is_tracking = box, True

@@ -1,1 +1,2 @@
-"""Ultrasound studies as DICOM: frames and spacing in; segmentations and measurements out. Needs the extra [dicom]."""
+"""Ultrasound studies as DICOM: frames and spacing in; segmentations and measurements out. Needs
+the extra [dicom]."""

@@ -116,8 +116,8 @@ class UltrasoundRegion:
 def read_regions(dataset: "Dataset", frame_hw: tuple[int, int]) -> tuple[UltrasoundRegion, ...]:
     """The regions that a dataset lists.
 
-    A region that is not inside the frame is left out: the image was scaled or cropped after it was made, and what
-    the file says about sizes is not true any more.
+    A region that is not inside the frame is left out: the image was scaled or cropped after it was
+    made, and what the file says about sizes is not true any more.
 
     Args:
         dataset: of an image.
@@ -151,7 +151,8 @@ def spacing_in_box(
     """The size of pixels in a box, XYXY.
 
     Returns:
-        That of the two-dimensional regions that hold all of the box; None if there is none, or they do not agree.
+        That of the two-dimensional regions that hold all of the box; None if there is none, or they
+        do not agree.
     """
     spacings = {region.spacing for region in regions if region.is_2d and region.holds(box)}
     return spacings.pop() if len(spacings) == 1 else None
@@ -217,7 +218,8 @@ class DicomFrames:
         if self._photometric not in (*_GREY, *_COLOUR, _PALETTE):
             known = ", ".join((*_GREY, *_COLOUR, _PALETTE))
             raise ImageFileError(
-                f"{path} has another photometric interpretation than {known}. Export it as one of those."
+                f"{path} has another photometric interpretation than {known}. Export it as one of "
+                "those."
             )
         self._regions = read_regions(dataset, self._hw)
 
@@ -295,7 +297,8 @@ class DicomFrames:
 
     @property
     def frame_seconds(self) -> tuple[float, ...]:
-        """When each frame was taken, from the first one's time; empty where the file does not say."""
+        """When each frame was taken, from the first one's time; empty where the file does not
+        say."""
         vector = self._dataset.get("FrameTimeVector")
         if vector is not None and self._frames > 1:
             steps = _numbers(vector)
@@ -326,8 +329,9 @@ class DicomFrames:
     def read(self, index: int) -> GreyFrame:
         """Decode a frame.
 
-        Colour becomes grey by 0.299 R + 0.587 G + 0.114 B. Grey values go through the modality's and the first
-        window's transformation where the file has them, then from their full range to 8 bits; MONOCHROME1 is inverted.
+        Colour becomes grey by 0.299 R + 0.587 G + 0.114 B. Grey values go through the modality's
+        and the first window's transformation where the file has them, then from their full range to
+        8 bits; MONOCHROME1 is inverted.
 
         Args:
             index: from 0.
@@ -342,7 +346,8 @@ class DicomFrames:
 
         if not 0 <= index < self._frames:
             raise ImageFileError(
-                f"{self._path} has {self._frames} frames, from 0 to {self._frames - 1}; there is no frame "
+                f"{self._path} has {self._frames} frames, from 0 to {self._frames - 1}; there is "
+                "no frame "
                 f"{index}."
             )
         with _readable(self._path):
@@ -353,7 +358,8 @@ class DicomFrames:
                 from pydicom.pixels.processing import apply_color_lut
 
                 pixels = apply_color_lut(pixels, self._dataset)
-                # Palettes have entries of 16 bits, by the standard in their upper ones if 8 are used.
+                # Palettes have entries of 16 bits, by the standard in their upper ones if 8 are
+                # used.
                 pixels = (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
             if pixels.dtype != np.uint8 or pixels.shape != (*self._hw, 3):
                 raise ImageFileError(
@@ -371,13 +377,15 @@ class DicomFrames:
             decoder = get_decoder(syntax)
             if not decoder.is_available:
                 raise ImageFileError(
-                    f"{self._path} is compressed as {syntax.name}, for which no decoder is installed. "
+                    f"{self._path} is compressed as {syntax.name}, for which no decoder is "
+                    "installed. "
                     "Install one: pip install python-gdcm; or export the study uncompressed."
                 )
             pixels, _ = decoder.as_array(self._dataset, index=index, raw=False)
         except NotImplementedError as err:
             raise ImageFileError(
-                f"{self._path} is compressed in a way that cannot be read ({syntax.name}). Export it "
+                f"{self._path} is compressed in a way that cannot be read ({syntax.name}). Export "
+                "it "
                 "uncompressed."
             ) from err
         return np.asarray(pixels)
@@ -387,7 +395,8 @@ class DicomFrames:
 
         if pixels.shape != self._hw:
             raise ImageFileError(
-                f"{self._path} has grey frames of shape {pixels.shape}, expected {self._hw}. Export it again."
+                f"{self._path} has grey frames of shape {pixels.shape}, expected {self._hw}. "
+                "Export it again."
             )
         dataset = self._dataset
         has_window = "WindowCenter" in dataset or "VOILUTSequence" in dataset
@@ -421,7 +430,8 @@ class DicomFrames:
 
 
 def _numbers(value: Any) -> list[float]:
-    """The numbers of an element that hostile files may hold as anything; none if one is no number."""
+    """The numbers of an element that hostile files may hold as anything; none if one is no
+    number."""
     if value is None:
         return []
     values = (
@@ -436,7 +446,8 @@ def _numbers(value: Any) -> list[float]:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Whatever a damaged file makes pydicom raise, as one clear error without the file's content."""
+    """Whatever a damaged file makes pydicom raise, as one clear error without the file's
+    content."""
     try:
         with warnings.catch_warnings():
             # They quote values of the file.
@@ -453,6 +464,7 @@ def _readable(path: Path) -> Iterator[None]:
     # Decoders of several packages fail on damaged data in their own ways.
     except Exception as err:  # noqa: BLE001
         raise ImageFileError(
-            f"{path} is damaged or not whole: its image cannot be decoded ({type(err).__name__}). Copy it again, export "
+            f"{path} is damaged or not whole: its image cannot be decoded ({type(err).__name__}). "
+            "Copy it again, export "
             "it uncompressed, or install another decoder: pip install python-gdcm."
         ) from None

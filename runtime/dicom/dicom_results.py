@@ -65,8 +65,8 @@ def segmentation_of(
 ) -> "Segmentation":
     """Make a binary DICOM segmentation of one frame.
 
-    Patient and study are copied from the source, as the standard demands: the file identifies the patient as the
-    source does.
+    Patient and study are copied from the source, as the standard demands: the file identifies the
+    patient as the source does.
 
     Args:
         source: the image that was segmented.
@@ -150,8 +150,8 @@ def dicom_bytes(dataset: "Dataset") -> bytes:
 def _frame_as_source(dataset: "Dataset") -> "Dataset":
     """An image as if it were one frame of its own.
 
-    highdicom refers to frames of enhanced images only, in a frame of reference. Ultrasound has none: where the
-    probe was is not known. `_refer_to_frame` puts right what the object then says.
+    highdicom refers to frames of enhanced images only, in a frame of reference. Ultrasound has
+    none: where the probe was is not known. `_refer_to_frame` puts right what the object then says.
     """
     from pydicom.uid import UltrasoundImageStorage
 
@@ -184,7 +184,8 @@ def _refer_to_frame(segmentation: "Dataset", source: DicomFrames, frame: int) ->
 
 
 def complete_source(dataset: "Dataset") -> "Dataset":
-    """A copy of a source, with empty elements where it lacks what objects that refer to it must copy."""
+    """A copy of a source, with empty elements where it lacks what objects that refer to it must
+    copy."""
     from pydicom import Dataset
 
     found = Dataset()  # copy.copy would share the elements
@@ -233,7 +234,8 @@ def report_of(
     segments = segmentation.SegmentSequence
     if len(segments) != len(measurements):
         raise BadArgumentError(
-            f"there are {len(segments)} segments and {len(measurements)} measurements; give one for each."
+            f"there are {len(segments)} segments and {len(measurements)} measurements; give one "
+            "for each."
         )
     image = hd.sr.SourceImageForSegmentation(
         source.dataset.SOPClassUID,

@@ -1,8 +1,8 @@
 """Image files in: checked before they are decoded, then one grey frame.
 
-PNG, JPEG, BMP, TIFF and WebP, with 8 or 16 bits per sample, grey or colour, with or without transparency.
-Of a TIFF with several pages the first is read. Orientation tags are applied, so coordinates are those
-of the image as viewers show it.
+PNG, JPEG, BMP, TIFF and WebP, with 8 or 16 bits per sample, grey or colour, with or without
+transparency. Of a TIFF with several pages the first is read. Orientation tags are applied, so
+coordinates are those of the image as viewers show it.
 """
 
 import importlib
@@ -130,7 +130,8 @@ def read_image(path: str | os.PathLike[str]) -> GreyFrame:
         ((473, 561), dtype('uint8'))
 
     Args:
-        path: a PNG, JPEG, BMP, TIFF or WebP file of at most `MAX_FILE_BYTES` and `MAX_IMAGE_PIXELS`.
+        path: a PNG, JPEG, BMP, TIFF or WebP file of at most `MAX_FILE_BYTES` and
+            `MAX_IMAGE_PIXELS`.
 
     Returns:
         (H, W), uint8, [0, 255]. 16-bit samples are scaled by `scale_to_8_bits`; transparent pixels
@@ -164,9 +165,9 @@ def decode_image(content: bytes, name: Path) -> GreyFrame:
 def scale_to_8_bits(samples: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
     """Scale 16-bit samples to 8 bits.
 
-    Devices store 8, 10, 12 or 14 significant bits in 16-bit files and mostly do not say how many, so
-    the depth is taken to be the smallest of those, or 16, that holds the largest sample. Then 0 stays
-    0, the largest value of that depth becomes 255, and what is between is rounded to nearest.
+    Devices store 8, 10, 12 or 14 significant bits in 16-bit files and mostly do not say how many,
+    so the depth is taken to be the smallest of those, or 16, that holds the largest sample. Then 0
+    stays 0, the largest value of that depth becomes 255, and what is between is rounded to nearest.
 
     Args:
         samples: any shape, uint16.
@@ -206,7 +207,8 @@ def _read_bytes(file: Path) -> bytes:
 
 
 def _decode(content: bytes) -> npt.NDArray[Any]:
-    """Decode a whole file: (H, W), (H, W, 2) with alpha, (H, W, 3) RGB or (H, W, 4) RGBA, 8 or 16 bits."""
+    """Decode a whole file: (H, W), (H, W, 2) with alpha, (H, W, 3) RGB or (H, W, 4) RGBA, 8 or 16
+    bits."""
     found = next((each for each in _FORMATS if content.startswith(each[1])), None)
     if found is None or (found[0] == "WebP" and content[8:12] != b"WEBP"):
         raise ImageFileError("is not a PNG, JPEG, BMP, TIFF or WebP file")

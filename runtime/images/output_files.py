@@ -224,9 +224,10 @@ _RENAME_EXCHANGE = 2
 def put_in_place(draft: Path, folder: Path) -> None:
     """Move a finished folder to its place.
 
-    What was there is found where the draft was, or beside it, for the caller to remove. At no moment
-    is there neither the old nor the new, where the file system can exchange folders (on Linux most
-    can); elsewhere the old one is moved aside first, and back if the new one cannot be moved.
+    What was there is found where the draft was, or beside it, for the caller to remove. At no
+    moment is there neither the old nor the new, where the file system can exchange folders (on
+    Linux most can); elsewhere the old one is moved aside first, and back if the new one cannot be
+    moved.
 
     Args:
         draft: a finished folder, alone in its parent, on the file system of ``folder``.

@@ -112,8 +112,10 @@ def calliper_text(measurements: LesionMeasurements) -> str:
         return f"{value:.{digits}f}"
 
     text = (
-        f"+ {number(measurements.longest.length)} {unit}, x {number(measurements.perpendicular.length)} "
-        f"{unit}, width {number(measurements.width)} {unit}, height {number(measurements.height)} {unit}, "
+        f"+ {number(measurements.longest.length)} {unit}, x "
+        f"{number(measurements.perpendicular.length)} "
+        f"{unit}, width {number(measurements.width)} {unit}, height {number(measurements.height)} "
+        f"{unit}, "
         f"area {number(measurements.area)} {unit}2"
     )
     if measurements.is_taller_than_wide:

@@ -45,8 +45,9 @@ _POINTS_TO_SMOOTH = 12  # for each of them; a few pixels would shrink to a point
 def convex_outline(region: npt.NDArray[np.bool_]) -> Points:
     """The convex hull of a region.
 
-    A pixel is a square; the outline goes through the middles of its sides. So a bar of w pixels is w
-    long, and a disc neither too large nor too small, which it would be by pixel centres or by corners.
+    A pixel is a square; the outline goes through the middles of its sides. So a bar of w pixels is
+    w long, and a disc neither too large nor too small, which it would be by pixel centres or by
+    corners.
 
     Args:
         region: (H, W), with at least one pixel.
@@ -68,8 +69,8 @@ def convex_outline(region: npt.NDArray[np.bool_]) -> Points:
 def outline_length(region: npt.NDArray[np.bool_], scale_xy: tuple[float, float]) -> float:
     """Length of a region's outer outline.
 
-    The outline goes through the middles of pixel sides. Its stairs are longer than what they stand for, so it
-    is smoothed by a moving average of five points first.
+    The outline goes through the middles of pixel sides. Its stairs are longer than what they stand
+    for, so it is smoothed by a moving average of five points first.
 
     Args:
         region: (H, W), one component.
@@ -91,8 +92,8 @@ def _side_middles(region: npt.NDArray[np.bool_]) -> Points:
     """The middles of the sides between a region and what is around it, in order around it."""
     import cv2
 
-    # Twice as large, with an arm of each pixel towards its neighbours: the contour then passes the ends of
-    # all arms that reach out of the region.
+    # Twice as large, with an arm of each pixel towards its neighbours: the contour then passes the
+    # ends of all arms that reach out of the region.
     height, width = region.shape
     arms = np.zeros((2 * height + 3, 2 * width + 3), np.uint8)
     rows, columns = np.nonzero(region)
@@ -127,7 +128,8 @@ class PixelSpacing:
         for value in (self.row_mm, self.column_mm):
             if not (math.isfinite(value) and value > 0):
                 raise BadArgumentError(
-                    f"the spacing of pixels must be two positive numbers in mm, got {self.row_mm:g} and "
+                    "the spacing of pixels must be two positive numbers in mm, got "
+                    f"{self.row_mm:g} and "
                     f"{self.column_mm:g}."
                 )
 
@@ -175,15 +177,16 @@ class LesionMeasurements:
         hole_area: enclosed by it.
         perimeter: of its outer outline.
         longest: the longest distance between two points of its outline.
-        perpendicular: the longest line across its convex hull at a right angle to the longest diameter.
+        perpendicular: the longest line across its convex hull at a right angle to the longest
+            diameter.
         width: extent along the image's rows, parallel to the skin.
         height: extent along the image's columns, away from the skin.
         equivalent_diameter: of the disc with the same area.
         centroid: (x, y), pixels of the image.
         components: number of separate parts of the mask; pixels that touch at corners are together.
         other_area: of the other parts.
-        cut_by: sides of the frame that the lesion touches, of "left", "top", "right", "bottom"; then it may
-            go on outside, and its sizes are lower bounds.
+        cut_by: sides of the frame that the lesion touches, of "left", "top", "right", "bottom";
+            then it may go on outside, and its sizes are lower bounds.
     """
 
     unit: str
@@ -317,8 +320,8 @@ def _perpendicular(hull: Points) -> Points:
     start, end = _longest(hull)
     along = (end - start) / np.linalg.norm(end - start)
     across = np.array([-along[1], along[0]])
-    # In a frame whose x is along the diameter: upper and lower chain are functions of x, and the distance between
-    # them is greatest at a corner of one of them.
+    # In a frame whose x is along the diameter: upper and lower chain are functions of x, and the
+    # distance between them is greatest at a corner of one of them.
     x, y = (hull - start) @ along, (hull - start) @ across
     at = np.unique(x)
     chains = [_chain(x, y, at, np.maximum), _chain(x, y, at, np.minimum)]

@@ -45,8 +45,8 @@ def command(
 ) -> None:
     """Train without HF and gate, with each of them, and with both; evaluate on the test subset.
 
-    Everything but HF, gate and seed is the same for all. The table has means and standard deviations
-    over seeds; a paired test compares each variant with neither, on the same lesions.
+    Everything but HF, gate and seed is the same for all. The table has means and standard
+    deviations over seeds; a paired test compares each variant with neither, on the same lesions.
 
     Ctrl-C and crashes lose nothing: the same command goes on. Writes results.json, ablation.png and
     one folder for each run.

@@ -41,8 +41,8 @@ EXIT_FAILED = 1
 EXIT_BAD_ARGUMENT = 2
 EXIT_INTERRUPTED = 130
 
-# Of click's usage errors Typer exports only BadParameter. What all of them have in common is its base,
-# both in the click that newer Typers bring along and in an installed one.
+# Of click's usage errors Typer exports only BadParameter. What all of them have in common is its
+# base, both in the click that newer Typers bring along and in an installed one.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
@@ -96,7 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None for those of this process.
 
     Returns:
-        The exit code: 0 done; 1 the job failed; 2 an argument is wrong; 130 interrupted. For 1 and 2
+        The exit code: 0 done; 1 the job failed; 2 an argument is wrong; 130 interrupted. For 1 and
+            2
         one line on stderr says why. What is none of these is a bug: the line says so, the traceback
         follows, and the exit code is 1.
     """
@@ -134,9 +135,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _bug(err: Exception) -> int:
-    """Whatever is neither a wrong argument nor a failed job is our mistake: logged with its traceback."""
+    """Whatever is neither a wrong argument nor a failed job is our mistake: logged with its
+    traceback."""
     _fail(
-        f"this is a bug in samus-edge {__version__} ({type(err).__name__}). Please report it: {_ISSUES}",
+        f"this is a bug in samus-edge {__version__} ({type(err).__name__}). Please report it: "
+        f"{_ISSUES}",
         1,
     )
     _logger.error("unhandled", exc_info=err)

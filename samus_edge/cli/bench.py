@@ -32,7 +32,8 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="onnxruntime, onnxruntime-cuda, onnxruntime-tensorrt or tensorrt. Repeat for more. "
+            help="onnxruntime, onnxruntime-cuda, onnxruntime-tensorrt or tensorrt. Repeat for "
+            "more. "
             "[default: all that work here]",
         ),
     ] = None,
@@ -78,7 +79,8 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="MODULE",
-            help="Measure nothing: ESTIMATE what a Jetson would need, from its published figures. A "
+            help="Measure nothing: ESTIMATE what a Jetson would need, from its published figures. "
+            "A "
             "name as orin-nano-8gb, or all. Repeat for more.",
         ),
     ] = None,
@@ -94,8 +96,8 @@ def command(
 ) -> None:
     """Time image encoder, mask decoder and both together, beside torch, in turns.
 
-    Times are from host to host and, on a GPU, also by its own clock without copies. Runs that warm up do not
-    count. Ratios are to the first subject's median.
+    Times are from host to host and, on a GPU, also by its own clock without copies. Runs that warm
+    up do not count. Ratios are to the first subject's median.
 
     Exit codes: 0 measured; 1 nothing could be; 2 a bad argument.
     """

@@ -33,7 +33,8 @@ def command(
         typer.Option(
             "--precision",
             metavar="NAME",
-            help="fp32, fp16 or int8, as the bundle has them. Repeat for more. [default: its reference]",
+            help="fp32, fp16 or int8, as the bundle has them. Repeat for more. [default: its "
+            "reference]",
         ),
     ] = None,
     flavour: Annotated[
@@ -101,8 +102,9 @@ def command(
 ) -> None:
     """Build TensorRT engines, and check them on this machine's GPU.
 
-    The runtime takes them from the cache. Engines belong to a GPU, a version of TensorRT and a graph;
-    for others they are built anew. Without a GPU, TensorRT-RTX builds for a named compute capability.
+    The runtime takes them from the cache. Engines belong to a GPU, a version of TensorRT and a
+    graph; for others they are built anew. Without a GPU, TensorRT-RTX builds for a named compute
+    capability.
 
     Exit codes: 0 done; 1 a build or the check failed; 2 an argument is wrong.
     """
@@ -179,7 +181,8 @@ def _target(flavour: str, compute_capability: str | None) -> "tuple[EngineTarget
     if compute_capability is not None:
         if library.flavour == "tensorrt":
             raise typer.BadParameter(
-                f"{library} builds for the GPU of this machine only. Leave it out, or use --flavour "
+                f"{library} builds for the GPU of this machine only. Leave it out, or use "
+                "--flavour "
                 "tensorrt_rtx.",
                 param_hint="--compute-capability",
             )
@@ -377,7 +380,8 @@ def _check_on_device(
         with Segmenter(opened, backend, name) as segmenter:
             check = backend.engine_check(segmenter, segmenter.reference)
         typer.echo(
-            f"{name} on {device.info.name}: {check.masks} masks, mean IoU {check.mean_mask_iou:.4f}, "
+            f"{name} on {device.info.name}: {check.masks} masks, mean IoU "
+            f"{check.mean_mask_iou:.4f}, "
             f"worst {check.worst_mask_iou:.4f} against ONNX Runtime",
             err=True,
         )

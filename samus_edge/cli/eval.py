@@ -56,7 +56,8 @@ def command(
         bool,
         typer.Option(
             "--robustness",
-            help="Also worse prompts (jittered, loose and tight boxes, points off centre) and worse "
+            help="Also worse prompts (jittered, loose and tight boxes, points off centre) and "
+            "worse "
             "images (gain, gamma, speckle, noise, stored smaller, frame sizes); encodes each image "
             "24 times.",
         ),

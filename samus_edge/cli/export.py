@@ -46,7 +46,8 @@ def command(
     frames: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of real frames (PNG) on which the graphs are compared with torch. Left out: "
+            help="Folder of real frames (PNG) on which the graphs are compared with torch. Left "
+            "out: "
             "the eight that come with samus-edge.",
             exists=True,
             file_okay=False,
@@ -71,7 +72,8 @@ def command(
         str | None,
         typer.Option(
             metavar="HxW",
-            help="The one frame size that the image encoder takes, such as 480x640; for CUDA graphs.",
+            help="The one frame size that the image encoder takes, such as 480x640; for CUDA "
+            "graphs.",
             show_default="any size",
         ),
     ] = None,

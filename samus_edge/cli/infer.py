@@ -38,7 +38,8 @@ def command(
             "--point",
             metavar="X,Y[,LABEL]",
             help="Point, pixels of the image; label 1 (default) on the object, 0 on background; "
-            "repeatable. Without --box all points are one prompt; with one box they correct its mask in turn; with "
+            "repeatable. Without --box all points are one prompt; with one box they correct its "
+            "mask in turn; with "
             "several, each box that contains them.",
         ),
     ] = None,
@@ -71,7 +72,8 @@ def command(
         typer.Option(
             "--out",
             metavar="FILE.png",
-            help="Write the mask at the image's size: 0 and 255; with several boxes 1 for the first "
+            help="Write the mask at the image's size: 0 and 255; with several boxes 1 for the "
+            "first "
             "mask, 2 for the second and so on, the later one where they overlap.",
         ),
     ] = None,
@@ -91,7 +93,8 @@ def command(
         typer.Option(
             "--dicom-seg",
             metavar="FILE.dcm",
-            help="Write the masks as a DICOM segmentation of a DICOM image; it identifies the patient as "
+            help="Write the masks as a DICOM segmentation of a DICOM image; it identifies the "
+            "patient as "
             "that does.",
         ),
     ] = None,

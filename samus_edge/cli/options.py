@@ -34,8 +34,8 @@ def command_line(context: typer.Context, *, places: bool = True) -> str:
 
     Args:
         context: the command's context.
-        places: whether paths are given whole; else by their last part, for what travels further than
-            this machine.
+        places: whether paths are given whole; else by their last part, for what travels further
+            than this machine.
     """
     words = ["samus-edge", *context.command_path.split()[1:]]
     for parameter in context.command.params:
@@ -96,7 +96,8 @@ def parse_box(text: str) -> tuple[float, float, float, float]:
     numbers = _parse_numbers("--box", text, "4 numbers x1,y1,x2,y2, as in --box 10,20,200,220")
     if len(numbers) != 4:
         raise BadArgumentError(
-            f"--box {text!r} has {len(numbers)} numbers, expected 4: x1,y1,x2,y2, two opposite corners "
+            f"--box {text!r} has {len(numbers)} numbers, expected 4: x1,y1,x2,y2, two opposite "
+            "corners "
             "in pixels, as in --box 10,20,200,220."
         )
     x1, y1, x2, y2 = numbers
@@ -209,7 +210,8 @@ def parse_frame_range(text: str) -> tuple[tuple[int, int], tuple[int, int], tupl
     sizes = [parse_frame_size(part.strip(), "--frame-range") for part in text.split(",")]
     if len(sizes) != 3:
         raise BadArgumentError(
-            f"--frame-range {text!r} has {len(sizes)} sizes, expected 3: smallest,typical,largest, as in "
+            f"--frame-range {text!r} has {len(sizes)} sizes, expected 3: "
+            "smallest,typical,largest, as in "
             "--frame-range 240x320,512x640,1080x1920."
         )
     return sizes[0], sizes[1], sizes[2]

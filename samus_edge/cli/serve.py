@@ -52,8 +52,9 @@ def command(
 ) -> None:
     """Serve a page to point and click, a REST interface and live frames.
 
-    The page is at http://127.0.0.1:8000/, the description of the interface at /openapi.json. Nothing is sent elsewhere, and
-    images are kept in memory alone. Ctrl-C finishes what is under way.
+    The page is at http://127.0.0.1:8000/, the description of the interface at /openapi.json.
+    Nothing is sent elsewhere, and images are kept in memory alone. Ctrl-C finishes what is under
+    way.
     """
     import uvicorn
 

@@ -118,7 +118,8 @@ def summary_table(report: "EvaluationReport") -> "Table":
     from samus_edge.evaluation.summary import ALL_SIZES
 
     table = _table(
-        "Means over lesions. NSD and distances at 256x256: tolerance 2 px, pixels. HD rows: as SAMUS' reference",
+        "Means over lesions. NSD and distances at 256x256: tolerance 2 px, pixels. HD rows: as "
+        "SAMUS' reference",
         ("prompt", "lesions"),
         *("n", "Dice", "95 % interval", "median", "worst", "IoU", "NSD"),
         *("HD", "HD Manhattan", "HD95", "HD rows"),

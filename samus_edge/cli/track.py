@@ -21,7 +21,8 @@ def command(
         typer.Option(
             "--video",
             metavar="SOURCE",
-            help="Video or DICOM file, folder of images, or camera (camera:N for another than the first).",
+            help="Video or DICOM file, folder of images, or camera (camera:N for another than the "
+            "first).",
         ),
     ],
     box: Annotated[
@@ -79,11 +80,11 @@ def command(
 ) -> None:
     """Follow a lesion through the frames of a cine, and measure it in each.
 
-    Where the lesion is not certain a frame is "uncertain"; where it is lost there is no mask, and it is looked for. Ctrl-C
-    stops and writes what there is.
+    Where the lesion is not certain a frame is "uncertain"; where it is lost there is no mask, and
+    it is looked for. Ctrl-C stops and writes what there is.
 
-    Exit codes: 0 followed to the end; 1 lost at the end, or the job failed (what was found before is written); 2 an argument
-    is wrong.
+    Exit codes: 0 followed to the end; 1 lost at the end, or the job failed (what was found before
+    is written); 2 an argument is wrong.
     """
     lesion = parse_box(box)
     size = None if spacing is None else parse_spacing(spacing)

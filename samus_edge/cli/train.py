@@ -175,8 +175,8 @@ def command(
 ) -> None:
     """Train on the lesions of the train subset and keep the best weights by the val subset.
 
-    The test subset is never read. Ctrl-C ends the step that is under way, saves the state and stops;
-    the same command goes on from there, as it does after a crash.
+    The test subset is never read. Ctrl-C ends the step that is under way, saves the state and
+    stops; the same command goes on from there, as it does after a crash.
 
     Writes best.safetensors (averaged weights with the smallest validation loss), state.pt (to
     resume), history.csv, curves.png and config.json.

@@ -90,8 +90,8 @@ def command(
 ) -> None:
     """Hold every precision of a bundle against its limits, on real frames.
 
-    The reference graphs must have been compared with PyTorch at export; other precisions are compared
-    with the reference: embeddings, logits, masks, Dice. Nothing here needs PyTorch.
+    The reference graphs must have been compared with PyTorch at export; other precisions are
+    compared with the reference: embeddings, logits, masks, Dice. Nothing here needs PyTorch.
 
     Exit codes: 0 all limits hold; 1 one does not, or the bundle is damaged; 2 an argument is wrong.
     """

@@ -1,4 +1,5 @@
-"""Augmentation of ultrasound frames: geometry, elasticity, gain, depth, speckle, blur, resolution."""
+"""Augmentation of ultrasound frames: geometry, elasticity, gain, depth, speckle, blur,
+resolution."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -72,7 +72,8 @@ class UltrasoundCase:
     """One image of a dataset with the files of its lesions; nothing is read from disk yet."""
 
     key: str
-    """Class, slash and file stem, such as ``"benign/benign (104)"``; without a class the stem alone.
+    """Class, slash and file stem, such as ``"benign/benign (104)"``; without a class the stem
+    alone.
     Unique in the dataset."""
     image_path: Path
     """The image file."""
@@ -83,7 +84,8 @@ class UltrasoundCase:
 
     @property
     def class_name(self) -> str:
-        """Class of the image: what stands before the last slash of the key, or ``UNNAMED_CLASS``."""
+        """Class of the image: what stands before the last slash of the key, or
+        ``UNNAMED_CLASS``."""
         return self.key.rpartition("/")[0] or UNNAMED_CLASS
 
 

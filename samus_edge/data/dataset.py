@@ -25,10 +25,11 @@ US30K, the collection that SAMUS was trained on, in the layout that its code rea
 
 ```
 US30K/
-    MainPatient/class.json           {"Breast-BUSI": 2, "Echocardiography-CAMUS": 4, ...}: classes of
+    MainPatient/class.json           {"Breast-BUSI": 2, "Echocardiography-CAMUS": 4, ...}: classes
+    of
                                      each dataset, the background included
-    MainPatient/train.txt            lines "class/dataset/file": 2/Echocardiography-CAMUS/0055_2CH_000
-    MainPatient/val.txt              the same
+    MainPatient/train.txt            lines "class/dataset/file":
+    2/Echocardiography-CAMUS/0055_2CH_000 MainPatient/val.txt              the same
     MainPatient/test.txt             lines "dataset/file", class 1; "class/dataset/file" is read too
     MainPatient/train-TASK.txt ...   the same for a part of the collection, also val- and test-
     Breast-BUSI/img/benign0046.png   the image; the file in a line has no ending
@@ -394,7 +395,8 @@ LAYOUTS: Final[Mapping[str, _Layout]] = {  # in the order in which they are trie
     "us30k": _Layout(
         is_us30k,
         scan_us30k,
-        "us30k: MainPatient/class.json, MainPatient/train.txt (val, test), DATASET/img/NAME.png and "
+        "us30k: MainPatient/class.json, MainPatient/train.txt (val, test), DATASET/img/NAME.png "
+        "and "
         "DATASET/label/NAME.png",
     ),
     "folders": _Layout(
@@ -499,7 +501,8 @@ def load_subsets(
         root: the dataset folder, in any layout.
         split_file: a JSON split file (see `load_split`); for US30K also one of its own subset
             files, ``MainPatient/train-TASK.txt``, which stands for those of that task. None for
-            the subsets that the layout has itself (US30K: ``train.txt``, ``val.txt``, ``test.txt``).
+            the subsets that the layout has itself (US30K: ``train.txt``, ``val.txt``,
+            ``test.txt``).
         names: the subsets that are needed; files of others may be missing.
 
     Returns:

@@ -99,7 +99,8 @@ def check_dataset(
 def _splits(
     listing: DatasetListing, split_file: str | Path | None
 ) -> list[tuple[dict[str, list[str]], dict[str, int]]]:
-    """Key lists by subset with the groups that must not leak: those of the file, or of every task."""
+    """Key lists by subset with the groups that must not leak: those of the file, or of every
+    task."""
     task = None if split_file is None else task_of_file(Path(split_file))
     if split_file is not None and task is None:
         return [read_split(split_file)]

@@ -172,7 +172,8 @@ def _power_mode() -> str:
 PLATFORMS = ("x86-64", "JetPack 5", "JetPack 6", "JetPack 7")
 
 _JETPACK_5 = (
-    "JetPack 5 has Python 3.8 and TensorRT 8, and samus-edge needs Python 3.10 and TensorRT 10: update "
+    "JetPack 5 has Python 3.8 and TensorRT 8, and samus-edge needs Python 3.10 and TensorRT 10: "
+    "update "
     "to JetPack 6, or run on the CPU in a container with Python 3.10"
 )
 _JETSON_CUDA = "pip install 'cuda-python>=12.6,<13'"
@@ -190,7 +191,8 @@ _COMMANDS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             "JetPack 5": _JETPACK_5,
             "JetPack 6": (
                 "sudo apt-get install nvidia-tensorrt python3-libnvinfer, and create the virtual "
-                "environment with --system-site-packages; then TensorRT 10.5 or newer for Jetson from "
+                "environment with --system-site-packages; then TensorRT 10.5 or newer for Jetson "
+                "from "
                 "NVIDIA's download page"
             ),
             "JetPack 7": (
@@ -206,7 +208,8 @@ _COMMANDS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
                 "https://pypi.jetson-ai-lab.io/jp6/cu126"
             ),
             "JetPack 7": (
-                "no wheel is published for Thor that we know of: use TensorRT, or build ONNX Runtime "
+                "no wheel is published for Thor that we know of: use TensorRT, or build ONNX "
+                "Runtime "
                 "with --use_cuda"
             ),
         },
@@ -230,8 +233,8 @@ def install_command(what: str, jetson: Jetson | None) -> str:
 
     Args:
         what: "cuda" (a binding), "tensorrt", "onnxruntime-gpu", "driver", "dicom" or "server".
-        jetson: the module that this is; None for a workstation or a server. One whose JetPack is not known
-            is answered as JetPack 7.
+        jetson: the module that this is; None for a workstation or a server. One whose JetPack is
+            not known is answered as JetPack 7.
     """
     if jetson is None:
         return _COMMANDS[what]["x86-64"]
@@ -350,7 +353,8 @@ def _conflicts(diagnosis: Diagnosis, packages: Mapping[str, str | None]) -> None
             diagnosis.add(
                 "problem",
                 "packages",
-                f"{first} and {second} are both installed, and are the same module: which one is imported "
+                f"{first} and {second} are both installed, and are the same module: which one is "
+                "imported "
                 "is chance",
                 f"pip uninstall -y {first} {second} && pip install {second}",
             )

@@ -281,8 +281,8 @@ class FileSegmentation:
     """What to segment, with what, and where results go.
 
     Boxes without points give one mask for each box. Points without boxes are one prompt: one mask.
-    With one box, points correct its mask, one after the other (`predict_with_clicks`); with several, a point refines each box
-    that contains it.
+    With one box, points correct its mask, one after the other (`predict_with_clicks`); with
+    several, a point refines each box that contains it.
 
     Attributes:
         image: a PNG, JPEG, BMP, TIFF or DICOM file; see `open_image`.
@@ -435,7 +435,8 @@ def _check_job(job: FileSegmentation) -> None:
     )
     if job.dicom_sr_file is not None and job.dicom_seg_file is None:
         raise BadArgumentError(
-            "a DICOM report refers to a DICOM segmentation, which is not written. Give a file for that as "
+            "a DICOM report refers to a DICOM segmentation, which is not written. Give a file for "
+            "that as "
             "well (--dicom-seg)."
         )
     if job.dicom_seg_file is not None:

@@ -331,7 +331,8 @@ def track_cine(
         if count is not None:
             if job.from_frame >= count:
                 raise BadArgumentError(
-                    f"{source.name} has {count} frames, from 0 to {count - 1}; there is no frame {job.from_frame}."
+                    f"{source.name} has {count} frames, from 0 to {count - 1}; there is no frame "
+                    f"{job.from_frame}."
                 )
             count = min(count - job.from_frame, job.most_frames or count)
         on_start(count)

@@ -1,7 +1,7 @@
 """The ablation of the report's Table 1: what high-frequency image and gate are worth.
 
-Four variants, each trained with several seeds and otherwise the same configuration, all evaluated on
-the same prompts of the test subset.
+Four variants, each trained with several seeds and otherwise the same configuration, all evaluated
+on the same prompts of the test subset.
 """
 
 import csv

@@ -32,8 +32,8 @@ class EpochRecord:
             the training uses.
         val_dice_box: mean Dice at 256x256 with a jittered box, in [0, 1]; None if boxes are not
             trained.
-        val_dice_point: mean Dice at 256x256 with the centre point, in [0, 1]; None if clicks are not
-            trained.
+        val_dice_point: mean Dice at 256x256 with the centre point, in [0, 1]; None if clicks are
+            not trained.
         learning_rate: rate of the encoder in the last step.
     """
 

@@ -331,8 +331,8 @@ class FeatureDistillation:
 
     The loss is the squared error over the variance of the teacher's embeddings: 1 for an encoder
     that knows no more than their mean. The encoder ends with the moving average of its weights. On
-    the CPU, a distillation that was stopped at any moment and resumed ends with the same bits as one
-    that was not.
+    the CPU, a distillation that was stopped at any moment and resumed ends with the same bits as
+    one that was not.
 
     Args:
         model: the model, whose encoder learns, in place; what does not require a gradient stays.
@@ -438,7 +438,8 @@ class FeatureDistillation:
             if should_stop():
                 self._save()
                 raise JobInterruptedError(
-                    f"interrupted after step {self.steps_done} of {self.total_steps} of the feature "
+                    f"interrupted after step {self.steps_done} of {self.total_steps} of the "
+                    "feature "
                     f"distillation. {self.state_path.parent} holds the state; run the same command "
                     "again to go on."
                 )

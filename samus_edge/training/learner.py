@@ -48,8 +48,8 @@ def make_optimizer(model: SamusHF, config: TrainConfig) -> torch.optim.Optimizer
 def parameter_groups(model: SamusHF, config: TrainConfig) -> list[dict[str, object]]:
     """Trainable parameters by rate and decay.
 
-    Encoder and decoder have rates of their own; matrices and kernels are decayed, vectors and tables
-    are not.
+    Encoder and decoder have rates of their own; matrices and kernels are decayed, vectors and
+    tables are not.
     """
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

@@ -35,8 +35,8 @@ class TrainingObjective(nn.Module):
 
         Args:
             batch: the samples.
-            rng: source of the prompts' randomness; what it draws first, the kinds of prompts, is the
-                same for every process.
+            rng: source of the prompts' randomness; what it draws first, the kinds of prompts, is
+                the same for every process.
 
         Returns:
             Scalar, float32.
@@ -93,7 +93,8 @@ class TrainingObjective(nn.Module):
 
 
 def encode(model: SamusHF, batch: TrainingSample) -> Tensor:
-    """Embeddings (B, C, 32, 32) of a batch, in the memory layout in which convolutions are fastest."""
+    """Embeddings (B, C, 32, 32) of a batch, in the memory layout in which convolutions are
+    fastest."""
     layout = torch.channels_last
     embeddings: Tensor = model.image_encoder(
         batch.image.contiguous(memory_format=layout),
@@ -103,7 +104,8 @@ def encode(model: SamusHF, batch: TrainingSample) -> Tensor:
 
 
 def set_training_mode(model: nn.Module) -> None:
-    """Training mode, but for frozen batch normalisation, whose statistics must not change either."""
+    """Training mode, but for frozen batch normalisation, whose statistics must not change
+    either."""
     model.train()
     for module in model.modules():
         if isinstance(module, _BatchNorm):

@@ -77,7 +77,8 @@ class ValidationScores:
 
     Attributes:
         loss: mean loss over cases and prompts.
-        dice_box: mean Dice at 256x256 with a jittered box, in [0, 1]; None if boxes are not trained.
+        dice_box: mean Dice at 256x256 with a jittered box, in [0, 1]; None if boxes are not
+            trained.
         dice_point: mean Dice at 256x256 with the centre point, in [0, 1]; None if clicks are not
             trained.
     """
@@ -157,9 +158,9 @@ class Trainer:
     A step takes ``batch_size * accumulation_steps`` images on each process. On the CPU, a training
     that was stopped at any moment and resumed ends with the same bits as one that was not.
 
-    A finished training is extended by more epochs: it continues at the rate that a training of the new
-    length has at that step. A cosine therefore rises again, and the result is not that of a training
-    that was so long from the start.
+    A finished training is extended by more epochs: it continues at the rate that a training of the
+    new length has at that step. A cosine therefore rises again, and the result is not that of a
+    training that was so long from the start.
 
     Args:
         model: the model with its initial weights; what does not require a gradient stays frozen.

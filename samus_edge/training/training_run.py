@@ -1,4 +1,5 @@
-"""A whole training: from a configuration and subsets to a trainer, and what is written as it runs."""
+"""A whole training: from a configuration and subsets to a trainer, and what is written as it
+runs."""
 
 import contextlib
 import dataclasses

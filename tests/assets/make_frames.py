@@ -1,6 +1,7 @@
 """Make the small real frames of `tests/assets/frames/` from BUSI's validation subset.
 
-Run it from the checkout: `SAMUS_EDGE_BUSI=/path/to/Dataset_BUSI_with_GT python tests/assets/make_frames.py`.
+Run it from the checkout: `SAMUS_EDGE_BUSI=/path/to/Dataset_BUSI_with_GT python
+tests/assets/make_frames.py`.
 
 Each frame is a window around the lesion, at native resolution or reduced, re-encoded as 8-bit grey
 PNG. `frames.json` says for each frame where it is from and where the lesion is in it.

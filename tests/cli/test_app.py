@@ -152,7 +152,8 @@ def test_without_a_command_the_help_is_shown(run: Run) -> None:
 BARE = """
 import importlib.abc, sys
 GONE = {"torch", "onnx", "onnxscript", "matplotlib", "pywt", "yaml", "safetensors", "pydicom",
-        "highdicom", "fastapi", "uvicorn", "starlette", "websockets", "prometheus_client", "tensorboardX"}
+        "highdicom", "fastapi", "uvicorn", "starlette", "websockets", "prometheus_client",
+        "tensorboardX"}
 class Hidden(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in GONE:

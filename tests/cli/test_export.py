@@ -171,7 +171,8 @@ def test_a_file_that_does_not_exist_is_named(
 def test_importing_the_command_loads_nothing_heavy() -> None:
     program = (
         "import sys, samus_edge.cli.export\n"
-        "heavy = {'torch', 'onnx', 'cv2', 'numpy', 'onnxruntime', 'rich.table'} & set(sys.modules)\n"
+        "heavy = {'torch', 'onnx', 'cv2', 'numpy', 'onnxruntime', 'rich.table'} & "
+        "set(sys.modules)\n"
         "sys.exit(', '.join(sorted(heavy)) or None)"
     )
     result = subprocess.run(

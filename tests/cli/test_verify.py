@@ -28,7 +28,8 @@ def options(disc_lesions: Path) -> list[object]:
 
 @pytest.fixture
 def wrong_bundle(disc_precisions: Callable[..., Path], make_precision: Any) -> Path:
-    """An fp16 whose discs are smaller by 4 of 42 pixels, and an int8 that is the reference again."""
+    """An fp16 whose discs are smaller by 4 of 42 pixels, and an int8 that is the reference
+    again."""
     return disc_precisions({"fp16": make_precision(logit_shift=-4), "int8": make_precision()})
 
 

@@ -1,4 +1,5 @@
-"""The public names of the runtime: complete, documented by examples that run, and enough for the docs."""
+"""The public names of the runtime: complete, documented by examples that run, and enough for the
+docs."""
 
 import doctest
 import inspect

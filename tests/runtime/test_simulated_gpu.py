@@ -1,7 +1,8 @@
 """Runs the tests of `tests/simulated_gpu` in processes that find the simulated CUDA driver.
 
-In this process TensorRT-RTX builds engines, and would find it as well. So those tests have processes of their own,
-with the simulated driver before a real one, and names that pytest does not collect by itself.
+In this process TensorRT-RTX builds engines, and would find it as well. So those tests have
+processes of their own, with the simulated driver before a real one, and names that pytest does not
+collect by itself.
 """
 
 import importlib.util

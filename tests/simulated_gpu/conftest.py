@@ -1,4 +1,5 @@
-"""Fixtures of the tests that run on the simulated driver; see `tests/runtime/test_simulated_gpu.py`."""
+"""Fixtures of the tests that run on the simulated driver; see
+`tests/runtime/test_simulated_gpu.py`."""
 
 import os
 import sys

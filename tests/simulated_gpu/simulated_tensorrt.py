@@ -1,7 +1,9 @@
-"""A TensorRT whose engines are ONNX graphs that run on ONNX Runtime, in the simulated device's memory.
+"""A TensorRT whose engines are ONNX graphs that run on ONNX Runtime, in the simulated device's
+memory.
 
-It stands in for the module `tensorrt` where engines are loaded and run. It is as strict as the real one about
-shapes, addresses and profiles, and queues its work in the stream, so that captures record it.
+It stands in for the module `tensorrt` where engines are loaded and run. It is as strict as the real
+one about shapes, addresses and profiles, and queues its work in the stream, so that captures record
+it.
 """
 
 import ctypes
@@ -24,7 +26,8 @@ live = {"engines": 0, "contexts": 0}
 """Objects that TensorRT would hold memory for."""
 
 faults = {"scale": 1.0, "nan": False, "fail": False, "no_memory": False, "uncapturable": False}
-"""What goes wrong: outputs are multiplied by scale, become NaN; running or making a context fails."""
+"""What goes wrong: outputs are multiplied by scale, become NaN; running or making a context
+fails."""
 
 
 def serialize(graph: bytes, profiles: tuple[EngineProfile, ...]) -> bytes:

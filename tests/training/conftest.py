@@ -1,4 +1,5 @@
-"""A small model with the real interface, a few cases that can be learned, trainings that end anyhow."""
+"""A small model with the real interface, a few cases that can be learned, trainings that end
+anyhow."""
 
 import importlib.util
 import json

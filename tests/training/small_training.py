@@ -71,7 +71,8 @@ def small_model(*, batch_norm: bool = True) -> SamusHF:
 
 
 def write_bright_cases(root: Path, lesions: int, normals: int = 0) -> list[UltrasoundCase]:
-    """Cases in BUSI's layout: a bright ellipse, which is the lesion, in dark noise; or the noise."""
+    """Cases in BUSI's layout: a bright ellipse, which is the lesion, in dark noise; or the
+    noise."""
     rng = np.random.default_rng(0)
     for number in range(1, lesions + normals + 1):
         height, width = 90 + 7 * number, 120 - 5 * number

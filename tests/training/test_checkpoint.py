@@ -216,7 +216,8 @@ def test_a_state_of_another_training_is_refused_with_every_difference(
     with pytest.raises(WeightsError) as caught:
         check_state(state, path, config=other, data="xyz", processes=2)
     assert str(caught.value) == (
-        f"{path} was made with another configuration, which differs in seed, augmentation, new, and "
+        f"{path} was made with another configuration, which differs in seed, augmentation, new, "
+        "and "
         "with other cases or another order of them, and with 1 process(es) instead of 2. Use the "
         "same to resume, or another folder."
     )

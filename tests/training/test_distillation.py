@@ -409,7 +409,8 @@ def distillation_with(**changes: object) -> TrainConfig:
 def test_a_teacher_of_the_same_architecture_is_learned(
     feature_distillation_make: FeatureDistillationMake,
 ) -> None:
-    """Normalisation is frozen in the teacher's state, so that the student can become the teacher."""
+    """Normalisation is frozen in the teacher's state, so that the student can become the
+    teacher."""
     epochs: list[tuple[int, float]] = []
     steps: list[DistillationStep] = []
     distillation = feature_distillation_make("run", distillation_with(epochs=15))

@@ -1,4 +1,5 @@
-"""Trainings that are killed, interrupted, out of disk or shared by processes; each a real process."""
+"""Trainings that are killed, interrupted, out of disk or shared by processes; each a real
+process."""
 
 import csv
 from collections.abc import Callable

@@ -36,10 +36,12 @@ __all__ = [
 
 _ADVICE = {
     "CUDA_ERROR_OUT_OF_MEMORY": (
-        "The GPU has not enough free memory: close what else uses it, or build the engines for smaller "
+        "The GPU has not enough free memory: close what else uses it, or build the engines for "
+        "smaller "
         "frames and fewer prompts."
     ),
-    "CUDA_ERROR_NO_DEVICE": "No NVIDIA GPU is visible: look at CUDA_VISIBLE_DEVICES and nvidia-smi.",
+    "CUDA_ERROR_NO_DEVICE": "No NVIDIA GPU is visible: look at CUDA_VISIBLE_DEVICES and "
+    "nvidia-smi.",
     "CUDA_ERROR_INVALID_DEVICE": "There is no GPU of that index: samus-edge doctor lists them.",
     "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": "Reboot: the driver was updated while it was in use.",
     "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE": "Update the NVIDIA driver.",
@@ -74,7 +76,8 @@ def cuda_error(what: str, name: str) -> BackendError:
     advice = _ADVICE.get(name, "samus-edge doctor says what is there and what is missing.")
     if name in _LOST:
         advice = (
-            "The GPU is lost to this process: end it and start it again. If that does not help, look "
+            "The GPU is lost to this process: end it and start it again. If that does not help, "
+            "look "
             "for Xid messages in the kernel's log."
         )
     return BackendError(f"CUDA cannot {what}: {name}. {advice}")
@@ -213,7 +216,8 @@ class Device(Protocol):
     def info(self) -> GpuInfo: ...
 
     def current(self) -> AbstractContextManager[None]:
-        """Make the device current in this thread; on leaving, what was current before is so again."""
+        """Make the device current in this thread; on leaving, what was current before is so
+        again."""
         ...
 
     def allocate(self, size_bytes: int) -> DeviceBuffer:
@@ -267,7 +271,8 @@ class Device(Protocol):
 
 
 class DeviceArray(Protocol):
-    """An array of another library that lies in the memory of a GPU: CuPy's, PyTorch's, Numba's, OpenCV's.
+    """An array of another library that lies in the memory of a GPU: CuPy's, PyTorch's, Numba's,
+    OpenCV's.
 
     Objects with `__dlpack__` and `__dlpack_device__` alone are taken as well.
     """
@@ -280,8 +285,8 @@ class DeviceTensor:
     """A dense array in row-major order in the memory of a GPU.
 
     Other libraries read it without a copy through `__cuda_array_interface__`, for example
-    `torch.as_tensor(tensor, device="cuda")` or `cupy.asarray(tensor)`; they must keep it alive. It must
-    not be written to.
+    `torch.as_tensor(tensor, device="cuda")` or `cupy.asarray(tensor)`; they must keep it
+    alive. It must not be written to.
     """
 
     def __init__(
@@ -329,7 +334,8 @@ class DeviceTensor:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        """Version 3 of Numba's interface. What is in the array is ready: no stream is to be waited for."""
+        """Version 3 of Numba's interface. What is in the array is ready: no stream is to be waited
+        for."""
         return {
             "shape": self._shape,
             "typestr": self._dtype.str,
@@ -403,7 +409,8 @@ class _PooledBuffer:
 
 
 class DeviceBufferPool:
-    """Keeps freed buffers by size: allocating memory of a GPU stops it, and costs more than a frame.
+    """Keeps freed buffers by size: allocating memory of a GPU stops it, and costs more than a
+    frame.
 
     Safe to use from several threads. `allocate` and `close` are called while the device is current.
     """

@@ -2,8 +2,8 @@
 
 Reading arrays of other libraries through DLPack.
 
-Source: dlpack.h of DLPack 0.8 (struct DLManagedTensor); the Python specification of the data exchange
-protocol of the array API standard.
+Source: dlpack.h of DLPack 0.8 (struct DLManagedTensor); the Python specification of the data
+exchange protocol of the array API standard.
 """
 
 import ctypes
@@ -69,8 +69,8 @@ def read_dlpack(array: Any) -> dict[str, Any]:
     """Describe an array in the memory of a GPU in the terms of the CUDA array interface.
 
     The capsule is looked at, not consumed: the array must be kept alive by the caller, and the
-    capsule's own destructor gives back what it holds. The producer is asked to be ready for the legacy
-    default stream, which is then to be waited for.
+    capsule's own destructor gives back what it holds. The producer is asked to be ready for the
+    legacy default stream, which is then to be waited for.
 
     Args:
         array: with `__dlpack__`.
@@ -79,7 +79,8 @@ def read_dlpack(array: Any) -> dict[str, Any]:
         Shape, strides in bytes, element type, address and stream, as `__cuda_array_interface__`.
 
     Raises:
-        TypeError: if the elements are none of integers and floats, or the capsule is no DLPack tensor.
+        TypeError: if the elements are none of integers and floats, or the capsule is no DLPack
+            tensor.
     """
     capsule = array.__dlpack__(stream=_LEGACY_STREAM)
     try:
@@ -156,7 +157,8 @@ def device_frame(image: Any, device: Device) -> DeviceTensor:
         )
     if len(shape) != 2:
         raise BadArgumentError(
-            f"an image in the memory of the GPU must have shape (H, W), grey, got {shape}. Make it grey "
+            f"an image in the memory of the GPU must have shape (H, W), grey, got {shape}. Make "
+            "it grey "
             "there, or copy it to the host, where RGB is taken as well."
         )
     height, width = shape

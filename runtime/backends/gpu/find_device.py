@@ -25,8 +25,8 @@ def find_device(binding: str = "auto", index: int | None = None) -> Device:
     Args:
         binding: "cuda-python", "pycuda", or "auto": PyCUDA if this thread is in a PyCUDA context,
             else cuda-python, else PyCUDA.
-        index: of the GPU, as CUDA counts those that this process sees (CUDA_VISIBLE_DEVICES); None for
-            that of the thread's PyCUDA context, or the first.
+        index: of the GPU, as CUDA counts those that this process sees (CUDA_VISIBLE_DEVICES); None
+            for that of the thread's PyCUDA context, or the first.
 
     Raises:
         ValueError: if the binding is unknown or the index negative.
@@ -107,11 +107,13 @@ def _loaded(binding: str, make: Callable[[], Any]) -> Any:
         return make()
     except BackendError:
         raise
-    # cuda-python raises a RuntimeError of its own where there is no libcuda; PyCUDA cannot be imported.
+    # cuda-python raises a RuntimeError of its own where there is no libcuda; PyCUDA cannot be
+    # imported.
     except (ImportError, OSError, RuntimeError) as err:
         reason = " ".join(str(err).split())
         raise BackendError(
-            f"{binding} finds no NVIDIA driver that it can use ({reason}). Install the driver, or on a "
+            f"{binding} finds no NVIDIA driver that it can use ({reason}). Install the driver, or "
+            "on a "
             "Jetson flash JetPack; in a container, start it with --gpus all or --runtime nvidia. "
             "samus-edge doctor says what is there."
         ) from err

@@ -43,8 +43,8 @@ class PyCudaDevice:
     """One GPU, in the caller's context where there is one.
 
     A context that was found current is used and left alone: it is neither popped from the caller's
-    thread nor detached. Where there is none, the primary context is retained, and pushed only for as
-    long as it is worked in.
+    thread nor detached. Where there is none, the primary context is retained, and pushed only for
+    as long as it is worked in.
     """
 
     def __init__(self, index: int | None = None) -> None:
@@ -55,7 +55,8 @@ class PyCudaDevice:
                 thread's context, or the first.
 
         Raises:
-            BackendError: if there is no driver or no such GPU, or this thread's context is on another.
+            BackendError: if there is no driver or no such GPU, or this thread's context is on
+                another.
         """
         with _errors("start its driver"):
             cuda.init()
@@ -69,7 +70,8 @@ class PyCudaDevice:
             number = _index_of(adopted.get_device())
             if index not in (None, number):
                 raise BackendError(
-                    f"this thread has a PyCUDA context on GPU {number}, and GPU {index} was asked for. "
+                    f"this thread has a PyCUDA context on GPU {number}, and GPU {index} was asked "
+                    "for. "
                     "Pop it first, or ask for its GPU."
                 )
             self._context = adopted

@@ -188,11 +188,12 @@ class EngineOptions:
     def profiles(self, record: GraphRecord) -> tuple[EngineProfile, ...]:
         """The optimisation profiles of a graph; none where it leaves no size open.
 
-        A mask decoder gets two: for one prompt, which is what an operator waits for, and for several.
-        A context takes the narrowest that fits.
+        A mask decoder gets two: for one prompt, which is what an operator waits for, and for
+        several. A context takes the narrowest that fits.
 
         Raises:
-            ValueError: if the sizes are not positive or not in order, or the graph takes other sizes.
+            ValueError: if the sizes are not positive or not in order, or the graph takes other
+                sizes.
         """
         open_inputs = {
             spec.name for spec in record.inputs if any(isinstance(size, str) for size in spec.shape)
@@ -382,8 +383,10 @@ def _prepared(graph: bytes, name: str, profiles: Sequence[EngineProfile]) -> byt
     locations = unlisted_locations(graph)
     if locations:
         raise BundleError(
-            f"graph {name!r} keeps tensors in other files ({', '.join(sorted(locations))}), which an "
-            "engine cannot be built from. Export the bundle again with samus-edge export, which writes "
+            f"graph {name!r} keeps tensors in other files ({', '.join(sorted(locations))}), which "
+            "an "
+            "engine cannot be built from. Export the bundle again with samus-edge export, which "
+            "writes "
             "one file for each graph."
         )
     try:
@@ -457,7 +460,8 @@ def _parser_error(library: TensorRTLibrary, name: str, parser: Any) -> BackendEr
     found = [parser.get_error(index) for index in range(parser.num_errors)]
     if any(error.code().name == "MODEL_DESERIALIZE_FAILED" for error in found):
         return BundleError(
-            f"graph {name!r} is not a valid ONNX graph ({found[0].desc()}). Export the bundle again."
+            f"graph {name!r} is not a valid ONNX graph ({found[0].desc()}). Export the bundle "
+            "again."
         )
     described = []
     for error in found[:_MOST_ERRORS_SHOWN]:

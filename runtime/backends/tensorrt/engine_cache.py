@@ -119,8 +119,8 @@ def process_lock(
         on_wait: called once if the lock is held by another process.
 
     Yields:
-        Whether there is a lock: False where the file cannot be made or the file system has no locks;
-        two processes may then do the same work, and both do it right.
+        Whether there is a lock: False where the file cannot be made or the file system has no
+        locks; two processes may then do the same work, and both do it right.
 
     Raises:
         BackendError: if another process holds it for longer.
@@ -148,7 +148,8 @@ def _acquire(
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise BackendError(
-                    f"another process has been building this engine for {timeout_seconds:.0f} seconds. "
+                    f"another process has been building this engine for {timeout_seconds:.0f} "
+                    "seconds. "
                     f"Wait for it, or end it; who it is: fuser {path}"
                 ) from None
         except OSError:  # the file system has no locks
@@ -225,7 +226,8 @@ class CachedEngine(_EngineDocument):
             ) from err
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise BackendError(
-                f"engine {self.path} is damaged: it has {len(content)} bytes and is not what was written. "
+                f"engine {self.path} is damaged: it has {len(content)} bytes and is not what was "
+                "written. "
                 "Build it again: samus-edge build --rebuild"
             )
         return content
@@ -267,8 +269,8 @@ class EngineCache:
         """The engine to use for a graph on a GPU, or None.
 
         Args:
-            wanted: the key with the default options; an engine of other options fits as well, and the
-                one that was built last is taken: whoever builds with options means to use them.
+            wanted: the key with the default options; an engine of other options fits as well, and
+                the one that was built last is taken: whoever builds with options means to use them.
         """
         return next(
             (entry for entry in self.entries() if not entry.key.why_not(wanted)),
@@ -295,7 +297,8 @@ class EngineCache:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as err:
             raise OutputFileError(
-                f"the engine cache {self.folder} cannot be made ({err.strerror or err}). Name another "
+                f"the engine cache {self.folder} cannot be made ({err.strerror or err}). Name "
+                "another "
                 f"folder in the environment variable {CACHE_VARIABLE}."
             ) from err
         self._sweep()

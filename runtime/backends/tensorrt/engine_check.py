@@ -1,7 +1,7 @@
 """Whether engines compute on this device what their graphs compute on ONNX Runtime.
 
-Versions of TensorRT are known that give wrong results for vision transformers without an error. So no
-engine is used before it was compared with its graph, on the device that it runs on.
+Versions of TensorRT are known that give wrong results for vision transformers without an error. So
+no engine is used before it was compared with its graph, on the device that it runs on.
 """
 
 import math
@@ -32,8 +32,8 @@ class EngineCheck:
         worst_mask_iou: of any pair.
         max_logit_error: largest absolute difference of the low-resolution logits.
         worst_embedding_cosine: smallest cosine between the embeddings of a frame.
-        failure: the error of a backend that gave no finite numbers, or ""; the figures are then those
-            of the frames before.
+        failure: the error of a backend that gave no finite numbers, or ""; the figures are then
+            those of the frames before.
     """
 
     frames: int

@@ -1,8 +1,8 @@
 """What TensorRT needs changed in a graph of a bundle, without the onnx package.
 
 TensorRT takes an int8 constant only before a DequantizeLinear, but bundles store weights as int8
-behind a Cast. And its parser refuses a Resize of two named axes beside an axis of unknown size, such
-as the batch. Neither change alters what the graph computes.
+behind a Cast. And its parser refuses a Resize of two named axes beside an axis of unknown size,
+such as the batch. Neither change alters what the graph computes.
 
 Source: onnx.proto of ONNX 1.16 (field numbers); the protocol buffers encoding specification;
 TensorRT-RTX 1.7.1, whose parser and builder refused both.

@@ -212,7 +212,8 @@ class TensorRTBackend:
             device: instead of the one that the options name.
 
         Raises:
-            BackendError: if there is no library, driver or GPU, or the version is known to be wrong.
+            BackendError: if there is no library, driver or GPU, or the version is known to be
+                wrong.
         """
         self._options = TensorRTOptions() if options is None else options
         if library is None:
@@ -259,7 +260,8 @@ class TensorRTBackend:
         return self._cache
 
     def entry(self, graph_sha256: str) -> CachedEngine | None:
-        """Where the cache has the engine that an opened graph runs on; None if it could not be kept."""
+        """Where the cache has the engine that an opened graph runs on; None if it could not be
+        kept."""
         return self._entries.get(graph_sha256)
 
     def frame_sizes(self, graph_sha256: str) -> FrameSizes | None:
@@ -273,7 +275,8 @@ class TensorRTBackend:
         record: GraphRecord,
         external_data: Mapping[str, bytes] | None = None,
     ) -> GraphSession:
-        """Load the engine of a graph, built first where the cache has none; see `Backend.open_graph`."""
+        """Load the engine of a graph, built first where the cache has none; see
+        `Backend.open_graph`."""
         gpu = self._device.info
         refuse_known_problem(
             self._library.flavour,

@@ -28,9 +28,9 @@ _logger = logging.getLogger(__name__)
 class TensorRTContext:
     """A context, its stream, and memory for its largest inputs and outputs.
 
-    Every tensor keeps its address for life, so that work on one shape can be captured as a CUDA graph:
-    the first run of a shape is queued step by step, the second captured, later ones launched whole. A
-    change of shape drops the graph, since it belongs to the context's state.
+    Every tensor keeps its address for life, so that work on one shape can be captured as a CUDA
+    graph: the first run of a shape is queued step by step, the second captured, later ones launched
+    whole. A change of shape drops the graph, since it belongs to the context's state.
 
     All methods are called while the device is current.
     """
@@ -188,7 +188,8 @@ class TensorRTContext:
             )
         ]
         raise BadArgumentError(
-            f"graph {self._engine.name!r}: {'; '.join(problems) or 'no profile takes these shapes together'}. "
+            f"graph {self._engine.name!r}: "
+            f"{'; '.join(problems) or 'no profile takes these shapes together'}. "
             "Build an engine for such sizes with samus-edge build, or use the backend onnxruntime."
         )
 

@@ -53,7 +53,8 @@ class TensorRTEngine:
             device: to run on; current in this thread.
 
         Raises:
-            BackendError: if the library refuses it: another version, another GPU, no memory, damaged.
+            BackendError: if the library refuses it: another version, another GPU, no memory,
+                damaged.
         """
         trt: Any = library.module
         self.name = name
@@ -97,7 +98,8 @@ class TensorRTEngine:
         if context is None:
             raise BackendError(
                 f"{self.library} cannot run graph {self.name!r} on {self.device.info.name}: "
-                f"{self.last_errors()}. It needs {self.activation_bytes / 1e6:.0f} MB of the GPU, and "
+                f"{self.last_errors()}. It needs {self.activation_bytes / 1e6:.0f} MB of the GPU, "
+                "and "
                 f"{self.device.free_memory_bytes() / 1e6:.0f} MB are free. Close what else uses "
                 "the GPU, or build for smaller frames and fewer prompts."
             )
@@ -118,8 +120,9 @@ class TensorRTEngine:
     def _runtime_config(self, trt: Any) -> Any:
         """TensorRT-RTX compiles kernels on the GPU, for each new shape another time.
 
-        It may do so in the background and change kernels between two runs: then the same frame gives
-        different logits. Compiled at once, a shape is slow the first time and the same ever after.
+        It may do so in the background and change kernels between two runs: then the same frame
+        gives different logits. Compiled at once, a shape is slow the first time and the same ever
+        after.
         """
         strategies = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
         if strategies is None:
@@ -142,6 +145,7 @@ class TensorRTEngine:
         reasons = "; ".join(part for part in (message, *self._log.errors) if part)
         return (
             f"{self.library} does not load the engine of graph {self.name!r} on "
-            f"{self.device.info.name}: {reasons or 'no reason given'}. Build it again on this machine: "
+            f"{self.device.info.name}: {reasons or 'no reason given'}. Build it again on this "
+            "machine: "
             "samus-edge build --rebuild"
         )

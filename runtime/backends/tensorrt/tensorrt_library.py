@@ -49,7 +49,8 @@ _PROBLEMS = (
         precisions=(),
         text="gives wrong results for vision transformers, even in float32",
         remedy=(
-            "Install 10.5 or newer; JetPack 6.1 and 6.2 come with 10.3: see NVIDIA's page for newer "
+            "Install 10.5 or newer; JetPack 6.1 and 6.2 come with 10.3: see NVIDIA's page for "
+            "newer "
             "TensorRT on JetPack 6"
         ),
     ),
@@ -214,7 +215,8 @@ def installed_flavour(flavour: str = "auto") -> str:
             return candidate
     if flavour != "auto":
         raise BackendError(
-            f"{_TITLES[flavour]} (Python module {flavour}) is not installed. {_HOW_TO_INSTALL[flavour]}"
+            f"{_TITLES[flavour]} (Python module {flavour}) is not installed. "
+            f"{_HOW_TO_INSTALL[flavour]}"
         )
     ways = " ".join(f"{_TITLES[name]}: {_HOW_TO_INSTALL[name]}." for name in TENSORRT_FLAVOURS)
     raise BackendError(f"neither TensorRT nor TensorRT-RTX is installed. {ways}")
@@ -232,6 +234,7 @@ def _load(flavour: str) -> TensorRTLibrary:
         ) from err
     if major < _OLDEST_MAJOR[flavour]:
         raise BackendError(
-            f"{title} {version} is too old: version {_OLDEST_MAJOR[flavour]} or newer is needed. {how}"
+            f"{title} {version} is too old: version {_OLDEST_MAJOR[flavour]} or newer is needed. "
+            f"{how}"
         )
     return TensorRTLibrary(module, flavour, version)

@@ -20,7 +20,8 @@ _logger = logging.getLogger(__name__)
 class TensorRTSession:
     """One graph, ready to run from several threads at once.
 
-    A run takes an idle context, makes one if there is none and fewer than `most_contexts`, or waits.
+    A run takes an idle context, makes one if there is none and fewer than `most_contexts`, or
+    waits.
     """
 
     def __init__(
@@ -100,7 +101,8 @@ class TensorRTSession:
             self._engine.close()
 
     def __del__(self) -> None:
-        # Not by name, as of a segmenter that nobody closed. `_engine` is the last that fails to be made.
+        # Not by name, as of a segmenter that nobody closed. `_engine` is the last that fails to be
+        # made.
         if not getattr(self, "_is_closed", True):
             with suppress(BackendError, RuntimeError):
                 self.close()
@@ -136,7 +138,8 @@ class TensorRTSession:
             while True:
                 if self._is_closed:
                     raise RuntimeError(
-                        f"graph {self._engine.name!r} is closed. Load another with Segmenter.load()."
+                        f"graph {self._engine.name!r} is closed. Load another with "
+                        "Segmenter.load()."
                     )
                 if self._idle:
                     return self._idle.pop()

@@ -25,7 +25,8 @@ def segmenter() -> Any:
 
 @pytest.fixture(scope="session")
 def lesion(segmenter: Segmenter) -> tuple[Any, Any]:
-    """An example image, half as large, and its lesion by the model itself: (H, W) uint8 and bool."""
+    """An example image, half as large, and its lesion by the model itself: (H, W) uint8 and
+    bool."""
     image = cv2.imread(str(EXAMPLES / "benign_80.png"), cv2.IMREAD_GRAYSCALE)
     assert image is not None
     small = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA).astype(np.uint8)

@@ -39,7 +39,8 @@ def make_region() -> Callable[..., Dataset]:
 
 @pytest.fixture
 def make_study(tmp_path: Path) -> Make:
-    """Writes an ultrasound cine of given frames, (F, H, W) or (F, H, W, 3), with a named patient."""
+    """Writes an ultrasound cine of given frames, (F, H, W) or (F, H, W, 3), with a named
+    patient."""
 
     def make(
         frames: npt.NDArray[Any],

@@ -29,7 +29,8 @@ from tests.conftest import AssetFrame
 LOGGER = "samus_edge.runtime.backends.tensorrt.tensorrt_library"
 FRAMES = image_encoder_profile((64, 64), (512, 640), (1200, 1920))
 INT8_KERNELS = 40
-"""Least number of kernels that multiply int8 by int8 in the quantised encoder; there are 60 or so."""
+"""Least number of kernels that multiply int8 by int8 in the quantised encoder; there are 60 or
+so."""
 
 
 @pytest.fixture(scope="module")

@@ -49,6 +49,8 @@ RUNTIME_TEST_TOOLS := pytest hypothesis onnx
 
 # Arguments for pytest, for example: make test PYTEST_ARGS="tests/runtime -x"
 PYTEST_ARGS ?=
+# Processes of the suite; a file stays in one of them. TEST_PROCESSES=0 runs it in one.
+TEST_PROCESSES ?= 2
 
 # For `make jetson-check`: the environment, the report, a bundle and its precisions (BUNDLE=x PRECISION="fp32 fp16").
 # JetPack 6 has CUDA 12, and wants the binding of that.
@@ -89,7 +91,7 @@ demo: $(DEMO_VENV)/.installed ## Install the runtime (no torch) and segment real
 
 .PHONY: test
 test: $(VENV)/.installed ## Install everything that the suite needs, then run it.
-	@$(VENV)/bin/pytest $(PYTEST_ARGS)
+	@$(VENV)/bin/pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: check
 check: $(VENV)/.installed ## The quick half of lint and test, in seconds: style, layers, arguments, imports, the command.

@@ -9,7 +9,6 @@ gain and new speckle in every frame; in the second kind the lesion fades out of 
 frame is that around the true mask. The ceiling is the model's Dice with the true box in every frame.
 """
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from samus_edge.benchmarking.bench_run import describe_hardware
+from samus_edge.benchmarking.bench_run import write_results
 from samus_edge.benchmarking.subject import resident_bytes
 from samus_edge.benchmarking.synthetic_cine import CineMotion, TrueFrame, synthetic_cine
 from samus_edge.benchmarking.turns import Latency
@@ -203,7 +202,7 @@ def command(
                 "threads": threads,
                 **soak(segmenter, chosen[0], soak_minutes, console),
             }
-            _write(output or RESULTS / "stream_soak.json", document)
+            write_results(output or RESULTS / "stream_soak.json", document)
             console.print(document["statistics"])
             return
         results: dict[str, list[list[Frame]]] = {kind: [] for kind in KINDS}
@@ -231,14 +230,8 @@ def command(
         "results": summaries,
         "cases": [case.key for case in chosen],
     }
-    _write(output or RESULTS / "cine_tracking.json", document)
+    write_results(output or RESULTS / "cine_tracking.json", document)
     chart.write_bytes(draw(results))
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    path.write_text(
-        json.dumps({**document, "hardware": describe_hardware()}, indent=1) + "\n", encoding="utf-8"
-    )
 
 
 if __name__ == "__main__":

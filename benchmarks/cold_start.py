@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from samus_edge.benchmarking.bench_run import describe_hardware
+from samus_edge.benchmarking.bench_run import write_results
 
 BENCHMARKS_DIR = Path(__file__).resolve().parent
 REPOSITORY = BENCHMARKS_DIR.parent
@@ -176,11 +176,8 @@ def command(
         "peak_memory_mb": [run.peak_memory_mb for run in cold_runs],
         "install_size_bytes": sizes or None,
         "install_size_bytes_total": sum(sizes.values()) or None,
-        "hardware": describe_hardware(),
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    console.print(f"written to {output}")
+    write_results(output, document)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ before it (its logits go in as well); and `predict_with_clicks`, which also sees
 service and its page do.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +18,7 @@ import numpy.typing as npt
 import typer
 from rich.console import Console
 
-from samus_edge.benchmarking.bench_run import describe_hardware
+from samus_edge.benchmarking.bench_run import write_results
 from samus_edge.data.case import read_image, read_instances, select_lesions
 from samus_edge.data.dataset import list_cases
 from samus_edge.data.splitting import load_split
@@ -93,9 +92,8 @@ def command(
         "lesions": len(scores[WAYS[0]]),
         "box_jitter": JITTER,
         "results": results,
-        "hardware": describe_hardware(),
     }
-    output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_results(output, document)
 
 
 def _correct(

@@ -12,7 +12,6 @@ prepared. Both decoders get one box.
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +29,8 @@ from rich.table import Table
 import mobile_sam
 from lite_medsam import encoder_input, export_lite_medsam
 from mobile_sam import export_mobile_sam
-from samus_edge.benchmarking.bench_run import describe_hardware
+from samus_edge.benchmarking.bench_run import write_results
+from samus_edge.benchmarking.turns import time_turn
 from samus_edge.errors import SamusEdgeError
 from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER, MASK_DECODER, mask_input_hw
@@ -38,7 +38,6 @@ from samus_edge.runtime.prompts import check_prompts, decoder_prompts
 
 BENCHMARKS_DIR = Path(__file__).resolve().parent
 EXAMPLES_DIR = BENCHMARKS_DIR.parent / "examples"
-MILLISECONDS_PER_NANOSECOND = 1e-6
 OURS, LITE_MEDSAM, MOBILE_SAM = "samus-edge", "LiteMedSAM", "MobileSAM"
 
 
@@ -148,19 +147,13 @@ def mobile_sam_candidate(
 
 
 def time_in_turns(
-    candidates: list[Candidate], rounds: int, runs: int, on_run: Callable[[], None]
+    candidates: list[Candidate], rounds: int, runs: int, on_turn: Callable[[], None]
 ) -> None:
     """Fill each candidate's `latencies_ms` with `rounds * runs` wall times, taking turns."""
     for _ in range(rounds):
         for candidate in candidates:
-            candidate.run()
-            on_run()
-            for _ in range(runs):
-                start = time.perf_counter_ns()
-                candidate.run()
-                elapsed = time.perf_counter_ns() - start
-                candidate.latencies_ms.append(elapsed * MILLISECONDS_PER_NANOSECOND)
-                on_run()
+            candidate.latencies_ms += time_turn(candidate.run, runs)
+            on_turn()
 
 
 def speed_ratios(candidates: list[Candidate], other: str) -> dict[str, float]:
@@ -234,7 +227,7 @@ def command(
                 )
         except SamusEdgeError as err:
             sys.exit(str(err))
-        total = rounds * (runs + 1) * len(candidates)
+        total = rounds * len(candidates)
         progress.update(task, description="timing", total=total, completed=0)
         time_in_turns(candidates, rounds, runs, lambda: progress.advance(task))
 
@@ -258,11 +251,8 @@ def command(
         "speed_ratio_to_lite_medsam": speed_ratios(candidates, LITE_MEDSAM),
         "speed_ratio_to_mobile_sam": speed_ratios(candidates, MOBILE_SAM),
         "lite_medsam_onnx_max_abs_difference_to_torch": parity,
-        "hardware": describe_hardware(),
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    console.print(f"written to {output}")
+    write_results(output, document)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ One process, OpenCV on one thread, as in a worker of a data loader. Each step ru
 lesion cases once untimed (the files are in the system's memory then) and a few times timed.
 """
 
-import json
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from samus_edge.benchmarking.bench_run import describe_hardware
+from samus_edge.benchmarking.bench_run import write_results
 from samus_edge.data.augmentation import AugmentationConfig
 from samus_edge.data.case import (
     CaseCache,
@@ -36,8 +34,6 @@ from samus_edge.data.dataset import list_cases
 from samus_edge.training.training_samples import LesionDataset
 
 BENCHMARKS_DIR = Path(__file__).resolve().parent
-SHARED_BUSI = BENCHMARKS_DIR.parents[1] / "shared" / "data" / "Dataset_BUSI_with_GT"
-BUSI = Path(os.environ.get("SAMUS_EDGE_BUSI", SHARED_BUSI))
 IMAGE_SIZE = 256
 
 
@@ -90,7 +86,9 @@ def measure(cases: list[UltrasoundCase], cache: CaseCache, rounds: int) -> dict[
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Dataset folder.")] = BUSI,
+    data: Annotated[
+        Path, typer.Option(help="Folder of BUSI.", envvar="SAMUS_EDGE_BUSI", exists=True)
+    ],
     cases: Annotated[int, typer.Option(help="Lesion cases, spread over the dataset.", min=1)] = 60,
     rounds: Annotated[int, typer.Option(help="Timed rounds over the cases.", min=1)] = 3,
     out: Annotated[Path, typer.Option(help="Result file.")] = (
@@ -104,8 +102,8 @@ def main(
     chosen = [found[index] for index in np.linspace(0, len(found) - 1, cases).astype(int)]
     with tempfile.TemporaryDirectory() as folder:
         results = measure(chosen, CaseCache(folder), rounds)
-    document = {"hardware": describe_hardware(), "cases": cases, "rounds": rounds, **results}
-    out.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    document = {"cases": cases, "rounds": rounds, **results}
+    write_results(out, document)
     table = Table("step", "p50 ms", "p90 ms")
     for name, result in results.items():
         if isinstance(result, dict) and "p50_ms" in result:

@@ -9,7 +9,6 @@ and the exit code is 1.
 installed with the runtime, enough for speed, not for accuracy.
 """
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -26,15 +25,14 @@ from rich.console import Console
 from samus_edge.benchmarking.bench_results import BenchResults, rows_of
 from samus_edge.benchmarking.bench_run import (
     BenchOptions,
-    describe_hardware,
     open_runtime,
     run_bench,
+    write_results,
 )
 from samus_edge.benchmarking.planner import cuda_ceilings, work_of_bundle
 from samus_edge.benchmarking.runtime_subject import RuntimeSubject
-from samus_edge.benchmarking.soak import soak
 from samus_edge.benchmarking.subject import Workload
-from samus_edge.benchmarking.turns import time_in_turns
+from samus_edge.benchmarking.turns import soak, time_in_turns
 from samus_edge.errors import SamusEdgeError
 from samus_edge.jobs.doctor import diagnose
 from samus_edge.runtime.backends.backend_selection import select_backend
@@ -264,10 +262,7 @@ def command(
             vit = Bundle.open(folder / "vit_b")
             steps.run("check vit_b fp16", lambda: check(vit, working[0], "fp16"))
             steps.run("vit_b at batch 8", lambda: vit_b_batch(vit, working[0]))
-    document = {"benchmark": "gpu", "steps": steps.results, "hardware": describe_hardware()}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    console.print(f"written to {output}")
+    write_results(output, {"benchmark": "gpu", "steps": steps.results})
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ mask decoder. Ours quantise every block that the recipe allows: the Dice budget 
 is not used. ONNX Runtime's and ModelOpt's choose their own nodes.
 """
 
-import json
 import subprocess
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +27,8 @@ from onnx import ModelProto
 from rich.console import Console
 from rich.table import Table
 
-from samus_edge.benchmarking.bench_run import describe_hardware
+from samus_edge.benchmarking.bench_run import write_results
+from samus_edge.benchmarking.turns import time_turn
 from samus_edge.calibration.activation_statistics import (
     METHODS,
     RangeMethod,
@@ -160,11 +160,7 @@ def latencies_ms(graphs: dict[str, ModelProto], frame: npt.NDArray[np.uint8]) ->
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for _ in range(ROUNDS):
         for name, session in sessions.items():
-            session.run(None, {"image": frame[None]})
-            for _ in range(RUNS):
-                start = time.perf_counter_ns()
-                session.run(None, {"image": frame[None]})
-                times[name].append((time.perf_counter_ns() - start) / 1e6)
+            times[name] += time_turn(partial(session.run, None, {"image": frame[None]}), RUNS)
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
@@ -238,10 +234,8 @@ def command(
         "bundle": opened.manifest.name,
         "engine": f"{find_tensorrt('tensorrt_rtx')} for {COMPUTE_CAPABILITY}",
         "rows": rows,
-        "hardware": describe_hardware(),
     }
-    output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    console.print(f"written to {output}")
+    write_results(output, document)
 
 
 def _quantised_nodes(graph: ModelProto) -> int:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from samus_edge.benchmarking.bench_run import describe_hardware
+from samus_edge.benchmarking.bench_run import write_results
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,9 @@ def command(
         report["steps"][step.name] = outcome
         if outcome["exit_code"] != 0:
             typer.echo(f"  failed: {(outcome['messages'].splitlines() or ['no message'])[-1]}")
-    report["hardware"] = describe_hardware()
-    output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_results(output, report)
     failed = [name for name, each in report["steps"].items() if each["exit_code"] != 0]
-    typer.echo(f"written to {output}; it is what to send back")
+    typer.echo("This file is what to send back.")
     if failed:
         typer.echo(f"failed: {', '.join(failed)}")
         raise typer.Exit(1)

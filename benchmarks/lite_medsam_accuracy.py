@@ -6,7 +6,6 @@ Run it in the development environment, with BUSI at hand:
 points; BUSI was probably in its training data, our test subset included.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lite_medsam import INPUT_SIZE, boxed_decoder, build_lite_medsam, encoder_input
-from samus_edge.benchmarking.bench_run import describe_hardware
+from samus_edge.benchmarking.bench_run import write_results
 from samus_edge.data.case import UltrasoundCase, select_lesions
 from samus_edge.data.dataset import list_cases
 from samus_edge.data.prompt_protocol import box_sweep
@@ -108,7 +107,7 @@ def main(
     cases = select_lesions(list_cases(data, load_split(split)["test"]))
     groups = load_groups(split)
     console = Console()
-    result: dict[str, object] = {"hardware": describe_hardware(), "subset": "test"}
+    result: dict[str, object] = {"subset": "test"}
     with Segmenter.load(bundle) as segmenter:
         predictors: dict[str, Predictor[Any]] = {
             "samus-edge": segmenter,
@@ -116,9 +115,7 @@ def main(
         }
         for name, predictor in predictors.items():
             result[name] = _evaluate(name, predictor, cases, groups, console)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    console.print(f"wrote {out}")
+    write_results(out, result)
 
 
 def _evaluate(

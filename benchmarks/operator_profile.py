@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cpu_latency import BENCHMARKS_DIR, EXAMPLES_DIR, Candidate, our_candidates
-from samus_edge.benchmarking.bench_run import describe_hardware
+from samus_edge.benchmarking.bench_run import write_results
 from samus_edge.benchmarking.planner import SIDE as CEILING_SIDE
 from samus_edge.benchmarking.planner import LargeProduct
 from samus_edge.errors import SamusEdgeError
@@ -272,12 +272,9 @@ def command(
         "ceiling_gflop_per_s": round(ceiling, 1),
         "ceiling_product": [CEILING_SIDE] * 3,
         "graphs": graphs,
-        "hardware": describe_hardware(),
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_results(output, document)
     chart.write_bytes(draw(graphs, ceiling))
-    console.print(f"written to {output} and {chart}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Run it in the development environment, with BUSI at hand:
 import importlib
 import importlib.machinery
 import importlib.util
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -23,7 +22,7 @@ import numpy.typing as npt
 import typer
 from rich.console import Console
 
-from samus_edge.benchmarking.bench_run import describe_hardware
+from samus_edge.benchmarking.bench_run import write_results
 from samus_edge.data.case import UltrasoundCase, read_image, read_instances, select_lesions
 from samus_edge.data.dataset import list_cases
 from samus_edge.data.prompt_protocol import STANDARD_PROTOCOLS, Prompt, case_generator
@@ -33,7 +32,6 @@ from samus_edge.export.sam_profile import write_sam_profile
 from samus_edge.runtime import Segmenter
 from samus_edge.weights.bundle_file import load_bundle_model
 
-SHARED = Path("/work/shared/data")
 RESULTS_DIR = Path(__file__).resolve().parent / "results"
 
 CANVAS_HW = (684, 1024)
@@ -178,9 +176,8 @@ def compare(
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder of BUSI.")] = SHARED / "Dataset_BUSI_with_GT",
-    split: Annotated[Path, typer.Option(help="JSON file with the subsets.")] = SHARED
-    / "busi_split_v1.json",
+    data: Annotated[Path, typer.Option(help="Folder of BUSI.")],
+    split: Annotated[Path, typer.Option(help="JSON file with the subsets.")],
     subset: Annotated[str, typer.Option(help="Which of them.")] = "val",
     out: Annotated[Path, typer.Option(help="Result file.")] = RESULTS_DIR
     / "sam_profile_accuracy.json",
@@ -202,12 +199,10 @@ def main(
             "samexporter, black margin": beside_black(with_tool(tool)),
         }
         result = compare(cases, ways)
-    about = {"hardware": describe_hardware(), "subset": subset, "images": len(cases)}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({**about, "results": result}, indent=2) + "\n", encoding="utf-8")
+    about = {"subset": subset, "images": len(cases)}
+    write_results(out, {**about, "results": result})
     for name, by_prompt in result.items():
         console.print(name, by_prompt)
-    console.print(f"wrote {out}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from samus_edge.benchmarking.bench_run import describe_hardware
+from samus_edge.benchmarking.bench_run import write_results
 from samus_edge.benchmarking.turns import Latency
 from samus_edge.runtime.bundle.check_frame import CheckFrame, load_check_frames
 
@@ -141,9 +141,8 @@ def command(
         "threads": threads,
         "seconds_each": seconds,
         "results": rows,
-        "hardware": describe_hardware(),
     }
-    output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_results(output, document)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """A benchmark from its options to its results."""
 
+import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 from samus_edge import __version__
 from samus_edge.benchmarking.bench_results import BenchResults, rows_of
@@ -28,7 +31,14 @@ from samus_edge.runtime.backends.gpu.find_device import list_gpus
 from samus_edge.runtime.backends.tensorrt.engine_build import EngineOptions, FrameSizes
 from samus_edge.runtime.bundle.bundle import Bundle
 
-__all__ = ["RIVALS", "BenchOptions", "describe_hardware", "open_runtime", "run_bench"]
+__all__ = [
+    "RIVALS",
+    "BenchOptions",
+    "describe_hardware",
+    "open_runtime",
+    "run_bench",
+    "write_results",
+]
 
 
 def describe_hardware() -> dict[str, object]:
@@ -53,6 +63,14 @@ def describe_hardware() -> dict[str, object]:
             **{name: version for name, version in package_versions().items() if version},
         },
     }
+
+
+def write_results(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a benchmark's results, JSON, with the hardware that they were measured on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**document, "hardware": describe_hardware()}, indent=2)
+    path.write_text(text + "\n", encoding="utf-8")
+    print(f"written to {path}")
 
 
 RIVALS = ("torch", "torch-compile")

@@ -1,20 +1,26 @@
 """Timing several subjects in turns, so that what disturbs the machine meets all of them."""
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from samus_edge.benchmarking.subject import STAGES, Stage, Subject
+from samus_edge.benchmarking.subject import STAGES, Stage, Subject, resident_bytes
 from samus_edge.errors import BadArgumentError
+from samus_edge.runtime.bundle.check_frame import CheckFrame
+from samus_edge.runtime.segmenter import Segmenter
 
 __all__ = [
     "Latency",
     "Ratio",
+    "SoakResult",
     "Timed",
     "ratio_of_medians",
+    "soak",
     "time_in_turns",
+    "time_turn",
 ]
 
 
@@ -138,6 +144,24 @@ class Timed:
         return [value for each in self.device_rounds for value in each]
 
 
+def time_turn(
+    work: Callable[[], object], runs: int, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
+    """Time one turn; milliseconds of each run.
+
+    A turn begins with a short pause, in which threads of whatever ran before stop spinning, and a run that
+    does not count.
+    """
+    time.sleep(_SETTLE_SECONDS)
+    work()
+    taken = []
+    for _ in range(runs):
+        begun = clock()
+        work()
+        taken.append((clock() - begun) * _MILLISECONDS)
+    return taken
+
+
 def time_in_turns(
     subjects: Sequence[Subject],
     *,
@@ -148,8 +172,7 @@ def time_in_turns(
 ) -> list[Timed]:
     """Time every stage of every subject.
 
-    In a round, subjects take turns at one stage, then at the next. A turn begins with a short pause, in which
-    threads of the subject before stop spinning, and a run that does not count.
+    In a round, subjects take turns at one stage, then at the next; see `time_turn`.
 
     Args:
         subjects: to be timed; opened, and warm.
@@ -165,15 +188,79 @@ def time_in_turns(
     timed.sort(key=lambda each: (STAGES.index(each.stage.name), each.stage.items))  # is stable
     for _ in range(rounds):
         for each in timed:
-            time.sleep(_SETTLE_SECONDS)
-            each.stage.run()
-            taken = []
-            for _ in range(runs):
-                begun = clock()
-                each.stage.run()
-                taken.append((clock() - begun) * _MILLISECONDS)
-            each.rounds.append(taken)
+            each.rounds.append(time_turn(each.stage.run, runs, clock))
             if each.stage.device_milliseconds is not None:
                 each.device_rounds.append(each.stage.device_milliseconds(runs))
             on_turn()
     return timed
+
+
+_WARM_UP_PASSES = 2
+
+
+@dataclass(frozen=True)
+class SoakResult:
+    """What many frames in a row came to.
+
+    Attributes:
+        frames: that were segmented.
+        differing: whose mask was not, bit by bit, that of the same frame before.
+        latency: of one frame with one box, from host to host.
+        memory_growth_bytes: of this process, from the warm-up's end to the last frame; None if not known.
+        gpu_memory_growth_bytes: less free on the GPU; None if there is none.
+    """
+
+    frames: int
+    differing: int
+    latency: Latency
+    memory_growth_bytes: int | None
+    gpu_memory_growth_bytes: int | None
+
+    def to_json(self) -> dict[str, object]:
+        """As plain values."""
+        return asdict(self)
+
+
+def soak(
+    segmenter: Segmenter,
+    frames: Sequence[CheckFrame],
+    count: int,
+    *,
+    on_frame: Callable[[], None] = lambda: None,
+) -> SoakResult:
+    """Segment frames over and over.
+
+    Args:
+        segmenter: what segments.
+        frames: in turns, each with its box.
+        count: of frames to segment, after each was segmented twice.
+        on_frame: called after each.
+
+    Raises:
+        BackendError: if the backend fails.
+    """
+    gpu = segmenter.backend.gpu
+
+    def segment(frame: CheckFrame) -> str:
+        masks = segmenter.segment(frame.image, boxes=frame.box[None]).masks
+        return hashlib.sha256(masks.tobytes()).hexdigest()
+
+    for _ in range(_WARM_UP_PASSES):
+        expected = [segment(frame) for frame in frames]
+    resident, free = resident_bytes(), None if gpu is None else gpu.free_memory_bytes()
+    milliseconds: list[float] = []
+    differing = 0
+    for index in range(count):
+        begun = time.perf_counter()
+        found = segment(frames[index % len(frames)])
+        milliseconds.append((time.perf_counter() - begun) * 1e3)
+        differing += found != expected[index % len(frames)]
+        on_frame()
+    after = resident_bytes()
+    return SoakResult(
+        count,
+        differing,
+        Latency.of(milliseconds),
+        None if resident is None or after is None else after - resident,
+        None if gpu is None or free is None else free - gpu.free_memory_bytes(),
+    )

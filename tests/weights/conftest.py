@@ -86,13 +86,13 @@ def decoder_state() -> dict[str, Tensor]:
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def samus_state(decoder_state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A small SAMUS's state dict, random."""
     return random_state(samus_encoder_shapes()) | decoder_state
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def sam_state(decoder_state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A small SAM's state dict, random; 64x64 tokens, as SAM has."""
     return random_state(sam_encoder_shapes(global_side=64)) | decoder_state
@@ -107,7 +107,7 @@ def random_state(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_vit() -> Callable[..., SamusHF]:
     """Builds the ViT architecture at the size of `samus_state` and `sam_state`, from seed 0."""
 

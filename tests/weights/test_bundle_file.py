@@ -131,9 +131,9 @@ def test_a_tensor_that_the_graph_lacks_is_named(random_bundle: Path) -> None:
 def test_default_bundle_computes_what_its_torch_model_computes(
     asset_frames: list[AssetFrame],
 ) -> None:
-    """The shipped files against torch, on twenty real frames of different sizes and shapes."""
-    frames = [frame.image for frame in asset_frames]
+    """The shipped files against torch, on real frames of different sizes and shapes."""
+    frames = [frame.image for frame in asset_frames[::3]]
     report = measure_parity(load_bundle_model(), default_bundle_path(), frames, seed=1)
-    assert len({frame.shape for frame in frames}) == report.frames == 20
+    assert len({frame.shape for frame in frames}) == report.frames == 7
     assert report.max_abs_logit_error <= 1e-3
     assert report.min_mask_iou >= 0.999

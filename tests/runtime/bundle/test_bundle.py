@@ -21,6 +21,7 @@ from samus_edge.runtime.bundle.bundle import (
     precision_name,
     select_graphs,
 )
+from samus_edge.runtime.bundle.bundle_files import is_safe_path
 from samus_edge.runtime.bundle.manifest import MANIFEST_FILE, GraphSelection, Manifest
 from samus_edge.runtime.bundle.records import to_json
 from samus_edge.runtime.segmenter import Segmenter
@@ -242,3 +243,20 @@ def test_the_default_bundle_is_whole() -> None:
     if not default_bundle_path().is_dir():
         pytest.skip(f"this checkout has no default bundle in {default_bundle_path()}")
     assert set(Bundle.open().manifest.graphs) >= {"image_encoder", "mask_decoder"}
+
+
+@pytest.mark.parametrize("path", ["a.onnx", "fp32/a.onnx", "..a", "a..b/c.", ".hidden", "ä ö"])
+def test_plain_relative_paths_are_safe(path: str) -> None:
+    assert is_safe_path(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("", ".", "..", "/", "/etc/passwd", "a/../b", "a/..", "./a", "a//b", "a/"),
+        *("C:", "C:a", "C:\\a", "C:/a", "\\\\server\\share", "a\\b", "..\\a", "a:stream"),
+        *("a\0b", "a\nb", "a\x1bb", "\ud800", "*/_ORT_MEM_ADDR_/*", "a?", "x" * 256),
+    ],
+)
+def test_paths_that_leave_the_folder_on_some_system_are_not(path: str) -> None:
+    assert not is_safe_path(path)

@@ -1,4 +1,4 @@
-"""What a benchmark found, as a document."""
+"""Results of a benchmark, as a document and as a chart."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field

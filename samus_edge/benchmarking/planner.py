@@ -1,4 +1,7 @@
-"""What a Jetson would need, estimated from published ceilings. No Jetson was measured for this."""
+"""What graphs compute and move, what a machine can do, and what a Jetson would need.
+
+Figures of Jetsons are estimates from published ceilings; no Jetson was measured for them.
+"""
 
 import math
 import time

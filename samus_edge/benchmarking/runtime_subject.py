@@ -49,8 +49,13 @@ class RuntimeSubject:
         Raises:
             BackendError: if the backend cannot run the bundle.
         """
-        self._precision = precision_name(bundle, precision)
-        self._label = label or f"{backend.name} {self._precision}"
+        self.precision = precision_name(bundle, precision)
+        self.name = label or f"{backend.name} {self.precision}"
+        self.device, self.version = backend.device, backend.version
+        self.is_on_gpu = backend.device != CPU_PROVIDER
+        self.memory_bytes: int | None = None
+        self.gpu_memory_bytes: int | None = None
+        self.stages: Sequence[Stage] = ()
         self._backend = backend
         self._closing = ExitStack()
         try:
@@ -67,7 +72,7 @@ class RuntimeSubject:
     ) -> None:
         backend, gpu = self._backend, self._backend.gpu
         before, free = resident_bytes(), None if gpu is None else gpu.free_memory_bytes()
-        segmenter = self._closing.enter_context(Segmenter(bundle, backend, self._precision))
+        segmenter = self._closing.enter_context(Segmenter(bundle, backend, self.precision))
 
         def segment() -> object:
             return segmenter.segment(workload.frame, boxes=workload.boxes(1))
@@ -75,12 +80,11 @@ class RuntimeSubject:
         for _ in range(3):
             segment()
         after = resident_bytes()
-        self._memory = None if before is None or after is None else max(0, after - before)
-        self._gpu_memory = None
+        self.memory_bytes = None if before is None or after is None else max(0, after - before)
         if gpu is not None and free is not None:
-            self._gpu_memory = max(0, free - gpu.free_memory_bytes())
+            self.gpu_memory_bytes = max(0, free - gpu.free_memory_bytes())
 
-        graphs = select_graphs(bundle, self._precision)
+        graphs = select_graphs(bundle, self.precision)
         stages: list[Stage] = []
         encoder: GraphSession | None = None
         for count in workload.batches:
@@ -107,47 +111,7 @@ class RuntimeSubject:
                 feeds = dict(workload.decoder_feeds(bundle, embeddings, count))
                 stages.append(_stage(MASK_DECODER, count, decoder, feeds))
         stages.append(Stage(END_TO_END, 1, segment))
-        self._stages = stages
-
-    @property
-    def name(self) -> str:
-        """Backend and precision."""
-        return self._label
-
-    @property
-    def device(self) -> str:
-        """What computes."""
-        return self._backend.device
-
-    @property
-    def is_on_gpu(self) -> bool:
-        """Whether that is a GPU."""
-        return self._backend.device != CPU_PROVIDER
-
-    @property
-    def precision(self) -> str:
-        """As the bundle calls it."""
-        return self._precision
-
-    @property
-    def version(self) -> str:
-        """Of the engine."""
-        return self._backend.version
-
-    @property
-    def stages(self) -> Sequence[Stage]:
-        """What can be timed."""
-        return self._stages
-
-    @property
-    def memory_bytes(self) -> int | None:
-        """By how much the process grew."""
-        return self._memory
-
-    @property
-    def gpu_memory_bytes(self) -> int | None:
-        """By how much the GPU's free memory shrank."""
-        return self._gpu_memory
+        self.stages = stages
 
     def close(self) -> None:
         """Close the graphs."""

@@ -1,12 +1,14 @@
 """How well and how fast a lesion is followed, on cines made from real frames by known motion; and a soak.
 
-Run it in the development environment: `python benchmarks/cine_tracking.py --data BUSI --split split.json`. Writes
-`benchmarks/results/cine_tracking.json` and `docs/images/cine_tracking.png`. `--soak 30` instead streams frames in real time
-for 30 minutes, and writes `benchmarks/results/stream_soak.json`.
+Run it in the development environment: `python benchmarks/cine_tracking.py --data BUSI --split
+split.json`. Writes `benchmarks/results/cine_tracking.json` and `docs/images/cine_tracking.png`.
+`--soak 30` instead streams frames in real time for 30 minutes, and writes
+`benchmarks/results/stream_soak.json`.
 
-The true mask of every frame is known, since each cine is one BUSI image under motion that is known: travel, turning, pressure,
-gain and new speckle in every frame; in the second kind the lesion fades out of the plane and comes back. The box of the first
-frame is that around the true mask. The ceiling is the model's Dice with the true box in every frame.
+The true mask of every frame is known, since each cine is one BUSI image under motion that is known:
+travel, turning, pressure, gain and new speckle in every frame; in the second kind the lesion fades
+out of the plane and comes back. The box of the first frame is that around the true mask. The
+ceiling is the model's Dice with the true box in every frame.
 """
 
 import time

@@ -1,12 +1,13 @@
 """What corrective clicks do: Dice after each, and whether the clicked pixel follows.
 
-Run it in the development environment: `python benchmarks/corrective_clicks.py --data BUSI --split split.json`. Writes
-`benchmarks/results/corrective_clicks.json`.
+Run it in the development environment: `python benchmarks/corrective_clicks.py --data BUSI --split
+split.json`. Writes `benchmarks/results/corrective_clicks.json`.
 
-A box is up to 20 % off on each side, so that there is something to correct. Each click is in the middle of the largest error, on the
-lesion or beside it, as in the literature. Three ways to use them: all clicks at once beside the box; each click refines the mask
-before it (its logits go in as well); and `predict_with_clicks`, which also sees to it that the clicked place follows, and is what the
-service and its page do.
+A box is up to 20 % off on each side, so that there is something to correct. Each click is in the
+middle of the largest error, on the lesion or beside it, as in the literature. Three ways to use
+them: all clicks at once beside the box; each click refines the mask before it (its logits go in as
+well); and `predict_with_clicks`, which also sees to it that the clicked place follows, and is what
+the service and its page do.
 """
 
 from pathlib import Path

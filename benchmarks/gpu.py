@@ -1,12 +1,12 @@
 """Everything that needs a GPU, in one run: engines, their checks, speed, 10,000 frames; beside torch.
 
-Run it on a machine with an NVIDIA GPU, in the development environment with TensorRT or TensorRT-RTX:
-`python benchmarks/gpu.py`. It takes less than eight minutes and writes `benchmarks/results/gpu.json`. A step
-that fails is recorded with its message, and the next one begins; where there is no GPU nothing is measured,
-and the exit code is 1.
+Run it on a machine with an NVIDIA GPU, in the development environment with TensorRT or
+TensorRT-RTX: `python benchmarks/gpu.py`. It takes less than eight minutes and writes
+`benchmarks/results/gpu.json`. A step that fails is recorded with its message, and the next one
+begins; where there is no GPU nothing is measured, and the exit code is 1.
 
-`vit_b` has random weights: speed does not need trained ones. int8 ranges are from the eight frames that are
-installed with the runtime, enough for speed, not for accuracy.
+`vit_b` has random weights: speed does not need trained ones. int8 ranges are from the eight frames
+that are installed with the runtime, enough for speed, not for accuracy.
 """
 
 import subprocess

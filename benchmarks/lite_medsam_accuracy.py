@@ -1,9 +1,9 @@
 """Dice of LiteMedSAM and of the default bundle on the same lesions with the same boxes, in one run.
 
 Run it in the development environment, with BUSI at hand:
-`python benchmarks/lite_medsam_accuracy.py --data Dataset_BUSI_with_GT --split busi_split_v1.json`. Writes
-`benchmarks/results/lite_medsam_accuracy.json`. LiteMedSAM was trained with boxes only, so it gets no
-points; BUSI was probably in its training data, our test subset included.
+`python benchmarks/lite_medsam_accuracy.py --data Dataset_BUSI_with_GT --split busi_split_v1.json`.
+Writes `benchmarks/results/lite_medsam_accuracy.json`. LiteMedSAM was trained with boxes only, so it
+gets no points; BUSI was probably in its training data, our test subset included.
 """
 
 from dataclasses import dataclass

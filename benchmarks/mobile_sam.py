@@ -1,9 +1,9 @@
 """MobileSAM's image encoder as an ONNX graph: its architecture, for its speed.
 
 MobileSAM (arXiv 2306.14289) runs TinyViT-5M on 1024x1024 images: a stem of two 3x3 convolutions of
-stride 2, then the stages of which LiteMedSAM took all. So LiteMedSAM's encoder with that stem before it
-is MobileSAM's. The stem's weights are random, which does not change its speed; the graph's outputs mean
-nothing. Needs what `lite_medsam.py` needs.
+stride 2, then the stages of which LiteMedSAM took all. So LiteMedSAM's encoder with that stem
+before it is MobileSAM's. The stem's weights are random, which does not change its speed; the
+graph's outputs mean nothing. Needs what `lite_medsam.py` needs.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,8 @@ def export_mobile_sam(cache_dir: Path, on_step: Callable[[str], None] = lambda s
         on_step: called with the name of each step as it begins.
 
     Returns:
-        ONNX file; `image` (1, 3, 1024, 1024) float32 to `image_embeddings` (1, 256, 64, 64) float32.
+        ONNX file; `image` (1, 3, 1024, 1024) float32 to `image_embeddings` (1, 256, 64, 64)
+        float32.
     """
     import torch
     from torch import nn

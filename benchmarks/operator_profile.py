@@ -3,10 +3,10 @@
 Run it in the development environment: `python benchmarks/operator_profile.py`. Writes
 `benchmarks/results/operator_profile.json` and `docs/images/operator_profile.png`.
 
-ONNX Runtime's profiler times every node of the optimised graphs, and notes the shapes from which the
-operations of matrix products and convolutions are counted. In the same run, taking turns with the
-graphs, one large float32 matrix product shows what the processor reaches. A node's time is the tenth
-percentile of its runs, which other processes disturb least; the profiler itself adds some
+ONNX Runtime's profiler times every node of the optimised graphs, and notes the shapes from which
+the operations of matrix products and convolutions are counted. In the same run, taking turns with
+the graphs, one large float32 matrix product shows what the processor reaches. A node's time is the
+tenth percentile of its runs, which other processes disturb least; the profiler itself adds some
 microseconds to each node.
 """
 

@@ -1,9 +1,9 @@
 """Dice of the SAM pair in the code of annotation tools, beside that of the bundle it was made from.
 
 Run it in the development environment, with BUSI at hand:
-`python benchmarks/sam_profile_accuracy.py --data Dataset_BUSI_with_GT --split busi_split_v1.json`. Writes
-`benchmarks/results/sam_profile_accuracy.json`. It needs Python 3.11 and
-`pip install --no-deps samexporter==0.5.0 anylabeling==0.4.43`.
+`python benchmarks/sam_profile_accuracy.py --data Dataset_BUSI_with_GT --split busi_split_v1.json`.
+Writes `benchmarks/results/sam_profile_accuracy.json`. It needs Python 3.11 and `pip install
+--no-deps samexporter==0.5.0 anylabeling==0.4.43`.
 """
 
 import importlib

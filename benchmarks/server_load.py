@@ -1,10 +1,12 @@
 """Latency and memory of `samus-edge serve` with several clients at once.
 
-Run it in the development environment: `python benchmarks/server_load.py`. Writes `benchmarks/results/server_load.json`.
+Run it in the development environment: `python benchmarks/server_load.py`. Writes
+`benchmarks/results/server_load.json`.
 
-The service runs in a process of its own. Each client keeps an image, and asks for masks of boxes that move a little, one after the
-other, without a pause: more than people would. Beside prompts on an image that is encoded already there are new images, which
-have to be encoded. Memory is that of the service's process.
+The service runs in a process of its own. Each client keeps an image, and asks for masks of boxes
+that move a little, one after the other, without a pause: more than people would. Beside prompts on
+an image that is encoded already there are new images, which have to be encoded. Memory is that of
+the service's process.
 """
 
 import http.client

@@ -158,8 +158,8 @@ class JetsonModule:
     Attributes:
         name: as on the command line.
         title: for people.
-        fp16_tflops: of the GPU's tensor cores, dense; int8 is twice that. Advertised TOPS are sparse int8,
-            four times that, and on some modules with the DLA's.
+        fp16_tflops: of the GPU's tensor cores, dense; int8 is twice that. Advertised TOPS are
+            sparse int8, four times that, and on some modules with the DLA's.
         gbyte_per_s: of the memory.
         memory_gb: shared by CPU and GPU.
         source: where the figures are from.
@@ -438,8 +438,8 @@ def roofline(
 ) -> list[RooflinePoint]:
     """Compare what was timed with what the machine allows.
 
-    The device's clock counts where there is one. Subjects in a precision whose ceiling was not measured are
-    left out.
+    The device's clock counts where there is one. Subjects in a precision whose ceiling was not
+    measured are left out.
 
     Args:
         timed: the stages of subjects.

@@ -109,10 +109,10 @@ class Stage:
     Attributes:
         name: one of `STAGES`.
         items: frames or prompts of one run.
-        run: does it once, from arrays of the host, until the result is there: arrays of the host, or the
-            embedding where the decoder wants it.
-        device_milliseconds: does it a number of times between arrays of the device, and gives the time
-            of each by the device's own clock; None where there is no such clock.
+        run: does it once, from arrays of the host, until the result is there: arrays of the host,
+            or the embedding where the decoder wants it.
+        device_milliseconds: does it a number of times between arrays of the device, and gives the
+            time of each by the device's own clock; None where there is no such clock.
     """
 
     name: str
@@ -131,7 +131,8 @@ class Subject(Protocol):
         precision: of most of its arithmetic, for example "fp32".
         version: of the engine.
         stages: what can be timed.
-        memory_bytes: by how much the process grew with it, its first runs included; None if not known.
+        memory_bytes: by how much the process grew with it, its first runs included; None if not
+            known.
         gpu_memory_bytes: that became less on the GPU; None if there is none.
     """
 

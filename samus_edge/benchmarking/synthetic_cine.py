@@ -23,8 +23,8 @@ class CineMotion:
         squeeze: part of the height that pressure takes away, and the width gains.
         gain: part by which brightness goes up and down.
         speckle: standard deviation of the multiplicative noise, new in every frame.
-        hidden: frames in which the lesion is out of the plane, first and last; None for never. It fades within
-            `fade` frames.
+        hidden: frames in which the lesion is out of the plane, first and last; None for never. It
+            fades within `fade` frames.
         fade: frames.
     """
 
@@ -63,8 +63,8 @@ def synthetic_cine(
 ) -> Iterator[TrueFrame]:
     """Move a frame.
 
-    The whole frame moves with its lesion, as under a moving probe; what comes into view at its sides is its mirror
-    image. Out of the plane the lesion is filled in from what is around it.
+    The whole frame moves with its lesion, as under a moving probe; what comes into view at its
+    sides is its mirror image. Out of the plane the lesion is filled in from what is around it.
 
     Args:
         image: (H, W), uint8.

@@ -149,8 +149,8 @@ def time_turn(
 ) -> list[float]:
     """Time one turn; milliseconds of each run.
 
-    A turn begins with a short pause, in which threads of whatever ran before stop spinning, and a run that
-    does not count.
+    A turn begins with a short pause, in which threads of whatever ran before stop spinning, and a
+    run that does not count.
     """
     time.sleep(_SETTLE_SECONDS)
     work()
@@ -206,7 +206,8 @@ class SoakResult:
         frames: that were segmented.
         differing: whose mask was not, bit by bit, that of the same frame before.
         latency: of one frame with one box, from host to host.
-        memory_growth_bytes: of this process, from the warm-up's end to the last frame; None if not known.
+        memory_growth_bytes: of this process, from the warm-up's end to the last frame; None if not
+            known.
         gpu_memory_growth_bytes: less free on the GPU; None if there is none.
     """
 

@@ -30,9 +30,10 @@ async def serve_live(
 ) -> None:
     """Serve one accepted connection until it is closed.
 
-    The client sends frames as binary messages (PNG or JPEG files), and commands as text: `{"mark": [x1, y1, x2, y2]}`
-    follows a lesion from the next frame on, `{"unmark": true}` none, `{"pixel_mm": 0.1}` sets the size of a pixel. It gets
-    a text message for each frame that was not dropped, and `{"error": "..."}` for what it did wrong.
+    The client sends frames as binary messages (PNG or JPEG files), and commands as text: `{"mark":
+    [x1, y1, x2, y2]}` follows a lesion from the next frame on, `{"unmark": true}` none,
+    `{"pixel_mm": 0.1}` sets the size of a pixel. It gets a text message for each frame that was not
+    dropped, and `{"error": "..."}` for what it did wrong.
     """
     spacing: list[PixelSpacing | None] = [None]
     with Stream(segmenter) as stream:

@@ -22,7 +22,8 @@ class ServerSettings:
         precision: see `Segmenter.load`.
         threads: CPU threads; None for all cores, at most 8.
         max_request_bytes: of one request's body.
-        max_sessions: images that are kept at the same time; the one that was used longest ago goes first.
+        max_sessions: images that are kept at the same time; the one that was used longest ago goes
+            first.
         max_session_bytes: that all images hold together, decoded frames and files.
         session_seconds: for which an image is kept after it was last used.
         max_frames: of a cine that is tracked in one request.

@@ -10,7 +10,7 @@ PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
 
 def lowest_versions(text: str) -> list[str]:
-    """`numpy>=1.24` in `[project] dependencies` gives `numpy==1.24`.
+    """`numpy>=1.24` in `[project] dependencies` gives `numpy==1.24.*`.
 
     Args:
         text: the content of a pyproject.toml with one dependency a line.
@@ -25,7 +25,7 @@ def lowest_versions(text: str) -> list[str]:
         bound = re.fullmatch(r"([\w.-]+)>=([\w.]+)", requirement)
         if bound is None:
             raise ValueError(f"{requirement} has no plain lower bound, such as numpy>=1.24")
-        constraints.append(f"{bound[1]}=={bound[2]}")
+        constraints.append(f"{bound[1]}=={bound[2]}.*")
     return constraints
 
 

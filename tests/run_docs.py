@@ -249,6 +249,7 @@ def page_files(block: tuple[str, str, str], root: Path) -> None:
     if first[2] != text:
         return
     (root / "split.json").unlink(missing_ok=True)
+    shutil.rmtree(root / "runs" / "mine", ignore_errors=True)
     if "data split" not in whole:
         shutil.copy(root / "busi_split_v1.json", root / "split.json")
 

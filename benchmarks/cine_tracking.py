@@ -1,4 +1,5 @@
-"""How well and how fast a lesion is followed, on cines made from real frames by known motion; and a soak.
+"""How well and how fast a lesion is followed, on cines made from real frames by known motion; and a
+soak.
 
 Run it in the development environment: `python benchmarks/cine_tracking.py --data BUSI --split
 split.json`. Writes `benchmarks/results/cine_tracking.json` and `docs/images/cine_tracking.png`.

@@ -1,4 +1,5 @@
-"""Wall time and peak memory of `samus-edge infer` from a cold start, and the runtime's install size.
+"""Wall time and peak memory of `samus-edge infer` from a cold start, and the runtime's install
+size.
 
 Run it in any environment that has samus-edge: `python benchmarks/cold_start.py`. Writes
 `benchmarks/results/cold_start.json`.

@@ -1,4 +1,5 @@
-"""Latency of the default bundle on the CPU, beside LiteMedSAM's ONNX export and MobileSAM's encoder.
+"""Latency of the default bundle on the CPU, beside LiteMedSAM's ONNX export and MobileSAM's
+encoder.
 
 Run it in the development environment: `python benchmarks/cpu_latency.py`. Writes
 `benchmarks/results/cpu_latency.json`.

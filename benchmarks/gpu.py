@@ -1,4 +1,5 @@
-"""Everything that needs a GPU, in one run: engines, their checks, speed, 10,000 frames; beside torch.
+"""Everything that needs a GPU, in one run: engines, their checks, speed, 10,000 frames; beside
+torch.
 
 Run it on a machine with an NVIDIA GPU, in the development environment with TensorRT or
 TensorRT-RTX: `python benchmarks/gpu.py`. It takes less than eight minutes and writes

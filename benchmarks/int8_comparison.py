@@ -1,14 +1,14 @@
 """Ways to quantise the image encoder, on the same frames: ours, ONNX Runtime's, NVIDIA ModelOpt's.
 
 Run it in the development environment, with BUSI and its split:
-`python benchmarks/int8_comparison.py --data Dataset_BUSI_with_GT --split busi_split_v1.json`. Writes
-`benchmarks/results/int8_comparison.json`. ModelOpt pins other versions of onnx, so it has an
+`python benchmarks/int8_comparison.py --data Dataset_BUSI_with_GT --split busi_split_v1.json`.
+Writes `benchmarks/results/int8_comparison.json`. ModelOpt pins other versions of onnx, so it has an
 environment of its own (`pip install torch==2.13.0 'nvidia-modelopt[onnx]'`), named with
 `--modelopt-python`; without it its rows are left out.
 
-All are calibrated on 32 training frames and measured on the validation subset, with the bundle's own
-mask decoder. Ours quantise every block that the recipe allows: the Dice budget of `samus-edge calibrate`
-is not used. ONNX Runtime's and ModelOpt's choose their own nodes.
+All are calibrated on 32 training frames and measured on the validation subset, with the bundle's
+own mask decoder. Ours quantise every block that the recipe allows: the Dice budget of `samus-edge
+calibrate` is not used. ONNX Runtime's and ModelOpt's choose their own nodes.
 """
 
 import subprocess

@@ -1,4 +1,5 @@
-"""Everything worth knowing of one device, in one file to send back: doctor, engines, their check, speed.
+"""Everything worth knowing of one device, in one file to send back: doctor, engines, their check,
+speed.
 
 `make jetson-check` runs it in an environment of its own; it works on any machine. A step that fails
 is in the report with its message, and the next one begins.

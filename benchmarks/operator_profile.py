@@ -1,4 +1,5 @@
-"""Where the time of a bundle's graphs goes, and how far their products are from the processor's limit.
+"""Where the time of a bundle's graphs goes, and how far their products are from the processor's
+limit.
 
 Run it in the development environment: `python benchmarks/operator_profile.py`. Writes
 `benchmarks/results/operator_profile.json` and `docs/images/operator_profile.png`.

@@ -82,7 +82,8 @@ def measure_activations(
         from 0 to 0.
 
     Raises:
-        ValueError: if there are no samples, or a tensor holds a value that is not finite; names it.
+        BadArgumentError: if there are no samples, or a tensor holds a value that is not finite;
+            names it.
     """
     if not samples:
         raise BadArgumentError("samples must hold at least one sample, got none.")

@@ -149,7 +149,7 @@ def calibrate_bundle(
     Raises:
         SamusEdgeError: if ``folder`` exists and is not to be overwritten, or the bundle cannot be
             calibrated; nothing is left at ``folder``.
-        ValueError: if there are no frames.
+        BadArgumentError: if there are no frames.
     """
     if not frames:
         raise BadArgumentError("frames must hold at least one frame, got none.")

@@ -58,7 +58,7 @@ def float_tensors(model: ModelProto) -> set[str]:
     """Names of all float32 tensors of a graph: inputs, initialisers and what nodes give.
 
     Raises:
-        ValueError: if a tensor's type cannot be told.
+        BadArgumentError: if a tensor's type cannot be told.
     """
     inferred = shape_inference.infer_shapes(model, strict_mode=True)
     graph = inferred.graph

@@ -102,7 +102,7 @@ def quantise(
         recipe: the recipe.
 
     Raises:
-        ValueError: naming nodes that cannot be quantised, or tensors without a range.
+        BadArgumentError: naming nodes that cannot be quantised, or tensors without a range.
     """
     quantisable = quantisable_nodes(model, recipe)
     unknown = sorted(set(nodes) - quantisable.keys())

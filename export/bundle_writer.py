@@ -148,8 +148,8 @@ def write_bundle(
         The manifest and the measured parity.
 
     Raises:
-        ValueError: if there are no frames, one has another size than ``frame_hw``, or ``opset`` is
-            out of range.
+        BadArgumentError: if there are no frames, one has another size than ``frame_hw``, or
+            ``opset`` is out of range.
         SamusEdgeError: if ``folder`` exists and is not to be overwritten, or is no bundle.
         ExportMismatchError: if a parity gate does not hold; nothing is left at ``folder``.
     """
@@ -192,7 +192,7 @@ def check_opset(opset: int) -> None:
     """Refuse an operator set that graphs are not written for.
 
     Raises:
-        ValueError: unless it is from `OLDEST_OPSET` to `NEWEST_OPSET`.
+        BadArgumentError: unless it is from `OLDEST_OPSET` to `NEWEST_OPSET`.
     """
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise BadArgumentError(f"opset must be from {OLDEST_OPSET} to {NEWEST_OPSET}, got {opset}.")

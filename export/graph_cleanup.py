@@ -123,8 +123,8 @@ def downgrade(model: ModelProto, opset: int) -> None:
     of reductions become attributes. ONNX's own converter does not take these steps back.
 
     Args:
-        model: a graph of operator set 20, with the operators that `samus-edge export` writes; its Pad is of
-            four axes.
+        model: a graph of operator set 20, with the operators that `samus-edge export` writes; its
+            Pad is of four axes.
         opset: the operator set to reach, from 17 to 19.
     """
     if opset < GELU_OPSET:

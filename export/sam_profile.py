@@ -190,8 +190,8 @@ def write_sam_profile(
     Args:
         model: the model; left as it is. Rounded as in a bundle, so both give the same masks.
         folder: the pair's new folder.
-        name: name of the model, shown by the tools; in file names, what is neither an ASCII letter nor a
-            digit nor one of `._-` becomes `-`.
+        name: name of the model, shown by the tools; in file names, what is neither an ASCII letter
+            nor a digit nor one of `._-` becomes `-`.
         opset: ONNX operator set, from `OLDEST_OPSET` to `NEWEST_OPSET`; ONNX Runtime
             takes 20 from 1.17 on; 17 was run on 1.16.
         overwrite: whether a pair at ``folder`` is replaced.
@@ -201,7 +201,8 @@ def write_sam_profile(
         The written pair.
 
     Raises:
-        ValueError: if ``opset`` is out of range, or nothing of the name can be in a file name.
+        BadArgumentError: if ``opset`` is out of range, or nothing of the name can be in a file
+            name.
         SamusEdgeError: if ``folder`` exists and is not to be overwritten, or is no such pair.
         ExportMismatchError: if the pair computes something else; nothing is left at ``folder``.
         OutputFileError: if a file cannot be written; nothing is left.

@@ -83,7 +83,7 @@ def freeze_frame_size(model: ModelProto, frame_hw: tuple[int, int]) -> None:
         frame_hw: (H, W) of every frame, pixels, at least 1.
 
     Raises:
-        ValueError: if a size is less than 1.
+        BadArgumentError: if a size is less than 1.
     """
     if min(frame_hw) < 1:
         raise BadArgumentError(f"frame_hw must be at least 1x1, got {frame_hw[0]}x{frame_hw[1]}.")

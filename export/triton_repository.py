@@ -50,7 +50,7 @@ class TritonSettings:
     range of shapes, and is fastest at the typical one.
 
     Raises:
-        ValueError: naming every setting that is wrong.
+        BadArgumentError: naming every setting that is wrong.
     """
 
     variants: tuple[str, ...] = VARIANTS
@@ -253,7 +253,7 @@ def batch_mask_decoder(model: ModelProto) -> None:
         model: the graph `mask_decoder` of a bundle, weights included.
 
     Raises:
-        ValueError: if it lacks one of the inputs that are to have the same first axis.
+        BadArgumentError: if it lacks one of the inputs that are to have the same first axis.
     """
     inputs = {value.name: value.type.tensor_type.shape.dim for value in model.graph.input}
     missing = sorted({_IMAGE_EMBEDDINGS, _POINT_COORDS} - inputs.keys())
@@ -329,7 +329,7 @@ def write_triton_repository(
         The written repository.
 
     Raises:
-        ValueError: if there is no such precision.
+        BadArgumentError: if there is no such precision.
         BackendError: if the bundle does not have it.
         SamusEdgeError: if ``folder`` exists and is not to be overwritten, or is no such repository;
             or if the image encoder takes frames of one size alone.

@@ -29,7 +29,7 @@ def round_weights(model: "nn.Module", *, int8: Iterable[str] = ()) -> None:
         int8: names of (out, in) matrices that go to an int8 grid, symmetric, one scale per output.
 
     Raises:
-        ValueError: if a name in ``int8`` is no matrix of the model.
+        BadArgumentError: if a name in ``int8`` is no matrix of the model.
     """
     import torch
 

@@ -48,7 +48,7 @@ def assign_points_to_boxes(
         (N, P) with -1 where a point does not belong to the box.
 
     Raises:
-        ValueError: if there are several boxes and a point lies in none of them.
+        BadArgumentError: if there are several boxes and a point lies in none of them.
     """
     x, y = point_coords[:, 0], point_coords[:, 1]  # (P,)
     x1, y1, x2, y2 = (boxes[:, index : index + 1] for index in range(4))  # (N, 1)
@@ -79,7 +79,7 @@ def check_boxes(boxes: npt.ArrayLike, original_hw: tuple[int, int]) -> npt.NDArr
 
     Raises:
         TypeError: if they are not real numbers.
-        ValueError: if the shape is another, or a box is not finite, inverted, without area or
+        BadArgumentError: if the shape is another, or a box is not finite, inverted, without area or
             entirely outside the image.
     """
     values = _numbers("boxes", boxes)
@@ -117,7 +117,7 @@ def check_point_labels(
 
     Raises:
         TypeError: if they are not real numbers.
-        ValueError: if either shape is wrong or a label is another.
+        BadArgumentError: if either shape is wrong or a label is another.
     """
     if len(coords_shape) not in (2, 3) or coords_shape[-1] != 2:
         hint = " For one point pass [[x, y]]." if coords_shape == (2,) else ""
@@ -166,7 +166,7 @@ def check_points(
 
     Raises:
         TypeError: if they are not real numbers.
-        ValueError: if a point is not finite or outside the image.
+        BadArgumentError: if a point is not finite or outside the image.
     """
     values = _numbers("point_coords", point_coords)
     values = values.reshape(*point_labels.shape, 2)  # (N, P, 2)
@@ -199,7 +199,7 @@ def check_mask_input(
 
     Raises:
         TypeError: if they are not real numbers.
-        ValueError: if the shape is another or a value is not finite.
+        BadArgumentError: if the shape is another or a value is not finite.
     """
     values = _numbers("mask_input", mask_input)
     expected = (prompts, 1, *mask_input_hw)
@@ -331,7 +331,7 @@ def check_prompts(
 
     Raises:
         TypeError: if something is not numbers.
-        ValueError: if there is no prompt, a shape or a value is wrong, or numbers of prompts
+        BadArgumentError: if there is no prompt, a shape or a value is wrong, or numbers of prompts
             differ.
     """
     if point_coords is None and point_labels is not None:

@@ -126,7 +126,7 @@ class Segmenter:
             threads: CPU threads that compute one graph; None for all cores, at most 8.
 
         Raises:
-            ValueError: if backend, precision or threads is not one of those.
+            BadArgumentError: if backend, precision or threads is not one of those.
             BundleError: if the bundle is missing, damaged, changed or of a newer format.
             BackendError: if the bundle has not the precision, or the backend is not available or
                 cannot run the graphs.
@@ -201,7 +201,7 @@ class Segmenter:
             N x M masks of the image's size.
 
         Raises:
-            TypeError, ValueError, BackendError: as `encode` and `predict`.
+            TypeError, BadArgumentError, BackendError: as `encode` and `predict`.
         """
         frame = self._frame(image)
         prompts = self._check_prompts(
@@ -218,7 +218,7 @@ class Segmenter:
 
         Raises:
             TypeError: if the image is not a uint8 array.
-            ValueError: if its shape is another, or not the one that the bundle was frozen to.
+            BadArgumentError: if its shape is another, or not the one that the bundle was frozen to.
             RuntimeError: if the segmenter is closed.
             BackendError: if the backend fails.
         """
@@ -254,7 +254,7 @@ class Segmenter:
 
         Raises:
             TypeError: if a prompt is not numbers, or the embedding not an Embedding.
-            ValueError: if there is no prompt, one is malformed or outside the image, or the
+            BadArgumentError: if there is no prompt, one is malformed or outside the image, or the
                 embedding is of another bundle.
             RuntimeError: if the segmenter is closed.
             BackendError: if the backend fails, or gives values that are not finite.
@@ -392,7 +392,7 @@ def predict_with_clicks(
         One mask of the frame's size; the same for the same clicks.
 
     Raises:
-        ValueError: if there is neither box nor point, or they do not fit the frame.
+        BadArgumentError: if there is neither box nor point, or they do not fit the frame.
         BackendError: if the backend fails.
     """
     points = np.asarray(point_coords, np.float64).reshape(-1, 2)

@@ -13,7 +13,7 @@ def check_arch(arch: str) -> str:
     """The name as it was given.
 
     Raises:
-        ValueError: if it is not one of :data:`ARCHS`.
+        BadArgumentError: if it is not one of :data:`ARCHS`.
     """
     if arch not in ARCHS:
         raise BadArgumentError(f"arch must be one of {', '.join(ARCHS)}, got {arch!r}.")

@@ -63,8 +63,8 @@ def high_frequency_image(
 
     Raises:
         TypeError: If ``image`` is not a uint8 array.
-        ValueError: If ``image`` is not two-dimensional or has no pixels, or if ``output_hw`` is not
-            two positive sizes.
+        BadArgumentError: If ``image`` is not two-dimensional or has no pixels, or if ``output_hw``
+            is not two positive sizes.
         MissingExtraError: If PyWavelets is not installed.
 
     Source:

@@ -58,7 +58,7 @@ class GraphSession(Protocol):
             One float32 array for each output of the graph, by name, owned by the caller.
 
         Raises:
-            ValueError: if the feeds do not fit the graph.
+            BadArgumentError: if the feeds do not fit the graph.
             BackendError: if the engine fails.
             RuntimeError: if the graph is closed.
         """
@@ -163,7 +163,8 @@ def check_feeds(name: str, inputs: tuple[TensorSpec, ...], feeds: Mapping[str, F
         feeds: what is about to be fed.
 
     Raises:
-        ValueError: listing everything that does not fit, with what was got and what was expected.
+        BadArgumentError: listing everything that does not fit, with what was got and what was
+            expected.
     """
     expected = {spec.name: spec for spec in inputs}
     problems = [f"missing {spec}" for spec in inputs if spec.name not in feeds]

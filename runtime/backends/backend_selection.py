@@ -49,7 +49,7 @@ def backend_order(name: str) -> tuple[str, ...]:
     """The backends to try for a name, in order.
 
     Raises:
-        ValueError: if the name is unknown.
+        BadArgumentError: if the name is unknown.
     """
     check_backend(name)
     return AUTO_ORDER if name == "auto" else (name,)
@@ -65,7 +65,7 @@ def select_backend(name: str, threads: int | None = None, *, build_missing: bool
         build_missing: whether TensorRT builds engines that its cache has not, which takes minutes.
 
     Raises:
-        ValueError: if the name is unknown or threads is out of range.
+        BadArgumentError: if the name is unknown or threads is out of range.
         TypeError: if threads is not an integer.
         BackendError: if it is not there; says how to get it.
     """
@@ -88,7 +88,7 @@ def check_backend(name: str) -> None:
     """Refuse an unknown backend.
 
     Raises:
-        ValueError: if it is not one of `BACKENDS`.
+        BadArgumentError: if it is not one of `BACKENDS`.
     """
     if name not in BACKENDS:
         raise BadArgumentError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}.")
@@ -99,7 +99,7 @@ def check_threads(threads: int | None) -> None:
 
     Raises:
         TypeError: if it is neither None nor an integer.
-        ValueError: if it is less than 1 or more than `MAX_THREADS`.
+        BadArgumentError: if it is less than 1 or more than `MAX_THREADS`.
     """
     if threads is None:
         return

@@ -215,7 +215,7 @@ def check_precision(precision: str) -> None:
     """Refuse an unknown precision.
 
     Raises:
-        ValueError: if it is not one of `PRECISIONS`.
+        BadArgumentError: if it is not one of `PRECISIONS`.
     """
     if precision not in PRECISIONS:
         raise BadArgumentError(

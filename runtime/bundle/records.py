@@ -119,8 +119,8 @@ def parse_json(content: bytes) -> object:
         content: UTF-8, with or without a byte order mark.
 
     Raises:
-        ValueError: if it is not JSON in UTF-8, names a field of an object twice, is nested more
-            than 64 deep, or holds a number beyond float64 or a text with control characters.
+        BadArgumentError: if it is not JSON in UTF-8, names a field of an object twice, is nested
+            more than 64 deep, or holds a number beyond float64 or a text with control characters.
     """
     try:
         value: object = json.loads(

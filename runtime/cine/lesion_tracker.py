@@ -119,7 +119,7 @@ class Appearance:
             The best place; similarity 0 if it is not usable.
 
         Raises:
-            ValueError: if the frame has another size.
+            BadArgumentError: if the frame has another size.
         """
         import cv2
 
@@ -334,7 +334,7 @@ class LesionTracker:
             embedding: of the frame, if it is encoded already.
 
         Raises:
-            ValueError: if the box is not one, or outside.
+            BadArgumentError: if the box is not one, or outside.
             BackendError: if the backend fails.
         """
         found = self._segment(frame, box, embedding)
@@ -363,7 +363,7 @@ class LesionTracker:
 
         Raises:
             RuntimeError: before `start`.
-            ValueError: if the frame has another size.
+            BadArgumentError: if the frame has another size.
             BackendError: if the backend fails.
         """
         if self._index < 0:

@@ -130,7 +130,7 @@ class BoundedQueue(Generic[Item]):
         drops_oldest: whether a full queue drops its oldest item for a new one; else `put` waits.
 
     Raises:
-        ValueError: if the capacity is below 1.
+        BadArgumentError: if the capacity is below 1.
     """
 
     def __init__(self, capacity: int, *, drops_oldest: bool) -> None:
@@ -247,9 +247,9 @@ class Stream:
     """Segments live frames in threads of its own.
 
     Where that gives more frames, one thread encodes the newest frame while another decodes the one
-    before. `submit` never waits, and drops the oldest waiting frame if there is no room; or it waits
-    (`drops_frames=False`), which slows the source down to what can be done. Results come in the
-    order of frames, by iterating.
+    before. `submit` never waits, and drops the oldest waiting frame if there is no room; or it
+    waits (`drops_frames=False`), which slows the source down to what can be done. Results come in
+    the order of frames, by iterating.
 
     Use it in a with statement. Safe to call from several threads.
 
@@ -359,7 +359,7 @@ class Stream:
 
         Raises:
             RuntimeError: before the first frame is encoded.
-            TypeError, ValueError, BackendError: as `Segmenter.predict`.
+            TypeError, BadArgumentError, BackendError: as `Segmenter.predict`.
         """
         with self._lock:
             latest = self._latest

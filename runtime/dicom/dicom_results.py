@@ -78,7 +78,7 @@ def segmentation_of(
         highdicom's Segmentation; `save_as` writes it.
 
     Raises:
-        ValueError: if the masks do not fit the source, or one is empty.
+        BadArgumentError: if the masks do not fit the source, or one is empty.
         MissingExtraError: without highdicom.
     """
     require_highdicom()
@@ -223,7 +223,7 @@ def report_of(
         highdicom's ComprehensiveSR; `save_as` writes it.
 
     Raises:
-        ValueError: if segments and measurements are not as many.
+        BadArgumentError: if segments and measurements are not as many.
         MissingExtraError: without highdicom.
     """
     require_highdicom()

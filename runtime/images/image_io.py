@@ -51,7 +51,7 @@ def grey_frame(image: object) -> GreyFrame:
 
     Raises:
         TypeError: if the image is not a uint8 array.
-        ValueError: if its shape is another, or it has no pixels or too many.
+        BadArgumentError: if its shape is another, or it has no pixels or too many.
     """
     if not isinstance(image, np.ndarray):
         hint = "Read a file with samus_edge.runtime.images.image_io.read_image."

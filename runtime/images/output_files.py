@@ -68,7 +68,8 @@ def check_output_paths(
         dicom_sr: where the DICOM report goes; None if nowhere.
 
     Raises:
-        ValueError: if a suffix is not of a supported format, or two of the paths are one file.
+        BadArgumentError: if a suffix is not of a supported format, or two of the paths are one
+            file.
         OutputFileError: if a path is a folder, or its folder is missing or not writable.
     """
     outputs = (

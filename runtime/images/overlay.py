@@ -66,7 +66,7 @@ def mask_image(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
         where two overlap. 0 is background.
 
     Raises:
-        ValueError: if there are more masks than labels.
+        BadArgumentError: if there are more masks than labels.
     """
     if len(masks) > MAX_LABELS:
         raise BadArgumentError(

@@ -118,7 +118,7 @@ class PixelSpacing:
         column_mm: from a column to the next, across the image, mm.
 
     Raises:
-        ValueError: if one is not a positive number.
+        BadArgumentError: if one is not a positive number.
     """
 
     row_mm: float

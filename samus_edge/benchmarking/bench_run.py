@@ -42,7 +42,8 @@ __all__ = [
 
 
 def describe_hardware() -> dict[str, object]:
-    """Processor, GPUs, operating system and versions, ready for JSON; nothing that names the machine."""
+    """Processor, GPUs, operating system and versions, ready for JSON; nothing that names the
+    machine."""
     jetson = find_jetson()
     try:
         gpus = list_gpus()

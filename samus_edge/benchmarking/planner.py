@@ -202,7 +202,8 @@ JETSON_MODULES = {
             258.0,
             273.0,
             128,
-            "NVIDIA Jetson Thor data sheet: 2070 TFLOPS of sparse FP4, an eighth of which is dense fp16",
+            "NVIDIA Jetson Thor data sheet: 2070 TFLOPS of sparse FP4, an eighth of which is "
+            "dense fp16",
         ),
     )
 }
@@ -261,7 +262,8 @@ class LargeProduct:
         self._seconds: list[float] = []
 
     def run(self) -> None:
-        """Multiply twice; the first, while threads of something else may still spin, is not timed."""
+        """Multiply twice; the first, while threads of something else may still spin, is not
+        timed."""
         self._session.run(None, self._feeds)
         start = time.perf_counter()
         self._session.run(None, self._feeds)
@@ -296,7 +298,8 @@ def cpu_ceiling(threads: int) -> Ceiling:
     return Ceiling(
         product.gflop_per_s,
         2 * sum(source.nbytes for source in sources) / _GIGA / seconds,
-        f"float32 product {SIDE}x{SIDE}x{SIDE} on ONNX Runtime, copy of {_COPY_BYTES >> 20} MiB, {threads} threads",
+        f"float32 product {SIDE}x{SIDE}x{SIDE} on ONNX Runtime, copy of {_COPY_BYTES >> 20} MiB, "
+        f"{threads} threads",
     )
 
 
@@ -496,7 +499,8 @@ ASSUMPTIONS = {
     "fast": Assumptions(compute=0.5, bandwidth=0.8, launch_ms=0.05),
     "slow": Assumptions(compute=0.1, bandwidth=0.5, launch_ms=0.5),
 }
-"""Small graphs at batch 1 leave most of a GPU idle, so the range is wide. The fast end moves only what has to be
+"""Small graphs at batch 1 leave most of a GPU idle, so the range is wide. The fast end moves only
+what has to be
 moved, the slow end everything that nodes read and write."""
 
 

@@ -74,7 +74,8 @@ class Workload:
         return height, width
 
     def frames(self, count: int) -> npt.NDArray[np.uint8]:
-        """(count, H, W): the frame, turned a little further each time, so that none is like another."""
+        """(count, H, W): the frame, turned a little further each time, so that none is like
+        another."""
         return np.stack([np.roll(self.frame, index, axis=1) for index in range(count)])
 
     def boxes(self, count: int) -> npt.NDArray[np.float32]:
@@ -99,7 +100,8 @@ class Workload:
 
 END_TO_END = "end_to_end"
 STAGES = (IMAGE_ENCODER, MASK_DECODER, END_TO_END)
-"""Raw frame to embedding; embedding and boxes to logits; raw frame and one box to a mask of its size."""
+"""Raw frame to embedding; embedding and boxes to logits; raw frame and one box to a mask of its
+size."""
 
 
 @dataclass(frozen=True)

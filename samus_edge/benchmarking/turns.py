@@ -57,7 +57,7 @@ class Latency:
             items: frames or prompts that one run does.
 
         Raises:
-            ValueError: if there is none.
+            BadArgumentError: if there is none.
         """
         if not milliseconds:
             raise BadArgumentError("there is nothing to sum up: no run was timed.")
@@ -94,11 +94,12 @@ def ratio_of_medians(
         seed: of the resampling.
 
     Raises:
-        ValueError: if the numbers of rounds differ, or there is none.
+        BadArgumentError: if the numbers of rounds differ, or there is none.
     """
     if len(rounds) != len(reference) or not rounds:
         raise BadArgumentError(
-            f"both need the same number of rounds, at least 1; got {len(rounds)} and {len(reference)}."
+            f"both need the same number of rounds, at least 1; got {len(rounds)} and "
+            f"{len(reference)}."
         )
     generator = np.random.default_rng(seed)
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from samus_edge.cli.console import output_console
 from samus_edge.cli.options import DataFolder, SplitFile, parse_seeds
 from samus_edge.cli.train import (
     ConfigFile,
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from samus_edge.training.ablation import AblationResults, AblationRun, SeedSpread
 
 __all__ = ["command"]
-
-PIPE_WIDTH = 120
-"""Columns of the printed tables where there is no terminal whose width could be asked."""
 
 
 def command(
@@ -114,12 +112,9 @@ def command(
 
 def _print_results(results: "AblationResults") -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PIPE_WIDTH)
+    console = output_console(120)
     table = Table(
         box=box.SIMPLE_HEAD,
         caption=f"mean and standard deviation over {len(results.seeds)} seed(s); "

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samus_edge.cli.options import parse_frame_size, parse_sizes
+from samus_edge.cli.console import output_console, progress_bar
+from samus_edge.cli.options import AsJson, BundlePath, parse_frame_size, parse_sizes
 from samus_edge.errors import BadArgumentError
 
 if TYPE_CHECKING:
@@ -19,15 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_WIDTH = 150  # of tables where there is no terminal
 _NONE = "none"
 
 
 def command(
-    bundle: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="Bundle to time; the default one without it."),
-    ] = None,
+    bundle: BundlePath = None,
     backend: Annotated[
         list[str] | None,
         typer.Option(
@@ -90,9 +87,7 @@ def command(
     chart: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the results, PNG.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead of tables.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Time image encoder, mask decoder and both together, beside torch, in turns.
 
@@ -217,22 +212,16 @@ def _check_outputs(out: Path | None, chart: Path | None) -> None:
 def _measure(
     console: "Console", opened: "Bundle", workload: "Workload", options: "BenchOptions"
 ) -> "BenchResults":
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
     from samus_edge.benchmarking.bench_run import run_bench
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        task = progress.add_task("opening", total=None)
+    with progress_bar("opening") as bar:
         return run_bench(
             opened,
             workload,
             options,
-            on_step=lambda step: progress.update(task, description=step),
-            on_turns=lambda count: progress.update(task, description="timing", total=count),
-            on_turn=lambda: progress.advance(task),
+            on_step=lambda step: bar.update(step),
+            on_turns=lambda count: bar.update("timing", total=count),
+            on_turn=lambda: bar.update(advance=1),
         )
 
 
@@ -268,7 +257,7 @@ def _plan(
         return
     from samus_edge.cli.tables import plan_table
 
-    console = _console()
+    console = output_console(150)
     console.print(plan_table(estimates))
     for end, assumed in ASSUMPTIONS.items():
         console.print(
@@ -289,17 +278,10 @@ def _write(contents: dict[Path, bytes]) -> None:
 def _print(results: "BenchResults") -> None:
     from samus_edge.cli.tables import latency_table, roofline_table, subject_table
 
-    console = _console()
+    console = output_console(150)
     console.print(latency_table(results))
     console.print(subject_table(results))
     if results.points:
         console.print(roofline_table(results))
     for name, why in results.left_out.items():
         console.print(f"left out: {name}: {' '.join(why.split())}", highlight=False, markup=False)
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=_WIDTH)

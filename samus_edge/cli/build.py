@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samus_edge.cli.options import parse_frame_range, parse_frame_size
+from samus_edge.cli.console import output_console
+from samus_edge.cli.options import AsJson, BundlePath, parse_frame_range, parse_frame_size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,16 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_WIDTH = 120  # of tables where there is no terminal
-
 
 def command(
-    bundle: Annotated[
-        Path | None,
-        typer.Option(
-            "--bundle", metavar="PATH", help="Bundle to build for; the default one without it."
-        ),
-    ] = None,
+    bundle: BundlePath = None,
     precision: Annotated[
         list[str] | None,
         typer.Option(
@@ -96,9 +90,7 @@ def command(
     list_only: Annotated[
         bool, typer.Option("--list", help="Show what is in the cache, and build nothing.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead of a table.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Build TensorRT engines, and check them on this machine's GPU.
 
@@ -394,9 +386,6 @@ def _table(title: str):  # type: ignore[no-untyped-def]  # rich is imported wher
 
 
 def _print(table: object) -> None:
-    from rich.console import Console
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH)
+    console = output_console(120)
     console.print(table)

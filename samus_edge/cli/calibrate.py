@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samus_edge.cli.options import SplitFile, command_line
+from samus_edge.cli.options import AllowFailing, BundlePath, SplitFile, command_line
 
 if TYPE_CHECKING:
     from samus_edge.calibration.bundle_calibration import CalibrationResult
@@ -27,9 +27,7 @@ def command(
             help="fp16, int8 (for TensorRT) or int8-cpu (for ONNX Runtime). Repeat for several.",
         ),
     ],
-    bundle: Annotated[
-        Path | None, typer.Option(help="Folder of the bundle; the default one if left out.")
-    ] = None,
+    bundle: BundlePath = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -76,12 +74,7 @@ def command(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing bundle.")
     ] = False,
-    allow_failing: Annotated[
-        bool,
-        typer.Option(
-            "--allow-failing", help="Keep a bundle that fails `verify`; its manifest says so."
-        ),
-    ] = False,
+    allow_failing: AllowFailing = False,
 ) -> None:
     """Add fp16 and int8 graphs to a bundle.
 

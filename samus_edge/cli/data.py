@@ -1,24 +1,20 @@
 """`samus-edge data`: check a dataset, split it, look at what training sees."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from samus_edge.cli.console import output_console, progress_bar
 from samus_edge.cli.options import DataFolder, SplitFile, parse_fractions
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
     from rich.table import Table
 
     from samus_edge.data.dataset_check import DatasetReport
 
 __all__ = ["app"]
 
-PIPE_WIDTH = 140
-"""Columns of a printed table where there is no terminal whose width could be asked."""
 
 MAX_FRAMES = 6
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -50,16 +46,15 @@ def check(
     from samus_edge.data.dataset_check import check_dataset
     from samus_edge.errors import DataError
 
-    with _progress() as progress:
-        task = progress.add_task("Checking")
+    with progress_bar("Checking") as bar:
         report = check_dataset(
             data,
             split,
             near_duplicates=near_duplicates,
-            on_start=lambda count: progress.update(task, total=count),
-            on_case=lambda case: progress.advance(task),
+            on_start=lambda count: bar.update(total=count),
+            on_case=lambda case: bar.update(advance=1),
         )
-    _print_table(_count_table(report))
+    output_console().print(_count_table(report))
     for problem in report.problems:
         typer.echo(f"broken: {' '.join(problem.split())}")
     if report.problems:
@@ -121,13 +116,12 @@ def split(
 
     checked, similarity = Fractions(*shares), Similarity(threshold, detail_threshold)
     cases = list_cases(data)
-    with _progress() as progress:
-        task = progress.add_task("Comparing", total=len(cases))
+    with progress_bar("Comparing", len(cases)) as bar:
         found = group_cases(
             cases,
             similarity,
             patient_pattern=patient,
-            on_case=lambda case: progress.advance(task),
+            on_case=lambda case: bar.update(advance=1),
         )
     subsets = assign_subsets(cases, found.groups, checked, seed=seed)
     about = {
@@ -150,7 +144,7 @@ def split(
         f"{len(cases)} cases in {len(set(found.groups.values()))} groups, "
         f"{len(found.pairs)} pairs of near-duplicates"
     )
-    _print_table(_split_table(subsets, {case.key: case.class_name for case in cases}))
+    output_console().print(_split_table(subsets, {case.key: case.class_name for case in cases}))
     typer.echo(f"split: {out}")
 
 
@@ -218,27 +212,6 @@ def _check_out(path: Path, option: str, suffixes: tuple[str, ...]) -> None:
         raise typer.BadParameter(
             f"the folder of {path} does not exist; create it first.", param_hint=option
         )
-
-
-@contextmanager
-def _progress() -> "Iterator[Progress]":
-    """A progress bar on a terminal's stderr."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    # Where there is no terminal, even a disappearing bar would leave an empty line.
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield progress
-
-
-def _print_table(table: "Table") -> None:
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PIPE_WIDTH)
-    console.print(table)
 
 
 def _count_table(report: "DatasetReport") -> "Table":

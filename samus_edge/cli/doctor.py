@@ -1,8 +1,8 @@
 """`samus-edge doctor`: what is there, what is missing, and the command that installs it."""
 
-from typing import Annotated
-
 import typer
+
+from samus_edge.cli.options import AsJson
 
 __all__ = ["command"]
 
@@ -11,9 +11,7 @@ _EXIT_FAILED = 1
 
 
 def command(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead of text.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Look at this machine: versions, GPUs, TensorRT, engines, and which backends work.
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from samus_edge.cli.options import DataFolder, SplitFile, command_line
+from samus_edge.cli.console import output_console, progress_bar
+from samus_edge.cli.options import BundlePath, DataFolder, PrecisionName, SplitFile, command_line
 
 if TYPE_CHECKING:
     from samus_edge.data.case import UltrasoundCase
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Subset", "command"]
 
-PIPE_WIDTH = 140
-"""Columns of the printed tables where there is no terminal whose width could be asked."""
 
 HTML_NAME = "report.html"
 
@@ -34,13 +33,8 @@ def command(
     data: DataFolder,
     split: SplitFile = None,
     subset: Annotated[Subset, typer.Option(help="Subset to evaluate.")] = Subset.TEST,
-    bundle: Annotated[
-        Path | None,
-        typer.Option(help="Bundle: a folder, or a zip file of it; the default one if left out."),
-    ] = None,
-    precision: Annotated[
-        str, typer.Option(help="Which of the bundle's precisions, as for `infer`.")
-    ] = "auto",
+    bundle: BundlePath = None,
+    precision: PrecisionName = "auto",
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -198,19 +192,13 @@ def _run(
     cases: "list[UltrasoundCase]",
     options: dict[str, Any],
 ) -> "EvaluationReport":
-    from rich.console import Console
-    from rich.progress import Progress
-
     from samus_edge.evaluation.evaluate import run_evaluation
 
-    console = Console(stderr=True)
-    # Where there is no terminal, even a disappearing bar would leave an empty line.
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("Evaluating", total=len(cases))
+    with progress_bar("Evaluating", len(cases)) as bar:
         return run_evaluation(
             predictor,
             cases,
-            on_case=lambda case: progress.advance(task),
+            on_case=lambda case: bar.update(advance=1),
             **options,
         )
 
@@ -237,13 +225,9 @@ def _details(command: str, weights: Path | None) -> dict[str, str]:
 
 
 def _print_tables(report: "EvaluationReport", worst: int) -> None:
-    from rich.console import Console
-
     from samus_edge.cli import tables
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PIPE_WIDTH)
+    console = output_console()
     console.print(tables.summary_table(report))
     if report.robustness:
         console.print(tables.robustness_table(report))

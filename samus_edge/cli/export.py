@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samus_edge.cli.options import command_line, parse_frame_size
+from samus_edge.cli.options import AllowFailing, command_line, parse_frame_size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,12 +96,7 @@ def command(
     ] = None,
     opset: Annotated[int, typer.Option(help="ONNX operator set, 17 to 23.")] = 20,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
-    allow_failing: Annotated[
-        bool,
-        typer.Option(
-            "--allow-failing", help="Keep a bundle that fails `verify`; its manifest says so."
-        ),
-    ] = False,
+    allow_failing: AllowFailing = False,
 ) -> None:
     """Export weights to a bundle: image encoder, mask decoder and manifest.
 

@@ -6,6 +6,12 @@ from typing import Annotated
 import typer
 
 from samus_edge.cli.options import (
+    AsJson,
+    BackendName,
+    BundlePath,
+    PrecisionName,
+    Spacing,
+    Threads,
     parse_box,
     parse_point,
     parse_spacing,
@@ -43,30 +49,9 @@ def command(
             "several, each box that contains them.",
         ),
     ] = None,
-    bundle: Annotated[
-        Path | None,
-        typer.Option(
-            "--bundle",
-            metavar="PATH",
-            help="Bundle to use instead of the default one: a folder, or a zip file of it.",
-        ),
-    ] = None,
-    backend: Annotated[
-        str,
-        typer.Option(
-            "--backend",
-            metavar="NAME",
-            help="auto, onnxruntime (CPU), onnxruntime-cuda, onnxruntime-tensorrt or tensorrt.",
-        ),
-    ] = "auto",
-    precision: Annotated[
-        str,
-        typer.Option(
-            "--precision",
-            metavar="NAME",
-            help="auto, fp32, fp16, int8 (for TensorRT) or int8-cpu; auto is the most accurate.",
-        ),
-    ] = "auto",
+    bundle: BundlePath = None,
+    backend: BackendName = "auto",
+    precision: PrecisionName = "auto",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -106,25 +91,12 @@ def command(
             help="Write their measurements as a DICOM structured report; with --dicom-seg.",
         ),
     ] = None,
-    spacing: Annotated[
-        str | None,
-        typer.Option(
-            "--spacing",
-            metavar="MM|ROW,COLUMN",
-            help="Size of a pixel, mm: one number, or from row to row and from column to column. "
-            "Without, as a DICOM file says; else sizes are in pixels.",
-        ),
-    ] = None,
+    spacing: Spacing = None,
     callipers: Annotated[
         bool, typer.Option("--callipers", help="Draw the diameters on the overlay.")
     ] = False,
-    threads: Annotated[
-        str | None,
-        typer.Option("--threads", metavar="N", help="CPU threads; all cores, at most 8, without."),
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead of text.")
-    ] = False,
+    threads: Threads = None,
+    as_json: AsJson = False,
 ) -> None:
     """Segment one image by boxes and points.
 

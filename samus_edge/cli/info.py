@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from samus_edge.archs import check_arch
+from samus_edge.cli.options import AsJson, BundlePath
 
 if TYPE_CHECKING:
     from samus_edge.runtime.bundle.bundle import Bundle
@@ -19,14 +20,7 @@ _WIDTH = 100
 
 
 def command(
-    bundle: Annotated[
-        Path | None,
-        typer.Option(
-            "--bundle",
-            metavar="PATH",
-            help="Bundle to show instead of the default one: a folder, or a zip file of it.",
-        ),
-    ] = None,
+    bundle: BundlePath = None,
     arch: Annotated[
         str | None,
         typer.Option(
@@ -42,9 +36,7 @@ def command(
     whole: Annotated[
         bool, typer.Option("--all", help="Also graphs, hashes, parity, verification and credits.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead of text.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check a bundle's hashes and show what it is for, its limits, precisions and accuracy.
 

@@ -13,8 +13,15 @@ if TYPE_CHECKING:
 from samus_edge.errors import BadArgumentError
 
 __all__ = [
+    "AllowFailing",
+    "AsJson",
+    "BackendName",
+    "BundlePath",
     "DataFolder",
+    "PrecisionName",
+    "Spacing",
     "SplitFile",
+    "Threads",
     "command_line",
     "parse_box",
     "parse_fractions",
@@ -67,6 +74,52 @@ def silence_opencv() -> None:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
+BundlePath = Annotated[
+    Path | None,
+    typer.Option(
+        "--bundle",
+        metavar="PATH",
+        help="Bundle, a folder or a zip file of one; left out: the one that comes with samus-edge.",
+    ),
+]
+BackendName = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        metavar="NAME",
+        help="auto, onnxruntime (CPU), onnxruntime-cuda, onnxruntime-tensorrt or tensorrt.",
+    ),
+]
+PrecisionName = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        metavar="NAME",
+        help="auto, fp32, fp16, int8 (for TensorRT) or int8-cpu; auto is the most accurate.",
+    ),
+]
+Threads = Annotated[
+    str | None,
+    typer.Option("--threads", metavar="N", help="CPU threads. [default: all cores, at most 8]"),
+]
+Spacing = Annotated[
+    str | None,
+    typer.Option(
+        "--spacing",
+        metavar="MM|ROW,COLUMN",
+        help="Size of a pixel, mm: one number, or from row to row and from column to column. Left "
+        "out: as a DICOM file says, else sizes are in pixels.",
+    ),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document instead of text for people.")
+]
+AllowFailing = Annotated[
+    bool,
+    typer.Option(
+        "--allow-failing", help="Keep a bundle that fails `verify`; its manifest says so."
+    ),
+]
 DataFolder = Annotated[
     Path,
     typer.Option(
@@ -91,7 +144,7 @@ def parse_box(text: str) -> tuple[float, float, float, float]:
     """Parse "x1,y1,x2,y2".
 
     Raises:
-        ValueError: if it is not four numbers.
+        BadArgumentError: if it is not four numbers.
     """
     numbers = _parse_numbers("--box", text, "4 numbers x1,y1,x2,y2, as in --box 10,20,200,220")
     if len(numbers) != 4:
@@ -111,7 +164,7 @@ def parse_point(text: str) -> tuple[float, float, int]:
         x, y and the label: 1 foreground (where it was left out), 0 background.
 
     Raises:
-        ValueError: if it is not two or three numbers, or the label is neither 1 nor 0.
+        BadArgumentError: if it is not two or three numbers, or the label is neither 1 nor 0.
     """
     expected = "x,y or x,y,label, as in --point 105,120 or --point 20,30,0"
     numbers = _parse_numbers("--point", text, expected)
@@ -129,7 +182,7 @@ def parse_threads(text: str) -> int:
     """Parse a number of threads; Typer's own message would not show the value.
 
     Raises:
-        ValueError: if it is not an integer.
+        BadArgumentError: if it is not an integer.
     """
     try:
         return int(text)
@@ -141,7 +194,7 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
     """Parse "train,val,test".
 
     Raises:
-        ValueError: if it is not three numbers.
+        BadArgumentError: if it is not three numbers.
     """
     expected = "3 numbers train,val,test, as in --fractions 0.7,0.1,0.2"
     numbers = _parse_numbers("--fractions", text, expected)
@@ -156,7 +209,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """Parse "seed,seed,...".
 
     Raises:
-        ValueError: if it is not one or more integers of at least 0.
+        BadArgumentError: if it is not one or more integers of at least 0.
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdecimal() for part in parts):
@@ -170,7 +223,7 @@ def parse_spacing(text: str) -> "PixelSpacing":
     """Parse "mm" or "row,column".
 
     Raises:
-        ValueError: if it is not one or two positive numbers.
+        BadArgumentError: if it is not one or two positive numbers.
     """
     from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
 
@@ -187,7 +240,7 @@ def parse_sizes(option: str, text: str) -> tuple[int, ...]:
     """Parse "n,n,...", as of --batch and --prompts.
 
     Raises:
-        ValueError: if it is not one or more integers of at least 1, or one is there twice.
+        BadArgumentError: if it is not one or more integers of at least 1, or one is there twice.
     """
     parts = [part.strip() for part in text.split(",")]
     sizes = tuple(int(part) if part.isascii() and part.isdecimal() else 0 for part in parts)
@@ -205,7 +258,7 @@ def parse_frame_range(text: str) -> tuple[tuple[int, int], tuple[int, int], tupl
         (H, W) of each, pixels.
 
     Raises:
-        ValueError: if it is not three sizes.
+        BadArgumentError: if it is not three sizes.
     """
     sizes = [parse_frame_size(part.strip(), "--frame-range") for part in text.split(",")]
     if len(sizes) != 3:
@@ -224,7 +277,7 @@ def parse_frame_size(text: str, option: str = "--frame-size") -> tuple[int, int]
         (H, W), pixels.
 
     Raises:
-        ValueError: if it is not two integers from 1 to 65535.
+        BadArgumentError: if it is not two integers from 1 to 65535.
     """
     match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
     sizes = (int(match[1]), int(match[2])) if match else (0, 0)

@@ -1,11 +1,10 @@
 """`samus-edge serve`: the service and its page."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from samus_edge.cli.options import parse_threads
+from samus_edge.cli.options import BackendName, BundlePath, PrecisionName, Threads, parse_threads
 
 __all__ = ["command"]
 
@@ -23,18 +22,10 @@ def command(
             help="What requests must bear; better in the environment than on the command line.",
         ),
     ] = None,
-    bundle: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Bundle to use instead of the default one.")
-    ] = None,
-    backend: Annotated[
-        str, typer.Option(metavar="NAME", help="auto, or as of `samus-edge infer`.")
-    ] = "auto",
-    precision: Annotated[
-        str, typer.Option(metavar="NAME", help="auto, fp32, fp16, int8 or int8-cpu.")
-    ] = "auto",
-    threads: Annotated[
-        str | None, typer.Option(metavar="N", help="CPU threads; all cores, at most 8, without.")
-    ] = None,
+    bundle: BundlePath = None,
+    backend: BackendName = "auto",
+    precision: PrecisionName = "auto",
+    threads: Threads = None,
     max_request_mb: Annotated[
         int, typer.Option(min=1, max=1024, help="Largest file that is taken.")
     ] = 64,

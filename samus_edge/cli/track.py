@@ -1,11 +1,24 @@
 """`samus-edge track`: follow a lesion through a cine."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samus_edge.cli.options import parse_box, parse_spacing, parse_threads, silence_opencv
+from samus_edge.cli.console import progress_bar
+from samus_edge.cli.options import (
+    AsJson,
+    BackendName,
+    BundlePath,
+    PrecisionName,
+    Spacing,
+    Threads,
+    parse_box,
+    parse_spacing,
+    parse_threads,
+    silence_opencv,
+)
 
 if TYPE_CHECKING:
     from samus_edge.jobs.track_cine import FrameReport, TrackReport
@@ -37,33 +50,11 @@ def command(
     frames: Annotated[
         int | None, typer.Option("--frames", min=1, metavar="N", help="Use no more than this many.")
     ] = None,
-    bundle: Annotated[
-        Path | None,
-        typer.Option("--bundle", metavar="PATH", help="Bundle to use instead of the default one."),
-    ] = None,
-    backend: Annotated[
-        str,
-        typer.Option(
-            "--backend",
-            metavar="NAME",
-            help="auto, onnxruntime (CPU), onnxruntime-cuda, onnxruntime-tensorrt or tensorrt.",
-        ),
-    ] = "auto",
-    precision: Annotated[
-        str, typer.Option("--precision", metavar="NAME", help="auto, fp32, fp16, int8 or int8-cpu.")
-    ] = "auto",
-    threads: Annotated[
-        str | None,
-        typer.Option("--threads", metavar="N", help="CPU threads; all cores, at most 8, without."),
-    ] = None,
-    spacing: Annotated[
-        str | None,
-        typer.Option(
-            "--spacing",
-            metavar="MM|ROW,COLUMN",
-            help="Size of a pixel, mm. Without, as a DICOM file says; else sizes are in pixels.",
-        ),
-    ] = None,
+    bundle: BundlePath = None,
+    backend: BackendName = "auto",
+    precision: PrecisionName = "auto",
+    threads: Threads = None,
+    spacing: Spacing = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -74,9 +65,7 @@ def command(
         Path | None,
         typer.Option("--csv", metavar="FILE.csv", help="Write a line for each frame."),
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE.json", help="Write all of it.")
-    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Follow a lesion through the frames of a cine, and measure it in each.
 
@@ -90,7 +79,7 @@ def command(
     size = None if spacing is None else parse_spacing(spacing)
 
     # Here, so that --help and a mistyped option answer at once.
-    from samus_edge.jobs.track_cine import CineTracking, track_cine
+    from samus_edge.jobs.track_cine import CineTracking, TrackReport, track_cine
 
     silence_opencv()
     job = CineTracking(
@@ -105,36 +94,23 @@ def command(
         spacing=size,
         video_file=out,
         csv_file=csv,
-        json_file=json_file,
     )
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    report = TrackReport()
+    try:
+        with progress_bar("opening") as bar:
 
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("opening", total=None)
+            def show(frame: "FrameReport") -> None:
+                bar.update(f"frame {frame.frame}, {frame.state}", advance=1)
 
-        def show(frame: "FrameReport") -> None:
-            bar.update(task, advance=1, description=f"frame {frame.frame}, {frame.state}")
+            def start(count: int | None) -> None:
+                bar.update(total=count)
 
-        report = track_cine(
-            job, on_start=lambda count: bar.update(task, total=count), on_frame=show
-        )
-    typer.echo("\n".join(_lines(job.source, report, [out, csv, json_file])))
+            track_cine(job, on_start=start, on_frame=show, report=report)
+    finally:
+        if as_json and report.frames:  # also of a job that fails: what was found before
+            typer.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
+    if not as_json:
+        typer.echo("\n".join(_lines(job.source, report, [out, csv])))
     if report.is_lost:
         raise typer.Exit(_EXIT_LOST)
 

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samus_edge.cli.eval import PIPE_WIDTH, Subset
-from samus_edge.cli.options import SplitFile, command_line
+from samus_edge.cli.console import output_console, progress_bar
+from samus_edge.cli.eval import Subset
+from samus_edge.cli.options import BundlePath, SplitFile, command_line
 
 if TYPE_CHECKING:
     from samus_edge.runtime.bundle.bundle import Bundle
@@ -24,10 +25,7 @@ EXIT_FAILED = 1
 
 def command(
     context: typer.Context,
-    bundle: Annotated[
-        Path | None,
-        typer.Option(help="Bundle: a folder, or a zip file of it; the default one if left out."),
-    ] = None,
+    bundle: BundlePath = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -177,23 +175,17 @@ def _verify(
     gates: "VerificationGates",
     pictures: int,
 ) -> "VerificationResult":
-    """Verify with a progress bar on a terminal's stderr."""
-    from rich.console import Console
-    from rich.progress import Progress
-
+    """Verify, saying how far it is."""
     from samus_edge.verification.verify_bundle import verify_bundle
 
-    console = Console(stderr=True)
-    # Where there is no terminal, even a disappearing bar would leave an empty line.
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("Verifying", total=len(source))
+    with progress_bar("Verifying", len(source)) as bar:
         return verify_bundle(
             opened,
             source,
             precisions or None,
             gates=gates,
             pictures=pictures,
-            on_frame=lambda name: progress.advance(task),
+            on_frame=lambda name: bar.update(advance=1),
         )
 
 
@@ -227,13 +219,9 @@ def _versions() -> str:
 
 
 def _print(result: "VerificationResult") -> None:
-    from rich.console import Console
-
     from samus_edge.cli import tables
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PIPE_WIDTH)
+    console = output_console()
     console.print(tables.prompt_table(result))
     console.print(tables.verdict_table(result))
     if "lesions" not in result.about:

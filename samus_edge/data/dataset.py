@@ -446,7 +446,7 @@ def scan_dataset(root: str | Path, layout: str = "auto") -> DatasetListing:
 
     Raises:
         DataError: if the folder does not exist, no layout fits, or it holds no image.
-        ValueError: if there is no such layout.
+        BadArgumentError: if there is no such layout.
     """
     root = Path(root)
     if layout not in ("auto", *LAYOUTS):
@@ -511,7 +511,7 @@ def load_subsets(
     Raises:
         DataError: if a subset is not defined, a file of its cases is missing, or a case, an image
             or a group of near-duplicates is in several subsets.
-        ValueError: if a name is not one of ``SUBSETS``.
+        BadArgumentError: if a name is not one of ``SUBSETS``.
     """
     unknown = [name for name in names if name not in SUBSETS]
     if unknown:

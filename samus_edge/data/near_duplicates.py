@@ -62,7 +62,7 @@ class Similarity:
         """Check both values.
 
         Raises:
-            ValueError: naming every bad one.
+            BadArgumentError: naming every bad one.
         """
         values = {"threshold": self.threshold, "detail_threshold": self.detail_threshold}
         problems = [

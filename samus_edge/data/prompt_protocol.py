@@ -138,7 +138,7 @@ class BoxConfig:
         """Check every value.
 
         Raises:
-            ValueError: naming every bad one.
+            BadArgumentError: naming every bad one.
         """
         check_record(self)
         if self.jitter_share + self.loose_share + self.evenly_loose_share > 1.0:
@@ -376,7 +376,7 @@ def mask_box(mask: Mask) -> npt.NDArray[np.float32]:
         mask of one column has x1 == x2.
 
     Raises:
-        ValueError: If the mask is empty or not two-dimensional.
+        BadArgumentError: If the mask is empty or not two-dimensional.
     """
     _check_mask(mask)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -397,7 +397,8 @@ def jittered_box(mask: Mask, jitter: float, rng: np.random.Generator) -> npt.NDA
         shorter than ``MIN_BOX_SIDE_PX`` is widened to it, as far as the image allows.
 
     Raises:
-        ValueError: If the mask is empty or not two-dimensional, or if ``jitter`` is out of range.
+        BadArgumentError: If the mask is empty or not two-dimensional, or if ``jitter`` is out of
+            range.
     """
     _check_jitter(jitter)
     box = mask_box(mask).astype(np.float64)
@@ -421,7 +422,7 @@ def centre_point(mask: Mask) -> npt.NDArray[np.float32]:
         the outside of the image counts as outside; the first in reading order among equals.
 
     Raises:
-        ValueError: If the mask is empty or not two-dimensional.
+        BadArgumentError: If the mask is empty or not two-dimensional.
     """
     _check_mask(mask)
     rows, columns = np.nonzero(mask)

@@ -123,7 +123,7 @@ def draw_augmentation_sheet(
 
     Raises:
         DataError: if a case is broken.
-        ValueError: if there is no case.
+        BadArgumentError: if there is no case.
     """
     if not cases:
         raise BadArgumentError("cases must hold at least one case, got none.")

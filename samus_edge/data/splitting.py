@@ -185,7 +185,7 @@ class Fractions:
         """Check the shares.
 
         Raises:
-            ValueError: if one is not in [0, 1], or they do not add up to 1 (within 1e-6).
+            BadArgumentError: if one is not in [0, 1], or they do not add up to 1 (within 1e-6).
         """
         values = (self.train, self.val, self.test)
         if not (all(0 <= value <= 1 for value in values) and abs(sum(values) - 1) <= 1e-6):
@@ -226,7 +226,7 @@ def group_cases(
 
     Raises:
         DataError: if images cannot be read; all are named.
-        ValueError: if the pattern is no regular expression, or a key does not match it.
+        BadArgumentError: if the pattern is no regular expression, or a key does not match it.
     """
     patients = _patients(cases, patient_pattern)
     images: dict[Path, npt.NDArray[np.float32]] = {}

@@ -86,7 +86,7 @@ def open_image(path: Path, frame: int = 0) -> SourceImage:
         frame: index of the frame of a DICOM file, from 0.
 
     Raises:
-        ValueError: if a frame other than the first of an image file is asked for.
+        BadArgumentError: if a frame other than the first of an image file is asked for.
         ImageFileError: if the image cannot be read.
         MissingExtraError: for a DICOM file without pydicom.
     """
@@ -321,7 +321,7 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
     """Segment an image file; all that can be checked early is, and outputs come last and at once.
 
     Raises:
-        ValueError: if an argument is wrong, by itself or for this image.
+        BadArgumentError: if an argument is wrong, by itself or for this image.
         ImageFileError: if the image cannot be read.
         BundleError: if the bundle is missing, damaged or of a newer format.
         BackendError: if the backend is not available or fails.

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 import platform
 import tempfile
@@ -57,7 +56,7 @@ class OverlayVideo:
         frames_per_second: of the video.
 
     Raises:
-        ValueError: if the suffix is another.
+        BadArgumentError: if the suffix is another.
     """
 
     def __init__(self, path: Path, frames_per_second: float) -> None:
@@ -167,7 +166,6 @@ class CineTracking:
         spacing: size of a pixel; None takes it from a DICOM file, and else measures in pixels.
         video_file: MP4 or AVI with overlays; None for none.
         csv_file: a line for each frame; None for none.
-        json_file: all of it; None for none.
     """
 
     source: str
@@ -181,7 +179,6 @@ class CineTracking:
     spacing: PixelSpacing | None = None
     video_file: Path | None = None
     csv_file: Path | None = None
-    json_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -296,6 +293,7 @@ def track_cine(
     *,
     on_start: Callable[[int | None], None] = lambda count: None,
     on_frame: Callable[[FrameReport], None] = lambda frame: None,
+    report: TrackReport | None = None,
 ) -> TrackReport:
     """Follow a lesion; all that can be checked early is, and a stop in between keeps what there is.
 
@@ -303,9 +301,10 @@ def track_cine(
         job: what to do.
         on_start: called once with the number of frames, or None where it is not known.
         on_frame: called after each frame.
+        report: filled as frames come, for what is left of a job that fails; None for a new one.
 
     Raises:
-        ValueError: if an argument is wrong, by itself or for this cine.
+        BadArgumentError: if an argument is wrong, by itself or for this cine.
         ImageFileError: if a frame cannot be read; what was found before is written.
         BundleError, BackendError: as `Segmenter.load`.
         OutputFileError: if a result cannot be written.
@@ -313,11 +312,10 @@ def track_cine(
     for path, kind, suffixes in (
         (job.video_file, "video", VIDEO_SUFFIXES),
         (job.csv_file, "table", (".csv",)),
-        (job.json_file, "document", (".json",)),
     ):
         if path is not None:
             check_output(path, kind, suffixes, Path(job.source))
-    report = TrackReport()
+    report = TrackReport() if report is None else report
     with ExitStack() as closing:
         source = open_cine(job.source)
         closing.callback(source.close)
@@ -449,8 +447,6 @@ def _write(job: CineTracking, report: TrackReport) -> None:
     contents: dict[Path, bytes] = {}
     if job.csv_file is not None:
         contents[job.csv_file] = report.to_csv().encode()
-    if job.json_file is not None:
-        contents[job.json_file] = (json.dumps(report.to_json(), indent=1) + "\n").encode()
     if contents:
         write_files_atomically(contents)
 

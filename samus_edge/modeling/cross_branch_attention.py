@@ -99,7 +99,7 @@ class CrossBranchAttention(nn.Module):
         num_heads: heads; divides ``inner_dim``.
 
     Raises:
-        ValueError: if ``num_heads`` does not divide ``inner_dim``.
+        BadArgumentError: if ``num_heads`` does not divide ``inner_dim``.
 
     Source: SAMUS (arXiv 2309.06824), section 3.3, without the relative position term of equation 2,
     which its reference implementation does not have. The output projection starts at zero.

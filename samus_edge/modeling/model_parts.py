@@ -80,7 +80,7 @@ def build_samus_hf(arch: str, *, hf: bool = True, gate: bool = True) -> SamusHF:
         gate: whether the multi-scale attention gate follows the CNN branch.
 
     Raises:
-        ValueError: if there is no such architecture.
+        BadArgumentError: if there is no such architecture.
     """
     if check_arch(arch) == "tiny":
         return samus_hf_tiny(hf=hf, gate=gate)
@@ -181,7 +181,7 @@ def select_trainable(
             dot, such as `image_encoder.blocks.11`.
 
     Raises:
-        ValueError: naming everything in ``unfreeze`` that the model does not have.
+        BadArgumentError: naming everything in ``unfreeze`` that the model does not have.
     """
     parts = parts_of(name for name, _ in model.named_parameters())
     known = set(parts.values())

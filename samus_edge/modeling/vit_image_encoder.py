@@ -99,7 +99,7 @@ class VitAttention(nn.Module):
         window_size: side of the windows, tokens; None for global attention.
 
     Raises:
-        ValueError: if ``num_heads`` does not divide ``dim``.
+        BadArgumentError: if ``num_heads`` does not divide ``dim``.
 
     Source: Segment Anything (arXiv 2304.02643); same parameter names.
     """
@@ -299,7 +299,7 @@ class VitImageEncoder(nn.Module):
         gate: whether the CNN branch ends in a multi-scale attention gate.
 
     Raises:
-        ValueError: if ``image_size`` is no multiple of 8, or a global block does not exist.
+        BadArgumentError: if ``image_size`` is no multiple of 8, or a global block does not exist.
 
     Source: SAMUS (arXiv 2309.06824), section 3, and its reference implementation. We differ: the
     input has one channel, with the three channels' kernels summed (see :mod:`samus_edge.weights`),

@@ -334,7 +334,8 @@ async def _add_image(
     request: Request,
     example: Annotated[str | None, Query(max_length=100)] = None,
 ) -> ImageInfo:
-    """Keep an image: the body is a PNG, JPEG, BMP, TIFF, DICOM, MP4 or AVI file, or `example` names one."""
+    """Keep an image: the body is a PNG, JPEG, BMP, TIFF, DICOM, MP4 or AVI file, or `example`
+    names one."""
     state.ready()
     box: list[float] | None = None
     image: UploadedImage
@@ -438,7 +439,8 @@ def _attachment(content: bytes, name: str, media_type: str) -> Response:
 async def _track(
     state: StateOf, session: Kept, request: TrackRequest, http: Request
 ) -> StreamingResponse:
-    """Follow a lesion: a JSON document per line and frame, as soon as it is there; an `{"error": "..."}` ends it."""
+    """Follow a lesion: a JSON document per line and frame, as soon as it is there; an `{"error":
+    "..."}` ends it."""
     documents = await state.compute(partial(state.ready().track, session, request))
 
     async def lines() -> AsyncIterator[str]:

@@ -52,7 +52,8 @@ class ServerMetrics:
 
         self.bugs = Counter(
             "samus_edge_unhandled_errors_total",
-            "Errors that are neither the client's nor a failed job: bugs, with a traceback in the log.",
+            "Errors that are neither the client's nor a failed job: bugs, with a traceback in the "
+            "log.",
             ("route",),
             registry=self._registry,
         )

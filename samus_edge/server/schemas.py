@@ -35,7 +35,8 @@ class PointPrompt(_Strict):
 
 
 class MaskRequest(_Strict):
-    """A box, points, or a box and points that correct it, in the order in which they were clicked: one mask."""
+    """A box, points, or a box and points that correct it, in the order in which they were clicked:
+    one mask."""
 
     frame: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     box: BoundedBox | None = None

@@ -170,7 +170,8 @@ class SegmentationService:
 
 
 def contours_of(mask: npt.NDArray[np.bool_]) -> list[list[list[float]]]:
-    """The outlines of a mask and of its holes, x and y in pixels, simplified by less than half a pixel."""
+    """The outlines of a mask and of its holes, x and y in pixels, simplified by less than half a
+    pixel."""
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     polygons = []
     for contour in contours:

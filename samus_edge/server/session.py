@@ -165,12 +165,14 @@ class _Video:
                     self.memory_bytes += frame.image.nbytes
                     if self.memory_bytes > MAX_VIDEO_BYTES:
                         raise ImageFileError(
-                            f"the video's frames have more than {MAX_VIDEO_BYTES >> 20} MB. Cut out the part that "
+                            f"the video's frames have more than {MAX_VIDEO_BYTES >> 20} MB. Cut "
+                            "out the part that "
                             "matters, or scale it down."
                         )
                     if len(self._frames) == max_frames:
                         raise ImageFileError(
-                            f"the video has more than {max_frames} frames. Cut out the part that matters."
+                            f"the video has more than {max_frames} frames. Cut out the part that "
+                            "matters."
                         )
                     self._frames.append(frame.image)
             except ImageFileError as err:

@@ -53,7 +53,8 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if not is_loopback(self.host) and not self.token:
             raise BadArgumentError(
-                f"{self.host} can be reached from other machines, so a token is needed. Set the environment variable "
+                f"{self.host} can be reached from other machines, so a token is needed. Set the "
+                "environment variable "
                 "SAMUS_EDGE_TOKEN, or listen on 127.0.0.1."
             )
 

@@ -87,7 +87,7 @@ def ablation_runs(config: TrainConfig, out_dir: Path, seeds: Sequence[int]) -> l
         seeds: seeds, at least one, each once.
 
     Raises:
-        ValueError: if there is no seed, or one is there twice.
+        BadArgumentError: if there is no seed, or one is there twice.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise BadArgumentError(f"seeds must be different and at least one, got {list(seeds)}.")

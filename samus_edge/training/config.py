@@ -65,7 +65,7 @@ class DistillationConfig:
         """Check every value.
 
         Raises:
-            ValueError: naming every bad one.
+            BadArgumentError: naming every bad one.
         """
         further = []
         if self.teacher == "none" and self.mask_weight:
@@ -151,7 +151,7 @@ class TrainConfig:
         """Check every value.
 
         Raises:
-            ValueError: naming every bad one.
+            BadArgumentError: naming every bad one.
         """
         check_record(self)
 
@@ -190,7 +190,7 @@ def read_config(path: Path | None, changes: Sequence[str] = ()) -> TrainConfig:
             as "epochs=20" or "prompts.refine_probability=0.5".
 
     Raises:
-        ValueError: if the file is no YAML mapping, or naming every unknown key and bad value.
+        BadArgumentError: if the file is no YAML mapping, or naming every unknown key and bad value.
     """
     document: Any = {} if path is None else _read_yaml(path)
     problems: list[str] = []

@@ -343,7 +343,7 @@ class FeatureDistillation:
         settings: tells this distillation from others, JSON values by name.
 
     Raises:
-        ValueError: if there are fewer views than a batch holds.
+        BadArgumentError: if there are fewer views than a batch holds.
         WeightsError: if the state is damaged or of another distillation.
     """
 

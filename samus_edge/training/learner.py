@@ -32,7 +32,7 @@ def make_optimizer(model: SamusHF, config: TrainConfig) -> torch.optim.Optimizer
     """The configured optimiser of all trainable parameters, in groups of :func:`parameter_groups`.
 
     Raises:
-        ValueError: if no parameter is trainable.
+        BadArgumentError: if no parameter is trainable.
     """
     groups = parameter_groups(model, config)
     if not groups:
@@ -208,7 +208,7 @@ class Learner:
         processes: this process among those that train together.
 
     Raises:
-        ValueError: if nothing is trainable.
+        BadArgumentError: if nothing is trainable.
     """
 
     def __init__(

@@ -170,8 +170,8 @@ class Trainer:
         processes: this process among those that train together.
 
     Raises:
-        ValueError: if there are no validation cases, fewer training cases than a step takes, or
-            nothing to train.
+        BadArgumentError: if there are no validation cases, fewer training cases than a step takes,
+            or nothing to train.
         WeightsError: if the folder holds a state of another training or a damaged one.
         DataError: if a case cannot be read or has no lesion.
     """

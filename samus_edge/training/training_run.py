@@ -39,7 +39,7 @@ def started_model(
         The model in training mode, with every parameter trainable, and the account of its weights.
 
     Raises:
-        ValueError: if no checkpoint is given for an architecture that needs one.
+        BadArgumentError: if no checkpoint is given for an architecture that needs one.
         MissingExtraError: if LiteMedSAM's checkpoint is wanted and not installed.
         WeightsError: if the checkpoint is damaged or starts another architecture.
     """
@@ -95,7 +95,7 @@ def prepare_training(
         The trainer, and the account of the start weights.
 
     Raises:
-        ValueError: if the configuration does not fit the model or the data.
+        BadArgumentError: if the configuration does not fit the model or the data.
         WeightsError: if a checkpoint is not what it should be.
         DataError: if a case cannot be read or has no lesion.
         JobInterruptedError: if it was asked to stop; what was done is saved.

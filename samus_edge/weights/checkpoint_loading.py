@@ -127,7 +127,7 @@ def convert_checkpoint(
         The account of every tensor.
 
     Raises:
-        ValueError: if ``out`` does not end in `.safetensors`, or is the checkpoint itself.
+        BadArgumentError: if ``out`` does not end in `.safetensors`, or is the checkpoint itself.
         OutputFileError: if ``out`` cannot be written.
         WeightsError: if the file is no such checkpoint, or starts another architecture.
     """

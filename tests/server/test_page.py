@@ -89,9 +89,10 @@ def at(page: Page, x: float, y: float) -> tuple[float, float]:
     found = page.evaluate(
         """([x, y]) => {
         const canvas = document.getElementById("canvas"), bounds = canvas.getBoundingClientRect();
-        const [width, height] = document.getElementById("status").dataset.size.split("x").map(Number);
-        const scale = Math.min(bounds.width / width, bounds.height / height);
-        return [bounds.left + (bounds.width - width * scale) / 2 + (x + .5) * scale,
+        const [width, height] =
+        document.getElementById("status").dataset.size.split("x").map(Number); const scale =
+        Math.min(bounds.width / width, bounds.height / height); return [bounds.left + (bounds.width
+        - width * scale) / 2 + (x + .5) * scale,
                 bounds.top + (bounds.height - height * scale) / 2 + (y + .5) * scale];
     }""",
         [x, y],
@@ -252,7 +253,8 @@ def test_a_bad_file_is_said(page: Page, tmp_path: Path) -> None:
 def test_everything_can_be_named_and_reached(page: Page, screenshots: Path) -> None:
     unnamed = page.evaluate(
         """() => [...document.querySelectorAll("button, input, select, canvas")].filter((element) =>
-        !(element.textContent.trim() || element.getAttribute("aria-label") || element.labels?.length))
+        !(element.textContent.trim() || element.getAttribute("aria-label") ||
+        element.labels?.length))
         .map((element) => element.outerHTML)"""
     )
     assert unnamed == []

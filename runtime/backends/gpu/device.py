@@ -301,7 +301,7 @@ class DeviceTensor:
             dtype: numpy's.
 
         Raises:
-            ValueError: if the memory is too small.
+            BadArgumentError: if the memory is too small.
         """
         self._device = device
         self._memory = memory

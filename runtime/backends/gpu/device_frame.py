@@ -145,7 +145,8 @@ def device_frame(image: Any, device: Device) -> DeviceTensor:
 
     Raises:
         TypeError: if it is no array of a GPU, or not uint8.
-        ValueError: if it lies on another GPU, has another shape, or gaps between its elements.
+        BadArgumentError: if it lies on another GPU, has another shape, or gaps between its
+            elements.
         BackendError: if the GPU fails.
     """
     interface = _interface(image, device)

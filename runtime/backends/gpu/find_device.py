@@ -29,7 +29,7 @@ def find_device(binding: str = "auto", index: int | None = None) -> Device:
             for that of the thread's PyCUDA context, or the first.
 
     Raises:
-        ValueError: if the binding is unknown or the index negative.
+        BadArgumentError: if the binding is unknown or the index negative.
         BackendError: if the binding is not installed, or there is no driver or no such GPU.
     """
     if index is not None and index < 0:

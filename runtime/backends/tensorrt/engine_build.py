@@ -43,8 +43,8 @@ class ShapeRange:
         largest: upper bound of every axis; memory is reserved for it.
 
     Raises:
-        ValueError: if the ranks differ, a size is not a positive integer, or an axis does not have
-            smallest <= typical <= largest.
+        BadArgumentError: if the ranks differ, a size is not a positive integer, or an axis does not
+            have smallest <= typical <= largest.
     """
 
     smallest: Shape
@@ -99,7 +99,7 @@ def image_encoder_profile(
         frames: B, of one size, in every run; engines are built for one number.
 
     Raises:
-        ValueError: if the sizes are not positive or not in order.
+        BadArgumentError: if the sizes are not positive or not in order.
     """
     largest = largest_hw or typical_hw or smallest_hw
     typical = typical_hw or largest
@@ -124,7 +124,7 @@ def mask_decoder_profile(
         most_points: largest P.
 
     Raises:
-        ValueError: if a number is not positive, or a typical one above the largest.
+        BadArgumentError: if a number is not positive, or a typical one above the largest.
     """
 
     def prompts_and_points(*rest: int) -> ShapeRange:
@@ -192,8 +192,8 @@ class EngineOptions:
         several. A context takes the narrowest that fits.
 
         Raises:
-            ValueError: if the sizes are not positive or not in order, or the graph takes other
-                sizes.
+            BadArgumentError: if the sizes are not positive or not in order, or the graph takes
+                other sizes.
         """
         open_inputs = {
             spec.name for spec in record.inputs if any(isinstance(size, str) for size in spec.shape)
@@ -323,7 +323,8 @@ def build_engine(
         The engine, serialised.
 
     Raises:
-        ValueError: if the profiles do not fit the graph's inputs, or a number is out of range.
+        BadArgumentError: if the profiles do not fit the graph's inputs, or a number is out of
+            range.
         BundleError: if the bytes are not an ONNX graph, or it keeps tensors in other files.
         BackendError: if TensorRT refuses the graph (names node and operator), cannot build for the
             compute capability, or fails.

@@ -83,7 +83,7 @@ class TensorRTContext:
             One array of the host for each output, owned by the caller.
 
         Raises:
-            ValueError: if a shape is outside the engine's profiles.
+            BadArgumentError: if a shape is outside the engine's profiles.
             BackendError: if TensorRT or CUDA fails; the context is then of no use any more.
         """
         self._queue(feeds)

@@ -193,7 +193,7 @@ def find_tensorrt(flavour: str = "auto") -> TensorRTLibrary:
         flavour: one of `TENSORRT_FLAVOURS`; or "auto", the first of them that is installed.
 
     Raises:
-        ValueError: if the flavour is unknown.
+        BadArgumentError: if the flavour is unknown.
         BackendError: if it is not installed, cannot be loaded or is too old; says how to get it.
     """
     return _load(installed_flavour(flavour))
@@ -203,7 +203,7 @@ def installed_flavour(flavour: str = "auto") -> str:
     """Which TensorRT `find_tensorrt` would import; quick, and nothing is imported.
 
     Raises:
-        ValueError: if the flavour is unknown.
+        BadArgumentError: if the flavour is unknown.
         BackendError: if it is not installed; says how to get it.
     """
     if flavour not in ("auto", *TENSORRT_FLAVOURS):

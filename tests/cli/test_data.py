@@ -69,8 +69,8 @@ def test_a_split_is_written_read_and_not_overwritten(
 def test_bad_arguments_are_one_line(
     run: Run, fake_busi: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    base = ("--data", fake_busi, "--out", tmp_path / "split.json")
-    outcome = run("data", "split", *base, *arguments)
+    out = () if "--out" in arguments else ("--out", tmp_path / "split.json")
+    outcome = run("data", "split", "--data", fake_busi, *out, *arguments)
     assert outcome.exit_code == 2
     assert message in outcome.stderr and outcome.stderr.count("\n") == 1
     assert not (tmp_path / "split.json").exists()

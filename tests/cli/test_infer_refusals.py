@@ -79,9 +79,10 @@ def test_bad_arguments_are_one_line_and_write_nothing(
 ) -> None:
     folder = image.parent
     given = [argument.format(folder=folder) for argument in arguments]
-    common = ["--image", image, "--overlay", folder / "overlay.png", "--json"]
-    if "--bundle" not in given:
-        common += ["--bundle", bundle]
+    common = ["--image", image, "--json"]
+    for option, value in (("--overlay", folder / "overlay.png"), ("--bundle", bundle)):
+        if option not in given:
+            common += [option, value]
     before = image.read_bytes()
     outcome = run("infer", *common, *given)
     assert (outcome.exit_code, outcome.stdout) == (exit_code, "")
@@ -99,10 +100,10 @@ def test_bad_arguments_are_one_line_and_write_nothing(
         ("empty.png", b"", "empty.png is empty"),
         ("text.png", b"not an image\n", "text.png is not a PNG, JPEG, BMP, TIFF or WebP file"),
         ("huge.png", HUGE_PNG, "huge.png has 40000 x 40000 pixels, more than the limit"),
-        ("cut.png", "{half}", "cut.png is truncated"),
-        ("cut.jpg", "{half}", "cut.jpg is truncated"),
-        ("cut.bmp", "{half}", "cut.bmp is truncated"),
-        ("cut.tiff", "{half}", "cut.tiff is truncated"),
+        ("cut.png", "{half}", "cut.png is a PNG file that is truncated or damaged"),
+        ("cut.jpg", "{half}", "cut.jpg is a JPEG file that is truncated or damaged"),
+        ("cut.bmp", "{half}", "cut.bmp is a BMP file that is truncated or damaged"),
+        ("cut.tiff", "{half}", "cut.tiff is a TIFF file that is truncated or damaged"),
         (".", None, "is a folder"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -99,4 +99,4 @@ def test_bad_arguments_are_one_line(
 def test_a_missing_video(run: Run, tmp_path: Path) -> None:
     outcome = run("track", "--video", tmp_path / "no.mp4", "--box", "1,1,5,5")
     assert outcome.exit_code == 1
-    assert "is no file or folder" in outcome.stderr
+    assert "is neither a file nor a folder" in outcome.stderr

@@ -45,7 +45,7 @@ NEWEST_VENV ?= .venv-newest
 PYTHON_LOWEST ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.10.*/bin/python) python3.10)
 PYTHON_NEWEST ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python) python3.13)
 # What the runtime's tests use beside the runtime.
-RUNTIME_TEST_TOOLS := pytest hypothesis onnx
+RUNTIME_TEST_TOOLS := pytest hypothesis onnx scipy scikit-image
 
 # Arguments for pytest, for example: make test PYTEST_ARGS="tests/runtime -x"
 PYTEST_ARGS ?=
@@ -175,14 +175,14 @@ $(LOWEST_VENV)/.installed: pyproject.toml Makefile
 	@rm -rf $(LOWEST_VENV)
 	@"$(PYTHON_LOWEST)" -m venv $(LOWEST_VENV)
 	@$(LOWEST_VENV)/bin/python tests/lowest_versions.py > $(LOWEST_VENV)/lowest.txt
-	@$(LOWEST_VENV)/bin/python $(PIP_INSTALL) --constraint $(LOWEST_VENV)/lowest.txt --editable . $(RUNTIME_TEST_TOOLS)
+	@$(LOWEST_VENV)/bin/python $(PIP_INSTALL) --constraint $(LOWEST_VENV)/lowest.txt --editable '.[dicom]' $(RUNTIME_TEST_TOOLS)
 	@touch $@
 
 $(NEWEST_VENV)/.installed: pyproject.toml Makefile
 	@echo "Installing the newest versions into $(NEWEST_VENV) ..."
 	@rm -rf $(NEWEST_VENV)
 	@"$(PYTHON_NEWEST)" -m venv $(NEWEST_VENV)
-	@$(NEWEST_VENV)/bin/python $(PIP_INSTALL) --editable . $(RUNTIME_TEST_TOOLS)
+	@$(NEWEST_VENV)/bin/python $(PIP_INSTALL) --editable '.[dicom]' $(RUNTIME_TEST_TOOLS)
 	@touch $@
 
 $(DEMO_VENV)/.installed: $(PACKAGE_FILES) | $(DEMO_VENV)/bin/python

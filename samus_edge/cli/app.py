@@ -47,7 +47,6 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="samus-edge",
-    no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -93,19 +92,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: without the program's name; None for those of this process.
+        arguments: without the program's name; None for those of this process. Without any, the
+            help is shown.
 
     Returns:
-        The exit code: 0 done; 1 the job failed; 2 an argument is wrong; 130 interrupted. For 1 and
-            2
-        one line on stderr says why. What is none of these is a bug: the line says so, the traceback
-        follows, and the exit code is 1.
+        The exit code: 0 done; 1 the job failed; 2 an argument is wrong; 130 interrupted. For 1, 2
+        and 130 one line on stderr says why. Anything else is a bug: the line says so, the
+        traceback follows, and the exit code is 1.
     """
     # Paths may hold bytes that are no text in this locale; they shall not make printing fail.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     command = typer.main.get_command(app)
     try:
         _refuse_repeated(command, words)

@@ -79,8 +79,8 @@ def test_the_version_is_printed(run: Run) -> None:
     ("arguments", "message"),
     [
         (("segment",), "No such command 'segment'"),
-        (("infer", "--immage", "x.png"), "No such option: --immage"),
-        (("infer",), "Missing option '--image'"),
+        (("infer", "--immage", "x.png"), "--immage"),
+        (("infer",), "Missing option"),
         (("infer", "--image"), "requires an argument"),
         (("info", "extra"), "unexpected extra argument"),
     ],
@@ -145,7 +145,9 @@ def test_an_option_that_takes_one_value_is_not_given_twice(run: Run) -> None:
 
 
 def test_without_a_command_the_help_is_shown(run: Run) -> None:
-    assert "Usage: samus-edge" in run().stdout + run().stderr
+    bare = run()
+    assert (bare.exit_code, bare.stderr) == (0, "")
+    assert bare.stdout == run("--help").stdout
     assert run("-h").stdout == run("--help").stdout
 
 

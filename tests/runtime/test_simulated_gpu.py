@@ -32,10 +32,9 @@ def driver_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _run(driver_folder: Path, file: str, binding: str) -> None:
-    if binding == "pycuda" and importlib.util.find_spec("pycuda") is None:
-        pytest.skip(
-            "pycuda is not installed (pip install 'samus-edge[pycuda]', with a CUDA toolkit)"
-        )
+    module, extra = ("pycuda", "pycuda") if binding == "pycuda" else ("cuda", "cuda")
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{binding} is not installed (pip install 'samus-edge[{extra}]')")
     environment = {
         **os.environ,
         "LD_LIBRARY_PATH": f"{driver_folder}:{os.environ.get('LD_LIBRARY_PATH', '')}",

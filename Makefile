@@ -165,8 +165,10 @@ $(DOCS_VENV)/.installed: $(PACKAGE_FILES) | $(VENV)/.installed
 	@$(VENV)/bin/python -m venv $(DOCS_VENV)
 	@$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 		> "$$($(DOCS_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"
+	@$(VENV)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--wheel-dir $(DOCS_VENV)/wheel .
 	@$(VENV)/bin/python -m pip --python $(DOCS_VENV)/bin/python install --quiet --disable-pip-version-check \
-		--no-deps --no-build-isolation .
+		--no-deps $(DOCS_VENV)/wheel/*.whl
 	@rm -rf build
 	@touch $@
 

@@ -63,11 +63,15 @@ def command(
     prompts: Annotated[
         str, typer.Option(metavar="N,N,...", help="Boxes in one run of the mask decoder.")
     ] = "1,4,16",
-    rounds: Annotated[int, typer.Option(min=1, help="How often each subject gets its turn.")] = 10,
-    runs: Annotated[int, typer.Option(min=1, help="Timed runs in a turn.")] = 5,
+    rounds: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How often each subject gets its turn.")
+    ] = 10,
+    runs: Annotated[int, typer.Option(metavar="N", min=1, help="Timed runs in a turn.")] = 5,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, max=256, help="CPU threads. [default: all cores, at most 8]"),
+        typer.Option(
+            metavar="N", min=1, max=256, help="CPU threads. [default: all cores, at most 8]"
+        ),
     ] = None,
     roofline: Annotated[
         bool, typer.Option(help="Measure the machine's limits, and compare with them.")

@@ -56,11 +56,13 @@ def command(
         ),
     ] = None,
     max_prompts: Annotated[
-        int, typer.Option(min=1, max=1024, help="Prompts in one run; more are split.")
+        int, typer.Option(metavar="N", min=1, max=1024, help="Prompts in one run; more are split.")
     ] = 16,
     max_points: Annotated[
         int,
-        typer.Option(min=2, max=1024, help="Points of a prompt; the corners of a box are two."),
+        typer.Option(
+            metavar="N", min=2, max=1024, help="Points of a prompt; the corners of a box are two."
+        ),
     ] = 16,
     tf32: Annotated[
         bool, typer.Option("--tf32", help="Round float32 products to 10 bits of mantissa.")

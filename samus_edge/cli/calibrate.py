@@ -18,7 +18,9 @@ def command(
     context: typer.Context,
     out: Annotated[
         Path,
-        typer.Option(help="Folder of the new bundle; with --overwrite that of the old one."),
+        typer.Option(
+            metavar="DIR", help="Folder of the new bundle; with --overwrite that of the old one."
+        ),
     ],
     precision: Annotated[
         list[str],
@@ -31,6 +33,7 @@ def command(
     data: Annotated[
         Path | None,
         typer.Option(
+            metavar="DIR",
             help="Dataset whose training subset is calibrated on; see `eval`.",
             exists=True,
             file_okay=False,
@@ -40,37 +43,50 @@ def command(
     frames: Annotated[
         Path | None,
         typer.Option(
+            metavar="DIR",
             help="Folder of frames without masks to calibrate on, instead of --data.",
             exists=True,
             file_okay=False,
         ),
     ] = None,
     count: Annotated[
-        int, typer.Option("--count", min=1, help="How many frames to draw, by --seed.")
+        int, typer.Option("--count", metavar="N", min=1, help="How many frames to draw, by --seed.")
     ] = 32,
     method: Annotated[
-        str, typer.Option(help="Ranges of activations: minmax, entropy or percentile.")
+        str,
+        typer.Option(metavar="TEXT", help="Ranges of activations: minmax, entropy or percentile."),
     ] = "minmax",
     percentile: Annotated[
         float,
-        typer.Option(help="Where --method percentile cuts: 99.99 leaves out 0.01 % at either end."),
+        typer.Option(
+            metavar="NUMBER",
+            help="Where --method percentile cuts: 99.99 leaves out 0.01 % at either end.",
+        ),
     ] = 99.99,
     budget: Annotated[
         float,
-        typer.Option(help="Dice points that an int8 encoder may lose on the calibration frames."),
+        typer.Option(
+            metavar="NUMBER",
+            help="Dice points that an int8 encoder may lose on the calibration frames.",
+        ),
     ] = 0.5,
     cache: Annotated[
         Path | None,
-        typer.Option(help="File (.npz) of the ranges: read where it fits, else written."),
+        typer.Option(
+            metavar="FILE", help="File (.npz) of the ranges: read where it fits, else written."
+        ),
     ] = None,
     chart: Annotated[
         Path | None,
         typer.Option(
+            metavar="DIR",
             help="Folder for a chart per int8 precision of what each block suffers.",
             file_okay=False,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw of frames and prompts.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Of the draw of frames and prompts.")
+    ] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing bundle.")
     ] = False,

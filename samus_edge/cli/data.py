@@ -65,16 +65,22 @@ def check(
 @app.command("split")
 def split(
     data: DataFolder,
-    out: Annotated[Path, typer.Option(help="JSON split file to write.", dir_okay=False)],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="JSON split file to write.", dir_okay=False)
+    ],
     fractions: Annotated[
         str, typer.Option(metavar="TRAIN,VAL,TEST", help="Shares of the subsets.")
     ] = "0.7,0.1,0.2",
-    seed: Annotated[int, typer.Option(help="Seed of the order.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the order.")] = 0,
     threshold: Annotated[
-        float, typer.Option(help="Near-duplicates: correlation of their thumbnails.")
+        float,
+        typer.Option(metavar="NUMBER", help="Near-duplicates: correlation of their thumbnails."),
     ] = 0.92,
     detail_threshold: Annotated[
-        float, typer.Option(help="Near-duplicates: correlation of their details, also shifted.")
+        float,
+        typer.Option(
+            metavar="NUMBER", help="Near-duplicates: correlation of their details, also shifted."
+        ),
     ] = 0.65,
     patient: Annotated[
         str | None,
@@ -86,7 +92,9 @@ def split(
     show: Annotated[
         Path | None,
         typer.Option(
-            help="Also draw the groups of near-duplicates (.png or .jpg).", dir_okay=False
+            metavar="FILE",
+            help="Also draw the groups of near-duplicates (.png or .jpg).",
+            dir_okay=False,
         ),
     ] = None,
     overwrite: Annotated[
@@ -151,12 +159,15 @@ def split(
 @app.command("augmentations")
 def augmentations(
     data: DataFolder,
-    out: Annotated[Path, typer.Option(help="Picture to write (.png or .jpg).", dir_okay=False)],
-    frames: Annotated[int, typer.Option(help="Frames to show, 1 to 6.")] = 2,
-    seed: Annotated[int, typer.Option(help="Seed of frames and draws.")] = 0,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Picture to write (.png or .jpg).", dir_okay=False)
+    ],
+    frames: Annotated[int, typer.Option(metavar="N", help="Frames to show, 1 to 6.")] = 2,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of frames and draws.")] = 0,
     config: Annotated[
         Path | None,
         typer.Option(
+            metavar="FILE",
             help="YAML training configuration; the default one if left out.",
             exists=True,
             dir_okay=False,

@@ -38,6 +38,7 @@ def command(
     weights: Annotated[
         Path | None,
         typer.Option(
+            metavar="FILE",
             help="Weights (.safetensors) to evaluate with torch instead of a bundle.",
             exists=True,
             dir_okay=False,
@@ -59,18 +60,25 @@ def command(
     normals: Annotated[
         bool, typer.Option(help="Also what prompts on images without a lesion give.")
     ] = True,
-    worst: Annotated[int, typer.Option(help="How many of the worst lesions to show.")] = 5,
+    worst: Annotated[
+        int, typer.Option(metavar="N", help="How many of the worst lesions to show.")
+    ] = 5,
     out: Annotated[
-        Path | None, typer.Option(help="Write the tables to this JSON file.", dir_okay=False)
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the tables to this JSON file.", dir_okay=False),
     ] = None,
     csv: Annotated[
-        Path | None, typer.Option(help="Write one row per lesion and prompt.", dir_okay=False)
+        Path | None,
+        typer.Option(metavar="FILE", help="Write one row per lesion and prompt.", dir_okay=False),
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option(help=f"Write a report with plots and pictures; into a folder: {HTML_NAME}."),
+        typer.Option(
+            metavar="FILE",
+            help=f"Write a report with plots and pictures; into a folder: {HTML_NAME}.",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of prompts and intervals.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of prompts and intervals.")] = 0,
     record: Annotated[
         bool, typer.Option("--record", help="Write the result into the bundle's manifest.")
     ] = False,

@@ -30,22 +30,28 @@ def command(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the bundle, or of the pair of --profile sam.", file_okay=False
+            metavar="DIR",
+            help="Folder of the bundle, or of the pair of --profile sam.",
+            file_okay=False,
         ),
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(help="Weights (.safetensors) to export.", exists=True, dir_okay=False),
+        typer.Option(
+            metavar="FILE", help="Weights (.safetensors) to export.", exists=True, dir_okay=False
+        ),
     ] = None,
     bundle: Annotated[
         Path | None,
         typer.Option(
-            help="Bundle to export again instead of weights; without both the default bundle."
+            metavar="FILE",
+            help="Bundle to export again instead of weights; without both the default bundle.",
         ),
     ] = None,
     frames: Annotated[
         Path | None,
         typer.Option(
+            metavar="DIR",
             help="Folder of real frames (PNG) on which the graphs are compared with torch. Left "
             "out: "
             "the eight that come with samus-edge.",
@@ -80,12 +86,18 @@ def command(
     triton: Annotated[
         Path | None,
         typer.Option(
-            help="Also write a model repository for Triton Inference Server here.", file_okay=False
+            metavar="DIR",
+            help="Also write a model repository for Triton Inference Server here.",
+            file_okay=False,
         ),
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(help="Name of the bundle.", show_default="samus-hf- and the architecture"),
+        typer.Option(
+            metavar="TEXT",
+            help="Name of the bundle.",
+            show_default="samus-hf- and the architecture",
+        ),
     ] = None,
     credit: Annotated[
         list[str] | None,
@@ -94,7 +106,7 @@ def command(
             help="Whose data the weights were trained on, for the manifest. Repeat for more.",
         ),
     ] = None,
-    opset: Annotated[int, typer.Option(help="ONNX operator set, 17 to 23.")] = 20,
+    opset: Annotated[int, typer.Option(metavar="N", help="ONNX operator set, 17 to 23.")] = 20,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     allow_failing: AllowFailing = False,
 ) -> None:

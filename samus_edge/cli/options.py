@@ -123,6 +123,7 @@ AllowFailing = Annotated[
 DataFolder = Annotated[
     Path,
     typer.Option(
+        metavar="DIR",
         help="Dataset folder: BUSI's layout (benign/, malignant/, normal/), US30K's (MainPatient/, "
         "DATASET/img, DATASET/label), or images/ with masks/.",
         exists=True,
@@ -132,6 +133,7 @@ DataFolder = Annotated[
 SplitFile = Annotated[
     Path | None,
     typer.Option(
+        metavar="FILE",
         help="JSON file with the subsets, as `samus-edge data split` writes it. US30K has its own: "
         "leave it out, or pass MainPatient/train-TASK.txt for those of a task.",
         exists=True,

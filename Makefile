@@ -120,7 +120,8 @@ test-versions: $(LOWEST_VENV)/.installed $(NEWEST_VENV)/.installed ## The runtim
 	@for venv in $(LOWEST_VENV) $(NEWEST_VENV); do \
 		echo "== $$venv: $$($$venv/bin/python --version), $$($$venv/bin/python -m pip list --format freeze \
 			--disable-pip-version-check | grep -iE '^(numpy|onnxruntime|opencv-python-headless|pillow|typer)==' | tr '\n' ' ')"; \
-		$$venv/bin/pytest -q -W ignore::DeprecationWarning $(RUNTIME_TESTS); done
+		$$venv/bin/pytest -q -W ignore::DeprecationWarning -W ignore::ResourceWarning \
+			-W ignore::pytest.PytestUnraisableExceptionWarning $(RUNTIME_TESTS); done
 
 .PHONY: release
 release: $(VENV)/.installed ## Check that version and changelog agree, build sdist and wheel into dist/, check both.

@@ -111,6 +111,8 @@ _FORMATS = (
     ("TIFF", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TiffImagePlugin", "TiffImageFile"),
     ("WebP", (b"RIFF",), "WebPImagePlugin", "WebPImageFile"),
 )
+_VIDEO_STARTS = (b"\x1aE\xdf\xa3", b"0&\xb2u\x8ef\xcf\x11", b"\0\0\1\xba", b"\0\0\1\xb3")
+_STILL_BRANDS = (b"heic", b"heix", b"mif1", b"avif")
 _ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 274, 258, 262, 339  # tags of TIFF and Exif
 _UNSIGNED = 1
 _decoding = threading.Lock()  # filters of warnings belong to the whole process
@@ -210,11 +212,20 @@ def _decode(content: bytes) -> npt.NDArray[Any]:
     """Decode a whole file: (H, W), (H, W, 2) with alpha, (H, W, 3) RGB or (H, W, 4) RGBA, 8 or 16
     bits."""
     found = next((each for each in _FORMATS if content.startswith(each[1])), None)
+    if _is_video(content):
+        raise ImageFileError(
+            "is a video, not an image",
+            "Follow a lesion through it with `samus-edge track`, or export one frame as PNG.",
+        )
     if found is None or (found[0] == "WebP" and content[8:12] != b"WEBP"):
         raise ImageFileError("is not a PNG, JPEG, BMP, TIFF or WebP file")
     name, _, module, plugin = found
     # The plugins by themselves: Image.open would look for others, and warn of sizes on its own.
-    opener = getattr(importlib.import_module(f"PIL.{module}"), plugin)
+    plugins = importlib.import_module(f"PIL.{module}")
+    opener = getattr(plugins, plugin)
+    if name == "TIFF":
+        # Pillow knows 16-bit MinIsWhite in little-endian files only; `_samples` inverts both.
+        plugins.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
     try:
         with _decoding, warnings.catch_warnings(), opener(BytesIO(content)) as picture:
             # Pillow warns of a directory that is cut off, and goes on.
@@ -234,6 +245,14 @@ def _decode(content: bytes) -> npt.NDArray[Any]:
     except Exception as err:  # decoders have no error in common
         reason = str(err) or type(err).__name__
         raise ImageFileError(f"is a {name} file that is truncated or damaged ({reason})") from err
+
+
+def _is_video(content: bytes) -> bool:
+    """Whether a file begins as AVI, MP4, QuickTime, Matroska, WebM, ASF or MPEG does."""
+    if content[4:8] == b"ftyp":  # HEIF and AVIF share MP4's container
+        return content[8:12] not in _STILL_BRANDS
+    is_avi = content.startswith(b"RIFF") and content[8:12] == b"AVI "
+    return is_avi or content.startswith(_VIDEO_STARTS)
 
 
 def _samples(picture: "Image", content: bytes) -> npt.NDArray[Any]:

@@ -464,3 +464,35 @@ def test_a_changed_byte_never_crashes(kind: str) -> None:
         except ImageFileError:
             continue
         assert frame.dtype == np.uint8 and frame.ndim == 2
+
+
+def test_min_is_white_of_16_bits_is_inverted_in_big_endian_files_too(tmp_path: Path) -> None:
+    samples = np.array([[0, 257, 65535], [25700, 128 * 257, 257]], np.uint16)  # n * 257: n of 255
+    # Tags of TIFF 6.0; all values are SHORT.
+    fields = {256: 3, 257: 2, 258: 16, 259: 1, 262: 0, 273: 8, 277: 1, 278: 2, 279: 12}
+    directory = b"".join(
+        struct.pack(">HHIHH", tag, 3, 1, value, 0) for tag, value in fields.items()
+    )
+    file = tmp_path / "white.tif"
+    header = b"MM\0*" + struct.pack(">I", 20)
+    count = struct.pack(">H", len(fields))
+    file.write_bytes(header + samples.astype(">u2").tobytes() + count + directory + bytes(4))
+    assert read_image(file).tolist() == [[255, 254, 0], [155, 127, 254]]
+
+
+@pytest.mark.parametrize(
+    "start",
+    [b"RIFF\0\0\0\0AVI LIST", b"\0\0\0\x20ftypisom", b"\0\0\0\x14ftypqt  ", b"\x1aE\xdf\xa3\1"],
+)
+def test_a_video_is_pointed_to_track(start: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "cine"
+    file.write_bytes(start + bytes(64))
+    with pytest.raises(ImageFileError, match="samus-edge track"):
+        read_image(file)
+
+
+def test_a_still_in_a_videos_container_is_not_called_a_video(tmp_path: Path) -> None:
+    file = tmp_path / "photo.heic"
+    file.write_bytes(b"\0\0\0\x18ftypheic" + bytes(64))
+    with pytest.raises(ImageFileError, match="PNG, JPEG"):
+        read_image(file)

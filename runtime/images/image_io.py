@@ -123,8 +123,9 @@ _PLAIN_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L")
 def read_image(path: str | os.PathLike[str]) -> GreyFrame:
     """Read an image file as one grey frame.
 
-    The size that the header states is checked before anything is decoded, and a file that is not
-    whole is an error, never a partly grey image.
+    The size that the header states is checked before anything is decoded, and a file that ends
+    early is an error. Damage inside compressed pixels is found where the format has checksums
+    (PNG); a JPEG or an LZW TIFF with changed bytes may be read with wrong rows.
 
     Example:
         >>> image = read_image("examples/benign_80.png")

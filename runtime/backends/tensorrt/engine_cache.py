@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -104,9 +103,6 @@ def profiles_to_json(profiles: Sequence[EngineProfile]) -> str:
     return json.dumps(plain, sort_keys=True, separators=(",", ":"))
 
 
-_POLL_SECONDS = 0.2
-
-
 @contextlib.contextmanager
 def process_lock(
     path: Path, *, timeout_seconds: float, on_wait: Callable[[], None] = lambda: None
@@ -114,9 +110,9 @@ def process_lock(
     """Hold a lock that at most one process holds at a time; it ends with the process.
 
     Args:
-        path: of the lock's file; made if it is not there, and left there.
-        timeout_seconds: how long to wait for another process.
-        on_wait: called once if the lock is held by another process.
+        path: The lock's file; made if it is not there, and left there.
+        timeout_seconds: How long to wait for another process.
+        on_wait: Called once if another process holds the lock.
 
     Yields:
         Whether there is a lock: False where the file cannot be made or the file system has no
@@ -125,57 +121,27 @@ def process_lock(
     Raises:
         BackendError: if another process holds it for longer.
     """
+    from filelock import FileLock, Timeout  # here: only builds need it, and it costs 40 ms
+
+    lock = FileLock(path)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError:  # a read-only folder, say
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_wait()
+            lock.acquire(timeout=timeout_seconds, poll_interval=0.2)
+    except Timeout as err:
+        raise BackendError(
+            f"another process has been building this engine for {timeout_seconds:.0f} seconds. "
+            f"Wait for it, or end it; who it is: fuser {path}"
+        ) from err
+    except OSError:  # a read-only folder, or a file system without locks
         yield False
         return
     try:
-        yield _acquire(descriptor, path, timeout_seconds, on_wait)
+        yield True
     finally:
-        os.close(descriptor)  # which releases it
-
-
-def _acquire(
-    descriptor: int, path: Path, timeout_seconds: float, on_wait: Callable[[], None]
-) -> bool:
-    deadline = time.monotonic() + timeout_seconds
-    has_waited = False
-    while True:
-        try:
-            _lock(descriptor)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise BackendError(
-                    f"another process has been building this engine for {timeout_seconds:.0f} "
-                    "seconds. "
-                    f"Wait for it, or end it; who it is: fuser {path}"
-                ) from None
-        except OSError:  # the file system has no locks
-            return False
-        if not has_waited:
-            has_waited = True
-            on_wait()
-        time.sleep(_POLL_SECONDS)
-
-
-if os.name == "nt":
-
-    def _lock(descriptor: int) -> None:
-        import msvcrt
-
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        except PermissionError as err:
-            raise BlockingIOError from err
-
-else:
-
-    def _lock(descriptor: int) -> None:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.release()
 
 
 _STALE_SECONDS = 24 * 3600

@@ -21,7 +21,6 @@ from typing import Annotated, Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import typer
 from rich.console import Console
 from rich.progress import Progress
@@ -33,6 +32,7 @@ from mobile_sam import export_mobile_sam
 from samus_edge.benchmarking.bench_run import write_results
 from samus_edge.benchmarking.turns import time_turn
 from samus_edge.errors import SamusEdgeError
+from samus_edge.runtime.backends.onnxruntime_backend import ort
 from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER, MASK_DECODER, mask_input_hw
 from samus_edge.runtime.prompts import check_prompts, decoder_prompts
@@ -50,7 +50,7 @@ class Candidate:
     """Whose graph it is: `OURS`, `LITE_MEDSAM` or `MOBILE_SAM`."""
     graph: str
     """`IMAGE_ENCODER` or `MASK_DECODER`."""
-    session: onnxruntime.InferenceSession
+    session: ort.InferenceSession
     """The graph, ready to run."""
     feeds: dict[str, npt.NDArray[Any]]
     """Inputs by name."""
@@ -67,15 +67,15 @@ class Candidate:
         return float(np.percentile(self.latencies_ms, percent))
 
 
-def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+def open_session(path: Path, threads: int) -> ort.InferenceSession:
     """Open a graph on the CPU with the options that all candidates share."""
-    options = onnxruntime.SessionOptions()
+    options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     # As the runtime does: else the threads of one graph spin on beside the next one's.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def our_candidates(

@@ -21,7 +21,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import typer
 from onnx import ModelProto
 from rich.console import Console
@@ -40,6 +39,7 @@ from samus_edge.calibration.quantisation import RECIPES, quantisable_nodes, quan
 from samus_edge.data.dataset import load_subsets
 from samus_edge.errors import BackendError
 from samus_edge.export.weight_storage import expand_weights
+from samus_edge.runtime.backends.onnxruntime_backend import ort
 from samus_edge.runtime.backends.tensorrt.engine_build import build_engine, image_encoder_profile
 from samus_edge.runtime.backends.tensorrt.tensorrt_library import find_tensorrt
 from samus_edge.runtime.bundle.bundle import Bundle
@@ -150,11 +150,11 @@ def latencies_ms(graphs: dict[str, ModelProto], frame: npt.NDArray[np.uint8]) ->
     """Median wall time of each graph on two threads, in turns; milliseconds."""
     sessions = {}
     for name, graph in graphs.items():
-        options = onnxruntime.SessionOptions()
+        options = ort.SessionOptions()
         options.intra_op_num_threads = 2
         options.log_severity_level = 3
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        sessions[name] = onnxruntime.InferenceSession(
+        sessions[name] = ort.InferenceSession(
             graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
     times: dict[str, list[float]] = {name: [] for name in sessions}

@@ -157,8 +157,9 @@ def export_graph(
     Raises:
         RuntimeError: if a difference exceeds `PARITY_TOLERANCE`.
     """
-    import onnxruntime
     import torch
+
+    from samus_edge.runtime.backends.onnxruntime_backend import ort
 
     partial = path.with_suffix(".partial.onnx")
     with warnings.catch_warnings(), torch.no_grad():
@@ -176,7 +177,7 @@ def export_graph(
         )
         returned = module(*inputs.values())
     expected: list[Tensor] = list(returned) if isinstance(returned, tuple) else [returned]
-    session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
     got = session.run(output_names, {name: value.numpy() for name, value in inputs.items()})
     differences = {
         name: float(np.abs(one - other.numpy()).max())

@@ -24,7 +24,6 @@ from typing import Annotated, Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -35,6 +34,7 @@ from samus_edge.benchmarking.planner import SIDE as CEILING_SIDE
 from samus_edge.benchmarking.planner import LargeProduct
 from samus_edge.errors import SamusEdgeError
 from samus_edge.reporting.figure import new_figure, png_bytes
+from samus_edge.runtime.backends.onnxruntime_backend import ort
 from samus_edge.runtime.bundle.bundle import Bundle
 
 PERCENTILE = 10
@@ -148,15 +148,15 @@ def profile(
 
 def _profiled(
     bundle_dir: Path | None, candidate: Candidate, threads: int, folder: Path
-) -> onnxruntime.InferenceSession:
+) -> ort.InferenceSession:
     bundle = Bundle.open(bundle_dir)
-    options = onnxruntime.SessionOptions()
+    options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / candidate.graph)
     graph = bundle.read_graph(candidate.graph)
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def by_operator(nodes: Iterable[NodeTimes]) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import torch
 from onnx import ModelProto
 
@@ -33,6 +32,7 @@ from samus_edge.export.torch_graph import (
 from samus_edge.export.weight_storage import round_weights, store_compactly
 from samus_edge.modeling.model_parts import arch_of, fold_constants
 from samus_edge.modeling.samus_hf import SamusHF
+from samus_edge.runtime.backends.onnxruntime_backend import ort
 from samus_edge.runtime.bundle.manifest import (
     IMAGE_ENCODER,
     MANIFEST_FILE,
@@ -270,7 +270,7 @@ def _manifest(
             "samus_edge": __version__,
             "torch": torch.__version__,
             "onnx": onnx.__version__,
-            "onnxruntime": onnxruntime.__version__,
+            "onnxruntime": ort.__version__,
         },
         preprocessing=preprocessing_of(model),
         prompts=PromptFrame(

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +9,9 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from samus_edge import __version__
+from samus_edge.runtime.backends.onnxruntime_backend import ort
 from samus_edge.runtime.bundle.manifest import TensorSpec
 from samus_edge.verification.comparison import open_onnx
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
 
 __all__ = [
     "AXES_OPSET",
@@ -244,7 +241,7 @@ def tensor_specs(values: Iterable[ValueInfoProto]) -> tuple[TensorSpec, ...]:
 
 def open_graph(
     model: ModelProto, shown: Sequence[str] = (), nodes: Sequence[NodeProto] = ()
-) -> "InferenceSession":
+) -> ort.InferenceSession:
     """A session on the CPU that can also give tensors from within a graph.
 
     Args:

@@ -1,4 +1,7 @@
-"""Inference on ONNX Runtime: on the CPU, or by one of its execution providers for GPUs."""
+"""Inference on ONNX Runtime: on the CPU, or by one of its execution providers for GPUs.
+
+Everything of ours that uses the package `onnxruntime` takes it from here, as `ort`.
+"""
 
 import os
 import re
@@ -6,6 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+# Before the import. Else Linux wheels from 1.30 look up a host and write into the home folder.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
@@ -31,6 +37,7 @@ __all__ = [
     "OnnxRuntimeBackend",
     "OnnxRuntimeSession",
     "Provider",
+    "ort",
     "provider_list",
 ]
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from samus_edge.benchmarking.subject import IMAGE_ENCODER, MASK_DECODER, Workload
 from samus_edge.benchmarking.turns import Latency, Timed
+from samus_edge.runtime.backends.onnxruntime_backend import CPU_PROVIDER, ort
 from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.runtime.bundle.manifest import GraphRecord
 
@@ -252,10 +252,10 @@ class LargeProduct:
         node = helper.make_node("MatMul", ["a", "b"], ["c"])
         graph = helper.make_graph([node], "product", values[:2], values[2:])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-        options = onnxruntime.SessionOptions()
+        options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        self._session = ort.InferenceSession(
+            model.SerializeToString(), options, providers=[CPU_PROVIDER]
         )
         generator = np.random.default_rng(0)
         self._feeds = {name: generator.standard_normal((SIDE, SIDE), np.float32) for name in "ab"}

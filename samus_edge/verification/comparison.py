@@ -12,7 +12,7 @@ from samus_edge.errors import BackendError, ExportMismatchError
 from samus_edge.evaluation.metrics import dice, iou
 from samus_edge.runtime.agreement import cosine_similarity, largest_difference
 from samus_edge.runtime.backends.backend import Backend, FloatTensor, Tensor, open_bundle_graph
-from samus_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
+from samus_edge.runtime.backends.onnxruntime_backend import CPU_PROVIDER, OnnxRuntimeBackend, ort
 from samus_edge.runtime.bundle.bundle import Bundle, reference_precision, select_graphs
 from samus_edge.runtime.bundle.manifest import (
     IMAGE_ENCODER,
@@ -27,7 +27,6 @@ from samus_edge.runtime.prompts import Prompts, check_prompts, decoder_prompts
 from samus_edge.verification.frames import PromptedFrame
 
 if TYPE_CHECKING:
-    import onnxruntime
     from onnx import ModelProto
 
 __all__ = [
@@ -442,14 +441,12 @@ def check_served_graph(served: bytes, original: bytes, record: GraphRecord) -> f
     return largest
 
 
-def open_onnx(graph: bytes | str) -> "onnxruntime.InferenceSession":
+def open_onnx(graph: bytes | str) -> ort.InferenceSession:
     """A graph, or the file of one, on ONNX Runtime's CPU provider as it is, without a record."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
+    options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only
     options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of weights
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(graph, options, providers=[CPU_PROVIDER])
 
 
 def _random_rows(spec: TensorSpec, rng: np.random.Generator) -> npt.NDArray[Any]:

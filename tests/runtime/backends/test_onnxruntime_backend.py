@@ -2,6 +2,9 @@
 
 import dataclasses
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,40 @@ from samus_edge.runtime.backends.onnxruntime_backend import (
 from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.runtime.bundle.manifest import TensorSpec
 
+REPOSITORY = Path(__file__).parents[3]
 ALL = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "1"), ("0", "0")])
+def test_telemetry_is_off_before_onnxruntime_is_loaded(before: str | None, after: str) -> None:
+    """ONNX Runtime reads the variable when it is imported; a setting of the user's stays."""
+    script = (
+        "import os, sys\n"
+        "seen = []\n"
+        "class Spy:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'onnxruntime':\n"
+        "            seen.append(os.environ.get('ORT_DISABLE_TELEMETRY'))\n"
+        "sys.meta_path.insert(0, Spy())\n"
+        "from samus_edge.runtime.backends.backend_selection import select_backend\n"
+        "select_backend('onnxruntime')\n"
+        "print(seen)\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    if before is not None:
+        environment["ORT_DISABLE_TELEMETRY"] = before
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"[{after!r}]"
+
+
+def test_onnxruntime_is_imported_in_one_module() -> None:
+    """Else it may be loaded before telemetry is turned off."""
+    importing = re.compile(r"^\s*(?:import|from) onnxruntime\b(?!\.quantization)", re.MULTILINE)
+    folders = ("benchmarks", "calibration", "examples", "export", "runtime", "samus_edge")
+    files = [path for folder in folders for path in (REPOSITORY / folder).rglob("*.py")]
+    found = {path.name for path in files if importing.search(path.read_text(encoding="utf-8"))}
+    assert found == {"onnxruntime_backend.py"}
 
 
 def test_the_cpu_is_alone() -> None:

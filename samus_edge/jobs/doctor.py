@@ -1,5 +1,6 @@
 """What is there, what is missing, and what to do about it: `samus-edge doctor`."""
 
+import importlib
 import os
 import platform
 import re
@@ -301,11 +302,12 @@ def diagnose(root: Path = Path("/"), cache: Path | None = None) -> Diagnosis:
     packages = package_versions()
     diagnosis.facts["packages"] = packages
     _conflicts(diagnosis, packages)
+    all_load = _loads(diagnosis, packages)
     capability = _gpus(diagnosis, jetson)
     _tensorrt(diagnosis, jetson, capability)
     _extras(diagnosis, packages, jetson)
     _engines(diagnosis, EngineCache(cache))
-    if _bundle(diagnosis):
+    if _bundle(diagnosis) and all_load:
         _backends(diagnosis, jetson, capability is not None)
     return diagnosis
 
@@ -358,6 +360,36 @@ def _conflicts(diagnosis: Diagnosis, packages: Mapping[str, str | None]) -> None
                 "is chance",
                 f"pip uninstall -y {first} {second} && pip install {second}",
             )
+
+
+# By module: a name that a half-removed package lacks, and the packages that bring it, the usual one
+# first.
+_NEEDED_TO_SEGMENT = {
+    "cv2": ("distanceTransform", ("opencv-python-headless", "opencv-python")),
+    "PIL.Image": ("open", ("Pillow",)),
+    "samus_edge.runtime.backends.onnxruntime_backend": (
+        "OnnxRuntimeBackend",
+        ("onnxruntime", "onnxruntime-gpu"),
+    ),
+}
+
+
+def _loads(diagnosis: Diagnosis, packages: Mapping[str, str | None]) -> bool:
+    """Note which packages that every segmentation needs do not load; whether all of them do."""
+    broken: dict[str, str] = {}
+    for module, (name, brought_by) in _NEEDED_TO_SEGMENT.items():
+        try:
+            getattr(importlib.import_module(module), name)
+        except Exception as err:  # noqa: BLE001  # a broken package raises anything
+            package = next((known for known in brought_by if packages.get(known)), brought_by[0])
+            broken[package] = reason = " ".join(f"{type(err).__name__}: {err}".split())
+            remedy = f"pip install --force-reinstall {package}"
+            if module == "cv2":  # another OpenCV, or what is left of it, may be in the way
+                others = "opencv-python opencv-contrib-python opencv-python-headless"
+                remedy = f"pip uninstall -y {others}; pip install opencv-python-headless"
+            diagnosis.add("problem", "packages", f"{package} does not load: {reason}", remedy)
+    diagnosis.facts["broken_packages"] = broken
+    return not broken
 
 
 def _gpus(diagnosis: Diagnosis, jetson: Jetson | None) -> str | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -205,6 +206,46 @@ def test_two_packages_of_one_module_are_a_problem(tmp_path: Path, patch: Patch) 
     found = diagnose(cache=tmp_path)
     assert found.has_problem
     assert "pip uninstall -y onnxruntime onnxruntime-gpu" in _one(found, "packages").remedy
+
+
+BROKEN = "raise ImportError('libGL.so.1: cannot open shared object file')"
+
+
+@pytest.mark.usefixtures("on_cpu")
+@pytest.mark.parametrize(
+    ("module", "content", "said", "remedy"),
+    [
+        ("cv2", BROKEN, "opencv-python-headless does not load: ImportError: libGL.so.1", "pip"),
+        ("cv2", "", "no attribute 'distanceTransform'", "; pip install opencv-python-headless"),
+        ("onnxruntime", BROKEN, "onnxruntime does not load: ImportError", "reinstall onnxruntime"),
+        ("onnxruntime", "", "onnxruntime does not load: ", "reinstall onnxruntime"),
+        ("PIL", "raise OSError('no libjpeg')", "Pillow does not load: OSError", "reinstall Pillow"),
+    ],
+)
+def test_a_package_that_does_not_load_is_named_and_the_rest_is_looked_at(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    content: str,
+    said: str,
+    remedy: str,
+) -> None:
+    (tmp_path / module).mkdir()
+    (tmp_path / module / "__init__.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    # What is loaded already comes back after the test.
+    forgotten = [name for name in sys.modules if name.partition(".")[0] == module]
+    if module == "onnxruntime":
+        forgotten.append("samus_edge.runtime.backends.onnxruntime_backend")
+    for name in forgotten:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    found = diagnose(cache=tmp_path / "engines")
+    assert found.has_problem
+    problem = _one(found, "packages")
+    assert (said in problem.text, remedy in problem.remedy) == (True, True)
+    assert _one(found, "bundle").level == "ok"
+    assert "backends" not in found.facts  # nothing could segment
+    assert json.dumps(found.to_json())
 
 
 @pytest.mark.usefixtures("on_cpu")

@@ -60,8 +60,7 @@ def assign_points_to_boxes(
         lost_x, lost_y = point_coords[lost[0]]
         raise BadArgumentError(
             f"point ({lost_x:.10g}, {lost_y:.10g}) lies in none of the {len(boxes)} boxes, so it "
-            "is "
-            "unclear which it belongs to. Move it into a box, or segment it in a run of its own."
+            "is unclear which it belongs to. Move it into a box, or segment it in a run of its own."
         )
     coords = np.tile(point_coords, (len(boxes), 1, 1))  # (N, P, 2)
     return coords, np.where(belongs, point_labels, -1).astype(np.int32)
@@ -137,8 +136,7 @@ def check_point_labels(
     if values.size and np.isin(values, (2, 3)).any():
         raise BadArgumentError(
             "point_labels must be 1 (foreground), 0 (background) or -1 (padding), got 2 or 3, "
-            "which "
-            "only exported graphs know. Pass a box as boxes=[[x1, y1, x2, y2]]."
+            "which only exported graphs know. Pass a box as boxes=[[x1, y1, x2, y2]]."
         )
     wrong = values[~np.isin(values, (-1, 0, 1))]
     if wrong.size:
@@ -206,8 +204,7 @@ def check_mask_input(
     if values.shape != expected:
         raise BadArgumentError(
             f"mask_input must have shape {expected}, one mask per prompt, got shape "
-            f"{values.shape}. "
-            "Pass low_res_logits[:, index : index + 1] of an earlier prediction."
+            f"{values.shape}. Pass low_res_logits[:, index : index + 1] of an earlier prediction."
         )
     if not np.isfinite(values).all():
         raise BadArgumentError(
@@ -229,15 +226,13 @@ def _check_box(where: str, box: npt.NDArray[np.float64], original_hw: tuple[int,
         as_xywh = _show((x1, y1, x1 + x2, y1 + y2))
         raise BadArgumentError(
             f"{where} is inverted: {wrong}. Give two corners x1, y1, x2, y2 with x1 < x2 and y1 < "
-            "y2; "
-            f"if it is x, y, width, height, give {as_xywh}."
+            f"y2; if it is x, y, width, height, give {as_xywh}."
         )
     if x1 == x2 or y1 == y2:
         same = "x1 = x2" if x1 == x2 else "y1 = y2"
         raise BadArgumentError(
             f"{where} has no area: {same}. Give two corners x1, y1, x2, y2 with x1 < x2 and y1 < "
-            "y2, "
-            "or a point."
+            "y2, or a point."
         )
     if x2 <= -0.5 or y2 <= -0.5 or x1 >= width - 0.5 or y1 >= height - 0.5:
         raise BadArgumentError(
@@ -350,8 +345,7 @@ def check_prompts(
     if checked_boxes is not None and len(checked_boxes) != len(coords):
         raise BadArgumentError(
             f"boxes and point_coords must have one row per prompt, got {len(checked_boxes)} boxes "
-            "and "
-            f"points for {len(coords)} prompts. Give point_coords with shape "
+            f"and points for {len(coords)} prompts. Give point_coords with shape "
             f"({len(checked_boxes)}, P, 2), padded with label -1."
         )
     if len(coords) == 0:
@@ -392,7 +386,7 @@ def to_model_frame(
 
 
 def decoder_prompts(
-    prompts: Prompts, model_size: int, most_prompts: int | None = None
+    prompts: Prompts, model_size: int, max_prompts: int | None = None
 ) -> Iterator[DecoderPrompts]:
     """Pack prompts for the mask decoder, in groups with equally many points.
 
@@ -403,18 +397,18 @@ def decoder_prompts(
     Args:
         prompts: N checked prompts.
         model_size: side of the frame that the decoder takes prompts in, pixels.
-        most_prompts: that the decoder takes in one run; None for no limit of its own.
+        max_prompts: that the decoder takes in one run; None for no limit of its own.
 
     Yields:
-        Groups of at most `MAX_PROMPTS_PER_RUN`, or `most_prompts`, that together hold every row
+        Groups of at most `MAX_PROMPTS_PER_RUN`, or `max_prompts`, that together hold every row
         exactly once.
     """
-    most = min(MAX_PROMPTS_PER_RUN, most_prompts or MAX_PROMPTS_PER_RUN)
+    size = min(MAX_PROMPTS_PER_RUN, max_prompts or MAX_PROMPTS_PER_RUN)
     counts = (prompts.point_labels != PADDING_LABEL).sum(axis=1)  # (N,)
     for count in np.unique(counts):
         same_count = np.flatnonzero(counts == count)
-        for start in range(0, len(same_count), most):
-            rows = same_count[start : start + most]
+        for start in range(0, len(same_count), size):
+            rows = same_count[start : start + size]
             yield _pack_rows(prompts, rows, int(count), model_size)
 
 

@@ -1,7 +1,9 @@
 """What the runtime asks of an inference engine."""
 
 import os
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -15,12 +17,14 @@ if TYPE_CHECKING:
     from samus_edge.runtime.backends.gpu.device import Device, DeviceTensor
 
 __all__ = [
+    "CACHE_VARIABLE",
     "Backend",
     "Feed",
     "FloatTensor",
     "GraphSession",
     "Tensor",
     "check_feeds",
+    "default_cache_folder",
     "default_threads",
     "open_bundle_graph",
 ]
@@ -190,6 +194,24 @@ def default_threads() -> int:
     else:
         cores = os.cpu_count() or 1
     return min(cores, _MAX_DEFAULT_THREADS)
+
+
+CACHE_VARIABLE = "SAMUS_EDGE_CACHE"
+"""The environment variable that names another folder."""
+
+
+def default_cache_folder() -> Path:
+    """`$SAMUS_EDGE_CACHE`, or a folder among the user's caches; need not exist."""
+    named = os.environ.get(CACHE_VARIABLE)
+    if named:
+        return Path(named)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "samus-edge" / "engines"
 
 
 def open_bundle_graph(backend: Backend, bundle: Bundle, name: str) -> GraphSession:

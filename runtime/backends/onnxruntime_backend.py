@@ -22,9 +22,9 @@ from samus_edge.runtime.backends.backend import (
     FloatTensor,
     Predictor,
     check_feeds,
+    default_cache_folder,
     default_threads,
 )
-from samus_edge.runtime.backends.cache_folder import default_cache_folder
 from samus_edge.runtime.backends.gpu.device import has_nvidia_driver
 from samus_edge.runtime.bundle.manifest import GraphRecord, TensorSpec
 
@@ -47,8 +47,7 @@ CPU_PROVIDER = "CPUExecutionProvider"
 _HOW_TO_GET_GPU = (
     "On x86-64: pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]' (the two "
     "packages are the same module, and hide each other). On a Jetson: the wheel for its JetPack "
-    "from "
-    "NVIDIA's Jetson AI Lab index"
+    "from NVIDIA's Jetson AI Lab index"
 )
 
 
@@ -107,8 +106,7 @@ def provider_list(
     if provider.name not in available:
         raise BackendError(
             f"this ONNX Runtime has no execution provider for {provider.title} ({provider.name}); "
-            "it has "
-            f"{', '.join(available)}. {provider.how_to_get}."
+            f"it has {', '.join(available)}. {provider.how_to_get}."
         )
     cpu: tuple[str, dict[str, str]] = (
         CPU_PROVIDER,
@@ -224,8 +222,7 @@ class OnnxRuntimeBackend:
         if name != "onnxruntime" and not has_nvidia_driver():
             raise BackendError(
                 f"{name} needs an NVIDIA GPU, and there is no NVIDIA driver here. samus-edge "
-                "doctor says "
-                "what is there."
+                "doctor says what is there."
             )
         if name != "onnxruntime" and hasattr(ort, "preload_dlls"):
             ort.preload_dlls(directory="")  # CUDA and cuDNN from NVIDIA's packages, where installed
@@ -283,11 +280,10 @@ class OnnxRuntimeBackend:
             ) from err
         if session.get_providers()[0] != self._provider.name:
             raise BackendError(
-                f"ONNX Runtime {ort.__version__} has the execution provider "
-                f"{self._provider.name}, but "
-                f"it does not start on this machine. It needs {self._provider.needs}; ONNX "
-                "Runtime has "
-                "written to stderr what is missing. samus-edge doctor says what is there."
+                f"ONNX Runtime {ort.__version__} has the execution provider {self._provider.name}, "
+                f"but it does not start on this machine. It needs {self._provider.needs}; ONNX "
+                "Runtime has written to stderr what is missing. samus-edge doctor says what is "
+                "there."
             )
         _check_tensors(record.file, "input", record.inputs, session.get_inputs())
         _check_tensors(record.file, "output", record.outputs, session.get_outputs())
@@ -320,8 +316,7 @@ def _add_external_data(
     if version < _EXTERNAL_DATA_VERSION:
         raise BackendError(
             f"{file} keeps tensors in other files, which ONNX Runtime {ort.__version__} does not "
-            "keep "
-            "to the bundle. Upgrade it: pip install --upgrade 'onnxruntime>=1.24'"
+            "keep to the bundle. Upgrade it: pip install --upgrade 'onnxruntime>=1.24'"
         )
     # A folder that cannot be, so that a file which was not given is not found.
     options.add_session_config_entry(

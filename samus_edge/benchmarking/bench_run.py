@@ -230,7 +230,7 @@ def _tensorrt(workload: Workload, frames_per_run: int) -> Backend:
     engine = EngineOptions(
         frames=FrameSizes.only(*workload.original_hw),
         frames_per_run=frames_per_run,
-        most_prompts=max(workload.prompts, default=1),
+        max_prompts=max(workload.prompts, default=1),
     )
     return TensorRTBackend(TensorRTOptions(engine=engine))
 

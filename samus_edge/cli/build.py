@@ -143,8 +143,8 @@ def _options(
         frames = FrameSizes(*parse_frame_range(frame_range))
     return EngineOptions(
         frames=frames,
-        most_prompts=max_prompts,
-        most_points=max_points,
+        max_prompts=max_prompts,
+        max_points=max_points,
         tf32=tf32,
         workspace_bytes=None if workspace_mb is None else workspace_mb * 1_000_000,
     )

@@ -174,8 +174,7 @@ PLATFORMS = ("x86-64", "JetPack 5", "JetPack 6", "JetPack 7")
 
 _JETPACK_5 = (
     "JetPack 5 has Python 3.8 and TensorRT 8, and samus-edge needs Python 3.10 and TensorRT 10: "
-    "update "
-    "to JetPack 6, or run on the CPU in a container with Python 3.10"
+    "update to JetPack 6, or run on the CPU in a container with Python 3.10"
 )
 _JETSON_CUDA = "pip install 'cuda-python>=12.6,<13'"
 
@@ -193,8 +192,7 @@ _COMMANDS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             "JetPack 6": (
                 "sudo apt-get install nvidia-tensorrt python3-libnvinfer, and create the virtual "
                 "environment with --system-site-packages; then TensorRT 10.5 or newer for Jetson "
-                "from "
-                "NVIDIA's download page"
+                "from NVIDIA's download page"
             ),
             "JetPack 7": (
                 "sudo apt-get install nvidia-tensorrt python3-libnvinfer, and create the virtual "
@@ -210,8 +208,7 @@ _COMMANDS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             ),
             "JetPack 7": (
                 "no wheel is published for Thor that we know of: use TensorRT, or build ONNX "
-                "Runtime "
-                "with --use_cuda"
+                "Runtime with --use_cuda"
             ),
         },
         "driver": {
@@ -356,8 +353,7 @@ def _conflicts(diagnosis: Diagnosis, packages: Mapping[str, str | None]) -> None
                 "problem",
                 "packages",
                 f"{first} and {second} are both installed, and are the same module: which one is "
-                "imported "
-                "is chance",
+                "imported is chance",
                 f"pip uninstall -y {first} {second} && pip install {second}",
             )
 

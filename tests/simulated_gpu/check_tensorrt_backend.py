@@ -96,7 +96,7 @@ def test_more_prompts_than_an_engine_takes_are_split(
     rng = np.random.default_rng(0)
     corners = rng.uniform(5, 120, (9, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(20, 100, (9, 2))], axis=1)
-    options = EngineOptions(most_prompts=4)
+    options = EngineOptions(max_prompts=4)
     with _segmenter(device, tmp_path, engine=options) as segmenter:
         mine = segmenter.segment(frame.image, boxes=boxes)
     theirs = reference.segment(frame.image, boxes=boxes)
@@ -106,7 +106,7 @@ def test_more_prompts_than_an_engine_takes_are_split(
 def test_more_points_than_an_engine_takes_are_refused(device: Device, tmp_path: Path) -> None:
     frame = load_check_frames()[1]
     with (
-        _segmenter(device, tmp_path, engine=EngineOptions(most_points=3)) as segmenter,
+        _segmenter(device, tmp_path, engine=EngineOptions(max_points=3)) as segmenter,
         pytest.raises(
             ValueError,
             match=r"point_coords is \(1, 5, 2\), and the engine takes .* samus-edge build",

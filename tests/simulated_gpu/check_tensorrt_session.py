@@ -179,7 +179,7 @@ def test_memory_does_not_grow_over_ten_thousand_frames(
 
 
 def test_threads_share_it_and_take_turns(device: Device, driver: SimulatedDriver) -> None:
-    session = _session(device, most_contexts=2)
+    session = _session(device, max_contexts=2)
     wrong: list[int] = []
 
     def work(seed: int) -> None:

@@ -37,8 +37,7 @@ __all__ = [
 _ADVICE = {
     "CUDA_ERROR_OUT_OF_MEMORY": (
         "The GPU has not enough free memory: close what else uses it, or build the engines for "
-        "smaller "
-        "frames and fewer prompts."
+        "smaller frames and fewer prompts."
     ),
     "CUDA_ERROR_NO_DEVICE": "No NVIDIA GPU is visible: look at CUDA_VISIBLE_DEVICES and "
     "nvidia-smi.",
@@ -77,8 +76,7 @@ def cuda_error(what: str, name: str) -> BackendError:
     if name in _LOST:
         advice = (
             "The GPU is lost to this process: end it and start it again. If that does not help, "
-            "look "
-            "for Xid messages in the kernel's log."
+            "look for Xid messages in the kernel's log."
         )
     return BackendError(f"CUDA cannot {what}: {name}. {advice}")
 
@@ -415,15 +413,15 @@ class DeviceBufferPool:
     Safe to use from several threads. `allocate` and `close` are called while the device is current.
     """
 
-    def __init__(self, device: Device, most_kept: int = 4) -> None:
+    def __init__(self, device: Device, max_kept: int = 4) -> None:
         """Make an empty pool.
 
         Args:
             device: whose memory it is.
-            most_kept: buffers of one size that are kept while nobody uses them.
+            max_kept: buffers of one size that are kept while nobody uses them.
         """
         self._device = device
-        self._most_kept = most_kept
+        self._max_kept = max_kept
         # Reentrant: a collection of garbage may free a buffer while this thread holds the lock.
         self._lock = threading.RLock()
         self._idle: dict[int, list[DeviceBuffer]] = {}
@@ -453,7 +451,7 @@ class DeviceBufferPool:
     def _take_back(self, buffer: DeviceBuffer) -> None:
         with self._lock:
             kept = self._idle.setdefault(buffer.size_bytes, [])
-            if not self._is_closed and len(kept) < self._most_kept:
+            if not self._is_closed and len(kept) < self._max_kept:
                 kept.append(buffer)
                 return
         with self._device.current():

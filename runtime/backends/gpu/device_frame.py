@@ -158,9 +158,8 @@ def device_frame(image: Any, device: Device) -> DeviceTensor:
         )
     if len(shape) != 2:
         raise BadArgumentError(
-            f"an image in the memory of the GPU must have shape (H, W), grey, got {shape}. Make "
-            "it grey "
-            "there, or copy it to the host, where RGB is taken as well."
+            f"an image in the memory of the GPU must have shape (H, W), grey, got {shape}. Make it "
+            "grey there, or copy it to the host, where RGB is taken as well."
         )
     height, width = shape
     if height == 0 or width == 0 or height * width > MAX_IMAGE_PIXELS:

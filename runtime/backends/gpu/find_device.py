@@ -113,7 +113,6 @@ def _loaded(binding: str, make: Callable[[], Any]) -> Any:
         reason = " ".join(str(err).split())
         raise BackendError(
             f"{binding} finds no NVIDIA driver that it can use ({reason}). Install the driver, or "
-            "on a "
-            "Jetson flash JetPack; in a container, start it with --gpus all or --runtime nvidia. "
-            "samus-edge doctor says what is there."
+            "on a Jetson flash JetPack; in a container, start it with --gpus all or --runtime "
+            "nvidia. samus-edge doctor says what is there."
         ) from err

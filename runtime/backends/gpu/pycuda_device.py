@@ -71,8 +71,7 @@ class PyCudaDevice:
             if index not in (None, number):
                 raise BackendError(
                     f"this thread has a PyCUDA context on GPU {number}, and GPU {index} was asked "
-                    "for. "
-                    "Pop it first, or ask for its GPU."
+                    "for. Pop it first, or ask for its GPU."
                 )
             self._context = adopted
         self._info = _info(number)

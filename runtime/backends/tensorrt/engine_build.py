@@ -110,18 +110,18 @@ def mask_decoder_profile(
     mask_input_hw: tuple[int, int],
     *,
     typical_prompts: int = 1,
-    most_prompts: int = 16,
+    max_prompts: int = 16,
     typical_points: int = 2,
-    most_points: int = 16,
+    max_points: int = 16,
 ) -> EngineProfile:
     """Numbers of prompts and points for the mask decoder, each from 1.
 
     Args:
         mask_input_hw: (h, w) of the mask input; see `graph_contract.mask_input_hw`.
         typical_prompts: N to be fast for.
-        most_prompts: largest N; 1 fixes it.
+        max_prompts: largest N; 1 fixes it.
         typical_points: P to be fast for; a box, or a point with its padding, has 2.
-        most_points: largest P.
+        max_points: largest P.
 
     Raises:
         BadArgumentError: if a number is not positive, or a typical one above the largest.
@@ -131,11 +131,11 @@ def mask_decoder_profile(
         return ShapeRange(
             (1, 1, *rest),
             (typical_prompts, typical_points, *rest),
-            (most_prompts, most_points, *rest),
+            (max_prompts, max_points, *rest),
         )
 
     def prompts(*rest: int) -> ShapeRange:
-        return ShapeRange((1, *rest), (typical_prompts, *rest), (most_prompts, *rest))
+        return ShapeRange((1, *rest), (typical_prompts, *rest), (max_prompts, *rest))
 
     return {
         "point_coords": prompts_and_points(2),
@@ -172,16 +172,16 @@ class EngineOptions:
     Attributes:
         frames: sizes of frames; of no effect on a bundle that takes one size.
         frames_per_run: of the image encoder, in every run; `Segmenter` gives it one.
-        most_prompts: that the mask decoder takes in one run; more are split.
-        most_points: of one prompt; the two corners of a box count.
+        max_prompts: that the mask decoder takes in one run; more are split.
+        max_points: of one prompt; the two corners of a box count.
         tf32: float32 products are rounded to 10 bits of mantissa; faster on tensor cores.
         workspace_bytes: most memory of the GPU that a layer may take for itself; None for no limit.
     """
 
     frames: FrameSizes = field(default_factory=FrameSizes)
     frames_per_run: int = 1
-    most_prompts: int = 16
-    most_points: int = 16
+    max_prompts: int = 16
+    max_points: int = 16
     tf32: bool = False
     workspace_bytes: int | None = None
 
@@ -205,14 +205,14 @@ class EngineOptions:
             sizes = (frames.smallest, frames.typical, frames.largest)
             return (image_encoder_profile(*sizes, frames=self.frames_per_run),)
         hw = mask_input_hw(record)
-        one = mask_decoder_profile(hw, most_prompts=1, most_points=self.most_points)
-        if self.most_prompts == 1:
+        one = mask_decoder_profile(hw, max_prompts=1, max_points=self.max_points)
+        if self.max_prompts == 1:
             return (one,)
         several = mask_decoder_profile(
             hw,
-            typical_prompts=min(4, self.most_prompts),
-            most_prompts=self.most_prompts,
-            most_points=self.most_points,
+            typical_prompts=min(4, self.max_prompts),
+            max_prompts=self.max_prompts,
+            max_points=self.max_points,
         )
         return (one, several)
 
@@ -276,7 +276,7 @@ def make_progress_monitor(trt: Any, on_progress: Callable[[BuildProgress], None]
     return Monitor()
 
 
-_MOST_ERRORS_SHOWN = 5
+_MAX_ERRORS_SHOWN = 5
 # Said after another error by everything that looks for a GPU; never the reason by itself.
 _NO_GPU_ECHO = "catchCudaError"
 _OPEN_RESIZE = "inherently negative length"
@@ -385,10 +385,8 @@ def _prepared(graph: bytes, name: str, profiles: Sequence[EngineProfile]) -> byt
     if locations:
         raise BundleError(
             f"graph {name!r} keeps tensors in other files ({', '.join(sorted(locations))}), which "
-            "an "
-            "engine cannot be built from. Export the bundle again with samus-edge export, which "
-            "writes "
-            "one file for each graph."
+            "an engine cannot be built from. Export the bundle again with samus-edge export, which "
+            "writes one file for each graph."
         )
     try:
         return graph_for_tensorrt(graph, _fixed_sizes(profiles))
@@ -465,12 +463,12 @@ def _parser_error(library: TensorRTLibrary, name: str, parser: Any) -> BackendEr
             "again."
         )
     described = []
-    for error in found[:_MOST_ERRORS_SHOWN]:
+    for error in found[:_MAX_ERRORS_SHOWN]:
         operator, node = error.node_operator(), error.node_name()
         where = f"node {node!r} ({operator})" if node else f"a node {operator or 'without a name'}"
         described.append(f"{where}: {_reasons(error.desc().splitlines())}")
-    if len(found) > _MOST_ERRORS_SHOWN:
-        described.append(f"and {len(found) - _MOST_ERRORS_SHOWN} more")
+    if len(found) > _MAX_ERRORS_SHOWN:
+        described.append(f"and {len(found) - _MAX_ERRORS_SHOWN} more")
     message = f"{library} refuses graph {name!r}: {'; '.join(described)}"
     if _OPEN_RESIZE in message:
         message += ". Give the batch axis one size, the same in all profiles."

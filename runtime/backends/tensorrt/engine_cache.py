@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from samus_edge.errors import BackendError, OutputFileError
-from samus_edge.runtime.backends.cache_folder import CACHE_VARIABLE, default_cache_folder
+from samus_edge.runtime.backends.backend import CACHE_VARIABLE, default_cache_folder
 from samus_edge.runtime.backends.tensorrt.engine_build import EngineProfile
 from samus_edge.runtime.backends.tensorrt.engine_check import EngineCheck
 from samus_edge.runtime.bundle.records import from_json, parse_json, to_json
@@ -193,8 +193,7 @@ class CachedEngine(_EngineDocument):
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise BackendError(
                 f"engine {self.path} is damaged: it has {len(content)} bytes and is not what was "
-                "written. "
-                "Build it again: samus-edge build --rebuild"
+                "written. Build it again: samus-edge build --rebuild"
             )
         return content
 
@@ -264,8 +263,7 @@ class EngineCache:
         except OSError as err:
             raise OutputFileError(
                 f"the engine cache {self.folder} cannot be made ({err.strerror or err}). Name "
-                "another "
-                f"folder in the environment variable {CACHE_VARIABLE}."
+                f"another folder in the environment variable {CACHE_VARIABLE}."
             ) from err
         self._sweep()
         document = _EngineDocument(

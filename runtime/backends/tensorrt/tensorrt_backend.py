@@ -178,7 +178,7 @@ class TensorRTOptions:
         cache: folder of the engines; None for the default one.
         build_missing: build what is not in the cache; else that is an error.
         engine: what missing engines are built for.
-        most_contexts: threads that run one graph at the same time; each takes memory of its own.
+        max_contexts: threads that run one graph at the same time; each takes memory of its own.
         use_cuda_graphs: launch a frame as a whole where the binding can; cuda-python can.
         force: use a version of TensorRT that is known to give wrong results.
     """
@@ -189,7 +189,7 @@ class TensorRTOptions:
     cache: Path | None = None
     build_missing: bool = True
     engine: EngineOptions = field(default_factory=EngineOptions)
-    most_contexts: int = 2
+    max_contexts: int = 2
     use_cuda_graphs: bool = True
     force: bool = False
 
@@ -294,7 +294,7 @@ class TensorRTBackend:
         return TensorRTSession(
             loaded,
             record,
-            most_contexts=self._options.most_contexts,
+            max_contexts=self._options.max_contexts,
             use_cuda_graphs=self._options.use_cuda_graphs,
         )
 

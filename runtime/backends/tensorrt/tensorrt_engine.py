@@ -99,9 +99,8 @@ class TensorRTEngine:
             raise BackendError(
                 f"{self.library} cannot run graph {self.name!r} on {self.device.info.name}: "
                 f"{self.last_errors()}. It needs {self.activation_bytes / 1e6:.0f} MB of the GPU, "
-                "and "
-                f"{self.device.free_memory_bytes() / 1e6:.0f} MB are free. Close what else uses "
-                "the GPU, or build for smaller frames and fewer prompts."
+                f"and {self.device.free_memory_bytes() / 1e6:.0f} MB are free. Close what else "
+                "uses the GPU, or build for smaller frames and fewer prompts."
             )
         return context
 
@@ -146,6 +145,5 @@ class TensorRTEngine:
         return (
             f"{self.library} does not load the engine of graph {self.name!r} on "
             f"{self.device.info.name}: {reasons or 'no reason given'}. Build it again on this "
-            "machine: "
-            "samus-edge build --rebuild"
+            "machine: samus-edge build --rebuild"
         )

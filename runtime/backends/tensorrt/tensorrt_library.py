@@ -50,8 +50,7 @@ _PROBLEMS = (
         text="gives wrong results for vision transformers, even in float32",
         remedy=(
             "Install 10.5 or newer; JetPack 6.1 and 6.2 come with 10.3: see NVIDIA's page for "
-            "newer "
-            "TensorRT on JetPack 6"
+            "newer TensorRT on JetPack 6"
         ),
     ),
     _Problem(

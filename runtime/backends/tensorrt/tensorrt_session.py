@@ -20,7 +20,7 @@ _logger = logging.getLogger(__name__)
 class TensorRTSession:
     """One graph, ready to run from several threads at once.
 
-    A run takes an idle context, makes one if there is none and fewer than `most_contexts`, or
+    A run takes an idle context, makes one if there is none and fewer than `max_contexts`, or
     waits.
     """
 
@@ -29,7 +29,7 @@ class TensorRTSession:
         engine: TensorRTEngine,
         record: GraphRecord,
         *,
-        most_contexts: int = 2,
+        max_contexts: int = 2,
         use_cuda_graphs: bool = True,
     ) -> None:
         """Make the first context.
@@ -37,7 +37,7 @@ class TensorRTSession:
         Args:
             engine: of the graph; closed with the session.
             record: what the manifest says about the graph.
-            most_contexts: runs at the same time; each has its own memory.
+            max_contexts: runs at the same time; each has its own memory.
             use_cuda_graphs: see `TensorRTContext`.
 
         Raises:
@@ -46,7 +46,7 @@ class TensorRTSession:
         self._engine = engine
         self._device = engine.device
         self._inputs = record.inputs
-        self._most_contexts = most_contexts
+        self._max_contexts = max_contexts
         self._use_cuda_graphs = use_cuda_graphs
         self._pool = DeviceBufferPool(self._device)
         self._changed = threading.Condition()
@@ -143,7 +143,7 @@ class TensorRTSession:
                     )
                 if self._idle:
                     return self._idle.pop()
-                if self._made < self._most_contexts:
+                if self._made < self._max_contexts:
                     self._made += 1
                     return None
                 self._changed.wait()

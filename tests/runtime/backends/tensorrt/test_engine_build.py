@@ -55,7 +55,7 @@ def test_the_largest_frame_is_the_typical_one_unless_said() -> None:
 
 
 def test_the_inputs_of_the_decoder_share_their_numbers() -> None:
-    profile = mask_decoder_profile((128, 96), typical_prompts=2, most_prompts=4, most_points=5)
+    profile = mask_decoder_profile((128, 96), typical_prompts=2, max_prompts=4, max_points=5)
     assert profile == {
         "point_coords": ShapeRange((1, 1, 2), (2, 2, 2), (4, 5, 2)),
         "point_labels": ShapeRange((1, 1), (2, 2), (4, 5)),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from samus_edge.errors import BackendError, OutputFileError
-from samus_edge.runtime.backends.cache_folder import default_cache_folder
+from samus_edge.runtime.backends.backend import default_cache_folder
 from samus_edge.runtime.backends.tensorrt.engine_cache import EngineCache, EngineKey
 from samus_edge.runtime.backends.tensorrt.engine_check import EngineCheck
 from samus_edge.runtime.bundle.records import from_json, to_json

@@ -209,11 +209,11 @@ def test_profiles_follow_the_options() -> None:
         ("mask_input", "float32", ("prompts", 1, 128, 128)),
         ("has_mask_input", "float32", ("prompts", 1)),
     )
-    one, several = EngineOptions(most_prompts=6, most_points=9).profiles(decoder)
+    one, several = EngineOptions(max_prompts=6, max_points=9).profiles(decoder)
     assert (one["point_coords"].smallest, one["point_coords"].largest) == ((1, 1, 2), (1, 9, 2))
     assert several["point_coords"].largest == (6, 9, 2)
     assert several["mask_input"].typical == (4, 1, 128, 128)
-    assert len(EngineOptions(most_prompts=1).profiles(decoder)) == 1
+    assert len(EngineOptions(max_prompts=1).profiles(decoder)) == 1
 
 
 def replace_inputs(*inputs: tuple[str, str, tuple[int | str, ...]]) -> GraphRecord:

@@ -1,16 +1,14 @@
 """The runtime's one entry: from an image and prompts to masks, without torch.
 
-Masks that are corrected click by click.
-
-The network alone seldom follows a click against what a box has said: on BUSI, one in ten clicked
-pixels does. So each click refines the mask before it, and where the clicked pixel still is on the
-wrong side, the logits around it are shifted, most at the click, and fading with the distance to the
-mask's border.
+`predict_with_clicks` corrects a mask click by click. The network alone seldom follows a click
+against a box: on BUSI, one clicked pixel in ten does. So each click refines the mask before it, and
+where the clicked pixel is still on the wrong side, the logits around it are shifted, most at the
+click, and less with the distance to the mask's border.
 """
 
 import os
 from types import TracebackType
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +48,8 @@ __all__ = [
 ]
 
 
+Logits: TypeAlias = npt.NDArray[np.float32]
+
 _SINGLE_MASK = slice(0, 1)
 _MULTIMASK = slice(1, MASKS_PER_PROMPT)
 
@@ -79,8 +79,8 @@ class Segmenter:
             precision: one of the bundle's; "auto" for its reference.
 
         Raises:
-            BundleError: if the bundle has not the graphs that the runtime needs.
-            BackendError: if the bundle has not the precision, or the backend cannot run the graphs.
+            BundleError: if the bundle lacks a graph that the runtime needs.
+            BackendError: if the bundle lacks the precision, or the backend cannot run the graphs.
         """
         self._precision = precision_name(bundle, precision)
         graphs = select_graphs(bundle, precision)
@@ -122,13 +122,13 @@ class Segmenter:
                 has made), ONNX Runtime on CUDA, ONNX Runtime on the CPU, and says in the log which
                 and why.
             precision: "auto" takes the bundle's reference, which is the most accurate; "fp32",
-                "fp16", "int8" (for TensorRT) or "int8-cpu" is an error where the bundle has it not.
+                "fp16", "int8" (for TensorRT) or "int8-cpu" is an error where the bundle lacks it.
             threads: CPU threads that compute one graph; None for all cores, at most 8.
 
         Raises:
             BadArgumentError: if backend, precision or threads is not one of those.
             BundleError: if the bundle is missing, damaged, changed or of a newer format.
-            BackendError: if the bundle has not the precision, or the backend is not available or
+            BackendError: if the bundle lacks the precision, or the backend is not available or
                 cannot run the graphs.
         """
         check_precision(precision)
@@ -137,13 +137,12 @@ class Segmenter:
         opened = Bundle.open(bundle)
         if backend != "auto":
             return cls(opened, select_backend(backend, threads), precision)
-        # Once more, so that a precision that the bundle has not is not taken for a backend's
-        # failure.
+        # Here too, so that a precision that the bundle lacks is not taken for a backend's failure.
         select_graphs(opened, precision)
         passed_over: list[str] = []
         for name in names:
             try:
-                # Minutes of building are for who asks for them by name.
+                # Building takes minutes, so it is done only for a backend that is named.
                 selected = select_backend(name, threads, build_missing=False)
                 segmenter = cls(opened, selected, precision)
             except BackendError as err:
@@ -169,7 +168,7 @@ class Segmenter:
 
     @property
     def precision(self) -> str:
-        """That computes, for example "fp32"."""
+        """The precision that computes, for example "fp32"."""
         return self._precision
 
     @property
@@ -204,10 +203,9 @@ class Segmenter:
             TypeError, BadArgumentError, BackendError: as `encode` and `predict`.
         """
         frame = self._frame(image)
-        prompts = self._check_prompts(
-            _original_hw(frame), boxes, point_coords, point_labels, mask_input
-        )
-        return self._decode(self._encode(frame), prompts, multimask_output)
+        hw = _original_hw(frame)
+        prompts = self._check_prompts(hw, boxes, point_coords, point_labels, mask_input)
+        return self._predict(self._encode(frame), prompts, multimask_output)
 
     def encode(self, image: "npt.NDArray[np.uint8] | DeviceArray") -> Embedding:
         """Run the image encoder, which is most of the work, once for an image.
@@ -259,21 +257,10 @@ class Segmenter:
             RuntimeError: if the segmenter is closed.
             BackendError: if the backend fails, or gives values that are not finite.
         """
-        if not isinstance(embedding, Embedding):
-            raise TypeError(
-                f"embedding must be an Embedding, got {type(embedding).__name__}. "
-                "Make one with encode(image), or call segment(image, ...)."
-            )
-        if embedding.encoder_sha256 != self._encoder_sha256:
-            raise BadArgumentError(
-                f"the embedding was made by the image encoder {embedding.encoder_sha256[:12]}, and "
-                f"this segmenter has {self._encoder_sha256[:12]}. Encode the image with this "
-                "segmenter."
-            )
-        prompts = self._check_prompts(
-            embedding.original_hw, boxes, point_coords, point_labels, mask_input
-        )
-        return self._decode(embedding, prompts, multimask_output)
+        self._check_embedding(embedding)
+        hw = embedding.original_hw
+        prompts = self._check_prompts(hw, boxes, point_coords, point_labels, mask_input)
+        return self._predict(embedding, prompts, multimask_output)
 
     def close(self) -> None:
         """Give the graphs' memory back; calls under way end normally. Closing twice is fine."""
@@ -291,6 +278,19 @@ class Segmenter:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _check_embedding(self, embedding: Embedding) -> None:
+        if not isinstance(embedding, Embedding):
+            raise TypeError(
+                f"embedding must be an Embedding, got {type(embedding).__name__}. "
+                "Make one with encode(image), or call segment(image, ...)."
+            )
+        if embedding.encoder_sha256 != self._encoder_sha256:
+            raise BadArgumentError(
+                f"the embedding was made by the image encoder {embedding.encoder_sha256[:12]}, and "
+                f"this segmenter has {self._encoder_sha256[:12]}. Encode the image with this "
+                "segmenter."
+            )
 
     def _check_prompts(
         self,
@@ -327,27 +327,35 @@ class Segmenter:
             encoder_sha256=self._encoder_sha256,
         )
 
-    def _decode(self, embedding: Embedding, prompts: Prompts, multimask_output: bool) -> Prediction:
+    def _predict(
+        self, embedding: Embedding, prompts: Prompts, multimask_output: bool
+    ) -> Prediction:
+        kept = _MULTIMASK if multimask_output else _SINGLE_MASK
+        return self._prediction(*self._decode(embedding, prompts, kept), embedding.original_hw)
+
+    def _decode(
+        self, embedding: Embedding, prompts: Prompts, kept: slice = _SINGLE_MASK
+    ) -> tuple[Logits, Logits]:
+        """The logits (N, M, h, w) and predicted IoU (N, M) of N prompts, finite."""
         _, decoder = self._open_sessions()
+        model_size = self._bundle.manifest.prompts.size
         logits, ious = decode_prompts(
-            decoder,
-            embedding.tensor,
-            prompts,
-            self._bundle.manifest.prompts.size,
-            self._mask_input_hw,
-            _MULTIMASK if multimask_output else _SINGLE_MASK,
+            decoder, embedding.tensor, prompts, model_size, self._mask_input_hw, kept
         )
         if not (np.isfinite(logits).all() and np.isfinite(ious).all()):
             raise BackendError(
                 f"{self._backend.name} {self._backend.version} gave NaN or infinite logits. "
                 "Try another backend or precision."
             )
+        return logits, ious
+
+    def _prediction(self, logits: Logits, ious: Logits, original_hw: tuple[int, int]) -> Prediction:
         threshold = self._bundle.manifest.mask_threshold
         return Prediction(
-            masks=masks_from_logits(logits, embedding.original_hw, threshold),
+            masks=masks_from_logits(logits, original_hw, threshold),
             low_res_logits=logits,
             iou_predictions=ious,
-            original_hw=embedding.original_hw,
+            original_hw=original_hw,
         )
 
     def _open_sessions(self) -> tuple[GraphSession, GraphSession]:
@@ -362,10 +370,8 @@ def _original_hw(frame: "GreyFrame | DeviceTensor") -> tuple[int, int]:
     return height, width
 
 
-Logits = npt.NDArray[np.float32]
-
 _MARGIN = 4.0
-"""What the logit at a click is beyond zero at least; 4 is a probability of 0.98."""
+"""The least distance of a clicked logit from zero; 4 is a probability of 0.98."""
 _REACH = 2.0
 """Standard deviation of a shift, in distances from the click to the border of the wrong region."""
 _LEAST_REACH = 1.5  # pixels of the logits: less would be a dot
@@ -403,32 +409,22 @@ def predict_with_clicks(
         )
     if box is None and len(points) == 0:
         raise BadArgumentError("there is no prompt. Give a box, points, or both.")
-    threshold = segmenter.bundle.manifest.mask_threshold
-    prediction: Prediction | None = None
+    segmenter._check_embedding(embedding)
+    hw = embedding.original_hw
+    threshold = np.float32(segmenter.bundle.manifest.mask_threshold)
+    boxes = None if box is None else np.asarray(box, np.float64)[None]
+    logits: Logits | None = None
     for count in range(0 if box is not None else 1, len(points) + 1):
-        prediction = segmenter.predict(
-            embedding,
-            boxes=None if box is None else np.asarray(box, np.float64)[None],
-            point_coords=points[None, :count] if count else None,
-            point_labels=labels[None, :count] if count else None,
-            mask_input=None if prediction is None else prediction.low_res_logits,
+        coords = points[None, :count] if count else None
+        prompts = segmenter._check_prompts(
+            hw, boxes, coords, None if coords is None else labels[None, :count], logits
         )
-        if count == 0:
-            continue
-        logits = shift_to_clicks(
-            prediction.low_res_logits[0, 0] - np.float32(threshold),
-            points[:count],
-            labels[:count],
-            embedding.original_hw,
-        )[None, None] + np.float32(threshold)
-        prediction = Prediction(
-            masks=masks_from_logits(logits, embedding.original_hw, threshold),
-            low_res_logits=logits,
-            iou_predictions=prediction.iou_predictions,
-            original_hw=embedding.original_hw,
-        )
-    assert prediction is not None
-    return prediction
+        logits, ious = segmenter._decode(embedding, prompts)
+        if count:
+            shifted = shift_to_clicks(logits[0, 0] - threshold, points[:count], labels[:count], hw)
+            logits = shifted[None, None] + threshold
+    assert logits is not None
+    return segmenter._prediction(logits, ious, hw)
 
 
 def shift_to_clicks(

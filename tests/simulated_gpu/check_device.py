@@ -46,8 +46,8 @@ def _round_trip(device: Device, content: Array) -> Array:
         stream.synchronize()
         result = np.array(pinned.array)
         for owned in (pinned, first, second):
-            owned.free()
-            owned.free()  # a second time does nothing
+            owned.close()
+            owned.close()  # a second time does nothing
         stream.close()
         stream.close()
     return result
@@ -103,7 +103,7 @@ def test_what_nobody_refers_to_is_given_back(device: Device, driver: SimulatedDr
 
 def test_contexts_nest_and_leave_nothing_behind(device: Device, driver: SimulatedDriver) -> None:
     with device.current(), device.current():
-        device.allocate(1).free()
+        device.allocate(1).close()
     assert driver.depth == 0
     with pytest.raises(KeyError), device.current():
         raise KeyError
@@ -161,7 +161,7 @@ def test_a_captured_graph_does_its_work_at_each_launch(
         graph.close()
         graph.close()
         for owned in (buffer, pinned, out):
-            owned.free()
+            owned.close()
         stream.close()
     assert driver.live() == {"primary": 1}
 
@@ -183,7 +183,7 @@ def test_too_much_memory_is_an_error_that_says_how_much(
         )
         with pytest.raises(BackendError, match=message):
             device.allocate(1001)
-        device.allocate(1000).free()
+        device.allocate(1000).close()
 
 
 def test_a_lost_gpu_is_an_error_and_giving_back_is_none(
@@ -194,7 +194,7 @@ def test_a_lost_gpu_is_an_error_and_giving_back_is_none(
         driver.lose_after(0)
         with pytest.raises(BackendError, match="cannot finish its work"):
             stream.synchronize()
-        buffer.free()
+        buffer.close()
         stream.close()
 
 

@@ -55,9 +55,9 @@ def _segmenter(
     return Segmenter(Bundle.open(), backend)
 
 
-def _pretend(device: Any, **changes: str) -> None:
+def _pretend(device: Device, **changes: str) -> None:
     """Let the GPU be another."""
-    device._info = replace(device.info, **changes)
+    device.info = replace(device.info, **changes)
 
 
 def test_masks_are_those_of_onnx_runtime(

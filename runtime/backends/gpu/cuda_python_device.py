@@ -1,29 +1,32 @@
 """A GPU through cuda-python, NVIDIA's own binding of the CUDA driver."""
 
-import ctypes
-import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from cuda.bindings import driver
 
-from samus_edge.errors import BackendError
 from samus_edge.runtime.backends.gpu.device import (
     CapturedGraph,
+    Device,
     DeviceBuffer,
     DeviceEvent,
     DeviceStream,
     GpuInfo,
     PinnedBuffer,
     StreamHandle,
+    Way,
     cuda_error,
 )
 
 __all__ = ["CudaPythonDevice", "gpu_infos"]
+
+_COPIES = {
+    Way.TO_DEVICE: driver.cuMemcpyHtoDAsync,
+    Way.TO_HOST: driver.cuMemcpyDtoHAsync,
+    Way.ON_DEVICE: driver.cuMemcpyDtoDAsync,
+}
 
 
 def gpu_infos() -> list[GpuInfo]:
@@ -37,39 +40,29 @@ def gpu_infos() -> list[GpuInfo]:
     return [_info(index) for index in range(count)]
 
 
-class CudaPythonDevice:
+class CudaPythonDevice(Device):
     """One GPU and its primary context, the one that PyTorch and the CUDA runtime use as well."""
+
+    binding = "cuda-python"
 
     def __init__(self, index: int = 0) -> None:
         """Retain the GPU's primary context.
 
         Args:
-            index: of the GPU, as CUDA counts those that this process sees.
+            index: Number of the GPU, as CUDA counts those that this process sees.
 
         Raises:
             BackendError: if there is no driver or no such GPU.
         """
         _check("start its driver", driver.cuInit(0))
-        self._device = _check(f"find GPU {index}", driver.cuDeviceGet(index))
-        self._info = _info(index)
-        self._context = _check(
-            "make a context on the GPU", driver.cuDevicePrimaryCtxRetain(self._device)
-        )
-        self._finalizer = weakref.finalize(self, driver.cuDevicePrimaryCtxRelease, self._device)
-
-    @property
-    def binding(self) -> str:
-        """ "cuda-python"."""
-        return "cuda-python"
-
-    @property
-    def info(self) -> GpuInfo:
-        """Which GPU it is."""
-        return self._info
+        device = _check(f"find GPU {index}", driver.cuDeviceGet(index))
+        self.info = _info(index)
+        what = "make a context on the GPU"
+        self._context = _check(what, driver.cuDevicePrimaryCtxRetain(device))
+        self._finalizer = weakref.finalize(self, driver.cuDevicePrimaryCtxRelease, device)
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Make the device current in this thread; see `Device.current`."""
         if not self._finalizer.alive:
             raise RuntimeError("this GPU was given back. Make another device with find_device().")
         _check("make the GPU current", driver.cuCtxPushCurrent(self._context))
@@ -79,59 +72,30 @@ class CudaPythonDevice:
             driver.cuCtxPopCurrent()  # an error here has been raised by what led to it
 
     def allocate(self, size_bytes: int) -> DeviceBuffer:
-        """Memory of the GPU; see `Device.allocate`."""
         size = max(size_bytes, 1)
-        what = f"allocate {size} bytes of the GPU"
-        return _Buffer(self, int(_check(what, driver.cuMemAlloc(size))), size_bytes)
+        address = int(_check(f"allocate {size} bytes of the GPU", driver.cuMemAlloc(size)))
+        return DeviceBuffer(self, address, driver.cuMemFree, address, size_bytes)
 
     def allocate_pinned(self, size_bytes: int) -> PinnedBuffer:
-        """Pinned memory of the host; see `Device.allocate_pinned`."""
-        size = max(size_bytes, 1)
-        flags = driver.CU_MEMHOSTALLOC_PORTABLE
+        size, flags = max(size_bytes, 1), driver.CU_MEMHOSTALLOC_PORTABLE
         what = f"allocate {size} bytes of pinned memory"
-        return _Pinned(self, int(_check(what, driver.cuMemHostAlloc(size, flags))), size_bytes)
+        address = int(_check(what, driver.cuMemHostAlloc(size, flags)))
+        return PinnedBuffer(self, address, driver.cuMemFreeHost, address, size_bytes)
 
     def create_stream(self) -> DeviceStream:
-        """A stream; see `Device.create_stream`."""
         flags = driver.CUstream_flags.CU_STREAM_NON_BLOCKING
-        return _Stream(self, _check("make a stream", driver.cuStreamCreate(flags)))
+        stream = _check("make a stream", driver.cuStreamCreate(flags))
+        return DeviceStream(self, stream, driver.cuStreamDestroy, int(stream))
 
     def create_event(self) -> DeviceEvent:
-        """An event; see `Device.create_event`."""
         flags = driver.CUevent_flags.CU_EVENT_DEFAULT
-        return _Event(self, _check("make an event", driver.cuEventCreate(flags)))
-
-    def copy_to_device(
-        self, destination: int, source: int, size_bytes: int, stream: DeviceStream
-    ) -> None:
-        """Queue a copy from the host; see `Device.copy_to_device`."""
-        _check(
-            f"copy {size_bytes} bytes to the GPU",
-            driver.cuMemcpyHtoDAsync(destination, source, size_bytes, stream.handle),
-        )
-
-    def copy_to_host(
-        self, destination: int, source: int, size_bytes: int, stream: DeviceStream
-    ) -> None:
-        """Queue a copy to the host; see `Device.copy_to_host`."""
-        _check(
-            f"copy {size_bytes} bytes from the GPU",
-            driver.cuMemcpyDtoHAsync(destination, source, size_bytes, stream.handle),
-        )
-
-    def copy_on_device(
-        self, destination: int, source: int, size_bytes: int, stream: DeviceStream
-    ) -> None:
-        """Queue a copy within the GPU; see `Device.copy_on_device`."""
-        _check(
-            f"copy {size_bytes} bytes within the GPU",
-            driver.cuMemcpyDtoDAsync(destination, source, size_bytes, stream.handle),
-        )
+        event = _check("make an event", driver.cuEventCreate(flags))
+        return DeviceEvent(self, event, driver.cuEventDestroy)
 
     def capture(self, stream: DeviceStream, work: Callable[[], None]) -> CapturedGraph:
-        """Record what is queued in a stream; see `Device.capture`."""
-        mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        _check("capture a CUDA graph", driver.cuStreamBeginCapture(stream.handle, mode))
+        what, mode = "capture a CUDA graph", driver.CUstreamCaptureMode
+        thread_local = mode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        _check(what, driver.cuStreamBeginCapture(stream.handle, thread_local))
         try:
             work()
         except BaseException:
@@ -140,107 +104,40 @@ class CudaPythonDevice:
             if error == driver.CUresult.CUDA_SUCCESS:
                 driver.cuGraphDestroy(graph)
             raise
-        graph = _check("capture a CUDA graph", driver.cuStreamEndCapture(stream.handle))
+        graph = _check(what, driver.cuStreamEndCapture(stream.handle))
         try:
             executable = _check("make a CUDA graph", driver.cuGraphInstantiate(graph, 0))
         finally:
             driver.cuGraphDestroy(graph)
-        return _Graph(self, executable)
+        return CapturedGraph(self, executable, driver.cuGraphExecDestroy)
 
     def free_memory_bytes(self) -> int:
-        """Memory that nobody uses; see `Device.free_memory_bytes`."""
         free, _ = _check("look at the GPU's memory", driver.cuMemGetInfo())
         return int(free)
 
     def close(self) -> None:
-        """Give the primary context back; a second call does nothing."""
         self._finalizer()
 
+    def _copy(
+        self, way: Way, destination: int, source: int, size_bytes: int, stream: DeviceStream
+    ) -> None:
+        queued = _COPIES[way](destination, source, size_bytes, stream.handle)
+        _check(f"copy {size_bytes} bytes {way.value}", queued)
 
-class _Owned:
-    """Something of the driver that is given back once: by name, or when no longer referenced."""
+    def _synchronize_stream(self, stream: Any) -> None:
+        _check("finish its work", driver.cuStreamSynchronize(stream))
 
-    def __init__(self, device: CudaPythonDevice, release: Callable[[], Any]) -> None:
-        self._device = device
-        self._release: Callable[[], Any] | None = release
-        self._lock = threading.Lock()
+    def _record(self, event: Any, stream: StreamHandle) -> None:
+        _check("record an event", driver.cuEventRecord(event, stream.handle))
 
-    def _give_back(self) -> None:
-        with self._lock:
-            release, self._release = self._release, None
-        if release is not None:
-            # A lost GPU has taken everything with it, and a closed one has given it back.
-            with suppress(BackendError, RuntimeError), self._device.current():
-                release()
+    def _synchronize_event(self, event: Any) -> None:
+        _check("finish its work", driver.cuEventSynchronize(event))
 
-    def __del__(self) -> None:
-        self._give_back()
+    def _milliseconds(self, start: Any, end: Any) -> float:
+        return float(_check("time events", driver.cuEventElapsedTime(start, end)))
 
-
-class _Buffer(_Owned):
-    def __init__(self, device: CudaPythonDevice, address: int, size_bytes: int) -> None:
-        super().__init__(device, lambda: driver.cuMemFree(address))
-        self.address = address
-        self.size_bytes = size_bytes
-
-    def free(self) -> None:
-        self._give_back()
-
-
-class _Pinned(_Owned):
-    def __init__(self, device: CudaPythonDevice, address: int, size_bytes: int) -> None:
-        super().__init__(device, lambda: driver.cuMemFreeHost(address))
-        self.address = address
-        memory = (ctypes.c_uint8 * max(size_bytes, 1)).from_address(address)
-        self.array: npt.NDArray[np.uint8] = np.ctypeslib.as_array(memory)[:size_bytes]
-
-    def free(self) -> None:
-        self._give_back()
-
-
-class _Stream(_Owned):
-    def __init__(self, device: CudaPythonDevice, stream: Any) -> None:
-        super().__init__(device, lambda: driver.cuStreamDestroy(stream))
-        self.handle = int(stream)
-
-    def synchronize(self) -> None:
-        _check("finish its work", driver.cuStreamSynchronize(self.handle))
-
-    def close(self) -> None:
-        self._give_back()
-
-
-class _Event(_Owned):
-    def __init__(self, device: CudaPythonDevice, event: Any) -> None:
-        super().__init__(device, lambda: driver.cuEventDestroy(event))
-        self._event = event
-
-    def record(self, stream: StreamHandle) -> None:
-        _check("record an event", driver.cuEventRecord(self._event, stream.handle))
-
-    def synchronize(self) -> None:
-        _check("finish its work", driver.cuEventSynchronize(self._event))
-
-    def milliseconds_since(self, earlier: DeviceEvent) -> float:
-        if not isinstance(earlier, _Event):
-            raise TypeError(f"earlier must be an event of the same device, got {earlier!r}.")
-        self.synchronize()
-        return float(_check("time events", driver.cuEventElapsedTime(earlier._event, self._event)))
-
-    def close(self) -> None:
-        self._give_back()
-
-
-class _Graph(_Owned):
-    def __init__(self, device: CudaPythonDevice, executable: Any) -> None:
-        super().__init__(device, lambda: driver.cuGraphExecDestroy(executable))
-        self._executable = executable
-
-    def launch(self, stream: DeviceStream) -> None:
-        _check("launch a CUDA graph", driver.cuGraphLaunch(self._executable, stream.handle))
-
-    def close(self) -> None:
-        self._give_back()
+    def _launch(self, graph: Any, stream: DeviceStream) -> None:
+        _check("launch a CUDA graph", driver.cuGraphLaunch(graph, stream.handle))
 
 
 def _check(what: str, result: tuple[Any, ...]) -> Any:

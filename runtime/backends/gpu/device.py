@@ -1,16 +1,19 @@
 """What the runtime asks of a GPU: memory, copies, streams, captured graphs.
 
-Two implementations, cuda-python and PyCUDA; nothing else in the runtime knows which one it has.
+Two implementations of `Device`, on cuda-python and on PyCUDA; nothing else in the runtime knows
+which one it has.
 """
 
 import ctypes
 import math
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from enum import Enum
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +25,14 @@ __all__ = [
     "Device",
     "DeviceArray",
     "DeviceBuffer",
-    "DeviceBufferPool",
     "DeviceEvent",
+    "DeviceMemory",
     "DeviceStream",
     "DeviceTensor",
     "GpuInfo",
     "PinnedBuffer",
     "StreamHandle",
+    "Way",
     "cuda_error",
     "has_nvidia_driver",
 ]
@@ -104,8 +108,8 @@ class GpuInfo:
     clock_khz: int
 
 
-class DeviceBuffer(Protocol):
-    """Memory of the GPU. Freed by `free`, at the latest when it is no longer referenced."""
+class DeviceMemory(Protocol):
+    """Memory of the GPU, whoever owns it."""
 
     @property
     def address(self) -> int: ...
@@ -113,42 +117,78 @@ class DeviceBuffer(Protocol):
     @property
     def size_bytes(self) -> int: ...
 
-    def free(self) -> None:
-        """Give the memory back; a second call does nothing."""
-        ...
-
-
-class PinnedBuffer(Protocol):
-    """Host memory that the GPU copies from and to without a stop; freed as `DeviceBuffer`.
-
-    Attributes:
-        array: (size,), uint8, writable; must not be used after `free`.
-    """
-
-    @property
-    def array(self) -> npt.NDArray[np.uint8]: ...
-
-    @property
-    def address(self) -> int: ...
-
-    def free(self) -> None:
+    def close(self) -> None:
         """Give the memory back; a second call does nothing."""
         ...
 
 
 class StreamHandle(Protocol):
-    """A stream of whoever it is.
+    """A stream, whoever owns it.
 
     Attributes:
-        handle: the CUstream as an integer, as TensorRT takes it.
+        handle: The CUstream as an integer, as TensorRT takes it.
     """
 
     @property
     def handle(self) -> int: ...
 
 
-class DeviceStream(StreamHandle, Protocol):
-    """A queue of work on the GPU, done in order."""
+_Release: TypeAlias = Callable[[Any], object]
+
+
+class _Owned:
+    """Something of the driver, given back once: by `close`, or when it is no longer referenced.
+
+    `value` is what the binding has for it, and None afterwards.
+    """
+
+    def __init__(self, device: "Device", value: Any, release: _Release) -> None:
+        self._device = device
+        self.value = value
+        self._release = release
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Give it back; a second call does nothing."""
+        with self._lock:
+            value, self.value = self.value, None
+        if value is not None:
+            # A lost GPU has taken everything with it, and a closed one has given it back.
+            with suppress(*self._device.errors), self._device.current():
+                self._release(value)
+                del value  # where there is no function to free it, its destructor does
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class DeviceBuffer(_Owned):
+    """Memory of the GPU."""
+
+    def __init__(
+        self, device: "Device", value: Any, release: _Release, address: int, size_bytes: int
+    ) -> None:
+        super().__init__(device, value, release)
+        self.address = address
+        self.size_bytes = size_bytes
+
+
+class PinnedBuffer(DeviceBuffer):
+    """Host memory that the GPU copies from and to without a stop."""
+
+    @property
+    def array(self) -> npt.NDArray[np.uint8]:
+        """(size,), uint8, writable; must not be used after `close`."""
+        memory = (ctypes.c_uint8 * max(self.size_bytes, 1)).from_address(self.address)
+        return np.ctypeslib.as_array(memory)[: self.size_bytes]
+
+
+class DeviceStream(_Owned):
+    """A queue of work on the GPU, done in order; see `StreamHandle`."""
+
+    def __init__(self, device: "Device", value: Any, release: _Release, handle: int) -> None:
+        super().__init__(device, value, release)
+        self.handle = handle
 
     def synchronize(self) -> None:
         """Wait until everything queued is done.
@@ -156,46 +196,43 @@ class DeviceStream(StreamHandle, Protocol):
         Raises:
             BackendError: if something queued has failed; the device is then often unusable.
         """
-        ...
-
-    def close(self) -> None:
-        """Give the stream back; a second call does nothing."""
-        ...
+        self._device._synchronize_stream(self.value)
 
 
-class DeviceEvent(Protocol):
+class DeviceEvent(_Owned):
     """A mark in a stream, to time what lies between two of them, or to wait for it."""
 
     def record(self, stream: StreamHandle) -> None:
         """Put the mark at the end of what is queued."""
-        ...
+        self._device._record(self.value, stream)
 
     def synchronize(self) -> None:
         """Wait until the mark is reached."""
-        ...
+        self._device._synchronize_event(self.value)
 
     def milliseconds_since(self, earlier: "DeviceEvent") -> float:
         """Time between two marks; waits for this one."""
-        ...
-
-    def close(self) -> None:
-        """Give the event back; a second call does nothing."""
-        ...
+        self.synchronize()
+        return self._device._milliseconds(earlier.value, self.value)
 
 
-class CapturedGraph(Protocol):
+class CapturedGraph(_Owned):
     """Work that was queued once and can be launched again as a whole (a CUDA graph)."""
 
     def launch(self, stream: DeviceStream) -> None:
         """Queue all of it."""
-        ...
-
-    def close(self) -> None:
-        """Give the graph back; a second call does nothing."""
-        ...
+        self._device._launch(self.value, stream)
 
 
-class Device(Protocol):
+class Way(Enum):
+    """From where to where memory is copied, in the words of a message."""
+
+    TO_DEVICE = "to the GPU"
+    TO_HOST = "from the GPU"
+    ON_DEVICE = "within the GPU"
+
+
+class Device(ABC):
     """One GPU.
 
     All methods but `current` and `close`, and those of what they make, are called while the device
@@ -203,69 +240,91 @@ class Device(Protocol):
     asked for, CUDA's name of the error and what can be done.
 
     Attributes:
-        binding: the Python package that is used, "cuda-python" or "pycuda".
-        info: which GPU it is.
+        binding: The Python package that is used, "cuda-python" or "pycuda".
+        info: Which GPU it is.
+        errors: What giving something back may raise.
     """
 
-    @property
-    def binding(self) -> str: ...
+    binding: ClassVar[str]
+    errors: ClassVar[tuple[type[Exception], ...]] = (BackendError, RuntimeError)
+    info: GpuInfo
 
-    @property
-    def info(self) -> GpuInfo: ...
-
+    @abstractmethod
     def current(self) -> AbstractContextManager[None]:
         """Make the device current in this thread; on leaving, what was current before is so
         again."""
-        ...
 
+    @abstractmethod
     def allocate(self, size_bytes: int) -> DeviceBuffer:
         """Memory of the GPU, at least one byte of it."""
-        ...
 
+    @abstractmethod
     def allocate_pinned(self, size_bytes: int) -> PinnedBuffer:
         """Pinned memory of the host, at least one byte of it."""
-        ...
 
+    @abstractmethod
     def create_stream(self) -> DeviceStream:
         """A stream that does not wait for the default stream."""
-        ...
 
+    @abstractmethod
     def create_event(self) -> DeviceEvent:
         """An event that can be timed."""
-        ...
 
     def copy_to_device(
         self, destination: int, source: int, size_bytes: int, stream: DeviceStream
     ) -> None:
         """Queue a copy from a host address; the host memory must live and stay until it is done."""
-        ...
+        self._copy(Way.TO_DEVICE, destination, source, size_bytes, stream)
 
     def copy_to_host(
         self, destination: int, source: int, size_bytes: int, stream: DeviceStream
     ) -> None:
         """Queue a copy to a host address."""
-        ...
+        self._copy(Way.TO_HOST, destination, source, size_bytes, stream)
 
     def copy_on_device(
         self, destination: int, source: int, size_bytes: int, stream: DeviceStream
     ) -> None:
         """Queue a copy within the device's memory."""
-        ...
+        self._copy(Way.ON_DEVICE, destination, source, size_bytes, stream)
 
+    @abstractmethod
     def capture(self, stream: DeviceStream, work: Callable[[], None]) -> CapturedGraph:
         """Record what `work` queues in a stream, without doing it.
 
         What `work` raises is raised again; the stream is usable afterwards.
         """
-        ...
 
+    @abstractmethod
     def free_memory_bytes(self) -> int:
         """Memory of the device that nobody uses."""
-        ...
 
+    @abstractmethod
     def close(self) -> None:
-        """Give the device back; buffers, streams and the like must have been given back before."""
-        ...
+        """Give the device back; buffers, streams and the like must have been given back before. A
+        second call does nothing."""
+
+    # What the binding has for the methods of the objects above, on its own values.
+
+    @abstractmethod
+    def _copy(
+        self, way: Way, destination: int, source: int, size_bytes: int, stream: DeviceStream
+    ) -> None: ...
+
+    @abstractmethod
+    def _synchronize_stream(self, stream: Any) -> None: ...
+
+    @abstractmethod
+    def _record(self, event: Any, stream: StreamHandle) -> None: ...
+
+    @abstractmethod
+    def _synchronize_event(self, event: Any) -> None: ...
+
+    @abstractmethod
+    def _milliseconds(self, start: Any, end: Any) -> float: ...
+
+    @abstractmethod
+    def _launch(self, graph: Any, stream: DeviceStream) -> None: ...
 
 
 class DeviceArray(Protocol):
@@ -288,7 +347,7 @@ class DeviceTensor:
     """
 
     def __init__(
-        self, device: Device, memory: DeviceBuffer, shape: tuple[int, ...], dtype: npt.DTypeLike
+        self, device: Device, memory: DeviceMemory, shape: tuple[int, ...], dtype: npt.DTypeLike
     ) -> None:
         """Describe memory as an array.
 
@@ -363,7 +422,7 @@ class DeviceTensor:
                 content = pinned.array.view(self._dtype).reshape(self._shape)
                 return np.array(content)
             finally:
-                pinned.free()
+                pinned.close()
                 stream.close()
 
     def __repr__(self) -> str:
@@ -377,82 +436,3 @@ def has_nvidia_driver() -> bool:
     except OSError:
         return False
     return True
-
-
-class _PooledBuffer:
-    """A buffer that goes back to its pool when it is freed or no longer referenced."""
-
-    def __init__(self, pool: "DeviceBufferPool", buffer: DeviceBuffer) -> None:
-        self._pool: DeviceBufferPool | None = pool
-        self._buffer = buffer
-
-    @property
-    def address(self) -> int:
-        """Where it begins."""
-        return self._buffer.address
-
-    @property
-    def size_bytes(self) -> int:
-        """As asked for."""
-        return self._buffer.size_bytes
-
-    def free(self) -> None:
-        """Give it back to the pool; a second call does nothing."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool._take_back(self._buffer)
-
-    def __del__(self) -> None:
-        self.free()
-
-
-class DeviceBufferPool:
-    """Keeps freed buffers by size: allocating memory of a GPU stops it, and costs more than a
-    frame.
-
-    Safe to use from several threads. `allocate` and `close` are called while the device is current.
-    """
-
-    def __init__(self, device: Device, max_kept: int = 4) -> None:
-        """Make an empty pool.
-
-        Args:
-            device: whose memory it is.
-            max_kept: buffers of one size that are kept while nobody uses them.
-        """
-        self._device = device
-        self._max_kept = max_kept
-        # Reentrant: a collection of garbage may free a buffer while this thread holds the lock.
-        self._lock = threading.RLock()
-        self._idle: dict[int, list[DeviceBuffer]] = {}
-        self._is_closed = False
-
-    def allocate(self, size_bytes: int) -> DeviceBuffer:
-        """A buffer of this size, with whatever was in it before.
-
-        Raises:
-            BackendError: if there is not enough memory.
-        """
-        with self._lock:
-            idle = self._idle.get(size_bytes)
-            if idle:
-                return _PooledBuffer(self, idle.pop())
-        return _PooledBuffer(self, self._device.allocate(size_bytes))
-
-    def close(self) -> None:
-        """Free what is idle; what is still in use is freed when it comes back."""
-        with self._lock:
-            self._is_closed = True
-            idle, self._idle = self._idle, {}
-        for buffers in idle.values():
-            for buffer in buffers:
-                buffer.free()
-
-    def _take_back(self, buffer: DeviceBuffer) -> None:
-        with self._lock:
-            kept = self._idle.setdefault(buffer.size_bytes, [])
-            if not self._is_closed and len(kept) < self._max_kept:
-                kept.append(buffer)
-                return
-        with self._device.current():
-            buffer.free()

@@ -121,7 +121,7 @@ class _ForeignMemory:
         self.address = address
         self.size_bytes = size_bytes
 
-    def free(self) -> None:
+    def close(self) -> None:
         """Let the owner go."""
         self._owner = None
 

@@ -2,24 +2,24 @@
 
 import ctypes
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pycuda.driver as cuda
 
 from samus_edge.errors import BackendError
 from samus_edge.runtime.backends.gpu.device import (
     CapturedGraph,
+    Device,
     DeviceBuffer,
     DeviceEvent,
     DeviceStream,
     GpuInfo,
     PinnedBuffer,
     StreamHandle,
+    Way,
     cuda_error,
 )
 
@@ -39,13 +39,16 @@ def gpu_infos() -> list[GpuInfo]:
         return [_info(index) for index in range(cuda.Device.count())]
 
 
-class PyCudaDevice:
+class PyCudaDevice(Device):
     """One GPU, in the caller's context where there is one.
 
     A context that was found current is used and left alone: it is neither popped from the caller's
     thread nor detached. Where there is none, the primary context is retained, and pushed only for
     as long as it is worked in.
     """
+
+    binding = "pycuda"
+    errors = (*Device.errors, cuda.Error)
 
     def __init__(self, index: int | None = None) -> None:
         """Adopt this thread's context, or retain the primary one.
@@ -74,21 +77,10 @@ class PyCudaDevice:
                     "for. Pop it first, or ask for its GPU."
                 )
             self._context = adopted
-        self._info = _info(number)
-
-    @property
-    def binding(self) -> str:
-        """ "pycuda"."""
-        return "pycuda"
-
-    @property
-    def info(self) -> GpuInfo:
-        """Which GPU it is."""
-        return self._info
+        self.info = _info(number)
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Make the device current in this thread; see `Device.current`."""
         if self._context is None:
             raise RuntimeError("this GPU was given back. Make another device with find_device().")
         with _errors("make the GPU current"):
@@ -99,166 +91,85 @@ class PyCudaDevice:
             cuda.Context.pop()
 
     def allocate(self, size_bytes: int) -> DeviceBuffer:
-        """Memory of the GPU; see `Device.allocate`."""
         size = max(size_bytes, 1)
         with _errors(f"allocate {size} bytes of the GPU"):
-            return _Buffer(self, cuda.mem_alloc(size), size_bytes)
+            memory = cuda.mem_alloc(size)
+        return DeviceBuffer(self, memory, _free, int(memory), size_bytes)
 
     def allocate_pinned(self, size_bytes: int) -> PinnedBuffer:
-        """Pinned memory of the host; see `Device.allocate_pinned`."""
-        size = max(size_bytes, 1)
-        flags = cuda.host_alloc_flags.PORTABLE
+        size, flags = max(size_bytes, 1), cuda.host_alloc_flags.PORTABLE
         with _errors(f"allocate {size} bytes of pinned memory"):
-            return _Pinned(self, cuda.pagelocked_empty(size, np.uint8, mem_flags=flags), size_bytes)
+            array = cuda.pagelocked_empty(size, np.uint8, mem_flags=flags)
+        return PinnedBuffer(self, array.base, _free, int(array.ctypes.data), size_bytes)
 
     def create_stream(self) -> DeviceStream:
-        """A stream; see `Device.create_stream`."""
         with _errors("make a stream"):
-            return _Stream(self, cuda.Stream(_NON_BLOCKING))
+            stream = cuda.Stream(_NON_BLOCKING)
+        return DeviceStream(self, stream, _forget, int(stream.handle))
 
     def create_event(self) -> DeviceEvent:
-        """An event; see `Device.create_event`."""
         with _errors("make an event"):
-            return _Event(self, cuda.Event())
-
-    def copy_to_device(
-        self, destination: int, source: int, size_bytes: int, stream: DeviceStream
-    ) -> None:
-        """Queue a copy from the host; see `Device.copy_to_device`."""
-        with _errors(f"copy {size_bytes} bytes to the GPU"):
-            cuda.memcpy_htod_async(destination, _host(source, size_bytes), _own(stream))
-
-    def copy_to_host(
-        self, destination: int, source: int, size_bytes: int, stream: DeviceStream
-    ) -> None:
-        """Queue a copy to the host; see `Device.copy_to_host`."""
-        with _errors(f"copy {size_bytes} bytes from the GPU"):
-            cuda.memcpy_dtoh_async(_host(destination, size_bytes), source, _own(stream))
-
-    def copy_on_device(
-        self, destination: int, source: int, size_bytes: int, stream: DeviceStream
-    ) -> None:
-        """Queue a copy within the GPU; see `Device.copy_on_device`."""
-        with _errors(f"copy {size_bytes} bytes within the GPU"):
-            cuda.memcpy_dtod_async(destination, source, size_bytes, _own(stream))
+            return DeviceEvent(self, cuda.Event(), _forget)
 
     def capture(self, stream: DeviceStream, work: Callable[[], None]) -> CapturedGraph:
-        """Not possible: PyCUDA has no CUDA graphs.
-
-        Raises:
-            BackendError: always.
-        """
         raise BackendError(
             "PyCUDA cannot capture CUDA graphs. With cuda-python launches are faster: "
             "pip install 'samus-edge[cuda]'"
         )
 
     def free_memory_bytes(self) -> int:
-        """Memory that nobody uses; see `Device.free_memory_bytes`."""
         with _errors("look at the GPU's memory"):
             free, _ = cuda.mem_get_info()
         return int(free)
 
     def close(self) -> None:
-        """Give a retained primary context back; a second call does nothing."""
         context, self._context = self._context, None
         if context is not None and not self._is_adopted:
             with suppress(cuda.Error):
                 context.detach()
                 _pop_left_over()
 
+    def _copy(
+        self, way: Way, destination: int, source: int, size_bytes: int, stream: DeviceStream
+    ) -> None:
+        with _errors(f"copy {size_bytes} bytes {way.value}"):
+            if way is Way.TO_DEVICE:
+                cuda.memcpy_htod_async(destination, _host(source, size_bytes), stream.value)
+            elif way is Way.TO_HOST:
+                cuda.memcpy_dtoh_async(_host(destination, size_bytes), source, stream.value)
+            else:
+                cuda.memcpy_dtod_async(destination, source, size_bytes, stream.value)
 
-class _Owned:
-    """Something of the driver that is given back once: by name, or when no longer referenced."""
-
-    def __init__(self, device: PyCudaDevice, value: Any) -> None:
-        self._device = device
-        self._value: Any = value
-        self._lock = threading.Lock()
-
-    def _give_back(self, release: Callable[[Any], None]) -> None:
-        with self._lock:
-            value, self._value = self._value, None
-        if value is not None:
-            # A lost GPU has taken everything with it, and a closed one has given it back.
-            with suppress(BackendError, RuntimeError, cuda.Error), self._device.current():
-                release(value)
-                del value  # where there is no function to free it, its destructor does
-
-
-class _Buffer(_Owned):
-    def __init__(self, device: PyCudaDevice, memory: Any, size_bytes: int) -> None:
-        super().__init__(device, memory)
-        self.address = int(memory)
-        self.size_bytes = size_bytes
-
-    def free(self) -> None:
-        self._give_back(lambda memory: memory.free())
-
-    def __del__(self) -> None:
-        self.free()
-
-
-class _Pinned(_Owned):
-    def __init__(self, device: PyCudaDevice, memory: Any, size_bytes: int) -> None:
-        super().__init__(device, memory.base)
-        self.address = int(memory.ctypes.data)
-        array = (ctypes.c_uint8 * len(memory)).from_address(self.address)
-        self.array: npt.NDArray[np.uint8] = np.ctypeslib.as_array(array)[:size_bytes]
-
-    def free(self) -> None:
-        self._give_back(lambda memory: memory.free())
-
-    def __del__(self) -> None:
-        self.free()
-
-
-class _Stream(_Owned):
-    def __init__(self, device: PyCudaDevice, stream: Any) -> None:
-        super().__init__(device, stream)
-        self.handle = int(stream.handle)
-
-    @property
-    def stream(self) -> Any:
-        """PyCUDA's."""
-        return self._value
-
-    def synchronize(self) -> None:
+    def _synchronize_stream(self, stream: Any) -> None:
         with _errors("finish its work"):
-            self._value.synchronize()
+            stream.synchronize()
 
-    def close(self) -> None:
-        self._give_back(lambda stream: None)
-
-    def __del__(self) -> None:
-        self.close()
-
-
-class _Event(_Owned):
-    def record(self, stream: StreamHandle) -> None:
+    def _record(self, event: Any, stream: StreamHandle) -> None:
         with _errors("record an event"):
-            if isinstance(stream, _Stream):
-                self._value.record(stream.stream)
+            if isinstance(stream, DeviceStream):
+                event.record(stream.value)
             else:  # someone else's, which PyCUDA has no object for
                 cuda.Context.synchronize()
-                self._value.record()
+                event.record()
 
-    def synchronize(self) -> None:
+    def _synchronize_event(self, event: Any) -> None:
         with _errors("finish its work"):
-            self._value.synchronize()
+            event.synchronize()
 
-    def milliseconds_since(self, earlier: DeviceEvent) -> float:
-        if not isinstance(earlier, _Event):
-            raise TypeError(f"earlier must be an event of the same device, got {earlier!r}.")
-        self.synchronize()
+    def _milliseconds(self, start: Any, end: Any) -> float:
         with _errors("time events"):
-            return float(self._value.time_since(earlier._value))
+            return float(end.time_since(start))
 
-    def close(self) -> None:
-        self._give_back(lambda event: None)
+    def _launch(self, graph: Any, stream: DeviceStream) -> None:
+        raise NotImplementedError  # nothing was captured
 
-    def __del__(self) -> None:
-        self.close()
+
+def _free(memory: Any) -> None:
+    memory.free()
+
+
+def _forget(value: Any) -> None:
+    """Streams and events have no function that frees them; their destructors do."""
 
 
 @contextmanager
@@ -283,12 +194,6 @@ def _pop_left_over() -> None:
     """PyCUDA pushes a primary context to detach it, and leaves it on the thread's stack."""
     driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
-
-
-def _own(stream: DeviceStream) -> Any:
-    if not isinstance(stream, _Stream):
-        raise TypeError(f"stream must be one of this device, got {stream!r}.")
-    return stream.stream
 
 
 def _index_of(device: Any) -> int:

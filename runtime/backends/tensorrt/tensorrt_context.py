@@ -2,6 +2,7 @@
 
 import logging
 import math
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,18 +12,98 @@ from samus_edge.errors import BackendError, BadArgumentError
 from samus_edge.runtime.backends.backend import Feed, FloatTensor, Tensor
 from samus_edge.runtime.backends.gpu.device import (
     CapturedGraph,
+    Device,
     DeviceBuffer,
-    DeviceBufferPool,
+    DeviceMemory,
     DeviceTensor,
     PinnedBuffer,
 )
 from samus_edge.runtime.backends.tensorrt.tensorrt_engine import EngineTensor, TensorRTEngine
 
-__all__ = ["TensorRTContext"]
+__all__ = ["DeviceBufferPool", "TensorRTContext"]
 
 Shape = tuple[int, ...]
 
 _logger = logging.getLogger(__name__)
+
+
+class _PooledBuffer:
+    """A buffer that goes back to its pool when it is freed or no longer referenced."""
+
+    def __init__(self, pool: "DeviceBufferPool", buffer: DeviceBuffer) -> None:
+        self._pool: DeviceBufferPool | None = pool
+        self._buffer = buffer
+
+    @property
+    def address(self) -> int:
+        """Where it begins."""
+        return self._buffer.address
+
+    @property
+    def size_bytes(self) -> int:
+        """As asked for."""
+        return self._buffer.size_bytes
+
+    def close(self) -> None:
+        """Give it back to the pool; a second call does nothing."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool._take_back(self._buffer)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class DeviceBufferPool:
+    """Keeps freed buffers by size: allocating memory of a GPU stops it, and costs more than a
+    frame.
+
+    Safe to use from several threads. `allocate` and `close` are called while the device is current.
+    """
+
+    def __init__(self, device: Device, max_kept: int = 4) -> None:
+        """Make an empty pool.
+
+        Args:
+            device: The GPU whose memory it is.
+            max_kept: Number of buffers of one size that are kept while nobody uses them.
+        """
+        self._device = device
+        self._max_kept = max_kept
+        # Reentrant: a collection of garbage may free a buffer while this thread holds the lock.
+        self._lock = threading.RLock()
+        self._idle: dict[int, list[DeviceBuffer]] = {}
+        self._is_closed = False
+
+    def allocate(self, size_bytes: int) -> DeviceMemory:
+        """A buffer of this size, with whatever was in it before.
+
+        Raises:
+            BackendError: if there is not enough memory.
+        """
+        with self._lock:
+            idle = self._idle.get(size_bytes)
+            if idle:
+                return _PooledBuffer(self, idle.pop())
+        return _PooledBuffer(self, self._device.allocate(size_bytes))
+
+    def close(self) -> None:
+        """Free what is idle; what is still in use is freed when it comes back."""
+        with self._lock:
+            self._is_closed = True
+            idle, self._idle = self._idle, {}
+        for buffers in idle.values():
+            for buffer in buffers:
+                buffer.close()
+
+    def _take_back(self, buffer: DeviceBuffer) -> None:
+        with self._lock:
+            kept = self._idle.setdefault(buffer.size_bytes, [])
+            if not self._is_closed and len(kept) < self._max_kept:
+                kept.append(buffer)
+                return
+        with self._device.current():
+            buffer.close()
 
 
 class TensorRTContext:
@@ -131,9 +212,9 @@ class TensorRTContext:
         self._drop_graph()
         self._context = None  # TensorRT frees its memory with the object
         for buffer in self._buffers.values():
-            buffer.free()
+            buffer.close()
         for pinned in self._pinned.values():
-            pinned.free()
+            pinned.close()
         self._buffers.clear()
         self._pinned.clear()
         self._stream.close()

@@ -7,8 +7,8 @@ from contextlib import contextmanager, suppress
 
 from samus_edge.errors import BackendError
 from samus_edge.runtime.backends.backend import Feed, FloatTensor, check_feeds
-from samus_edge.runtime.backends.gpu.device import DeviceBufferPool, DeviceTensor
-from samus_edge.runtime.backends.tensorrt.tensorrt_context import TensorRTContext
+from samus_edge.runtime.backends.gpu.device import DeviceTensor
+from samus_edge.runtime.backends.tensorrt.tensorrt_context import DeviceBufferPool, TensorRTContext
 from samus_edge.runtime.backends.tensorrt.tensorrt_engine import TensorRTEngine
 from samus_edge.runtime.bundle.manifest import GraphRecord
 

@@ -39,7 +39,7 @@ from samus_edge.jobs.doctor import diagnose
 from samus_edge.runtime.backends.backend_selection import select_backend
 from samus_edge.runtime.backends.gpu.find_device import list_gpus
 from samus_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
-from samus_edge.runtime.backends.tensorrt.engine_build import EngineOptions, FrameSizes
+from samus_edge.runtime.backends.tensorrt.engine_build import EngineOptions, ShapeRange
 from samus_edge.runtime.backends.tensorrt.engine_check import compare_predictors
 from samus_edge.runtime.backends.tensorrt.tensorrt_backend import (
     TensorRTBackend,
@@ -141,7 +141,7 @@ def check(bundle: Bundle, backend: str, precision: str) -> dict[str, object]:
 def cuda_graphs(bundle: Bundle, precision: str) -> list[dict[str, object]]:
     """The same engines with and without CUDA graphs, in turns."""
     workload = Workload.of(np.zeros(FRAME_HW, np.uint8))
-    engine = EngineOptions(frames=FrameSizes.only(*FRAME_HW))
+    engine = EngineOptions(frames=ShapeRange.fixed(FRAME_HW))
     subjects = [
         RuntimeSubject(
             bundle,

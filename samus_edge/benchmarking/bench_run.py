@@ -28,7 +28,7 @@ from samus_edge.jobs.doctor import cpu_features, cpu_model, find_jetson, package
 from samus_edge.runtime.backends.backend import Backend, default_threads
 from samus_edge.runtime.backends.backend_selection import AUTO_ORDER, select_backend
 from samus_edge.runtime.backends.gpu.find_device import list_gpus
-from samus_edge.runtime.backends.tensorrt.engine_build import EngineOptions, FrameSizes
+from samus_edge.runtime.backends.tensorrt.engine_build import EngineOptions, ShapeRange
 from samus_edge.runtime.bundle.bundle import Bundle
 
 __all__ = [
@@ -228,7 +228,7 @@ def _tensorrt(workload: Workload, frames_per_run: int) -> Backend:
     )
 
     engine = EngineOptions(
-        frames=FrameSizes.only(*workload.original_hw),
+        frames=ShapeRange.fixed(workload.original_hw),
         frames_per_run=frames_per_run,
         max_prompts=max(workload.prompts, default=1),
     )

@@ -134,13 +134,17 @@ def _options(
     tf32: bool,
     workspace_mb: int | None,
 ) -> "EngineOptions":
-    from samus_edge.runtime.backends.tensorrt.engine_build import EngineOptions, FrameSizes
+    from samus_edge.runtime.backends.tensorrt.engine_build import (
+        ANY_FRAME,
+        EngineOptions,
+        ShapeRange,
+    )
 
-    frames = FrameSizes()
+    frames = ANY_FRAME
     if frame_size is not None:
-        frames = FrameSizes.only(*parse_frame_size(frame_size))
+        frames = ShapeRange.fixed(parse_frame_size(frame_size))
     elif frame_range is not None:
-        frames = FrameSizes(*parse_frame_range(frame_range))
+        frames = ShapeRange(*parse_frame_range(frame_range))
     return EngineOptions(
         frames=frames,
         max_prompts=max_prompts,

@@ -16,7 +16,7 @@ from samus_edge.runtime import Segmenter
 from samus_edge.runtime.backends.gpu.device import Device, DeviceTensor
 from samus_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from samus_edge.runtime.backends.tensorrt import tensorrt_backend as engine_provider
-from samus_edge.runtime.backends.tensorrt.engine_build import EngineOptions, FrameSizes
+from samus_edge.runtime.backends.tensorrt.engine_build import EngineOptions, ShapeRange
 from samus_edge.runtime.backends.tensorrt.tensorrt_backend import TensorRTBackend, TensorRTOptions
 from samus_edge.runtime.backends.tensorrt.tensorrt_library import TensorRTLibrary
 from samus_edge.runtime.bundle.bundle import Bundle
@@ -55,7 +55,7 @@ def _segmenter(
     return Segmenter(Bundle.open(), backend)
 
 
-def _pretend(device: Device, **changes: str) -> None:
+def _pretend(device: Any, **changes: str) -> None:
     """Let the GPU be another."""
     device.info = replace(device.info, **changes)
 
@@ -213,7 +213,7 @@ def test_a_version_that_is_known_to_be_wrong_is_refused_unless_forced(
 
 
 def test_one_frame_size(device: Device, tmp_path: Path) -> None:
-    options = EngineOptions(frames=FrameSizes.only(300, 400))
+    options = EngineOptions(frames=ShapeRange.fixed((300, 400)))
     with _segmenter(device, tmp_path, engine=options) as segmenter:
         image = np.full((300, 400), 90, np.uint8)
         assert segmenter.segment(image, boxes=[[10, 10, 90, 90]]).masks.shape == (1, 1, 300, 400)
@@ -224,7 +224,7 @@ def test_one_frame_size(device: Device, tmp_path: Path) -> None:
 def test_engines_that_were_built_last_are_used(
     device: Device, tmp_path: Path, builds: list[str]
 ) -> None:
-    options = EngineOptions(frames=FrameSizes.only(300, 400))
+    options = EngineOptions(frames=ShapeRange.fixed((300, 400)))
     _segmenter(device, tmp_path, engine=options).close()
     with _segmenter(device, tmp_path) as segmenter:
         assert builds == ["image_encoder", "mask_decoder"]

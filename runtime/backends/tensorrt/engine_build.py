@@ -6,7 +6,7 @@ which builds without a GPU; `tensorrt` needs one to build, and no build with it 
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,10 +18,10 @@ from samus_edge.runtime.bundle.manifest import GraphRecord, mask_input_hw
 from samus_edge.runtime.images.output_files import write_files_atomically
 
 __all__ = [
+    "ANY_FRAME",
     "BuildProgress",
     "EngineOptions",
     "EngineProfile",
-    "FrameSizes",
     "ShapeRange",
     "build_engine",
     "image_encoder_profile",
@@ -74,6 +74,13 @@ class ShapeRange:
         """The only size that an axis may have, or None where it may vary."""
         low, high = self.smallest[axis], self.largest[axis]
         return low if low == high else None
+
+    def contains(self, shape: Shape) -> bool:
+        """Whether every axis of a shape is within the bounds."""
+        return len(shape) == len(self.smallest) and all(
+            low <= size <= high
+            for low, size, high in zip(self.smallest, shape, self.largest, strict=True)
+        )
 
     def __str__(self) -> str:
         return f"{self.smallest} to {self.largest}, typically {self.typical}"
@@ -145,24 +152,8 @@ def mask_decoder_profile(
     }
 
 
-@dataclass(frozen=True)
-class FrameSizes:
-    """The frames that an image encoder takes, (H, W), pixels.
-
-    Attributes:
-        smallest: lower bound.
-        typical: what the engine is made fast for.
-        largest: upper bound; memory is reserved for it.
-    """
-
-    smallest: tuple[int, int] = (64, 64)
-    typical: tuple[int, int] = (512, 640)
-    largest: tuple[int, int] = (2048, 2048)
-
-    @staticmethod
-    def only(height: int, width: int) -> "FrameSizes":
-        """One size, which then is a constant of the engine."""
-        return FrameSizes((height, width), (height, width), (height, width))
+ANY_FRAME = ShapeRange((64, 64), (512, 640), (2048, 2048))
+"""The frames that an image encoder takes unless told otherwise, (H, W), pixels."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +169,7 @@ class EngineOptions:
         workspace_bytes: most memory of the GPU that a layer may take for itself; None for no limit.
     """
 
-    frames: FrameSizes = field(default_factory=FrameSizes)
+    frames: ShapeRange = ANY_FRAME
     frames_per_run: int = 1
     max_prompts: int = 16
     max_points: int = 16
@@ -202,8 +193,8 @@ class EngineOptions:
             return ()
         if "image" in open_inputs:
             frames = self.frames
-            sizes = (frames.smallest, frames.typical, frames.largest)
-            return (image_encoder_profile(*sizes, frames=self.frames_per_run),)
+            sizes = frames.smallest, frames.typical, frames.largest
+            return ({"image": ShapeRange(*((self.frames_per_run, *size) for size in sizes))},)
         hw = mask_input_hw(record)
         one = mask_decoder_profile(hw, max_prompts=1, max_points=self.max_points)
         if self.max_prompts == 1:

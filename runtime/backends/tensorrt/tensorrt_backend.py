@@ -14,7 +14,6 @@ from samus_edge.runtime.backends.gpu.find_device import find_device
 from samus_edge.runtime.backends.tensorrt.engine_build import (
     BuildProgress,
     EngineOptions,
-    FrameSizes,
     ShapeRange,
     build_engine,
 )
@@ -227,7 +226,7 @@ class TensorRTBackend:
         self._cache = EngineCache(self._options.cache)
         self._target = EngineTarget.of(self._library, device.info)
         self._entries: dict[str, CachedEngine] = {}
-        self._frames: dict[str, FrameSizes] = {}
+        self._frames: dict[str, ShapeRange] = {}
 
     @property
     def name(self) -> str:
@@ -264,7 +263,7 @@ class TensorRTBackend:
         kept."""
         return self._entries.get(graph_sha256)
 
-    def frame_sizes(self, graph_sha256: str) -> FrameSizes | None:
+    def frame_sizes(self, graph_sha256: str) -> ShapeRange | None:
         """The frames that the engine of an opened image encoder takes."""
         return self._frames.get(graph_sha256)
 
@@ -290,7 +289,10 @@ class TensorRTBackend:
             loaded = TensorRTEngine(name, engine, library=self._library, device=self._device)
         for tensor in loaded.tensors:
             if tensor.name == "image":
-                self._frames[record.sha256] = _frame_sizes(tensor.profiles[0])
+                (sizes, *_) = tensor.profiles  # (B, H, W)
+                self._frames[record.sha256] = ShapeRange(
+                    sizes.smallest[1:], sizes.typical[1:], sizes.largest[1:]
+                )
         return TensorRTSession(
             loaded,
             record,
@@ -371,22 +373,9 @@ class TensorRTBackend:
         return provided.engine
 
 
-def _frame_sizes(image: ShapeRange) -> FrameSizes:
-    """From the range of (B, H, W)."""
-    smallest, typical, largest = (
-        (shape[1], shape[2]) for shape in (image.smallest, image.typical, image.largest)
-    )
-    return FrameSizes(smallest, typical, largest)
-
-
-def _frame_hw(sizes: FrameSizes | None) -> tuple[int, int] | None:
+def _frame_hw(sizes: ShapeRange | None) -> tuple[int, int] | None:
     """What the frames are resized to; None if the engine takes them as they are."""
-    if sizes is None:
+    if sizes is None or all(sizes.contains(frame.image.shape) for frame in load_check_frames()):
         return None
-    frames = [frame.image.shape for frame in load_check_frames()]
-    fits = all(
-        low <= size <= high
-        for shape in frames
-        for low, size, high in zip(sizes.smallest, shape, sizes.largest, strict=True)
-    )
-    return None if fits else sizes.typical
+    height, width = sizes.typical
+    return height, width

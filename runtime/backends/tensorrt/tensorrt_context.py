@@ -254,7 +254,9 @@ class TensorRTContext:
         """The narrowest profile that takes the shapes."""
         fitting: list[tuple[int, int]] = []
         for profile in range(self._engine.profiles):
-            if all(_fits(shapes[tensor.name], tensor, profile) for tensor in self._inputs):
+            if all(
+                tensor.profiles[profile].contains(shapes[tensor.name]) for tensor in self._inputs
+            ):
                 size = sum(math.prod(tensor.profiles[profile].largest) for tensor in self._inputs)
                 fitting.append((size, profile))
         if fitting:
@@ -263,10 +265,7 @@ class TensorRTContext:
             f"{tensor.name} is {shapes[tensor.name]}, and the engine takes "
             + " or ".join(f"{low.smallest} to {low.largest}" for low in tensor.profiles)
             for tensor in self._inputs
-            if not any(
-                _fits(shapes[tensor.name], tensor, profile)
-                for profile in range(self._engine.profiles)
-            )
+            if not any(sizes.contains(shapes[tensor.name]) for sizes in tensor.profiles)
         ]
         raise BadArgumentError(
             f"graph {self._engine.name!r}: "
@@ -369,11 +368,3 @@ class TensorRTContext:
             f"{engine.last_errors()}. Load the model again; if it happens again, build the engines "
             "anew with samus-edge build --rebuild, or use the backend onnxruntime."
         )
-
-
-def _fits(shape: Shape, tensor: EngineTensor, profile: int) -> bool:
-    sizes = tensor.profiles[profile]
-    return len(shape) == len(sizes.smallest) and all(
-        low <= size <= high
-        for low, size, high in zip(sizes.smallest, shape, sizes.largest, strict=True)
-    )

@@ -45,7 +45,7 @@ def mask_decoder_feeds(
 
     Args:
         image_embeddings: (1, C, h, w), float32, of the host or of the device that decodes.
-        group: n of the N prompts.
+        group: A group of n of the N prompts.
         mask_input: (N, 1, 4h, 4w), float32, logits of an earlier prediction; None without.
         mask_input_hw: (4h, 4w) that the graph takes.
 
@@ -83,7 +83,7 @@ def decode_prompts(
         prompts: N checked prompts.
         model_size: side of the frame that the decoder takes prompts in, pixels.
         mask_input_hw: (4h, 4w) that the decoder takes and gives.
-        kept: which M of the four masks of a prompt to keep.
+        kept: The M of the four masks of a prompt to keep.
 
     Returns:
         (N, M, 4h, 4w) logits and (N, M) predicted IoU, float32, as they come: NaN is not refused.
@@ -135,7 +135,7 @@ def masks_from_logits(
     Args:
         low_res_logits: (N, M, h, w), float32.
         original_hw: (H, W), pixels.
-        mask_threshold: a pixel belongs to the mask where its logit is greater than this.
+        mask_threshold: A pixel belongs to the mask where its logit is greater than this.
 
     Returns:
         (N, M, H, W), bool.
@@ -157,7 +157,7 @@ class Embedding:
         tensor: (1, C, h, w), float32: the image encoder's output, where it was computed: in memory
             of the host, or of the GPU, which is given back with the embedding.
         original_hw: (H, W) of the image, pixels.
-        encoder_sha256: of the image encoder graph that made it; another bundle's decoder refuses
+        encoder_sha256: SHA-256 of the image encoder that made it; another bundle's decoder refuses
             it.
     """
 

@@ -397,7 +397,7 @@ def decoder_prompts(
     Args:
         prompts: N checked prompts.
         model_size: side of the frame that the decoder takes prompts in, pixels.
-        max_prompts: that the decoder takes in one run; None for no limit of its own.
+        max_prompts: Most prompts in one run of the decoder; None for no limit of its own.
 
     Yields:
         Groups of at most `MAX_PROMPTS_PER_RUN`, or `max_prompts`, that together hold every row

@@ -74,9 +74,9 @@ class Segmenter:
         """Prepare both graphs of an opened bundle on a backend.
 
         Args:
-            bundle: as `Bundle.open` gives it.
-            backend: as `select_backend` gives it.
-            precision: one of the bundle's; "auto" for its reference.
+            bundle: A result of `Bundle.open`.
+            backend: A result of `select_backend`.
+            precision: A precision of the bundle; "auto" for its reference.
 
         Raises:
             BundleError: if the bundle lacks a graph that the runtime needs.
@@ -238,7 +238,7 @@ class Segmenter:
         prompt is a box, points, or both; each gives its masks independently of the other prompts.
 
         Args:
-            embedding: from this segmenter's `encode`.
+            embedding: A result of this segmenter's `encode`.
             boxes: (N, 4), XYXY, x1 < x2 and y1 < y2; what sticks out of the image is cut off.
             point_coords: (N, P, 2); or (P, 2), one prompt with P points. With boxes, row i goes
                 with box i.
@@ -388,8 +388,8 @@ def predict_with_clicks(
     """Predict one mask, and let each click refine the one before it.
 
     Args:
-        segmenter: with the bundle that made the embedding.
-        embedding: of the frame.
+        segmenter: A segmenter of the bundle that made the embedding.
+        embedding: The encoded frame.
         box: (4,), XYXY, pixels of the frame; None without.
         point_coords: (P, 2), pixels of the frame, in the order in which they were clicked.
         point_labels: (P,), 1 on the lesion, 0 beside it.

@@ -100,11 +100,11 @@ class Backend(Protocol):
     """An inference engine on one device.
 
     Attributes:
-        name: as the user selects it, for example "onnxruntime".
-        device: what computes, in the engine's own words, for example "CPUExecutionProvider".
-        version: of the engine.
-        threads: how many CPU threads compute one graph.
-        gpu: the GPU whose arrays graphs take and give, or None.
+        name: The name that the user selects, for example "onnxruntime".
+        device: The engine's name of what computes, for example "CPUExecutionProvider".
+        version: Version of the engine.
+        threads: Number of CPU threads that compute one graph.
+        gpu: The GPU whose arrays graphs take and give, or None.
     """
 
     @property
@@ -132,9 +132,9 @@ class Backend(Protocol):
         """Make a graph ready to run.
 
         Args:
-            name: of the graph, for messages.
-            graph: the ONNX file's bytes.
-            record: what the manifest says about it.
+            name: Name of the graph, for messages.
+            graph: Content of the ONNX file.
+            record: Its record in the manifest.
             external_data: the files that the graph keeps tensors in, by the location that it names;
                 nothing else may be read for it from the disk. None for a graph in one file.
 
@@ -149,8 +149,8 @@ class Backend(Protocol):
         check.
 
         Args:
-            tested: runs the graphs on this backend.
-            open_reference: opens the same graphs on ONNX Runtime.
+            tested: The graphs on this backend.
+            open_reference: Opens the same graphs on ONNX Runtime.
 
         Raises:
             BackendError: if the two differ by more than is allowed.
@@ -162,9 +162,9 @@ def check_feeds(name: str, inputs: tuple[TensorSpec, ...], feeds: Mapping[str, F
     """Compare what is fed to a graph with what it takes: names, then dtype and shape of each.
 
     Args:
-        name: of the graph, for the message.
-        inputs: what the graph takes.
-        feeds: what is about to be fed.
+        name: Name of the graph, for the message.
+        inputs: The graph's inputs.
+        feeds: The arrays about to be fed.
 
     Raises:
         BadArgumentError: listing everything that does not fit, with what was got and what was
@@ -218,9 +218,9 @@ def open_bundle_graph(backend: Backend, bundle: Bundle, name: str) -> GraphSessi
     """Open a graph with its record and what it keeps in other files.
 
     Args:
-        backend: what runs it.
-        bundle: opened.
-        name: of the graph in the manifest, for example "image_encoder".
+        backend: The backend to run it.
+        bundle: An open bundle.
+        name: Name of the graph in the manifest, for example "image_encoder".
 
     Raises:
         BundleError: if it differs from its record.

@@ -26,8 +26,8 @@ def say_choice(chosen: Backend, passed_over: Sequence[str]) -> None:
     """Say it at the level INFO, the same thing once in a process.
 
     Args:
-        chosen: the backend that computes.
-        passed_over: what was tried before, each with its reason.
+        chosen: The backend that computes.
+        passed_over: The backends tried before it, each with its reason.
     """
     message = f"backend auto: {chosen.name} on {chosen.device}"
     if passed_over:
@@ -62,7 +62,7 @@ def select_backend(name: str, threads: int | None = None, *, build_missing: bool
         name: "onnxruntime" (CPU), "onnxruntime-cuda" or "onnxruntime-tensorrt" (its execution
             providers), or "tensorrt".
         threads: CPU threads that compute one graph, 1 to 256; None lets the backend choose.
-        build_missing: whether TensorRT builds engines that its cache has not, which takes minutes.
+        build_missing: Whether TensorRT builds engines that its cache lacks, which takes minutes.
 
     Raises:
         BadArgumentError: if the name is unknown or threads is out of range.

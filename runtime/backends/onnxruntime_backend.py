@@ -57,9 +57,9 @@ class Provider:
 
     Attributes:
         name: ONNX Runtime's.
-        title: for people.
-        how_to_get: what to install where ONNX Runtime has it not.
-        needs: what it loads when it starts.
+        title: Name for people.
+        how_to_get: What to install where ONNX Runtime lacks it.
+        needs: Libraries that it loads when it starts.
     """
 
     name: str
@@ -94,13 +94,13 @@ def provider_list(
     """The providers and their options, as `InferenceSession` takes them.
 
     Args:
-        backend: a key of `PROVIDERS`.
-        available: what `onnxruntime.get_available_providers` gives.
-        device_index: of the GPU.
-        cache: folder of the TensorRT provider's engines; None for one in the default cache.
+        backend: A key of `PROVIDERS`.
+        available: The result of `onnxruntime.get_available_providers`.
+        device_index: Index of the GPU.
+        cache: Folder of the TensorRT provider's engines; None for one in the default cache.
 
     Raises:
-        BackendError: if this ONNX Runtime has not the provider; says how to get it.
+        BackendError: if this ONNX Runtime lacks the provider; says how to get it.
     """
     provider = PROVIDERS[backend]
     if provider.name not in available:
@@ -202,12 +202,12 @@ class OnnxRuntimeBackend:
     """ONNX Runtime: one thread pool per graph; on the CPU the same result on every run.
 
     Args:
-        threads: threads of the CPU that compute one graph; None for `default_threads`.
-        name: of the backend: "onnxruntime", "onnxruntime-cuda" or "onnxruntime-tensorrt".
-        device_index: of the GPU.
+        threads: Number of CPU threads that compute one graph; None for `default_threads`.
+        name: Name of the backend: "onnxruntime", "onnxruntime-cuda" or "onnxruntime-tensorrt".
+        device_index: Index of the GPU.
 
     Raises:
-        BackendError: if this ONNX Runtime has not the execution provider.
+        BackendError: if this ONNX Runtime lacks the execution provider.
     """
 
     def __init__(

@@ -124,10 +124,10 @@ class Jetson:
     """A Jetson module.
 
     Attributes:
-        model: in the words of its device tree, for example "NVIDIA Jetson AGX Orin Developer Kit".
+        model: Its name in the device tree, for example "NVIDIA Jetson AGX Orin Developer Kit".
         l4t: release of Jetson Linux, for example "36.4.3"; "" if it does not say.
         jetpack: major version of JetPack; None if the release is not known.
-        power_mode: in the words of nvpmodel, for example "MAXN"; "" if it does not say.
+        power_mode: The name that nvpmodel gives, for example "MAXN"; "" if it does not say.
     """
 
     model: str
@@ -140,7 +140,7 @@ def find_jetson(root: Path = Path("/")) -> Jetson | None:
     """The Jetson that this is, or None.
 
     Args:
-        root: of the file system.
+        root: Root of the file system.
     """
     release = _read(root / "etc" / "nv_tegra_release")
     model = _read(root / "proc" / "device-tree" / "model").rstrip("\0\n ")
@@ -249,8 +249,8 @@ class Finding:
 
     Attributes:
         level: one of `LEVELS`.
-        topic: for example "tensorrt".
-        text: what was found.
+        topic: Part of the machine, for example "tensorrt".
+        text: What was found.
         remedy: what to do, usually a command; "" if nothing is to be done.
     """
 
@@ -265,7 +265,7 @@ class Diagnosis:
     """Everything that was found.
 
     Attributes:
-        findings: in the order in which people read them.
+        findings: All findings, in the order in which people read them.
         facts: the same for programs: system, gpus, packages, backends and so on.
     """
 
@@ -290,8 +290,8 @@ def diagnose(root: Path = Path("/"), cache: Path | None = None) -> Diagnosis:
     """Look at this machine and its installation.
 
     Args:
-        root: of the file system that says which machine it is.
-        cache: folder of the engines; None for the default one.
+        root: Root of the file system that says which machine it is.
+        cache: Folder of the engines; None for the default one.
     """
     diagnosis = Diagnosis()
     jetson = find_jetson(root)

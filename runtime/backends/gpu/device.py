@@ -40,7 +40,7 @@ __all__ = [
 
 _ADVICE = {
     "CUDA_ERROR_OUT_OF_MEMORY": (
-        "The GPU has not enough free memory: close what else uses it, or build the engines for "
+        "The GPU has too little free memory: close what else uses it, or build the engines for "
         "smaller frames and fewer prompts."
     ),
     "CUDA_ERROR_NO_DEVICE": "No NVIDIA GPU is visible: look at CUDA_VISIBLE_DEVICES and "
@@ -73,7 +73,7 @@ def cuda_error(what: str, name: str) -> BackendError:
     """The error to raise.
 
     Args:
-        what: was asked for, for example "allocate 1048576 bytes".
+        what: The request that failed, for example "allocate 1048576 bytes".
         name: CUDA's name of the error, for example "CUDA_ERROR_OUT_OF_MEMORY".
     """
     advice = _ADVICE.get(name, "samus-edge doctor says what is there and what is missing.")
@@ -90,10 +90,10 @@ class GpuInfo:
     """A GPU, in the driver's words.
 
     Attributes:
-        index: of the device, as CUDA counts those that are visible to this process.
+        index: Index of the device, as CUDA counts those that are visible to this process.
         name: for example "NVIDIA RTX A2000 Laptop GPU" or "Orin".
         compute_capability: for example "8.6".
-        total_memory_bytes: of the device; on a Jetson shared with the CPU.
+        total_memory_bytes: Size of its memory; on a Jetson shared with the CPU.
         driver_version: the CUDA version that the driver supports, for example "13.0".
         multiprocessors: number of streaming multiprocessors.
         clock_khz: highest clock of the multiprocessors; 0 where the driver does not say.
@@ -352,10 +352,10 @@ class DeviceTensor:
         """Describe memory as an array.
 
         Args:
-            device: whose memory it is.
-            memory: that holds at least the array; kept as long as the tensor.
+            device: The GPU whose memory it is.
+            memory: Memory of at least the array's size; kept as long as the tensor.
             shape: sizes of the axes.
-            dtype: numpy's.
+            dtype: Its numpy dtype.
 
         Raises:
             BadArgumentError: if the memory is too small.

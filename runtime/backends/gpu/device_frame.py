@@ -73,7 +73,7 @@ def read_dlpack(array: Any) -> dict[str, Any]:
     legacy default stream, which is then to be waited for.
 
     Args:
-        array: with `__dlpack__`.
+        array: An object with `__dlpack__`.
 
     Returns:
         Shape, strides in bytes, element type, address and stream, as `__cuda_array_interface__`.

@@ -25,8 +25,8 @@ def find_device(binding: str = "auto", index: int | None = None) -> Device:
     Args:
         binding: "cuda-python", "pycuda", or "auto": PyCUDA if this thread is in a PyCUDA context,
             else cuda-python, else PyCUDA.
-        index: of the GPU, as CUDA counts those that this process sees (CUDA_VISIBLE_DEVICES); None
-            for that of the thread's PyCUDA context, or the first.
+        index: Index of the GPU, as CUDA counts those that this process sees (CUDA_VISIBLE_DEVICES);
+            None for that of the thread's PyCUDA context, or the first.
 
     Raises:
         BadArgumentError: if the binding is unknown or the index negative.

@@ -54,8 +54,8 @@ class PyCudaDevice(Device):
         """Adopt this thread's context, or retain the primary one.
 
         Args:
-            index: of the GPU, as CUDA counts those that this process sees; None for that of this
-                thread's context, or the first.
+            index: Index of the GPU, as CUDA counts those that this process sees; None for that of
+                this thread's context, or the first.
 
         Raises:
             BackendError: if there is no driver or no such GPU, or this thread's context is on

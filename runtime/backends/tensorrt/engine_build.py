@@ -39,7 +39,7 @@ class ShapeRange:
 
     Attributes:
         smallest: lower bound of every axis.
-        typical: what the engine is made fast for, within the bounds.
+        typical: The shape to be fast for, within the bounds.
         largest: upper bound of every axis; memory is reserved for it.
 
     Raises:
@@ -161,12 +161,12 @@ class EngineOptions:
     """How engines are built; the defaults are right for most.
 
     Attributes:
-        frames: sizes of frames; of no effect on a bundle that takes one size.
-        frames_per_run: of the image encoder, in every run; `Segmenter` gives it one.
-        max_prompts: that the mask decoder takes in one run; more are split.
-        max_points: of one prompt; the two corners of a box count.
-        tf32: float32 products are rounded to 10 bits of mantissa; faster on tensor cores.
-        workspace_bytes: most memory of the GPU that a layer may take for itself; None for no limit.
+        frames: Sizes (H, W) of frames; of no effect on a bundle that takes one size.
+        frames_per_run: Frames in every run of the image encoder; `Segmenter` gives it one.
+        max_prompts: Most prompts in one run of the mask decoder; more are split.
+        max_points: Most points of one prompt; the two corners of a box count.
+        tf32: Whether float32 products are rounded to 10 bits of mantissa; faster on tensor cores.
+        workspace_bytes: Largest GPU memory that a layer may take for itself; None for no limit.
     """
 
     frames: ShapeRange = ANY_FRAME
@@ -213,11 +213,11 @@ class BuildProgress:
     """How far a build is.
 
     Attributes:
-        phase: in TensorRT's words, for example "Optimizing graph".
+        phase: TensorRT's name of the phase, for example "Optimizing graph".
         within: the phase that this one is a part of; None for the whole build.
         done: steps of the phase that are done; all of them when the phase ends, even if it ends
             early because the build fails.
-        steps: how many it has.
+        steps: Number of its steps.
     """
 
     phase: str
@@ -232,7 +232,7 @@ def make_progress_monitor(trt: Any, on_progress: Callable[[BuildProgress], None]
     An exception must not leave a function that C++ calls.
 
     Args:
-        trt: the module of TensorRT.
+        trt: The module of TensorRT.
         on_progress: called after each step and at the end of each phase, from TensorRT's thread.
     """
     base: Any = trt.IProgressMonitor
@@ -296,18 +296,18 @@ def build_engine(
 
     Args:
         graph: the bytes of an ONNX file with all tensors in it.
-        library: of `find_tensorrt`; the engine runs on the same flavour and version only.
-        name: of the graph, for messages.
-        profiles: each has a range for every input whose shape the graph leaves open; empty for a
+        library: A result of `find_tensorrt`; the engine runs on the same flavour and version only.
+        name: Name of the graph, for messages.
+        profiles: In each, a range for every input whose shape the graph leaves open; empty for a
             graph of fixed shapes. One is enough; several make an engine fast for several sizes.
-        compute_capability: of the GPU that the engine is for, for example "8.6", whether or not
+        compute_capability: That of the GPU to build for, for example "8.6", whether or not
             there is one here (TensorRT-RTX only); None for the library's choice, which for
             `tensorrt` is the GPU of this machine.
-        workspace_bytes: most memory of the GPU that a layer may take for itself; None for no limit.
+        workspace_bytes: Largest GPU memory that a layer may take for itself; None for no limit.
         timing_cache: a file to which `tensorrt` adds what it measured, and from which it takes it
             the next time; made if it is not there. TensorRT-RTX measures nothing and ignores it.
-        tf32: let float32 products be rounded to 10 bits of mantissa; faster on tensor cores.
-        log_layers: log the layers of the engine with their tensors and kernels, at DEBUG.
+        tf32: Whether float32 products are rounded to 10 bits of mantissa; faster on tensor cores.
+        log_layers: Whether to log the engine's layers with their tensors and kernels, at DEBUG.
         on_progress: called after each step; what it raises ends the build and is raised again.
 
     Returns:

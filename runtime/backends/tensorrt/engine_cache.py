@@ -38,12 +38,12 @@ class EngineKey:
 
     Attributes:
         flavour: "tensorrt" or "tensorrt_rtx".
-        version: of that library, for example "1.7.1.116".
+        version: Version of that library, for example "1.7.1.116".
         gpu_name: the GPU that it was built on; None for any of the compute capability, which
             TensorRT-RTX builds for.
         compute_capability: for example "8.6".
-        graph_sha256: of the ONNX file.
-        profiles: as `profiles_to_json` gives them, in canonical JSON.
+        graph_sha256: SHA-256 of the ONNX file.
+        profiles: A result of `profiles_to_json`.
         tf32: see `EngineOptions`.
         workspace_bytes: see `EngineOptions`.
         engine_format: `ENGINE_FORMAT` of the samus-edge that built it.

@@ -26,10 +26,10 @@ class EngineCheck:
     """How far one backend is from another, over all frames and prompts.
 
     Attributes:
-        frames: compared.
-        masks: compared: one for a box, three for a point, on each frame.
-        mean_mask_iou: between the masks of both; 1 for a pair of empty ones.
-        worst_mask_iou: of any pair.
+        frames: Number of frames that were compared.
+        masks: Number of masks: one for a box, three for a point, on each frame.
+        mean_mask_iou: Mean IoU between the masks of both; 1 for a pair of empty ones.
+        worst_mask_iou: Smallest IoU of any pair.
         max_logit_error: largest absolute difference of the low-resolution logits.
         worst_embedding_cosine: smallest cosine between the embeddings of a frame.
         failure: the error of a backend that gave no finite numbers, or ""; the figures are then
@@ -76,9 +76,9 @@ def compare_predictors(
     """Run the same prompts on both: a box, and a point with its three alternatives.
 
     Args:
-        tested: on the engines.
-        reference: of the same graphs, on ONNX Runtime.
-        frames: real ones; see `load_check_frames`.
+        tested: The graphs on the engines.
+        reference: The same graphs on ONNX Runtime.
+        frames: Real frames; see `load_check_frames`.
 
     Returns:
         The figures; their `problems` say whether the engines may be used.

@@ -56,9 +56,9 @@ class EngineTarget:
     """What engines are to run on.
 
     Attributes:
-        library: that builds and runs them.
-        compute_capability: of the GPU, for example "8.6".
-        gpu_name: of the GPU; None for any of the compute capability.
+        library: The library that builds and runs them.
+        compute_capability: That of the GPU, for example "8.6".
+        gpu_name: Name of the GPU; None for any GPU of the compute capability.
     """
 
     library: TensorRTLibrary
@@ -76,9 +76,9 @@ class ProvidedEngine:
     """An engine, ready to load.
 
     Attributes:
-        engine: its bytes.
-        entry: where the cache has it; None if it could not be kept.
-        was_built: just now.
+        engine: Content of the engine.
+        entry: Its place in the cache; None if it could not be kept.
+        was_built: Whether it was built just now.
     """
 
     engine: bytes
@@ -117,13 +117,13 @@ def provide_engine(
     Of several processes that ask for the same engine one builds, and the others wait for it.
 
     Args:
-        name: of the graph, for messages.
-        graph: the ONNX file's bytes.
-        record: what the manifest says about it.
-        target: what it is to run on.
-        options: sizes and the like.
-        cache: where it is looked for and kept.
-        rebuild: build it even if the cache has it.
+        name: Name of the graph, for messages.
+        graph: Content of the ONNX file.
+        record: Its record in the manifest.
+        target: The library and GPU that it is to run on.
+        options: How to build it.
+        cache: The cache to look in and to keep it in.
+        rebuild: Whether to build it even if the cache has it.
         on_progress: see `build_engine`.
         on_wait: called once if another process is building it.
 
@@ -172,14 +172,14 @@ class TensorRTOptions:
 
     Attributes:
         flavour: "auto", "tensorrt" or "tensorrt_rtx".
-        binding: of CUDA: "auto", "cuda-python" or "pycuda".
-        device_index: of the GPU; None for that of the thread's PyCUDA context, or the first.
-        cache: folder of the engines; None for the default one.
-        build_missing: build what is not in the cache; else that is an error.
-        engine: what missing engines are built for.
-        max_contexts: threads that run one graph at the same time; each takes memory of its own.
-        use_cuda_graphs: launch a frame as a whole where the binding can; cuda-python can.
-        force: use a version of TensorRT that is known to give wrong results.
+        binding: Binding of CUDA: "auto", "cuda-python" or "pycuda".
+        device_index: Index of the GPU; None for that of the thread's PyCUDA context, or the first.
+        cache: Folder of the engines; None for the default one.
+        build_missing: Whether to build what the cache lacks; else that is an error.
+        engine: How missing engines are built.
+        max_contexts: Most threads that run one graph at the same time; each takes its own memory.
+        use_cuda_graphs: Whether a frame is launched as a whole; only cuda-python can do that.
+        force: Whether to use a version of TensorRT that is known to give wrong results.
     """
 
     flavour: str = "auto"
@@ -207,8 +207,8 @@ class TensorRTBackend:
 
         Args:
             options: None for the defaults.
-            library: instead of the one that the options name.
-            device: instead of the one that the options name.
+            library: A library to use instead of the one in the options.
+            device: A GPU to use instead of the one in the options.
 
         Raises:
             BackendError: if there is no library, driver or GPU, or the version is known to be

@@ -122,9 +122,9 @@ class TensorRTContext:
         """Reserve everything.
 
         Args:
-            engine: to run.
-            pool: of buffers for outputs that stay on the device.
-            use_cuda_graphs: whether runs are captured.
+            engine: The engine to run.
+            pool: Buffers for outputs that stay on the device.
+            use_cuda_graphs: Whether runs are captured.
 
         Raises:
             BackendError: if there is not enough memory.
@@ -189,7 +189,7 @@ class TensorRTContext:
         """Time the engine alone, on what the last run was fed: no copies, no host in between.
 
         Args:
-            runs: how many, each timed by events of the GPU.
+            runs: Number of runs, each timed by events of the GPU.
 
         Returns:
             Milliseconds of each.

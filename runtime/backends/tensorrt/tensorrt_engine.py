@@ -22,8 +22,8 @@ class EngineTensor:
     """An input or output of an engine.
 
     Attributes:
-        name: in the graph.
-        dtype: numpy's.
+        name: Its name in the graph.
+        dtype: Its numpy dtype.
         is_input: False for an output.
         profiles: for an input, its range in each optimisation profile; empty for an output.
     """
@@ -47,10 +47,10 @@ class TensorRTEngine:
         """Load an engine.
 
         Args:
-            name: of its graph, for messages.
-            engine: as `build_engine` gives it.
-            library: of the flavour and version that built it.
-            device: to run on; current in this thread.
+            name: Name of its graph, for messages.
+            engine: A result of `build_engine`.
+            library: The library of the flavour and version that built it.
+            device: The GPU to run on; current in this thread.
 
         Raises:
             BackendError: if the library refuses it: another version, another GPU, no memory,

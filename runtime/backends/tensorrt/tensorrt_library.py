@@ -28,11 +28,11 @@ class _Problem:
     """A row of the table.
 
     Attributes:
-        versions: as they begin, for example "10.3.".
-        compute_capabilities: on which it shows; empty for all.
-        precisions: of graphs in which it shows; empty for all.
-        text: what goes wrong.
-        remedy: what to install instead.
+        versions: First parts of versions, for example "10.3.".
+        compute_capabilities: Those on which it shows; empty for all.
+        precisions: Precisions of graphs in which it shows; empty for all.
+        text: The fault.
+        remedy: What to install instead.
     """
 
     versions: tuple[str, ...]
@@ -78,8 +78,8 @@ def known_problem(
     Args:
         flavour: "tensorrt" or "tensorrt_rtx"; nothing is known of the second.
         version: for example "10.3.0.30".
-        compute_capability: of the GPU, for example "12.0"; None names what shows on any.
-        precision: of the graph, for example "fp16"; None names what shows in any.
+        compute_capability: That of the GPU, for example "12.0"; None names what shows on any.
+        precision: Precision of the graph, for example "fp16"; None names what shows in any.
     """
     if flavour != "tensorrt":
         return None
@@ -106,7 +106,7 @@ def refuse_known_problem(
         version: see `known_problem`.
         compute_capability: see `known_problem`.
         precision: see `known_problem`.
-        force: warn instead. The check on the device is made all the same.
+        force: Whether to warn instead. The check on the device is made all the same.
 
     Raises:
         BackendError: naming the version, what is wrong with it, and what to install.

@@ -35,13 +35,13 @@ class TensorRTSession:
         """Make the first context.
 
         Args:
-            engine: of the graph; closed with the session.
-            record: what the manifest says about the graph.
-            max_contexts: runs at the same time; each has its own memory.
+            engine: The graph's engine; closed with the session.
+            record: The graph's record in the manifest.
+            max_contexts: Most runs at the same time; each has its own memory.
             use_cuda_graphs: see `TensorRTContext`.
 
         Raises:
-            BackendError: if the GPU has not enough memory.
+            BackendError: if the GPU has too little memory.
         """
         self._engine = engine
         self._device = engine.device
@@ -78,7 +78,7 @@ class TensorRTSession:
 
         Args:
             feeds: as for `run`, which is called three times first.
-            runs: how many are timed.
+            runs: Number of timed runs.
         """
         check_feeds(self._engine.name, self._inputs, feeds)
         with self._context() as context:

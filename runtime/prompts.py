@@ -18,14 +18,16 @@ __all__ = [
     "DecoderPrompts",
     "Prompts",
     "assign_points_to_boxes",
-    "check_boxes",
-    "check_mask_input",
-    "check_point_labels",
-    "check_points",
     "check_prompts",
     "decoder_prompts",
     "to_model_frame",
 ]
+
+
+PADDING_LABEL = -1
+BOX_CORNER_LABELS = (2, 3)
+# Bounds memory: the decoder holds a copy of the image embeddings for every prompt of a run.
+MAX_PROMPTS_PER_RUN = 32
 
 
 def assign_points_to_boxes(
@@ -63,205 +65,7 @@ def assign_points_to_boxes(
             "is unclear which it belongs to. Move it into a box, or segment it in a run of its own."
         )
     coords = np.tile(point_coords, (len(boxes), 1, 1))  # (N, P, 2)
-    return coords, np.where(belongs, point_labels, -1).astype(np.int32)
-
-
-def check_boxes(boxes: npt.ArrayLike, original_hw: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Check boxes and cut off what sticks out of the image.
-
-    Args:
-        boxes: (N, 4), XYXY, pixels of the original image, x1 < x2 and y1 < y2.
-        original_hw: (H, W) of the image, pixels.
-
-    Returns:
-        (N, 4), float32, within [-0.5, W - 0.5] x [-0.5, H - 0.5].
-
-    Raises:
-        TypeError: if they are not real numbers.
-        BadArgumentError: if the shape is another, or a box is not finite, inverted, without area or
-            entirely outside the image.
-    """
-    values = _numbers("boxes", boxes)
-    if values.ndim != 2 or values.shape[1] != 4:
-        hint = " For one box pass boxes[None]." if values.shape == (4,) else ""
-        raise BadArgumentError(
-            "boxes must be XYXY with shape (N, 4) in original-image pixels, "
-            f"got shape {values.shape}.{hint}"
-        )
-    height, width = original_hw
-    low, high = -0.5, np.array([width, height, width, height]) - 0.5
-    clipped = values.clip(low, high).astype(np.float32)
-    for index, box in enumerate(values):
-        where = f"boxes[{index}] = {_show(box)}"
-        _check_box(where, box, original_hw)
-        x1, y1, x2, y2 = clipped[index]
-        if x1 == x2 or y1 == y2:  # thinner than float32 can tell
-            raise BadArgumentError(
-                f"{where} has no area within the image. Give a larger box, or a point."
-            )
-    return clipped
-
-
-def check_point_labels(
-    point_labels: npt.ArrayLike | None, coords_shape: tuple[int, ...]
-) -> npt.NDArray[np.int32]:
-    """Check point labels against the shape of the points.
-
-    Args:
-        point_labels: (N, P) or (P,): 1 foreground, 0 background, -1 padding; None for all 1.
-        coords_shape: shape of the points, (N, P, 2) or (P, 2).
-
-    Returns:
-        (N, P), int32.
-
-    Raises:
-        TypeError: if they are not real numbers.
-        BadArgumentError: if either shape is wrong or a label is another.
-    """
-    if len(coords_shape) not in (2, 3) or coords_shape[-1] != 2:
-        hint = " For one point pass [[x, y]]." if coords_shape == (2,) else ""
-        raise BadArgumentError(
-            "point_coords must be (x, y) with shape (N, P, 2), or (P, 2) for one prompt, in "
-            f"original-image pixels, got shape {coords_shape}.{hint}"
-        )
-    if point_labels is None:
-        values = np.ones(coords_shape[:-1])
-    else:
-        values = _numbers("point_labels", point_labels)
-    if values.shape != coords_shape[:-1]:
-        raise BadArgumentError(
-            f"point_labels must have one label per point, shape {coords_shape[:-1]}, "
-            f"got shape {values.shape}."
-        )
-    if values.size and np.isin(values, (2, 3)).any():
-        raise BadArgumentError(
-            "point_labels must be 1 (foreground), 0 (background) or -1 (padding), got 2 or 3, "
-            "which only exported graphs know. Pass a box as boxes=[[x1, y1, x2, y2]]."
-        )
-    wrong = values[~np.isin(values, (-1, 0, 1))]
-    if wrong.size:
-        raise BadArgumentError(
-            "point_labels must be 1 (foreground), 0 (background) or -1 (padding), "
-            f"got {wrong.flat[0]:.10g}."
-        )
-    return np.atleast_2d(values).astype(np.int32)  # (N, P)
-
-
-def check_points(
-    point_coords: npt.ArrayLike,
-    point_labels: npt.NDArray[np.int32],
-    original_hw: tuple[int, int],
-) -> npt.NDArray[np.float32]:
-    """Check that points are inside the image.
-
-    Args:
-        point_coords: (N, P, 2) or (P, 2), (x, y), pixels of the original image.
-        point_labels: (N, P); the coordinates of padding (-1) are ignored.
-        original_hw: (H, W) of the image, pixels.
-
-    Returns:
-        (N, P, 2), float32; zeros for padding.
-
-    Raises:
-        TypeError: if they are not real numbers.
-        BadArgumentError: if a point is not finite or outside the image.
-    """
-    values = _numbers("point_coords", point_coords)
-    values = values.reshape(*point_labels.shape, 2)  # (N, P, 2)
-    values = np.where(point_labels[..., None] == -1, 0.0, values)
-    height, width = original_hw
-    for x, y in values.reshape(-1, 2):
-        where = f"point {_show((x, y))}"
-        if not (np.isfinite(x) and np.isfinite(y)):
-            raise BadArgumentError(f"{where} is not finite. Give (x, y) as two numbers in pixels.")
-        if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
-            raise BadArgumentError(
-                f"{where} is outside the image of {width} x {height} pixels. "
-                f"Give x from 0 to {width - 1} and y from 0 to {height - 1}."
-            )
-    return values.astype(np.float32)
-
-
-def check_mask_input(
-    mask_input: npt.ArrayLike, prompts: int, mask_input_hw: tuple[int, int]
-) -> npt.NDArray[np.float32]:
-    """Check the logits of an earlier prediction.
-
-    Args:
-        mask_input: (N, 1, h, w), logits.
-        prompts: N.
-        mask_input_hw: (h, w) that the mask decoder takes.
-
-    Returns:
-        (N, 1, h, w), float32.
-
-    Raises:
-        TypeError: if they are not real numbers.
-        BadArgumentError: if the shape is another or a value is not finite.
-    """
-    values = _numbers("mask_input", mask_input)
-    expected = (prompts, 1, *mask_input_hw)
-    if values.shape != expected:
-        raise BadArgumentError(
-            f"mask_input must have shape {expected}, one mask per prompt, got shape "
-            f"{values.shape}. Pass low_res_logits[:, index : index + 1] of an earlier prediction."
-        )
-    if not np.isfinite(values).all():
-        raise BadArgumentError(
-            "mask_input must be finite logits, got NaN or infinity. "
-            "Pass low_res_logits of an earlier prediction."
-        )
-    return values.astype(np.float32)
-
-
-def _check_box(where: str, box: npt.NDArray[np.float64], original_hw: tuple[int, int]) -> None:
-    height, width = original_hw
-    x1, y1, x2, y2 = box
-    if not np.isfinite(box).all():
-        raise BadArgumentError(
-            f"{where} is not finite. Give x1, y1, x2, y2 as four numbers in pixels."
-        )
-    if x1 > x2 or y1 > y2:
-        wrong = "x1 > x2" if x1 > x2 else "y1 > y2"
-        as_xywh = _show((x1, y1, x1 + x2, y1 + y2))
-        raise BadArgumentError(
-            f"{where} is inverted: {wrong}. Give two corners x1, y1, x2, y2 with x1 < x2 and y1 < "
-            f"y2; if it is x, y, width, height, give {as_xywh}."
-        )
-    if x1 == x2 or y1 == y2:
-        same = "x1 = x2" if x1 == x2 else "y1 = y2"
-        raise BadArgumentError(
-            f"{where} has no area: {same}. Give two corners x1, y1, x2, y2 with x1 < x2 and y1 < "
-            "y2, or a point."
-        )
-    if x2 <= -0.5 or y2 <= -0.5 or x1 >= width - 0.5 or y1 >= height - 0.5:
-        raise BadArgumentError(
-            f"{where} is outside the image of {width} x {height} pixels. "
-            f"Give x from 0 to {width - 1} and y from 0 to {height - 1}."
-        )
-
-
-def _numbers(name: str, value: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """The value as float64, so that checks see it before it is rounded to float32."""
-    try:
-        array = np.asarray(value)
-    except ValueError as err:  # nested sequences of unequal lengths
-        raise BadArgumentError(
-            f"{name} must be an array with rows of equal length ({err})."
-        ) from err
-    if array.dtype.kind not in "iuf":
-        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}: {value!r:.60}.")
-    return array.astype(np.float64)
-
-
-def _show(values: Iterable[float]) -> str:
-    return "(" + ", ".join(f"{value:.10g}" for value in values) + ")"
-
-
-PADDING_LABEL = -1
-BOX_CORNER_LABELS = (2, 3)
-# Bounds memory: the decoder holds a copy of the image embeddings for every prompt of a run.
-MAX_PROMPTS_PER_RUN = 32
+    return coords, np.where(belongs, point_labels, PADDING_LABEL).astype(np.int32)
 
 
 @dataclass(frozen=True)
@@ -333,15 +137,15 @@ def check_prompts(
         raise BadArgumentError(
             "point_labels were given without point_coords. Give the points as well."
         )
-    checked_boxes = None if boxes is None else check_boxes(boxes, original_hw)
+    checked_boxes = None if boxes is None else _check_boxes(boxes, original_hw)
     if point_coords is None:
         count = 0 if checked_boxes is None else len(checked_boxes)
         coords = np.zeros((count, 0, 2), np.float32)
         labels = np.zeros((count, 0), np.int32)
     else:
         shape = np.shape(point_coords)
-        labels = check_point_labels(point_labels, shape)  # (N, P)
-        coords = check_points(point_coords, labels, original_hw)  # (N, P, 2)
+        labels = _check_point_labels(point_labels, shape)  # (N, P)
+        coords = _check_points(point_coords, labels, original_hw)  # (N, P, 2)
     if checked_boxes is not None and len(checked_boxes) != len(coords):
         raise BadArgumentError(
             f"boxes and point_coords must have one row per prompt, got {len(checked_boxes)} boxes "
@@ -353,7 +157,7 @@ def check_prompts(
     if checked_boxes is None:
         _refuse_rows_without_points(labels)
     checked_mask = (
-        None if mask_input is None else check_mask_input(mask_input, len(coords), mask_input_hw)
+        None if mask_input is None else _check_mask_input(mask_input, len(coords), mask_input_hw)
     )
     return Prompts(
         original_hw=original_hw,
@@ -362,6 +166,156 @@ def check_prompts(
         point_labels=labels,
         mask_input=checked_mask,
     )
+
+
+def _check_boxes(boxes: npt.ArrayLike, original_hw: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """(N, 4), float32, cut off at the image; raises as `check_prompts`, like all that follow."""
+    values = _numbers("boxes", boxes)
+    if values.ndim != 2 or values.shape[1] != 4:
+        hint = " For one box pass boxes[None]." if values.shape == (4,) else ""
+        raise BadArgumentError(
+            "boxes must be XYXY with shape (N, 4) in original-image pixels, "
+            f"got shape {values.shape}.{hint}"
+        )
+    height, width = original_hw
+    low, high = -0.5, np.array([width, height, width, height]) - 0.5
+    clipped = values.clip(low, high).astype(np.float32)
+    for index, box in enumerate(values):
+        where = f"boxes[{index}] = {_show(box)}"
+        _check_box(where, box, original_hw)
+        x1, y1, x2, y2 = clipped[index]
+        if x1 == x2 or y1 == y2:  # thinner than float32 can tell
+            raise BadArgumentError(
+                f"{where} has no area within the image. Give a larger box, or a point."
+            )
+    return clipped
+
+
+def _check_point_labels(
+    point_labels: npt.ArrayLike | None, coords_shape: tuple[int, ...]
+) -> npt.NDArray[np.int32]:
+    """(N, P), int32, of points with the shape (N, P, 2) or (P, 2)."""
+    if len(coords_shape) not in (2, 3) or coords_shape[-1] != 2:
+        hint = " For one point pass [[x, y]]." if coords_shape == (2,) else ""
+        raise BadArgumentError(
+            "point_coords must be (x, y) with shape (N, P, 2), or (P, 2) for one prompt, in "
+            f"original-image pixels, got shape {coords_shape}.{hint}"
+        )
+    if point_labels is None:
+        values = np.ones(coords_shape[:-1])
+    else:
+        values = _numbers("point_labels", point_labels)
+    if values.shape != coords_shape[:-1]:
+        raise BadArgumentError(
+            f"point_labels must have one label per point, shape {coords_shape[:-1]}, "
+            f"got shape {values.shape}."
+        )
+    if values.size and np.isin(values, (2, 3)).any():
+        raise BadArgumentError(
+            "point_labels must be 1 (foreground), 0 (background) or -1 (padding), got 2 or 3, "
+            "which only exported graphs know. Pass a box as boxes=[[x1, y1, x2, y2]]."
+        )
+    wrong = values[~np.isin(values, (-1, 0, 1))]
+    if wrong.size:
+        raise BadArgumentError(
+            "point_labels must be 1 (foreground), 0 (background) or -1 (padding), "
+            f"got {wrong.flat[0]:.10g}."
+        )
+    return np.atleast_2d(values).astype(np.int32)  # (N, P)
+
+
+def _check_points(
+    point_coords: npt.ArrayLike,
+    point_labels: npt.NDArray[np.int32],
+    original_hw: tuple[int, int],
+) -> npt.NDArray[np.float32]:
+    """(N, P, 2), float32, inside the image; zeros for padding, whose coordinates are ignored."""
+    values = _numbers("point_coords", point_coords)
+    values = values.reshape(*point_labels.shape, 2)  # (N, P, 2)
+    values = np.where(point_labels[..., None] == PADDING_LABEL, 0.0, values)
+    height, width = original_hw
+    for x, y in values.reshape(-1, 2):
+        where = f"point {_show((x, y))}"
+        if not (np.isfinite(x) and np.isfinite(y)):
+            raise BadArgumentError(f"{where} is not finite. Give (x, y) as two numbers in pixels.")
+        if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
+            raise BadArgumentError(
+                f"{where} is outside the image of {width} x {height} pixels. "
+                f"Give x from 0 to {width - 1} and y from 0 to {height - 1}."
+            )
+    return values.astype(np.float32)
+
+
+def _check_mask_input(
+    mask_input: npt.ArrayLike, prompts: int, mask_input_hw: tuple[int, int]
+) -> npt.NDArray[np.float32]:
+    """(N, 1, h, w), float32, finite."""
+    values = _numbers("mask_input", mask_input)
+    expected = (prompts, 1, *mask_input_hw)
+    if values.shape != expected:
+        raise BadArgumentError(
+            f"mask_input must have shape {expected}, one mask per prompt, got shape "
+            f"{values.shape}. Pass low_res_logits[:, index : index + 1] of an earlier prediction."
+        )
+    if not np.isfinite(values).all():
+        raise BadArgumentError(
+            "mask_input must be finite logits, got NaN or infinity. "
+            "Pass low_res_logits of an earlier prediction."
+        )
+    return values.astype(np.float32)
+
+
+def _check_box(where: str, box: npt.NDArray[np.float64], original_hw: tuple[int, int]) -> None:
+    height, width = original_hw
+    x1, y1, x2, y2 = box
+    if not np.isfinite(box).all():
+        raise BadArgumentError(
+            f"{where} is not finite. Give x1, y1, x2, y2 as four numbers in pixels."
+        )
+    if x1 > x2 or y1 > y2:
+        wrong = "x1 > x2" if x1 > x2 else "y1 > y2"
+        as_xywh = _show((x1, y1, x1 + x2, y1 + y2))
+        raise BadArgumentError(
+            f"{where} is inverted: {wrong}. Give two corners x1, y1, x2, y2 with x1 < x2 and y1 < "
+            f"y2; if it is x, y, width, height, give {as_xywh}."
+        )
+    if x1 == x2 or y1 == y2:
+        same = "x1 = x2" if x1 == x2 else "y1 = y2"
+        raise BadArgumentError(
+            f"{where} has no area: {same}. Give two corners x1, y1, x2, y2 with x1 < x2 and y1 < "
+            "y2, or a point."
+        )
+    if x2 <= -0.5 or y2 <= -0.5 or x1 >= width - 0.5 or y1 >= height - 0.5:
+        raise BadArgumentError(
+            f"{where} is outside the image of {width} x {height} pixels. "
+            f"Give x from 0 to {width - 1} and y from 0 to {height - 1}."
+        )
+
+
+def _numbers(name: str, value: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """The value as float64, so that checks see it before it is rounded to float32."""
+    try:
+        array = np.asarray(value)
+    except ValueError as err:  # nested sequences of unequal lengths
+        raise BadArgumentError(
+            f"{name} must be an array with rows of equal length ({err})."
+        ) from err
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}: {value!r:.60}.")
+    return array.astype(np.float64)
+
+
+def _show(values: Iterable[float]) -> str:
+    return "(" + ", ".join(f"{value:.10g}" for value in values) + ")"
+
+
+def _refuse_rows_without_points(labels: npt.NDArray[np.int32]) -> None:
+    empty = np.flatnonzero((labels != PADDING_LABEL).sum(axis=1) == 0)
+    if len(empty):
+        raise BadArgumentError(
+            f"prompt {empty[0]} has no box and no point, only padding. "
+            "Give it at least one point with label 1 or 0."
+        )
 
 
 def to_model_frame(
@@ -433,12 +387,3 @@ def _pack_rows(
         coords = np.concatenate([corners, coords], axis=1)  # (n, 2 + count, 2)
         labels = np.concatenate([corner_labels, labels], axis=1)
     return DecoderPrompts(rows=rows, point_coords=coords, point_labels=labels.astype(np.float32))
-
-
-def _refuse_rows_without_points(labels: npt.NDArray[np.int32]) -> None:
-    empty = np.flatnonzero((labels != PADDING_LABEL).sum(axis=1) == 0)
-    if len(empty):
-        raise BadArgumentError(
-            f"prompt {empty[0]} has no box and no point, only padding. "
-            "Give it at least one point with label 1 or 0."
-        )

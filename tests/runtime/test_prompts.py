@@ -12,10 +12,6 @@ from samus_edge.runtime.prompts import (
     MAX_PROMPTS_PER_RUN,
     Prompts,
     assign_points_to_boxes,
-    check_boxes,
-    check_mask_input,
-    check_point_labels,
-    check_points,
     check_prompts,
     decoder_prompts,
     to_model_frame,
@@ -59,11 +55,11 @@ NAN, INF = float("nan"), float("inf")
         ([[-1e300, 5, 1e300, 9]], [[-0.5, 5, 399.5, 9]]),  # beyond float32
         ([[390, 290, 500, 500]], [[390, 290, 399.5, 299.5]]),
         ([[1.25, 2.5, 3.75, 4.5], [5, 6, 7, 8]], [[1.25, 2.5, 3.75, 4.5], [5, 6, 7, 8]]),
-        (np.zeros((0, 4)), np.zeros((0, 4))),
     ],
 )
 def test_boxes_outside_the_image_are_clipped(boxes: npt.ArrayLike, expected: npt.ArrayLike) -> None:
-    checked = check_boxes(boxes, HW)
+    checked = check_prompts(HW, boxes=boxes).boxes
+    assert checked is not None
     assert checked.dtype == np.float32
     np.testing.assert_array_equal(checked, np.asarray(expected, np.float32))
 
@@ -90,7 +86,7 @@ def test_boxes_outside_the_image_are_clipped(boxes: npt.ArrayLike, expected: npt
 )
 def test_a_bad_box_is_named(box: tuple[float, ...], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        check_boxes([[1, 2, 3, 4], box], HW)
+        check_prompts(HW, boxes=[[1, 2, 3, 4], box])
     assert str(caught.value).startswith("boxes[1] = ")
 
 
@@ -106,7 +102,7 @@ def test_a_bad_box_is_named(box: tuple[float, ...], message: str) -> None:
 )
 def test_boxes_of_another_shape_are_refused(boxes: npt.ArrayLike, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_boxes(boxes, HW)
+        check_prompts(HW, boxes=boxes)
 
 
 @pytest.mark.parametrize(
@@ -114,14 +110,14 @@ def test_boxes_of_another_shape_are_refused(boxes: npt.ArrayLike, message: str) 
 )
 def test_boxes_that_are_no_numbers_are_refused(boxes: object) -> None:
     with pytest.raises(TypeError, match="boxes must be real numbers, got dtype"):
-        check_boxes(boxes, HW)  # type: ignore[arg-type]  # what the test is about
+        check_prompts(HW, boxes=boxes)  # type: ignore[arg-type]  # what the test is about
 
 
 @pytest.mark.parametrize(
     "point", [(0, 0), (399, 299), (-0.5, -0.5), (399.5, 299.5), (0.25, 298.75)]
 )
 def test_points_are_inside_up_to_the_edge(point: tuple[float, float]) -> None:
-    checked = check_points([point], np.array([[1]], np.int32), HW)
+    checked = check_prompts(HW, point_coords=[point]).point_coords
     np.testing.assert_array_equal(checked, np.array([[point]], np.float32))
 
 
@@ -140,22 +136,30 @@ def test_points_are_inside_up_to_the_edge(point: tuple[float, float]) -> None:
     ],
 )
 def test_a_bad_point_is_named(point: tuple[float, float], message: str) -> None:
-    labels = np.array([[1, 0]], np.int32)
     with pytest.raises(ValueError, match=re.escape(message)):
-        check_points(np.array([(5.0, 5.0), point]), labels, HW)
+        check_prompts(HW, point_coords=[(5.0, 5.0), point], point_labels=[1, 0])
 
 
 def test_coordinates_of_padding_are_ignored() -> None:
-    labels = np.array([[1, -1]], np.int32)
-    checked = check_points([[[5.0, 6.0], [NAN, 1e9]]], labels, HW)
-    np.testing.assert_array_equal(checked, [[[5, 6], [0, 0]]])
+    checked = check_prompts(HW, point_coords=[[[5.0, 6.0], [NAN, 1e9]]], point_labels=[[1, -1]])
+    np.testing.assert_array_equal(checked.point_coords, [[[5, 6], [0, 0]]])
 
 
-def test_labels_get_the_shape_of_prompts() -> None:
-    np.testing.assert_array_equal(check_point_labels([1, 0, -1], (3, 2)), [[1, 0, -1]])
-    np.testing.assert_array_equal(check_point_labels([[1], [0]], (2, 1, 2)), [[1], [0]])
-    np.testing.assert_array_equal(check_point_labels(None, (2, 3, 2)), np.ones((2, 3)))
-    assert check_point_labels([1.0], (1, 2)).dtype == np.int32
+@pytest.mark.parametrize(
+    ("labels", "shape", "expected"),
+    [
+        ([1, 0, -1], (3, 2), [[1, 0, -1]]),
+        ([[1], [0]], (2, 1, 2), [[1], [0]]),
+        (None, (2, 3, 2), np.ones((2, 3))),
+        ([1.0], (1, 2), [[1]]),
+    ],
+)
+def test_labels_get_the_shape_of_prompts(
+    labels: npt.ArrayLike | None, shape: tuple[int, ...], expected: npt.ArrayLike
+) -> None:
+    checked = check_prompts(HW, point_coords=np.zeros(shape), point_labels=labels).point_labels
+    assert checked.dtype == np.int32
+    np.testing.assert_array_equal(checked, expected)
 
 
 @pytest.mark.parametrize(
@@ -176,12 +180,12 @@ def test_bad_labels_are_refused(
     labels: npt.ArrayLike | None, shape: tuple[int, ...], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        check_point_labels(labels, shape)
+        check_prompts(HW, point_coords=np.zeros(shape), point_labels=labels)
 
 
 def test_a_mask_input_of_another_shape_is_refused() -> None:
     with pytest.raises(ValueError, match=r"shape \(2, 1, 128, 128\), one .* got shape \(1, 128,"):
-        check_mask_input(np.zeros((1, 128, 128)), 2, (128, 128))
+        check_prompts(HW, boxes=BOXES, mask_input=np.zeros((1, 128, 128)))
 
 
 @pytest.mark.parametrize("value", [NAN, INF])
@@ -189,7 +193,7 @@ def test_a_mask_input_that_is_not_finite_is_refused(value: float) -> None:
     mask = np.zeros((1, 1, 4, 4))
     mask[0, 0, 2, 2] = value
     with pytest.raises(ValueError, match="mask_input must be finite logits"):
-        check_mask_input(mask, 1, (4, 4))
+        check_prompts(HW, boxes=BOXES[:1], mask_input=mask, mask_input_hw=(4, 4))
 
 
 ATOL = 1e-4  # float32 at coordinates below 256

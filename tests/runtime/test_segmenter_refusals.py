@@ -40,7 +40,7 @@ def test_bad_prompts_are_refused_before_encoding(
     def encode(*_: object) -> None:
         raise AssertionError("encoded")
 
-    monkeypatch.setattr(Segmenter, "encode", encode)
+    monkeypatch.setattr(Segmenter, "_encode", encode)
     with pytest.raises(ValueError, match=message):
         disc_segmenter.segment(BLACK, **arguments)
 

@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
 import numpy as np
 
 from samus_edge import __version__
-from samus_edge.errors import SamusEdgeError
+from samus_edge.errors import SamusEdgeError, install_command
 from samus_edge.runtime.backends.backend_selection import AUTO_ORDER, select_backend
 from samus_edge.runtime.backends.gpu.device import has_nvidia_driver
 from samus_edge.runtime.backends.gpu.find_device import list_gpus
@@ -28,7 +27,6 @@ from samus_edge.runtime.segmenter import Segmenter
 __all__ = [
     "LEVELS",
     "PACKAGES",
-    "PLATFORMS",
     "Diagnosis",
     "Finding",
     "Jetson",
@@ -36,7 +34,7 @@ __all__ = [
     "cpu_model",
     "diagnose",
     "find_jetson",
-    "install_command",
+    "how_to_get",
     "memory_bytes",
     "package_versions",
 ]
@@ -170,73 +168,61 @@ def _power_mode() -> str:
     return found[1] if found else ""
 
 
-PLATFORMS = ("x86-64", "JetPack 5", "JetPack 6", "JetPack 7")
-
 _JETPACK_5 = (
     "JetPack 5 has Python 3.8 and TensorRT 8, and samus-edge needs Python 3.10 and TensorRT 10: "
     "update to JetPack 6, or run on the CPU in a container with Python 3.10"
 )
-_JETSON_CUDA = "pip install 'cuda-python>=12.6,<13'"
-
-_COMMANDS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
-    {
-        "cuda": {
-            "x86-64": "pip install 'samus-edge[cuda]'",
-            "JetPack 5": _JETPACK_5,
-            "JetPack 6": _JETSON_CUDA,
-            "JetPack 7": "pip install 'samus-edge[cuda]'",
-        },
-        "tensorrt": {
-            "x86-64": "pip install 'samus-edge[tensorrt]' (or 'samus-edge[tensorrt-rtx]')",
-            "JetPack 5": _JETPACK_5,
-            "JetPack 6": (
-                "sudo apt-get install nvidia-tensorrt python3-libnvinfer, and create the virtual "
-                "environment with --system-site-packages; then TensorRT 10.5 or newer for Jetson "
-                "from NVIDIA's download page"
-            ),
-            "JetPack 7": (
-                "sudo apt-get install nvidia-tensorrt python3-libnvinfer, and create the virtual "
-                "environment with --system-site-packages"
-            ),
-        },
-        "onnxruntime-gpu": {
-            "x86-64": "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'",
-            "JetPack 5": _JETPACK_5,
-            "JetPack 6": (
-                "pip uninstall -y onnxruntime && pip install onnxruntime-gpu --index-url "
-                "https://pypi.jetson-ai-lab.io/jp6/cu126"
-            ),
-            "JetPack 7": (
-                "no wheel is published for Thor that we know of: use TensorRT, or build ONNX "
-                "Runtime with --use_cuda"
-            ),
-        },
-        "driver": {
-            "x86-64": (
-                "install the NVIDIA driver (on Ubuntu: sudo ubuntu-drivers install), or start the "
-                "container with --gpus all"
-            ),
-            "JetPack 5": "it comes with JetPack; start a container with --runtime nvidia",
-            "JetPack 6": "it comes with JetPack; start a container with --runtime nvidia",
-            "JetPack 7": "it comes with JetPack; start a container with --runtime nvidia",
-        },
-        "dicom": dict.fromkeys(PLATFORMS, "pip install 'samus-edge[dicom]'"),
-        "server": dict.fromkeys(PLATFORMS, "pip install 'samus-edge[server]'"),
-    }
+_JETPACK_TENSORRT = (
+    "sudo apt-get install nvidia-tensorrt python3-libnvinfer, and create the virtual environment "
+    "with --system-site-packages"
 )
+_JETPACK_DRIVER = "it comes with JetPack; start a container with --runtime nvidia"
+# By the JetPack, None for a workstation or a server. What is not here is an extra.
+_COMMANDS: Final[Mapping[str, Mapping[int | None, str]]] = {
+    "cuda": {5: _JETPACK_5, 6: "pip install 'cuda-python>=12.6,<13'"},
+    "tensorrt": {
+        None: "pip install 'samus-edge[tensorrt]' (or 'samus-edge[tensorrt-rtx]')",
+        5: _JETPACK_5,
+        6: (
+            f"{_JETPACK_TENSORRT}; then TensorRT 10.5 or newer for Jetson from NVIDIA's download "
+            "page"
+        ),
+        7: _JETPACK_TENSORRT,
+    },
+    "onnxruntime-gpu": {
+        None: "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'",
+        5: _JETPACK_5,
+        6: (
+            "pip uninstall -y onnxruntime && pip install onnxruntime-gpu --index-url "
+            "https://pypi.jetson-ai-lab.io/jp6/cu126"
+        ),
+        7: (
+            "no wheel is published for Thor that we know of: use TensorRT, or build ONNX Runtime "
+            "with --use_cuda"
+        ),
+    },
+    "driver": {
+        None: (
+            "install the NVIDIA driver (on Ubuntu: sudo ubuntu-drivers install), or start the "
+            "container with --gpus all"
+        ),
+        5: _JETPACK_DRIVER,
+        6: _JETPACK_DRIVER,
+        7: _JETPACK_DRIVER,
+    },
+}
 
 
-def install_command(what: str, jetson: Jetson | None) -> str:
-    """How to get something here.
+def how_to_get(what: str, jetson: Jetson | None) -> str:
+    """The command that installs something here, or what else is to be done.
 
     Args:
-        what: "cuda" (a binding), "tensorrt", "onnxruntime-gpu", "driver", "dicom" or "server".
-        jetson: the module that this is; None for a workstation or a server. One whose JetPack is
+        what: "tensorrt", "onnxruntime-gpu", "driver", or an extra such as "cuda" or "dicom".
+        jetson: The module that this is; None for a workstation or a server. One whose JetPack is
             not known is answered as JetPack 7.
     """
-    if jetson is None:
-        return _COMMANDS[what]["x86-64"]
-    return _COMMANDS[what].get(f"JetPack {jetson.jetpack}", _COMMANDS[what]["JetPack 7"])
+    jetpack = None if jetson is None else jetson.jetpack or 7
+    return _COMMANDS.get(what, {}).get(jetpack) or install_command(what)
 
 
 LEVELS = ("ok", "note", "problem")
@@ -339,7 +325,7 @@ def _system(diagnosis: Diagnosis, root: Path, jetson: Jetson | None) -> None:
             "ok" if jetson.jetpack is not None and jetson.jetpack >= 6 else "note",
             "jetson",
             f"{jetson.model}, L4T {jetson.l4t}, JetPack {jetson.jetpack or 'unknown'}{mode}",
-            install_command("tensorrt", jetson) if jetson.jetpack == 5 else "",
+            how_to_get("tensorrt", jetson) if jetson.jetpack == 5 else "",
         )
 
 
@@ -395,10 +381,10 @@ def _gpus(diagnosis: Diagnosis, jetson: Jetson | None) -> str | None:
     except SamusEdgeError as err:
         diagnosis.facts["gpus"] = []
         if has_nvidia_driver():
-            remedy = install_command("cuda", jetson)
+            remedy = how_to_get("cuda", jetson)
             diagnosis.add("note", "gpu", f"there is an NVIDIA driver, but: {err}", remedy)
         else:
-            remedy = install_command("driver", jetson)
+            remedy = how_to_get("driver", jetson)
             diagnosis.add(
                 "note", "gpu", "no NVIDIA driver; the CPU computes", f"if there is a GPU: {remedy}"
             )
@@ -433,7 +419,7 @@ def _tensorrt(diagnosis: Diagnosis, jetson: Jetson | None, capability: str | Non
             diagnosis.add(level, "tensorrt", problem)
     diagnosis.facts["tensorrt"] = found
     if not found:
-        remedy = install_command("tensorrt", jetson)
+        remedy = how_to_get("tensorrt", jetson)
         diagnosis.add("note", "tensorrt", "neither TensorRT nor TensorRT-RTX is installed", remedy)
 
 
@@ -442,7 +428,7 @@ def _extras(
 ) -> None:
     for extra, package in (("dicom", "pydicom"), ("server", "fastapi")):
         if packages[package] is None:
-            remedy = install_command(extra, jetson)
+            remedy = how_to_get(extra, jetson)
             diagnosis.add("note", extra, f"{package} is not installed", remedy)
 
 
@@ -490,7 +476,7 @@ def _backends(diagnosis: Diagnosis, jetson: Jetson | None, has_gpu: bool) -> Non
                 what = {"tensorrt": "tensorrt", "onnxruntime-cuda": "onnxruntime-gpu"}.get(name)
                 remedy = ""
                 if what is not None and "samus-edge build" not in str(err):
-                    remedy = install_command(what, jetson)
+                    remedy = how_to_get(what, jetson)
                 diagnosis.add(level, name, f"does not work: {err}", remedy)
             continue
         chosen = chosen or name

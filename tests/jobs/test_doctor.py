@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from samus_edge.errors import BackendError, BundleError
+from samus_edge.errors import BackendError, BundleError, install_command
 from samus_edge.jobs import doctor as diagnosis
 from samus_edge.jobs.doctor import (
     PACKAGES,
@@ -21,7 +21,7 @@ from samus_edge.jobs.doctor import (
     cpu_model,
     diagnose,
     find_jetson,
-    install_command,
+    how_to_get,
     memory_bytes,
     package_versions,
 )
@@ -114,11 +114,12 @@ def test_other_machines_are_none(tmp_path: Path, model: str | None) -> None:
 
 def test_commands_differ_by_platform() -> None:
     orin = {jetpack: Jetson("NVIDIA Jetson Orin", "", jetpack, "") for jetpack in (5, 6, 7, None)}
-    assert install_command("cuda", None) == "pip install 'samus-edge[cuda]'"
-    assert "'cuda-python>=12.6,<13'" in install_command("cuda", orin[6])
-    assert "update to JetPack 6" in install_command("tensorrt", orin[5])
-    assert install_command("tensorrt", orin[None]) == install_command("tensorrt", orin[7])
-    assert "--runtime nvidia" in install_command("driver", orin[7])
+    assert how_to_get("cuda", None) == how_to_get("cuda", orin[7]) == install_command("cuda")
+    assert how_to_get("dicom", orin[6]) == install_command("dicom")
+    assert "'cuda-python>=12.6,<13'" in how_to_get("cuda", orin[6])
+    assert "update to JetPack 6" in how_to_get("tensorrt", orin[5])
+    assert how_to_get("tensorrt", orin[None]) == how_to_get("tensorrt", orin[7])
+    assert "--runtime nvidia" in how_to_get("driver", orin[7])
 
 
 Patch = Callable[..., None]
@@ -275,7 +276,7 @@ def test_a_read_only_cache_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.usefixtures("on_cpu")
 def test_a_driver_without_a_binding_names_the_binding(tmp_path: Path, patch: Patch) -> None:
     patch(has_nvidia_driver=lambda: True)
-    assert _one(diagnose(cache=tmp_path), "gpu").remedy == "pip install 'samus-edge[cuda]'"
+    assert _one(diagnose(cache=tmp_path), "gpu").remedy == install_command("cuda")
 
 
 @pytest.mark.usefixtures("on_cpu")

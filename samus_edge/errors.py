@@ -104,6 +104,7 @@ _EXTRAS = {
 _BASE = {
     "PIL": "Pillow",
     "cv2": "opencv-python-headless",
+    "filelock": "filelock",
     "jinja2": "jinja2",
     "numpy": "numpy",
     "onnxruntime": "onnxruntime",

@@ -283,6 +283,7 @@ def test_the_base_install_is_the_runtime_alone(metadata: email.message.Message) 
     requirements = metadata.get_all("Requires-Dist", [])
     base = {requirement_name(text) for text in requirements if "extra ==" not in text}
     assert base == {
+        "filelock",
         "jinja2",
         "numpy",
         "onnxruntime",

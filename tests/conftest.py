@@ -20,6 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+# Before any test imports onnxruntime, whose wheels report to their maker otherwise.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 if TYPE_CHECKING:
     import onnx
     from onnx import ModelProto

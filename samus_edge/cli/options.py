@@ -68,6 +68,8 @@ def silence_opencv() -> None:
     """Say once what is wrong with a file: we do, and OpenCV does not as well."""
     import cv2
 
+    if getattr(cv2, "imdecode", None) is None:  # a half-removed package imports
+        raise ImportError("the package has no functions", name="cv2")
     if hasattr(cv2, "setLogLevel"):  # OpenCV 4
         cv2.setLogLevel(0)
     else:

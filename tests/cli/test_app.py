@@ -233,6 +233,27 @@ def test_an_opencv_that_does_not_load_is_a_sentence(
     assert reason in said and "opencv-python-headless" in said
 
 
+@pytest.mark.parametrize(
+    "arguments", [("doctor",), ("infer", "--image", "x.png", "--box", "1,2,3,4")]
+)
+def test_an_opencv_that_is_half_removed_is_a_sentence(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "cv2").mkdir()
+    (tmp_path / "cv2" / "__init__.py").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "samus_edge", *arguments],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    said = done.stdout + done.stderr
+    assert "does not load" in said and "opencv-python-headless" in said
+
+
 def test_the_module_runs_as_the_command_does() -> None:
     command = [sys.executable, "-I", "-m", "samus_edge", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -24,6 +24,7 @@ from samus_edge.runtime.measurement.lesion_measurements import (
     PixelSpacing,
     measure_lesion,
 )
+from samus_edge.runtime.notes import Note
 from samus_edge.runtime.prediction import Embedding, Prediction
 from samus_edge.runtime.segmenter import Segmenter
 
@@ -38,6 +39,7 @@ __all__ = [
     "LesionMeasurements",
     "LesionTracker",
     "MissingExtraError",
+    "Note",
     "OutputFileError",
     "OverlayItem",
     "PixelSpacing",

@@ -1,7 +1,7 @@
 """What is measured of a lesion, from its mask."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -116,6 +116,7 @@ class PixelSpacing:
     Attributes:
         row_mm: from a row to the next, down the image, mm.
         column_mm: from a column to the next, across the image, mm.
+        source: where the numbers come from, such as "PixelSpacing"; for people, not compared.
 
     Raises:
         BadArgumentError: if one is not a positive number.
@@ -123,6 +124,7 @@ class PixelSpacing:
 
     row_mm: float
     column_mm: float
+    source: str = field(default="given", compare=False)
 
     def __post_init__(self) -> None:
         for value in (self.row_mm, self.column_mm):

@@ -1,28 +1,51 @@
-"""Frames of a cine: a video file, a DICOM study, a folder of images, or a camera."""
+"""Frames of a file in any order, or of a cine one after the other: from an image, a DICOM file, a
+video, a folder of images, or a camera."""
 
 import os
 import re
-from collections.abc import Iterator
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from samus_edge.errors import ImageFileError
+from samus_edge.errors import BadArgumentError, ImageFileError, OutputFileError
 from samus_edge.runtime.cine.lesion_tracker import Box
-from samus_edge.runtime.dicom.dicom_frames import is_dicom_file
-from samus_edge.runtime.images.image_io import MAX_IMAGE_PIXELS, GreyFrame, read_image
+from samus_edge.runtime.dicom.dicom_frames import HEAD_BYTES, is_dicom
+from samus_edge.runtime.images.image_io import (
+    MAX_IMAGE_PIXELS,
+    GreyFrame,
+    decode_image,
+    is_image,
+    is_video,
+    read_image,
+)
 from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
 
 if TYPE_CHECKING:
     from samus_edge.runtime.dicom.dicom_frames import DicomFrames
 
-__all__ = ["CineFrame", "CineSource", "open_cine"]
+__all__ = [
+    "MAX_VIDEO_BYTES",
+    "CineFrame",
+    "CineSource",
+    "FileFrames",
+    "FileKind",
+    "open_cine",
+    "open_frames",
+]
 
 _CAMERA = re.compile(r"camera(?::(\d{1,2}))?")
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-_MOST_FRAMES_PER_SECOND = 1000.0
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+_MAX_FRAMES_PER_SECOND = 1000.0
+MAX_VIDEO_BYTES = 1 << 29
+"""Of the decoded frames of a video that is kept in memory."""
+
+FileKind: TypeAlias = Literal["image", "dicom", "video"]
+Kind: TypeAlias = Literal[FileKind, "folder", "camera"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +53,8 @@ class CineFrame:
     """A frame and when it was taken.
 
     Attributes:
-        index: from 0.
-        seconds: since the first frame; None where the source does not say.
+        index: Position in the source, from 0.
+        seconds: Time since the first frame; None where the source does not say.
         image: (H, W), uint8, grey.
     """
 
@@ -40,52 +63,204 @@ class CineFrame:
     image: GreyFrame
 
 
-class CineSource(Protocol):
-    """Frames of one size, in order. To be closed."""
+class CineSource(ABC):
+    """Frames of one size, in order. To be closed.
 
-    @property
-    def name(self) -> str:
-        """Path, or "camera:0"."""
-        ...
+    Attributes:
+        name: Path, "camera:0", or what the caller calls it.
+        kind: What it is.
+        frame_count: As the source says; None where it does not.
+        frames_per_second: As the source says; None where it does not.
+        study: The DICOM file; None for another source.
+    """
+
+    study: "DicomFrames | None" = None
+
+    def __init__(
+        self, name: str, kind: Kind, frame_count: int | None, frames_per_second: float | None = None
+    ) -> None:
+        self.name, self.kind = name, kind
+        self.frame_count, self.frames_per_second = frame_count, frames_per_second
 
     @property
     def is_live(self) -> bool:
         """Whether frames come whether they are taken or not."""
-        ...
-
-    @property
-    def frame_count(self) -> int | None:
-        """As the source says; None where it does not."""
-        ...
-
-    @property
-    def frames_per_second(self) -> float | None:
-        """As the source says; None where it does not."""
-        ...
+        return self.kind == "camera"
 
     def spacing_in(self, box: Box) -> PixelSpacing | None:
         """The size of pixels in a box; None where the source does not say."""
-        ...
+        return None if self.study is None else self.study.spacing_in(box)
 
+    @abstractmethod
     def __iter__(self) -> Iterator[CineFrame]:
         """The frames.
 
         Raises:
             ImageFileError: if one cannot be read, or has another size than the first.
         """
-        ...
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # most have nothing open
         """Let files and devices go."""
-        ...
+
+
+class FileFrames(CineSource):
+    """An image, a DICOM file or a video in memory, whose frames are read in any order.
+
+    Args:
+        name: For messages.
+        kind: What it is.
+        frames: Of an image or a video, at least one.
+        frames_per_second: Of a video.
+        study: A DICOM file, which has its own frames.
+    """
+
+    kind: FileKind
+
+    def __init__(
+        self,
+        name: str,
+        kind: FileKind,
+        frames: Sequence[GreyFrame] = (),
+        *,
+        frames_per_second: float | None = None,
+        study: "DicomFrames | None" = None,
+    ) -> None:
+        self._frames, self.study = frames, study
+        self._seconds: Sequence[float] = ()
+        if study is not None:
+            self._seconds = seconds = study.frame_seconds
+            if len(seconds) > 1 and seconds[-1] > 0:
+                frames_per_second = (len(seconds) - 1) / seconds[-1]
+        elif frames_per_second is not None:
+            self._seconds = [index / frames_per_second for index in range(len(frames))]
+        super().__init__(name, kind, len(self), frames_per_second)
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return len(self._frames) if self.study is None else len(self.study)
+
+    @property
+    def original_hw(self) -> tuple[int, int]:
+        """(H, W) of every frame, pixels."""
+        if self.study is not None:
+            return self.study.original_hw
+        height, width = self._frames[0].shape
+        return height, width
+
+    @property
+    def memory_bytes(self) -> int:
+        """What its pixels take, as they are kept."""
+        if self.study is not None:
+            return len(self.study.dataset.PixelData)
+        return sum(frame.nbytes for frame in self._frames)
+
+    def seconds(self, index: int) -> float | None:
+        """When a frame was taken; None where the source does not say."""
+        return self._seconds[index] if self._seconds else None
+
+    def read(self, index: int) -> GreyFrame:
+        """A frame, (H, W), uint8.
+
+        Raises:
+            BadArgumentError: if there is no such frame of an image or a video.
+            ImageFileError: if a DICOM file has no such frame, or it cannot be decoded.
+        """
+        if self.study is not None:
+            return self.study.read(index)
+        if not 0 <= index < len(self._frames):
+            raise BadArgumentError(
+                f"{self.name} is one image and has no frame {index}. Leave the frame out."
+                if self.kind == "image"
+                else f"{self.name} has frames 0 to {len(self._frames) - 1} and no frame {index}."
+            )
+        return self._frames[index]
+
+    def __iter__(self) -> Iterator[CineFrame]:
+        for index in range(len(self)):
+            yield CineFrame(index, self.seconds(index), self.read(index))
+
+
+def open_frames(source: Path | bytes, name: str = "", *, max_video_frames: int = 0) -> FileFrames:
+    """Open an image or a DICOM file, or a short video, to read frames in any order.
+
+    Args:
+        source: Path or content of a file.
+        name: For messages; "" for the path.
+        max_video_frames: A video of at most so many frames is read into memory; 0 refuses videos.
+
+    Raises:
+        ImageFileError: if it is none of those, damaged or too large.
+        MissingExtraError: for a DICOM file without pydicom.
+    """
+    path = Path(name) if isinstance(source, bytes) else source
+    head = source[:HEAD_BYTES] if isinstance(source, bytes) else _head(source)
+    if is_dicom(head):
+        from samus_edge.runtime.dicom.dicom_frames import DicomFrames
+
+        study = (
+            DicomFrames.from_bytes(source, path)
+            if isinstance(source, bytes)
+            else DicomFrames.open(path)
+        )
+        return FileFrames(str(path), "dicom", study=study)
+    if max_video_frames and is_video(head):
+        return _frames_of_video(source, str(path), max_video_frames)
+    image = decode_image(source, path) if isinstance(source, bytes) else read_image(path)
+    return FileFrames(str(path), "image", [image])
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a regular file; none of what cannot be read, or would be waited for."""
+    try:
+        if not path.is_file():
+            return b""
+        with path.open("rb") as file:
+            return file.read(HEAD_BYTES)
+    except OSError:
+        return b""
+
+
+def _frames_of_video(source: Path | bytes, name: str, max_frames: int) -> FileFrames:
+    """All frames of a video."""
+    if isinstance(source, Path):
+        return _kept(_Video(str(source), name), max_frames)
+    # OpenCV reads videos from files alone.
+    try:
+        with tempfile.NamedTemporaryFile(suffix=".video") as file:
+            file.write(source)
+            file.flush()
+            return _kept(_Video(file.name, name), max_frames)
+    except OSError as err:
+        raise OutputFileError(
+            f"{name} cannot be kept in a temporary file ({err.strerror or err}). "
+            f"Make room in {tempfile.gettempdir()}."
+        ) from err
+
+
+def _kept(video: "_Video", max_frames: int) -> FileFrames:
+    frames: list[GreyFrame] = []
+    memory_bytes = 0
+    try:
+        for frame in video:
+            memory_bytes += frame.image.nbytes
+            if memory_bytes > MAX_VIDEO_BYTES or len(frames) == max_frames:
+                raise ImageFileError(
+                    f"{video.name} has more than {max_frames} frames, or more than "
+                    f"{MAX_VIDEO_BYTES >> 20} MB of them. Cut out the part that matters, or scale "
+                    "it down."
+                )
+            frames.append(frame.image)
+    finally:
+        video.close()
+    return FileFrames(video.name, "video", frames, frames_per_second=video.frames_per_second)
 
 
 def open_cine(source: str) -> CineSource:
     """Open a source of frames.
 
     Args:
-        source: path of a video, of a DICOM file or of a folder of images; or "camera", or
-            "camera:N" for a camera other than the first.
+        source: Path of a video, of a DICOM file, of a folder of images or of one image; or
+            "camera", or "camera:N" for a camera other than the first.
 
     Returns:
         An iterable of frames, to be closed.
@@ -111,31 +286,27 @@ def open_cine(source: str) -> CineSource:
             f"{source} is neither a file nor a folder. Give a video, a DICOM file, a folder of "
             "images, or camera:0."
         )
-    if is_dicom_file(path):
-        from samus_edge.runtime.dicom.dicom_frames import DicomFrames
-
-        return _Study(DicomFrames.open(path))
-    return _Video(str(path), str(path))
+    head = _head(path)
+    return open_frames(path) if is_dicom(head) or is_image(head) else _Video(source, source)
 
 
-class _Video:
+class _Video(CineSource):
     """A video file or a camera, by OpenCV."""
 
     def __init__(self, source: str | int, name: str) -> None:
         import cv2
 
-        self._name, self._is_live = name, isinstance(source, int)
         self._capture = cv2.VideoCapture(source)
+        is_live = isinstance(source, int)
         if not self._capture.isOpened():
-            what = (
-                "cannot be opened as a camera"
-                if self._is_live
-                else "is not a video that can be read"
-            )
+            what = "cannot be opened as a camera" if is_live else "is not a video that can be read"
             raise ImageFileError(f"{name} {what}. Try another, or export it as MP4 or AVI.")
-        width, height = (
-            self._capture.get(which)
-            for which in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        width, height, count, rate = (
+            float(self._capture.get(which))
+            for which in (
+                *(cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT),
+                *(cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS),
+            )
         )
         if width * height > MAX_IMAGE_PIXELS:
             self._capture.release()
@@ -143,31 +314,12 @@ class _Video:
                 f"{name} has frames of {width:g} x {height:g} pixels, more than the limit of "
                 f"{MAX_IMAGE_PIXELS}. Scale it down."
             )
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def is_live(self) -> bool:
-        return self._is_live
-
-    @property
-    def frame_count(self) -> int | None:
-        import cv2
-
-        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        return count if count > 0 and not self._is_live else None
-
-    @property
-    def frames_per_second(self) -> float | None:
-        import cv2
-
-        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
-        return rate if 0 < rate <= _MOST_FRAMES_PER_SECOND else None
-
-    def spacing_in(self, box: Box) -> PixelSpacing | None:
-        return None
+        super().__init__(
+            name,
+            "camera" if is_live else "video",
+            int(count) if count > 0 and not is_live else None,
+            rate if 0 < rate <= _MAX_FRAMES_PER_SECOND else None,
+        )
 
     def __iter__(self) -> Iterator[CineFrame]:
         import cv2
@@ -179,58 +331,22 @@ class _Video:
             if not is_read:
                 break
             grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-            shape = _same_shape(self._name, index, grey.shape, shape)
+            shape = _same_shape(self.name, index, grey.shape, shape)
             yield CineFrame(
                 index, None if rate is None else index / rate, np.asarray(grey, np.uint8)
             )
             index += 1
         if index == 0:
-            raise ImageFileError(f"{self._name} has no frame that can be read. Export it again.")
+            raise ImageFileError(f"{self.name} has no frame that can be read. Export it again.")
 
     def close(self) -> None:
         self._capture.release()
 
 
-class _Study:
-    """A DICOM file."""
-
-    def __init__(self, frames: "DicomFrames") -> None:
-        self._frames = frames
-
-    @property
-    def name(self) -> str:
-        return str(self._frames.path)
-
-    @property
-    def is_live(self) -> bool:
-        return False
-
-    @property
-    def frame_count(self) -> int | None:
-        return len(self._frames)
-
-    @property
-    def frames_per_second(self) -> float | None:
-        seconds = self._frames.frame_seconds
-        return (len(seconds) - 1) / seconds[-1] if len(seconds) > 1 and seconds[-1] > 0 else None
-
-    def spacing_in(self, box: Box) -> PixelSpacing | None:
-        return self._frames.spacing_in(box)
-
-    def __iter__(self) -> Iterator[CineFrame]:
-        seconds = self._frames.frame_seconds
-        for index in range(len(self._frames)):
-            yield CineFrame(index, seconds[index] if seconds else None, self._frames.read(index))
-
-    def close(self) -> None:
-        pass
-
-
-class _Folder:
+class _Folder(CineSource):
     """A folder of images, in the order of the numbers in their names."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
         self._paths = sorted(
             (
                 path
@@ -241,27 +357,9 @@ class _Folder:
         )
         if not self._paths:
             raise ImageFileError(
-                f"{folder} holds no images. Give a folder of PNG, JPEG, BMP or TIFF files."
+                f"{folder} holds no images. Give a folder of PNG, JPEG, BMP, TIFF or WebP files."
             )
-
-    @property
-    def name(self) -> str:
-        return str(self._folder)
-
-    @property
-    def is_live(self) -> bool:
-        return False
-
-    @property
-    def frame_count(self) -> int | None:
-        return len(self._paths)
-
-    @property
-    def frames_per_second(self) -> float | None:
-        return None
-
-    def spacing_in(self, box: Box) -> PixelSpacing | None:
-        return None
+        super().__init__(str(folder), "folder", len(self._paths))
 
     def __iter__(self) -> Iterator[CineFrame]:
         shape: tuple[int, ...] | None = None
@@ -269,9 +367,6 @@ class _Folder:
             image = read_image(path)
             shape = _same_shape(str(path), index, image.shape, shape)
             yield CineFrame(index, None, image)
-
-    def close(self) -> None:
-        pass
 
 
 def _same_shape(

@@ -28,6 +28,8 @@ __all__ = [
     "GreyFrame",
     "decode_image",
     "grey_frame",
+    "is_image",
+    "is_video",
     "read_image",
     "scale_to_8_bits",
 ]
@@ -54,14 +56,14 @@ def grey_frame(image: object) -> GreyFrame:
         BadArgumentError: if its shape is another, or it has no pixels or too many.
     """
     if not isinstance(image, np.ndarray):
-        hint = "Read a file with samus_edge.runtime.images.image_io.read_image."
+        hint = "Read a file with samus_edge.runtime.read_image."
         if hasattr(image, "__cuda_array_interface__"):
             hint = "This backend takes no memory of a GPU: copy the image to the host."
         raise TypeError(f"image must be a numpy array, got {type(image).__name__}. {hint}")
     if image.dtype != np.uint8:
         raise TypeError(
             f"image must be uint8 in [0, 255], got {image.dtype.name}. Scale it first; "
-            "samus_edge.runtime.images.image_io.read_image does that for 16-bit files."
+            "samus_edge.runtime.read_image does that for 16-bit files."
         )
     is_grey = image.ndim == 2
     if not is_grey and not (image.ndim == 3 and image.shape[2] == 3):
@@ -212,13 +214,13 @@ def _read_bytes(file: Path) -> bytes:
 def _decode(content: bytes) -> npt.NDArray[Any]:
     """Decode a whole file: (H, W), (H, W, 2) with alpha, (H, W, 3) RGB or (H, W, 4) RGBA, 8 or 16
     bits."""
-    found = next((each for each in _FORMATS if content.startswith(each[1])), None)
-    if _is_video(content):
+    found = _format_of(content)
+    if is_video(content):
         raise ImageFileError(
             "is a video, not an image",
             "Follow a lesion through it with `samus-edge track`, or export one frame as PNG.",
         )
-    if found is None or (found[0] == "WebP" and content[8:12] != b"WEBP"):
+    if found is None:
         raise ImageFileError("is not a PNG, JPEG, BMP, TIFF or WebP file")
     name, _, module, plugin = found
     # The plugins by themselves: Image.open would look for others, and warn of sizes on its own.
@@ -248,7 +250,17 @@ def _decode(content: bytes) -> npt.NDArray[Any]:
         raise ImageFileError(f"is a {name} file that is truncated or damaged ({reason})") from err
 
 
-def _is_video(content: bytes) -> bool:
+def is_image(head: bytes) -> bool:
+    """Whether a file that begins so says that it is a PNG, JPEG, BMP, TIFF or WebP file."""
+    return _format_of(head) is not None
+
+
+def _format_of(head: bytes) -> tuple[str, tuple[bytes, ...], str, str] | None:
+    found = next((each for each in _FORMATS if head.startswith(each[1])), None)
+    return None if found and found[0] == "WebP" and head[8:12] != b"WEBP" else found
+
+
+def is_video(content: bytes) -> bool:
     """Whether a file begins as AVI, MP4, QuickTime, Matroska, WebM, ASF or MPEG does."""
     if content[4:8] == b"ftyp":  # HEIF and AVIF share MP4's container
         return content[8:12] not in _STILL_BRANDS

@@ -92,8 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: without the program's name; None for those of this process. Without any, the
-            help is shown.
+        arguments: without the program's name; None for those of this process. Without a command,
+            the help is shown.
 
     Returns:
         The exit code: 0 done; 1 the job failed; 2 an argument is wrong; 130 interrupted. For 1, 2
@@ -104,10 +104,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    words = list(sys.argv[1:] if arguments is None else arguments)
     command = typer.main.get_command(app)
+    named, depth = _named_command(command, words)
+    if depth == len(words) and hasattr(named, "commands"):  # samus-edge, samus-edge data
+        words.append("--help")
     try:
-        _refuse_repeated(command, words)
+        _refuse_repeated(named, words)
         result = command.main(args=words, prog_name="samus-edge", standalone_mode=False)
     except _UsageError as err:
         return _fail(_usage_message(err), EXIT_BAD_ARGUMENT)
@@ -155,21 +158,25 @@ def _extra_of(words: Sequence[str]) -> str | None:
     return "export" if words and words[0] in ("export", "calibrate") else None
 
 
+def _named_command(command: Any, words: Sequence[str]) -> tuple[Any, int]:
+    """The command that the first words name, or the group, and how many words that takes."""
+    for depth, word in enumerate(words):
+        found = getattr(command, "commands", {}).get(word)
+        if found is None:
+            return command, depth
+        command = found
+    return command, len(words)
+
+
 def _refuse_repeated(command: Any, words: Sequence[str]) -> None:
     """An option that takes one value and is given twice would silently lose the first.
 
     Raises:
         BadArgumentError: naming the option.
     """
-    subcommand = command
-    for word in words:
-        found = getattr(subcommand, "commands", {}).get(word)
-        if found is None:
-            break
-        subcommand = found
     once = {
         name: parameter
-        for parameter in getattr(subcommand, "params", ())
+        for parameter in command.params
         if getattr(parameter, "nargs", 1) == 1 and not getattr(parameter, "multiple", False)
         for name in parameter.opts
         if name.startswith("--") and not getattr(parameter, "is_flag", False)

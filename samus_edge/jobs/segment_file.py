@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -17,8 +17,8 @@ from samus_edge.runtime.backends.backend_selection import check_backend, check_t
 from samus_edge.runtime.bundle.bundle import Bundle, check_precision
 from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER
 from samus_edge.runtime.bundle.records import JsonValue
-from samus_edge.runtime.dicom.dicom_frames import is_dicom_file, require_highdicom
-from samus_edge.runtime.images.image_io import GreyFrame, read_image
+from samus_edge.runtime.cine.cine_source import FileFrames, open_frames
+from samus_edge.runtime.dicom.dicom_frames import require_highdicom
 from samus_edge.runtime.images.output_files import (
     check_output_paths,
     sha256_of_file,
@@ -49,59 +49,8 @@ __all__ = [
     "Point",
     "PromptReport",
     "SegmentationReport",
-    "SourceImage",
-    "open_image",
     "segment_file",
 ]
-
-
-if TYPE_CHECKING:
-    from samus_edge.runtime.dicom.dicom_frames import DicomFrames
-
-
-@dataclass(frozen=True, eq=False)
-class SourceImage:
-    """A frame, and where it is from.
-
-    Attributes:
-        image: (H, W), uint8, grey.
-        study: the DICOM file; None for an image file.
-        frame: index of the frame in it, from 0.
-    """
-
-    image: GreyFrame
-    study: "DicomFrames | None" = None
-    frame: int = 0
-
-    def spacing_in(self, box: tuple[float, float, float, float]) -> PixelSpacing | None:
-        """The size of pixels in a box, XYXY, as the file says; None where it does not."""
-        return None if self.study is None else self.study.spacing_in(box)
-
-
-def open_image(path: Path, frame: int = 0) -> SourceImage:
-    """Read an image file, or a frame of a DICOM file.
-
-    Args:
-        path: a PNG, JPEG, BMP, TIFF or DICOM file.
-        frame: index of the frame of a DICOM file, from 0.
-
-    Raises:
-        BadArgumentError: if a frame other than the first of an image file is asked for.
-        ImageFileError: if the image cannot be read.
-        MissingExtraError: for a DICOM file without pydicom.
-    """
-    # A pipe would be waited for; `read_image` refuses it.
-    if path.is_file() and is_dicom_file(path):
-        from samus_edge.runtime.dicom.dicom_frames import DicomFrames
-
-        study = DicomFrames.open(path)
-        return SourceImage(study.read(frame), study, frame)
-    image = read_image(path)
-    if frame != 0:
-        raise BadArgumentError(
-            f"{path} is one image and has no frame {frame}. Leave the frame out."
-        )
-    return SourceImage(image)
 
 
 @dataclass(frozen=True)
@@ -285,7 +234,7 @@ class FileSegmentation:
     several, a point refines each box that contains it.
 
     Attributes:
-        image: a PNG, JPEG, BMP, TIFF or DICOM file; see `open_image`.
+        image: a PNG, JPEG, BMP, TIFF or DICOM file.
         boxes: XYXY, pixels of the image.
         points: (x, y, label), pixels of the image; label 1 foreground, 0 background.
         bundle: folder of a bundle, or a zip file of one; None for the default bundle.
@@ -329,8 +278,8 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
     """
     clock = _Clock()
     _check_job(job)
-    source = open_image(job.image, job.frame)
-    image = source.image
+    source = open_frames(job.image)
+    image = source.read(job.frame)
     _check_dicom_outputs(job, source)
     original_hw = (image.shape[0], image.shape[1])
     prompts = _prompts_for(job, original_hw)
@@ -374,7 +323,7 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
             },
             mask_file=job.mask_file,
             overlay_file=job.overlay_file,
-            frame=None if source.study is None else source.frame,
+            frame=None if source.study is None else job.frame,
             dicom_seg_file=job.dicom_seg_file,
             dicom_sr_file=job.dicom_sr_file,
         )
@@ -443,7 +392,7 @@ def _check_job(job: FileSegmentation) -> None:
         require_highdicom()
 
 
-def _check_dicom_outputs(job: FileSegmentation, source: SourceImage) -> None:
+def _check_dicom_outputs(job: FileSegmentation, source: FileFrames) -> None:
     if source.study is None and job.dicom_seg_file is not None:
         raise BadArgumentError(
             f"a DICOM segmentation refers to a DICOM image, and {job.image} is none. Write a mask "
@@ -453,7 +402,7 @@ def _check_dicom_outputs(job: FileSegmentation, source: SourceImage) -> None:
 
 def _dicom_outputs(
     job: FileSegmentation,
-    source: SourceImage,
+    source: FileFrames,
     masks: npt.NDArray[np.bool_],
     reports: Sequence[MaskReport],
     segmenter: Segmenter,
@@ -475,10 +424,10 @@ def _dicom_outputs(
         segmenter.bundle.manifest.name, segmenter.graph_hashes[IMAGE_ENCODER], segmenter.precision
     )
     filled = masks[[report.measurements is not None for report in reports]]
-    segmentation = segmentation_of(source.study, source.frame, filled, model)
+    segmentation = segmentation_of(source.study, job.frame, filled, model)
     outputs = {job.dicom_seg_file: dicom_bytes(segmentation)}
     if job.dicom_sr_file is not None:
-        report = report_of(source.study, source.frame, segmentation, measured, model)
+        report = report_of(source.study, job.frame, segmentation, measured, model)
         outputs[job.dicom_sr_file] = dicom_bytes(report)
     return outputs
 
@@ -500,7 +449,7 @@ def _prompts_for(job: FileSegmentation, original_hw: tuple[int, int]) -> Prompts
 
 
 def _mask_reports(
-    job: FileSegmentation, source: SourceImage, prompts: Prompts, prediction: Prediction
+    job: FileSegmentation, source: FileFrames, prompts: Prompts, prediction: Prediction
 ) -> tuple[MaskReport, ...]:
     reports = []
     for index, mask in enumerate(prediction.masks[:, 0]):

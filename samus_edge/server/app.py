@@ -21,6 +21,7 @@ from starlette.requests import HTTPConnection
 from samus_edge import __version__
 from samus_edge.errors import SamusEdgeError
 from samus_edge.runtime.bundle.check_frame import CheckFrame, load_check_frames
+from samus_edge.runtime.cine.cine_source import FileFrames, open_frames
 from samus_edge.runtime.segmenter import Segmenter
 from samus_edge.server.live import serve_live
 from samus_edge.server.observability import ServerMetrics
@@ -40,7 +41,7 @@ from samus_edge.server.schemas import (
     TrackRequest,
 )
 from samus_edge.server.segmentation_service import SegmentationService, png_of
-from samus_edge.server.session import Session, SessionStore, StillImage, UploadedImage, open_upload
+from samus_edge.server.session import Session, SessionStore
 from samus_edge.server.settings import ServerSettings
 
 __all__ = ["RateLimit", "create_app"]
@@ -338,26 +339,28 @@ async def _add_image(
     names one."""
     state.ready()
     box: list[float] | None = None
-    image: UploadedImage
     if example is not None:
         named = state.examples.get(example)
         if named is None:
             raise Problem(404, f"there is no such example. There are {', '.join(state.examples)}.")
-        image = StillImage(named.image)
+        image = FileFrames(named.name, "image", [named.image])
         box = [float(value) for value in named.box]
     else:
         content = await _body(request, state.settings.max_request_bytes)
         if not content:
             raise Problem(422, "the body is empty. Send an image, a DICOM study or a video.")
-        image = await to_thread.run_sync(open_upload, content, state.settings.max_frames)
+        max_frames = state.settings.max_frames
+        image = await to_thread.run_sync(
+            partial(open_frames, content, "the file", max_video_frames=max_frames)
+        )
     session = state.sessions.add(image)
     height, width = image.original_hw
     return ImageInfo(
         id=session.id,
-        kind=image.kind,  # type: ignore[arg-type]  # one of the three
+        kind=image.kind,
         width=width,
         height=height,
-        frames=image.frame_count,
+        frames=len(image),
         frames_per_second=image.frames_per_second,
         box=box,
     )

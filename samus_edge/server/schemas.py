@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from samus_edge.runtime.cine.cine_source import FileKind
+
 __all__ = [
     "BoundedBox",
     "Example",
@@ -59,7 +61,7 @@ class ImageInfo(BaseModel):
     """An image that is kept."""
 
     id: str
-    kind: Literal["image", "dicom", "video"]
+    kind: FileKind
     width: int
     height: int
     frames: int

@@ -130,7 +130,7 @@ class SegmentationService:
         tracker = LesionTracker(self._segmenter)
         box = _box(request.box)
         assert box is not None
-        count = session.image.frame_count - request.frame
+        count = len(session.image) - request.frame
         most = min(count, self._max_frames, request.max_frames or count)
         first = tracker.start(session.frame(request.frame), box)
 
@@ -221,7 +221,7 @@ def _spacing(
     if pixel_mm is not None:
         return PixelSpacing.square(pixel_mm)
     box = box_around(mask)
-    return None if box is None else session.spacing_in(box)
+    return None if box is None else session.image.spacing_in(box)
 
 
 def _box(values: list[float] | None) -> Box | None:

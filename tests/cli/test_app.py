@@ -147,8 +147,8 @@ def test_an_option_that_takes_one_value_is_not_given_twice(run: Run) -> None:
 def test_without_a_command_the_help_is_shown(run: Run) -> None:
     bare = run()
     assert (bare.exit_code, bare.stderr) == (0, "")
-    assert bare.stdout == run("--help").stdout
-    assert run("-h").stdout == run("--help").stdout
+    assert bare.stdout == run("--help").stdout == run("-h").stdout
+    assert run("data") == run("data", "--help")
 
 
 BARE = """

@@ -182,9 +182,9 @@ def test_bad_requests_get_problem_documents(
     [
         (b"", 422, "the body is empty"),
         (b"no image", 415, "is not a PNG"),
-        (png(np.zeros((9, 9), np.uint8))[:50], 415, "the image"),
-        (b"\0" * 128 + b"DICM" + b"\x02\0\0\0", 415, "the image"),
-        (b"RIFF\0\0\0\0AVI LIST", 415, "the video cannot be read"),
+        (png(np.zeros((9, 9), np.uint8))[:50], 415, "the file"),
+        (b"\0" * 128 + b"DICM" + b"\x02\0\0\0", 415, "the file"),
+        (b"RIFF\0\0\0\0AVI LIST", 415, "the file is not a video that can be read"),
     ],
 )
 def test_files_that_are_none_are_refused(

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from samus_edge.runtime.bundle.check_frame import load_check_frames
-from samus_edge.server import session as uploaded_image
+from samus_edge.runtime.cine import cine_source
+from samus_edge.runtime.cine.cine_source import FileFrames, open_frames
 from samus_edge.server.app import RateLimit
 from samus_edge.server.observability import JsonFormatter
 from samus_edge.server.problem import Problem
 from samus_edge.server.segmentation_service import png_of
-from samus_edge.server.session import SessionStore, open_upload
+from samus_edge.server.session import SessionStore
 from samus_edge.server.settings import ServerSettings, is_loopback
 
 ClientOf = Callable[..., Any]
@@ -87,7 +88,7 @@ def test_large_bodies_are_refused_early(client_of: ClientOf) -> None:
 def test_the_image_used_longest_ago_goes_first() -> None:
     now = [0.0]
     store = SessionStore(2, 10.0, clock=lambda: now[0])
-    image = open_upload(png_of(np.zeros((8, 8), np.uint8)), 10)
+    image = FileFrames("x", "image", [np.zeros((8, 8), np.uint8)])
     first, second = store.add(image), store.add(image)
     store.get(first.id)
     third = store.add(image)
@@ -106,7 +107,7 @@ def test_the_image_used_longest_ago_goes_first() -> None:
 
 def test_images_share_a_memory() -> None:
     store = SessionStore(10, 10.0, max_bytes=250)
-    image = open_upload(png_of(np.zeros((10, 10), np.uint8)), 10)
+    image = FileFrames("x", "image", [np.zeros((10, 10), np.uint8)])
     assert image.memory_bytes == 100
     first = store.add(image)
     store.add(image)
@@ -115,7 +116,7 @@ def test_images_share_a_memory() -> None:
     assert len(store) == 2
     with pytest.raises(Problem):
         store.get(first.id)
-    large = open_upload(png_of(np.zeros((30, 30), np.uint8)), 10)
+    large = FileFrames("x", "image", [np.zeros((30, 30), np.uint8)])
     kept = store.add(large)
     assert len(store) == 1
     assert store.get(kept.id) is kept
@@ -129,12 +130,14 @@ def test_videos_have_a_limit(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> 
     with OverlayVideo(path, 10) as video:
         for _ in range(5):
             video.write(np.zeros((32, 32, 3), np.uint8))
-    assert open_upload(path.read_bytes(), 5).frame_count == 5
+    content = path.read_bytes()
+    for source in (path, content):
+        assert len(open_frames(source, "x", max_video_frames=5)) == 5
     with pytest.raises(ImageFileError, match="more than 4 frames"):
-        open_upload(path.read_bytes(), 4)
-    monkeypatch.setattr(uploaded_image, "MAX_VIDEO_BYTES", 2 * 32 * 32)
-    with pytest.raises(ImageFileError, match="frames have more than"):
-        open_upload(path.read_bytes(), 5)
+        open_frames(content, "x", max_video_frames=4)
+    monkeypatch.setattr(cine_source, "MAX_VIDEO_BYTES", 2 * 32 * 32)
+    with pytest.raises(ImageFileError, match="0 MB of them"):
+        open_frames(content, "x", max_video_frames=5)
 
 
 def test_the_log_is_json_and_names_no_image(

@@ -11,6 +11,8 @@ from samus_edge.errors import ImageFileError
 from samus_edge.jobs.track_cine import OverlayVideo
 from samus_edge.runtime.cine.cine_source import open_cine
 
+LOSSLESS = (cv2.IMWRITE_WEBP_QUALITY, 101)
+
 
 def write_video(path: Path, frames: list[TrueFrame]) -> None:
     """At 10 frames a second."""
@@ -46,8 +48,9 @@ def test_nothing_is_left_of_a_video_that_failed(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:
-    for number in (10, 9, 1):
-        cv2.imwrite(str(tmp_path / f"frame{number}.png"), np.full((8, 9), number, np.uint8))
+    for number, suffix in ((10, "png"), (9, "WebP"), (1, "tif")):
+        picture = np.full((8, 9), number, np.uint8)
+        cv2.imwrite(str(tmp_path / f"frame{number}.{suffix}"), picture, LOSSLESS)
     (tmp_path / "notes.txt").write_text("no image")
     source = open_cine(str(tmp_path))
     assert source.frame_count == 3
@@ -55,6 +58,16 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "frame11.png"), np.zeros((4, 4), np.uint8))
     with pytest.raises(ImageFileError, match="frame 3 is 4 x 4, the first is 9 x 8"):
         list(open_cine(str(tmp_path)))
+
+
+def test_one_image_is_a_cine_of_one_frame_read_as_images_are(tmp_path: Path) -> None:
+    path = tmp_path / "deep_001.png"
+    cv2.imwrite(str(path), np.array([[0, 1023], [512, 1023]], np.uint16))  # of 10 bits
+    cv2.imwrite(str(tmp_path / "deep_002.png"), np.zeros((2, 2), np.uint16))
+    source = open_cine(str(path))
+    assert (source.kind, source.frame_count, source.is_live) == ("image", 1, False)
+    (only,) = source
+    np.testing.assert_array_equal(only.image, [[0, 255], [128, 255]])
 
 
 def test_a_study_is_read_with_its_times() -> None:

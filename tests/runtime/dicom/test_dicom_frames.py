@@ -13,7 +13,7 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from samus_edge.errors import ImageFileError
-from samus_edge.jobs.segment_file import open_image
+from samus_edge.runtime.cine.cine_source import open_frames
 from samus_edge.runtime.dicom.dicom_frames import DicomFrames, is_dicom_file
 from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
 
@@ -279,13 +279,13 @@ def test_flipped_bytes_never_crash(tmp_path: Path, make_study: Make, cine: Cine)
 def test_a_path_is_an_image_or_a_study(make_study: Make, cine: Cine, tmp_path: Path) -> None:
     path = make_study(cine, name="no_suffix")
     assert is_dicom_file(path)
-    source = open_image(path, 2)
-    np.testing.assert_array_equal(source.image, cine[2])
-    assert source.frame == 2
+    source = open_frames(path)
+    assert source.study is not None
+    np.testing.assert_array_equal(source.read(2), cine[2])
     image = tmp_path / "image.png"
     cv2.imwrite(str(image), cine[0])
-    assert open_image(image).study is None
+    assert open_frames(image).study is None
     with pytest.raises(ValueError, match="has no frame 1"):
-        open_image(image, 1)
+        open_frames(image).read(1)
     with pytest.raises(ImageFileError):
-        open_image(tmp_path / "missing.dcm")
+        open_frames(tmp_path / "missing.dcm")

@@ -1,22 +1,32 @@
 """The frames of a DICOM file, decoded one at a time."""
 
-import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from samus_edge.errors import ImageFileError, missing_extra
-from samus_edge.runtime.images.image_io import MAX_FILE_BYTES, MAX_IMAGE_PIXELS, GreyFrame
+from samus_edge.runtime.dicom.pixel_data import PixelData, Space, StoredFrame
+from samus_edge.runtime.dicom.pixel_pipeline import (
+    GreyLevels,
+    StoredRange,
+    grey_pipeline,
+    numbers_of,
+    palette_pipeline,
+    pixel_elements,
+    to_8_bits,
+)
+from samus_edge.runtime.dicom.spacing import Scale, UltrasoundRegion, read_regions
+from samus_edge.runtime.images.image_io import MAX_FILE_BYTES, GreyFrame
 from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
+from samus_edge.runtime.notes import Note
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -24,13 +34,10 @@ if TYPE_CHECKING:
 __all__ = [
     "HEAD_BYTES",
     "DicomFrames",
-    "UltrasoundRegion",
     "is_dicom",
     "is_dicom_file",
-    "read_regions",
     "require_highdicom",
     "require_pydicom",
-    "spacing_in_box",
 ]
 
 
@@ -39,10 +46,26 @@ _PREFIX = b"DICM"
 HEAD_BYTES = _PREAMBLE_BYTES + len(_PREFIX)
 """Of a file that say whether it is DICOM."""
 
+# Without a preamble a file begins with an element of group 2 or 8: group, element (here its high
+# byte), and a value representation or, in implicit files, a length below 65536.
+_FIRST_GROUPS = (b"\2\0", b"\x08\0", b"\0\x08")
+_SECONDS = 1e-3
+# Of a deflated file, which may expand to a thousand times its size.
+_MAX_INFLATED_BYTES = 1 << 28
+
 
 def is_dicom(head: bytes) -> bool:
     """Whether a file that begins so is DICOM; needs `HEAD_BYTES` of it."""
-    return head[_PREAMBLE_BYTES : _PREAMBLE_BYTES + len(_PREFIX)] == _PREFIX
+    return head[_PREAMBLE_BYTES:HEAD_BYTES] == _PREFIX or _has_no_preamble(head)
+
+
+def _has_no_preamble(head: bytes) -> bool:
+    if head[:2] not in _FIRST_GROUPS or len(head) < HEAD_BYTES:
+        return False
+    element_high = head[2] if head[0] == 0 else head[3]
+    is_explicit = head[4:6].isalpha() and head[4:6].isupper()
+    is_implicit = head[0] != 0 and head[6:8] == b"\0\0"
+    return element_high == 0 and (is_explicit or is_implicit)
 
 
 def is_dicom_file(path: Path) -> bool:
@@ -81,115 +104,11 @@ def _require(package: str, module: str) -> None:
         raise missing_extra("DICOM", package)
 
 
-_SPATIAL_2D = 1  # of Region Spatial Format
-_TISSUE = 1  # of Region Data Type
-_CENTIMETRES = 3  # of Physical Units
-_MM_PER_CM = 10.0
-
-
-@dataclass(frozen=True)
-class UltrasoundRegion:
-    """A part of the image.
-
-    Source: DICOM PS3.3, C.8.5.5, US Region Calibration.
-
-    Attributes:
-        box: XYXY, pixels, both ends inside.
-        is_2d: whether it is a two-dimensional image; else a spectrum, a curve, text.
-        is_tissue: whether that shows tissue (B-mode); else flow or something else.
-        spacing: size of its pixels; None where the file does not give it in centimetres.
-    """
-
-    box: tuple[int, int, int, int]
-    is_2d: bool
-    is_tissue: bool
-    spacing: PixelSpacing | None
-
-    def holds(self, box: tuple[float, float, float, float]) -> bool:
-        """Whether a box, XYXY, lies in it; half a pixel may stick out."""
-        x1, y1, x2, y2 = self.box
-        return (
-            box[0] >= x1 - 0.5 and box[1] >= y1 - 0.5 and box[2] <= x2 + 0.5 and box[3] <= y2 + 0.5
-        )
-
-
-def read_regions(dataset: "Dataset", frame_hw: tuple[int, int]) -> tuple[UltrasoundRegion, ...]:
-    """The regions that a dataset lists.
-
-    A region that is not inside the frame is left out: the image was scaled or cropped after it was
-    made, and what the file says about sizes is not true any more.
-
-    Args:
-        dataset: of an image.
-        frame_hw: (H, W), pixels.
-    """
-    found: list[UltrasoundRegion] = []
-    for item in dataset.get("SequenceOfUltrasoundRegions") or ():
-        corners = [
-            _number(item, f"RegionLocation{name}") for name in ("MinX0", "MinY0", "MaxX1", "MaxY1")
-        ]
-        if any(value is None for value in corners):
-            continue
-        x1, y1, x2, y2 = (int(value) for value in corners if value is not None)
-        # The last pixel is inside; some devices write the number of pixels instead.
-        if not (0 <= x1 < x2 <= frame_hw[1] and 0 <= y1 < y2 <= frame_hw[0]):
-            continue
-        found.append(
-            UltrasoundRegion(
-                (x1, y1, min(x2, frame_hw[1] - 1), min(y2, frame_hw[0] - 1)),
-                _number(item, "RegionSpatialFormat") == _SPATIAL_2D,
-                _number(item, "RegionDataType") == _TISSUE,
-                _spacing(item),
-            )
-        )
-    return tuple(found)
-
-
-def spacing_in_box(
-    regions: Sequence[UltrasoundRegion], box: tuple[float, float, float, float]
-) -> PixelSpacing | None:
-    """The size of pixels in a box, XYXY.
-
-    Returns:
-        That of the two-dimensional regions that hold all of the box; None if there is none, or they
-        do not agree.
-    """
-    spacings = {region.spacing for region in regions if region.is_2d and region.holds(box)}
-    return spacings.pop() if len(spacings) == 1 else None
-
-
-def _spacing(item: "Dataset") -> PixelSpacing | None:
-    units = (_number(item, "PhysicalUnitsXDirection"), _number(item, "PhysicalUnitsYDirection"))
-    if units != (_CENTIMETRES, _CENTIMETRES):
-        return None
-    # A delta is negative where the axis points the other way.
-    x, y = (_number(item, name) for name in ("PhysicalDeltaX", "PhysicalDeltaY"))
-    if not x or not y or not math.isfinite(x * y):
-        return None
-    return PixelSpacing(row_mm=abs(y) * _MM_PER_CM, column_mm=abs(x) * _MM_PER_CM)
-
-
-def _number(item: "Dataset", keyword: str) -> float | None:
-    """A value that hostile files may hold as anything."""
-    value: Any = item.get(keyword)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-_GREY = ("MONOCHROME1", "MONOCHROME2")
-_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
-_PALETTE = "PALETTE COLOR"
-_MAX_FRAMES = 1 << 20
-_SECONDS = 1e-3
-
-
 class DicomFrames:
     """A single- or multi-frame image in a DICOM file.
 
-    Messages never hold anything of the file but its path, and numbers of its pixels.
+    Messages and notes never hold anything of the file but its path, numbers that describe its
+    pixels, and names of elements.
 
     Args:
         dataset: of an image.
@@ -202,26 +121,23 @@ class DicomFrames:
 
     def __init__(self, dataset: "Dataset", path: Path) -> None:
         self._dataset, self._path = dataset, path
-        height, width = self._integer("Rows"), self._integer("Columns")
-        self._frames = self._integer("NumberOfFrames", 1)
-        if "PixelData" not in dataset:
-            raise ImageFileError(
-                f"{path} is a DICOM file without an image. Give one with pixel data."
+        self._pixels = PixelData(dataset, path)
+        self._regions = read_regions(dataset, self._pixels.hw)
+        self._scale = Scale(dataset, self._regions, len(self))
+        self._notes = list(self._pixels.notes)
+        if not getattr(dataset, "preamble", None) or not getattr(dataset, "file_meta", None):
+            self._notes.append(
+                Note(
+                    "header_missing",
+                    "info",
+                    "The file has no preamble or no file meta information; it was read all the "
+                    "same.",
+                )
             )
-        if not 0 < height * width <= MAX_IMAGE_PIXELS or not 0 < self._frames <= _MAX_FRAMES:
-            raise ImageFileError(
-                f"{path} has {self._frames} frames of {width} x {height} pixels; from 1 to "
-                f"{MAX_IMAGE_PIXELS} pixels and from 1 frame are accepted."
-            )
-        self._hw = (height, width)
-        self._photometric = str(dataset.get("PhotometricInterpretation", ""))
-        if self._photometric not in (*_GREY, *_COLOUR, _PALETTE):
-            known = ", ".join((*_GREY, *_COLOUR, _PALETTE))
-            raise ImageFileError(
-                f"{path} has another photometric interpretation than {known}. Export it as one of "
-                "those."
-            )
-        self._regions = read_regions(dataset, self._hw)
+        self._levels: dict[tuple[StoredRange, Space], GreyLevels] = {}
+        space = self._pixels.space
+        if space in ("grey", "palette"):
+            self._notes += self._levels_of(self._pixels.range, space, 0).notes
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "DicomFrames":
@@ -235,13 +151,14 @@ class DicomFrames:
         file = Path(path)
         try:
             size = file.stat().st_size
+            if size > MAX_FILE_BYTES:
+                raise ImageFileError(
+                    f"{file} has {size} bytes, more than the limit of {MAX_FILE_BYTES}. Split it."
+                )
+            with file.open("rb") as source:
+                return cls._parse(source, file)
         except OSError as err:
             raise ImageFileError(f"{file} cannot be read: {err.strerror}.") from err
-        if size > MAX_FILE_BYTES:
-            raise ImageFileError(
-                f"{file} has {size} bytes, more than the limit of {MAX_FILE_BYTES}. Split it."
-            )
-        return cls._parse(file, file)
 
     @classmethod
     def from_bytes(cls, content: bytes, name: Path) -> "DicomFrames":
@@ -258,22 +175,15 @@ class DicomFrames:
         return cls._parse(BytesIO(content), name)
 
     @classmethod
-    def _parse(cls, source: "Path | BytesIO", file: Path) -> "DicomFrames":
-        from pydicom import dcmread
-        from pydicom.errors import InvalidDicomError
-
+    def _parse(cls, source: BinaryIO, file: Path) -> "DicomFrames":
         with _readable(file):
-            try:
-                dataset = dcmread(source)
-            except InvalidDicomError as err:
-                raise ImageFileError(
-                    f"{file} is not a DICOM file. Give an image or a study."
-                ) from err
-            return cls(dataset, file)
+            if not is_dicom(source.read(HEAD_BYTES)):
+                raise ImageFileError(f"{file} is not a DICOM file. Give an image or a study.")
+            return cls(_read_dataset(source, file), file)
 
     def __len__(self) -> int:
-        """Number of frames."""
-        return self._frames
+        """Number of frames that are there and whole."""
+        return self._pixels.frames
 
     @property
     def path(self) -> Path:
@@ -283,7 +193,13 @@ class DicomFrames:
     @property
     def original_hw(self) -> tuple[int, int]:
         """(H, W) of every frame, pixels."""
-        return self._hw
+        return self._pixels.hw
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """What a user should know of the file: frames that are missing, elements that were passed
+        over. What concerns the size of pixels: `spacing_notes`."""
+        return tuple(self._notes)
 
     @property
     def regions(self) -> tuple[UltrasoundRegion, ...]:
@@ -300,38 +216,42 @@ class DicomFrames:
         """When each frame was taken, from the first one's time; empty where the file does not
         say."""
         vector = self._dataset.get("FrameTimeVector")
-        if vector is not None and self._frames > 1:
-            steps = _numbers(vector)
-            if len(steps) == self._frames and all(step >= 0 for step in steps):
+        if vector is not None and len(self) > 1:
+            steps = numbers_of(vector)
+            # Of a file that was cut off, the vector goes on.
+            if len(steps) >= len(self) and all(step >= 0 for step in steps):
+                steps = steps[: len(self)]
                 return tuple((np.cumsum(steps) - steps[0]).astype(float) * _SECONDS)
         for keyword in ("FrameTime", "CineRate", "RecommendedDisplayFrameRate"):
-            values = _numbers(self._dataset.get(keyword))
+            values = numbers_of(self._dataset.get(keyword))
             if len(values) == 1 and values[0] > 0:
                 step = values[0] * _SECONDS if keyword == "FrameTime" else 1 / values[0]
-                return tuple(index * step for index in range(self._frames))
+                return tuple(index * step for index in range(len(self)))
         return ()
 
     def spacing_in(self, box: tuple[float, float, float, float]) -> PixelSpacing | None:
         """The size of pixels in a box, XYXY, pixels of the frame.
 
-        Ultrasound regions say it; in a file that lists none, Pixel Spacing does.
+        In this order: the two-dimensional ultrasound region that holds all of the box, tissue
+        before flow; Pixel Measures of an enhanced image; Pixel Spacing. Where regions are listed,
+        nothing else counts. Pixel Aspect Ratio alone gives a spacing in the unit "px".
 
         Returns:
             None where it is not known: the box is in no region or in several that differ.
         """
-        if self._dataset.get("SequenceOfUltrasoundRegions"):
-            return spacing_in_box(self._regions, box)
-        spacing = _numbers(self._dataset.get("PixelSpacing"))
-        if len(spacing) == 2 and all(math.isfinite(value) and value > 0 for value in spacing):
-            return PixelSpacing(row_mm=spacing[0], column_mm=spacing[1])
-        return None
+        return self._scale.find(box)[0]
+
+    def spacing_notes(self, box: tuple[float, float, float, float]) -> tuple[Note, ...]:
+        """Why the size of pixels in a box is not known, implausible, or which of several was
+        taken."""
+        return self._scale.find(box)[1]
 
     def read(self, index: int) -> GreyFrame:
         """Decode a frame.
 
         Colour becomes grey by 0.299 R + 0.587 G + 0.114 B. Grey values go through the modality's
-        and the first window's transformation where the file has them, then from their full range to
-        8 bits; MONOCHROME1 is inverted.
+        and the first usable window's or table's transformation, then from the full range of its
+        output to 8 bits; MONOCHROME1 is inverted.
 
         Args:
             index: from 0.
@@ -342,106 +262,102 @@ class DicomFrames:
         Raises:
             ImageFileError: if there is no such frame, or it cannot be decoded.
         """
-        import cv2
-
-        if not 0 <= index < self._frames:
+        if not 0 <= index < len(self):
             raise ImageFileError(
-                f"{self._path} has {self._frames} frames, from 0 to {self._frames - 1}; there is "
-                "no frame "
-                f"{index}."
+                f"{self._path} has {len(self)} frames, from 0 to {len(self) - 1}; there is no "
+                f"frame {index}."
             )
         with _readable(self._path):
-            pixels = self._pixels(index)
-            if self._photometric in _GREY:
-                return self._grey(pixels)
-            if self._photometric == _PALETTE:
-                from pydicom.pixels.processing import apply_color_lut
-
-                pixels = apply_color_lut(pixels, self._dataset)
-                # Palettes have entries of 16 bits, by the standard in their upper ones if 8 are
-                # used.
-                pixels = (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
-            if pixels.dtype != np.uint8 or pixels.shape != (*self._hw, 3):
-                raise ImageFileError(
-                    f"{self._path} has colour frames of {pixels.dtype} {pixels.shape}; 8 bits and "
-                    "three samples are accepted. Export it so."
-                )
-            grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
-        return np.asarray(grey, np.uint8)
-
-    def _pixels(self, index: int) -> npt.NDArray[Any]:
-        from pydicom.pixels.decoders.base import get_decoder
-
-        syntax = self._dataset.file_meta.TransferSyntaxUID
-        try:
-            decoder = get_decoder(syntax)
-            if not decoder.is_available:
-                raise ImageFileError(
-                    f"{self._path} is compressed as {syntax.name}, for which no decoder is "
-                    "installed. "
-                    "Install one: pip install python-gdcm; or export the study uncompressed."
-                )
-            pixels, _ = decoder.as_array(self._dataset, index=index, raw=False)
-        except NotImplementedError as err:
+            frame = self._pixels.read(index)
+            if frame.space in ("grey", "palette"):
+                grey = self._levels_of(frame.range, frame.space, index)(frame.values)
+            else:
+                grey = _grey_of_colour(frame)
+        if grey.shape != self.original_hw:
             raise ImageFileError(
-                f"{self._path} is compressed in a way that cannot be read ({syntax.name}). Export "
-                "it "
-                "uncompressed."
-            ) from err
-        return np.asarray(pixels)
-
-    def _grey(self, pixels: npt.NDArray[Any]) -> GreyFrame:
-        from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
-
-        if pixels.shape != self._hw:
-            raise ImageFileError(
-                f"{self._path} has grey frames of shape {pixels.shape}, expected {self._hw}. "
-                "Export it again."
+                f"{self._path} has a frame of {grey.shape[1]} x {grey.shape[0]} pixels, expected "
+                f"{self.original_hw[1]} x {self.original_hw[0]}. Export it again."
             )
-        dataset = self._dataset
-        has_window = "WindowCenter" in dataset or "VOILUTSequence" in dataset
-        values = apply_modality_lut(pixels, dataset)
-        bits = self._integer("BitsStored", 8)
-        is_signed = self._integer("PixelRepresentation", 0) == 1
-        low = -(1 << (bits - 1)) if is_signed else 0
-        high = low + (1 << bits) - 1
-        if has_window:
-            values = apply_voi_lut(values, dataset, index=0)
-        elif values is not pixels:
-            # Rescaled and not windowed: the range that stored values can have, rescaled.
-            slope, intercept = (
-                float(dataset.get(name, default))
-                for name, default in (("RescaleSlope", 1), ("RescaleIntercept", 0))
-            )
-            ends = sorted((low * slope + intercept, high * slope + intercept))
-            low, high = ends[0], ends[1]  # type: ignore[assignment]  # no longer whole numbers
-        if values.dtype == np.uint8 and (low, high) == (0, 255):
-            grey: npt.NDArray[np.uint8] = values
-        else:
-            scaled = (values.astype(np.float64) - low) * (255.0 / max(high - low, 1e-12))
-            grey = np.clip(np.rint(np.nan_to_num(scaled)), 0, 255).astype(np.uint8)
-        if self._photometric == "MONOCHROME1":
-            grey = 255 - grey
         return np.ascontiguousarray(grey)
 
-    def _integer(self, keyword: str, default: int = 0) -> int:
-        values = _numbers(self._dataset.get(keyword))
-        return int(values[0]) if len(values) == 1 else default
+    def _levels_of(self, stored: StoredRange, space: Space, index: int) -> GreyLevels:
+        """The grey levels of stored values; only frames of enhanced images have their own."""
+        key = (stored, space)
+        if key in self._levels:
+            return self._levels[key]
+        big_endian = self._pixels.is_big_endian
+        if space == "palette":
+            palette = palette_pipeline(self._dataset, stored, is_big_endian=big_endian)
+            if palette is None:
+                raise ImageFileError(
+                    f"{self._path} has a palette whose tables are missing or unusable. Export it "
+                    "as RGB."
+                )
+            levels = palette
+        else:
+            levels = grey_pipeline(
+                pixel_elements(self._dataset, index),
+                stored,
+                is_big_endian=big_endian,
+                is_inverted=self._pixels.photometric == "MONOCHROME1",
+            )
+        if "PerFrameFunctionalGroupsSequence" not in self._dataset:
+            self._levels[key] = levels
+        return levels
 
 
-def _numbers(value: Any) -> list[float]:
-    """The numbers of an element that hostile files may hold as anything; none if one is no
-    number."""
-    if value is None:
-        return []
-    values = (
-        [value] if isinstance(value, str | int | float) or not hasattr(value, "__iter__") else value
+def _grey_of_colour(frame: StoredFrame) -> GreyFrame:
+    import cv2
+
+    pixels = np.ascontiguousarray(to_8_bits(frame.values, frame.range.bits))  # (H, W, 3)
+    if frame.space == "YBR_PARTIAL":  # 16 to 235 and 240 instead of 0 to 255 (C.7.6.3.1.2)
+        levels = np.arange(256)
+        luma = np.clip(np.rint((levels - 16) * (255 / 219)), 0, 255).astype(np.uint8)
+        chroma = np.clip(np.rint((levels - 128) * (255 / 224) + 128), 0, 255).astype(np.uint8)
+        pixels = np.dstack([luma[pixels[..., 0]], chroma[pixels[..., 1]], chroma[pixels[..., 2]]])
+    if frame.space != "RGB":
+        y_cr_cb = pixels[..., [0, 2, 1]]
+        pixels = np.asarray(cv2.cvtColor(y_cr_cb, cv2.COLOR_YCrCb2RGB), np.uint8)
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def _read_dataset(source: BinaryIO, path: Path) -> "Dataset":
+    """All of a file; of compressed pixel data that is cut off, what there is."""
+    from pydicom import dcmread
+
+    _check_inflated_size(source, path)
+    source.seek(0)
+    dataset = dcmread(source, force=True)
+    if "PixelData" in dataset or "Rows" not in dataset:
+        return dataset
+    source.seek(0)
+    head = dcmread(source, force=True, stop_before_pixels=True)
+    rest = source.read()
+    if rest[:4] == b"\xe0\x7f\x10\0" and rest[4:6] in (b"OB", b"OW"):
+        head.add_new("PixelData", "OB", rest[12:])
+        head["PixelData"].is_undefined_length = True
+        return head
+    return dataset
+
+
+def _check_inflated_size(source: BinaryIO, path: Path) -> None:
+    """Refuse a deflated file that expands to more than is accepted, without expanding it."""
+    source.seek(0)
+    head = source.read(4096)
+    start = _PREAMBLE_BYTES + len(_PREFIX) if head[_PREAMBLE_BYTES:HEAD_BYTES] == _PREFIX else 0
+    if not head[start:].startswith(b"\2\0\0\0UL\4\0") or b"1.2.840.10008.1.2.1.99" not in head:
+        return
+    source.seek(start + 12 + int.from_bytes(head[start + 8 : start + 12], "little"))
+    inflating, size, content = zlib.decompressobj(-zlib.MAX_WBITS), 0, b""
+    while size <= _MAX_INFLATED_BYTES:
+        content = inflating.unconsumed_tail or source.read(1 << 20)
+        if not content or inflating.eof:
+            return
+        size += len(inflating.decompress(content, 1 << 22))
+    raise ImageFileError(
+        f"{path} is deflated and expands to more than {_MAX_INFLATED_BYTES} bytes. Export it "
+        "uncompressed, in parts."
     )
-    try:
-        numbers = [float(item) for item in values]
-    except (TypeError, ValueError):
-        return []
-    return numbers if all(math.isfinite(number) for number in numbers) else []
 
 
 @contextmanager
@@ -465,6 +381,5 @@ def _readable(path: Path) -> Iterator[None]:
     except Exception as err:  # noqa: BLE001
         raise ImageFileError(
             f"{path} is damaged or not whole: its image cannot be decoded ({type(err).__name__}). "
-            "Copy it again, export "
-            "it uncompressed, or install another decoder: pip install python-gdcm."
+            "Copy it again, or export it uncompressed."
         ) from None

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -117,6 +117,8 @@ class PixelSpacing:
         row_mm: from a row to the next, down the image, mm.
         column_mm: from a column to the next, across the image, mm.
         source: where the numbers come from, such as "PixelSpacing"; for people, not compared.
+        unit: "px" where only the shape of pixels is known: then both numbers are in widths of a
+            pixel, not in mm.
 
     Raises:
         BadArgumentError: if one is not a positive number.
@@ -125,6 +127,7 @@ class PixelSpacing:
     row_mm: float
     column_mm: float
     source: str = field(default="given", compare=False)
+    unit: Literal["mm", "px"] = "mm"
 
     def __post_init__(self) -> None:
         for value in (self.row_mm, self.column_mm):
@@ -243,7 +246,7 @@ def measure_lesion(
 
     Args:
         mask: (H, W), bool.
-        spacing: size of a pixel, mm; None gives sizes in pixels.
+        spacing: size of a pixel, mm; None gives sizes in pixels, of square ones.
 
     Returns:
         The sizes; None for an empty mask.
@@ -294,7 +297,7 @@ def measure_lesion(
         "bottom": top + height == rows,
     }
     return LesionMeasurements(
-        unit="px" if spacing is None else "mm",
+        unit="px" if spacing is None else spacing.unit,
         area=area_px * pixel_area,
         hole_area=_hole_pixels(region) * pixel_area,
         perimeter=outline_length(region, (scale_x, scale_y)),

@@ -207,8 +207,9 @@ def test_pixel_spacing_counts_where_there_are_no_regions(make_study: Make, cine:
         ({"Columns": 65535, "Rows": 65535}, "65535 x 65535"),
         ({"NumberOfFrames": "-1"}, "-1 frames"),
         ({"PhotometricInterpretation": "CMYK"}, "photometric interpretation"),
-        ({"Rows": 50}, "damaged or not whole"),  # fewer pixels than that
-        ({"BitsAllocated": 12}, "damaged or not whole"),
+        ({"Rows": 50}, "2 frames"),  # fewer pixels than that: the third is not whole
+        ({"Rows": 500}, "no complete frame"),
+        ({"BitsAllocated": 12}, "12 bits"),
     ],
 )
 def test_impossible_images_are_refused(

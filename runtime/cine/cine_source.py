@@ -7,6 +7,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -99,6 +100,10 @@ class CineSource(ABC):
             ImageFileError: if one cannot be read, or has another size than the first.
         """
 
+    def part(self, start: int, count: int | None) -> Iterator[CineFrame]:
+        """Frames from a first one on, `count` at most; errors as of all."""
+        return islice(self, start, None if count is None else start + count)
+
     def close(self) -> None:  # noqa: B027  # most have nothing open
         """Let files and devices go."""
 
@@ -154,10 +159,6 @@ class FileFrames(CineSource):
             return len(self.study.dataset.PixelData)
         return sum(frame.nbytes for frame in self._frames)
 
-    def seconds(self, index: int) -> float | None:
-        """When a frame was taken; None where the source does not say."""
-        return self._seconds[index] if self._seconds else None
-
     def read(self, index: int) -> GreyFrame:
         """A frame, (H, W), uint8.
 
@@ -176,8 +177,14 @@ class FileFrames(CineSource):
         return self._frames[index]
 
     def __iter__(self) -> Iterator[CineFrame]:
-        for index in range(len(self)):
-            yield CineFrame(index, self.seconds(index), self.read(index))
+        return self.part(0, None)
+
+    def part(self, start: int, count: int | None) -> Iterator[CineFrame]:
+        """As of any cine; those before the first are not decoded."""
+        stop = len(self) if count is None else min(len(self), start + count)
+        for index in range(start, stop):
+            seconds = self._seconds[index] if self._seconds else None
+            yield CineFrame(index, seconds, self.read(index))
 
 
 def open_frames(source: Path | bytes, name: str = "", *, max_video_frames: int = 0) -> FileFrames:

@@ -21,7 +21,8 @@ from samus_edge.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from samus_edge.jobs.track_cine import FrameReport, TrackReport
+    from samus_edge.jobs.record import FrameRecord
+    from samus_edge.jobs.track_cine import TrackReport
 
 __all__ = ["command"]
 
@@ -86,7 +87,7 @@ def command(
         source=video,
         box=lesion,
         from_frame=from_frame,
-        most_frames=frames,
+        max_frames=frames,
         bundle=bundle,
         backend=backend,
         precision=precision,
@@ -99,8 +100,8 @@ def command(
     try:
         with progress_bar("opening") as bar:
 
-            def show(frame: "FrameReport") -> None:
-                bar.update(f"frame {frame.frame}, {frame.state}", advance=1)
+            def show(frame: "FrameRecord") -> None:
+                bar.update(f"frame {frame.frame}, {frame.tracked.state}", advance=1)
 
             def start(count: int | None) -> None:
                 bar.update(total=count)
@@ -122,10 +123,10 @@ def _lines(source: str, report: "TrackReport", files: list[Path | None]) -> list
         lines.append(f"  {report.frames_dropped} frames dropped, because newer ones came")
     before = ""
     for frame in report.frames:
-        text = f"{frame.state}: {frame.reason}" if frame.reason else frame.state
-        if frame.state != before:
-            lines.append(f"  from frame {frame.frame}: {text}")
-        before = frame.state
+        state, reason = frame.tracked.state, frame.tracked.reason
+        if state != before:
+            lines.append(f"  from frame {frame.frame}: {state}" + (f": {reason}" if reason else ""))
+        before = state
     if report.was_interrupted:
         lines.append("  stopped by you")
     written = [str(path) for path in files if path is not None]

@@ -3,42 +3,48 @@
 import csv
 import io
 import os
-import platform
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from samus_edge import __version__
 from samus_edge.errors import BadArgumentError, OutputFileError
-from samus_edge.runtime.bundle.records import JsonValue
-from samus_edge.runtime.cine.cine_source import CineFrame, CineSource, open_cine
-from samus_edge.runtime.cine.lesion_tracker import Box, LesionTracker, State, TrackedFrame
-from samus_edge.runtime.cine.stream import Stream
-from samus_edge.runtime.images.output_files import check_output, write_files_atomically
-from samus_edge.runtime.images.overlay import OverlayItem, draw_overlay
-from samus_edge.runtime.measurement.lesion_measurements import (
-    LesionMeasurements,
-    PixelSpacing,
-    measure_lesion,
+from samus_edge.jobs.record import (
+    Clock,
+    FrameRecord,
+    computed_by,
+    frame_record,
+    legend_note,
 )
+from samus_edge.runtime.cine.cine_source import CineFrame, CineSource, open_cine
+from samus_edge.runtime.cine.lesion_tracker import Box, LesionTracker, TrackedFrame
+from samus_edge.runtime.cine.stream import Stream
+from samus_edge.runtime.images.output_files import (
+    check_output,
+    sha256_of_file,
+    write_files_atomically,
+)
+from samus_edge.runtime.images.overlay import OverlayItem, draw_overlay
+from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
+from samus_edge.runtime.notes import Note
 from samus_edge.runtime.segmenter import Segmenter
 
 __all__ = [
     "VIDEO_SUFFIXES",
     "CineTracking",
-    "FrameReport",
     "OverlayVideo",
     "TrackReport",
+    "follow_lesion",
     "track_cine",
 ]
 
@@ -155,23 +161,23 @@ class CineTracking:
     """What to follow, with what, and where results go.
 
     Attributes:
-        source: see `open_cine`.
+        source: See `open_cine`.
         box: XYXY around the lesion in the first frame that is used, pixels.
-        from_frame: index of that frame.
-        most_frames: to use; None for all.
-        bundle: folder of a bundle, or a zip file of one; None for the default bundle.
-        backend: see `select_backend`.
-        precision: see `Segmenter.load`.
+        from_frame: Index of that frame.
+        max_frames: Number of frames to use; None for all.
+        bundle: Folder of a bundle, or a zip file of one; None for the default bundle.
+        backend: See `select_backend`.
+        precision: See `Segmenter.load`.
         threads: CPU threads; None for all cores, at most 8.
-        spacing: size of a pixel; None takes it from a DICOM file, and else measures in pixels.
+        spacing: Size of a pixel; None takes it from a DICOM file, and else measures in pixels.
         video_file: MP4 or AVI with overlays; None for none.
-        csv_file: a line for each frame; None for none.
+        csv_file: A line for each frame; None for none.
     """
 
     source: str
     box: Box
     from_frame: int = 0
-    most_frames: int | None = None
+    max_frames: int | None = None
     bundle: Path | None = None
     backend: str = "auto"
     precision: str = "auto"
@@ -181,78 +187,42 @@ class CineTracking:
     csv_file: Path | None = None
 
 
-@dataclass(frozen=True)
-class FrameReport:
-    """A frame without its pixels.
-
-    Attributes:
-        frame: index in the source.
-        seconds: since the source's first frame; None where it does not say.
-        state: see `TrackedFrame`, as are reason, box, predicted_iou, similarity and contrast.
-        latency_ms: from the frame to its mask.
-        measurements: None where it is lost.
-    """
-
-    frame: int
-    seconds: float | None
-    state: State
-    reason: str
-    box: Box | None
-    predicted_iou: float | None
-    similarity: float
-    contrast: float | None
-    latency_ms: float
-    measurements: LesionMeasurements | None
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """As a JSON object."""
-        return {
-            "frame": self.frame,
-            "seconds": _rounded(self.seconds),
-            "state": self.state,
-            "reason": self.reason,
-            "box": None if self.box is None else list(self.box),
-            "predicted_iou": _rounded(self.predicted_iou),
-            "similarity": _rounded(self.similarity),
-            "contrast": _rounded(self.contrast),
-            "latency_ms": round(self.latency_ms, 2),
-            "measurements": None if self.measurements is None else self.measurements.to_json(),
-        }
-
-
 @dataclass
 class TrackReport:
     """What came of a cine.
 
     Attributes:
-        frames: in order.
-        facts: what makes the result traceable: source, bundle, backend, versions and so on.
-        frames_dropped: of a live source, because newer ones came.
-        was_interrupted: whether somebody has stopped it.
+        frames: In order.
+        facts: What makes the result traceable: source, image, bundle, backend, versions, timings.
+        notes: What a user should know about the cine.
+        frames_dropped: Number of frames of a live source that newer ones replaced.
+        was_interrupted: Whether somebody has stopped it.
     """
 
-    frames: list[FrameReport] = field(default_factory=list)
-    facts: dict[str, JsonValue] = field(default_factory=dict)
+    frames: list[FrameRecord] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
     frames_dropped: int = 0
     was_interrupted: bool = False
 
     @property
     def is_lost(self) -> bool:
         """Whether the lesion was lost at the end."""
-        return bool(self.frames) and self.frames[-1].state in ("lost", "stopped")
+        return bool(self.frames) and self.frames[-1].tracked.state in ("lost", "stopped")
 
     def counts(self) -> dict[str, int]:
         """Frames by state."""
-        counted = Counter(frame.state for frame in self.frames)
+        counted = Counter(frame.tracked.state for frame in self.frames)
         return {state: counted[state] for state in ("tracking", "uncertain", "lost", "stopped")}
 
-    def to_json(self) -> dict[str, JsonValue]:
-        """As a JSON document."""
+    def to_json(self) -> dict[str, Any]:
+        """As the document that `samus-edge track --json` prints."""
         latencies = [frame.latency_ms for frame in self.frames] or [0.0]
         p50, p90, p99 = (round(float(value), 2) for value in np.percentile(latencies, (50, 90, 99)))
         return {
             **self.facts,
-            "states": dict(self.counts()),
+            "notes": [note.to_json() for note in self.notes],
+            "states": self.counts(),
             "is_lost": self.is_lost,
             "was_interrupted": self.was_interrupted,
             "frames_dropped": self.frames_dropped,
@@ -262,27 +232,21 @@ class TrackReport:
 
     def to_csv(self) -> str:
         """A line for each frame; lengths in the unit of the line, areas in its square."""
-        names = ("area", "longest_diameter", "perpendicular_diameter", "width", "height")
+        sizes = ("area", "longest_diameter", "perpendicular_diameter", "width", "height")
+        plain = ("frame", "seconds", "state", "reason", "predicted_iou", "similarity", "contrast")
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        plain = ("frame", "seconds", "state", "reason", "predicted_iou", "similarity", "contrast")
-        writer.writerow([*plain, "latency_ms", "x1", "y1", "x2", "y2", "unit", *names])
+        writer.writerow([*plain, "latency_ms", "x1", "y1", "x2", "y2", "unit", *sizes])
         for frame in self.frames:
             document = frame.to_json()
-            found = frame.measurements
-            sizes: list[object] = [""] * (1 + len(names))
-            if found is not None:
-                values = (
-                    *(found.area, found.longest.length, found.perpendicular.length),
-                    *(found.width, found.height),
-                )
-                sizes = [found.unit, *(round(value, 3) for value in values)]
+            measured = document["measurements"] or {}
+            values = [measured.get(name) for name in ("unit", *sizes)]
             writer.writerow(
                 [
-                    *("" if document[name] is None else document[name] for name in plain),
+                    *(document[name] for name in plain),
                     document["latency_ms"],
-                    *(frame.box or [""] * 4),
-                    *sizes,
+                    *(document["box"] or [None] * 4),
+                    *(value["length"] if isinstance(value, dict) else value for value in values),
                 ]
             )
         return text.getvalue()
@@ -292,16 +256,16 @@ def track_cine(
     job: CineTracking,
     *,
     on_start: Callable[[int | None], None] = lambda count: None,
-    on_frame: Callable[[FrameReport], None] = lambda frame: None,
+    on_frame: Callable[[FrameRecord], None] = lambda frame: None,
     report: TrackReport | None = None,
 ) -> TrackReport:
     """Follow a lesion; all that can be checked early is, and a stop in between keeps what there is.
 
     Args:
-        job: what to do.
-        on_start: called once with the number of frames, or None where it is not known.
-        on_frame: called after each frame.
-        report: filled as frames come, for what is left of a job that fails; None for a new one.
+        job: What to do.
+        on_start: Called once with the number of frames, or None where it is not known.
+        on_frame: Called after each frame.
+        report: Filled as frames come, for what is left of a job that fails; None for a new one.
 
     Raises:
         BadArgumentError: if an argument is wrong, by itself or for this cine.
@@ -316,15 +280,10 @@ def track_cine(
         if path is not None:
             check_output(path, kind, suffixes, Path(job.source))
     report = TrackReport() if report is None else report
+    clock = Clock()
     with ExitStack() as closing:
         source = open_cine(job.source)
         closing.callback(source.close)
-        segmenter = closing.enter_context(
-            Segmenter.load(
-                job.bundle, backend=job.backend, precision=job.precision, threads=job.threads
-            )
-        )
-        report.facts = _facts(job, source, segmenter)
         count = source.frame_count
         if count is not None:
             if job.from_frame >= count:
@@ -332,61 +291,114 @@ def track_cine(
                     f"{source.name} has {count} frames, from 0 to {count - 1}; there is no frame "
                     f"{job.from_frame}."
                 )
-            count = min(count - job.from_frame, job.most_frames or count)
+            count = min(count - job.from_frame, job.max_frames or count)
+        clock.lap("read")
+        segmenter = closing.enter_context(
+            Segmenter.load(
+                job.bundle, backend=job.backend, precision=job.precision, threads=job.threads
+            )
+        )
+        clock.lap("load")
+        report.facts = _facts(job, source, segmenter)
         on_start(count)
         video: OverlayVideo | None = None
         if job.video_file is not None:
             rate = source.frames_per_second or _DEFAULT_RATE
             video = closing.enter_context(OverlayVideo(job.video_file, rate))
-        frames = (
-            _live(job, source, segmenter, report)
-            if source.is_live
-            else _each(job, source, segmenter)
-        )
+        follow = _follow_live if source.is_live else _follow_file
         try:
-            for frame, tracked, latency in frames:
-                done = _frame_report(job, source, frame, tracked, latency)
-                report.frames.append(done)
+            for frame, tracked, record in follow(job, source, segmenter, report):
+                height, width = frame.image.shape
+                report.facts["image"] |= {"width": width, "height": height}
+                report.frames.append(record)
                 if video is not None:
-                    video.write(_picture(frame, tracked, done))
-                on_frame(done)
+                    video.write(_picture(frame, tracked, record, legend_note(segmenter)))
+                on_frame(record)
+            if not report.frames:  # of a source that does not say how many it has
+                raise BadArgumentError(f"{source.name} ends before frame {job.from_frame}.")
         except KeyboardInterrupt:
             report.was_interrupted = True
         finally:
-            _write(job, report)
+            clock.lap("track")
+            if job.csv_file is not None and report.frames:
+                write_files_atomically({job.csv_file: report.to_csv().encode()})
+            clock.lap("write")
+            report.facts["timings_ms"] = clock.timings_ms()
     return report
 
 
-def _each(
-    job: CineTracking, source: CineSource, segmenter: Segmenter
-) -> Iterator[tuple[CineFrame, TrackedFrame, float]]:
-    """Every frame of a file."""
+def _facts(job: CineTracking, source: CineSource, segmenter: Segmenter) -> dict[str, Any]:
+    path = Path(job.source)
+    return {
+        "source": source.name,
+        "frame_count": source.frame_count,
+        "frames_per_second": source.frames_per_second,
+        "from_frame": job.from_frame,
+        "box": list(job.box),
+        "image": {
+            "path": source.name,
+            "sha256": sha256_of_file(path) if path.is_file() else None,
+            "width": None,
+            "height": None,
+            "frame": job.from_frame,
+        },
+        **computed_by(segmenter),
+        "video_file": None if job.video_file is None else str(job.video_file),
+        "csv_file": None if job.csv_file is None else str(job.csv_file),
+    }
+
+
+Followed = tuple[CineFrame, TrackedFrame, FrameRecord]
+
+
+def follow_lesion(
+    segmenter: Segmenter,
+    frames: Iterable[CineFrame],
+    box: Box,
+    source: CineSource,
+    spacing: PixelSpacing | None,
+) -> Iterator[Followed]:
+    """Follow a lesion through frames, each of which is used.
+
+    Args:
+        segmenter: What computes.
+        frames: At least one; the box is in the first.
+        box: XYXY around the lesion, pixels.
+        source: Where the frames are from.
+        spacing: Size of a pixel; None takes what the source says.
+
+    Raises:
+        BadArgumentError: if the box does not fit the frame.
+        BackendError: if the backend fails.
+        ImageFileError: if a frame cannot be read.
+    """
     tracker = LesionTracker(segmenter)
-    done = 0
-    for frame in source:
-        if frame.index < job.from_frame:
-            continue
+    for done, frame in enumerate(frames):
         begun = time.perf_counter()
-        tracked = tracker.start(frame.image, job.box) if done == 0 else tracker.update(frame.image)
-        yield frame, tracked, 1000 * (time.perf_counter() - begun)
-        done += 1
-        if done == job.most_frames:
-            return
+        tracked = tracker.update(frame.image) if done else tracker.start(frame.image, box)
+        latency_ms = 1000 * (time.perf_counter() - begun)
+        record = frame_record(frame.index, frame.seconds, tracked, latency_ms, source, spacing)
+        yield frame, tracked, record
 
 
-def _live(
+def _follow_file(
     job: CineTracking, source: CineSource, segmenter: Segmenter, report: TrackReport
-) -> Iterator[tuple[CineFrame, TrackedFrame, float]]:
-    """The newest frames of a camera."""
+) -> Iterator[Followed]:
+    frames = source.part(job.from_frame, job.max_frames)
+    return follow_lesion(segmenter, frames, job.box, source, job.spacing)
+
+
+def _follow_live(
+    job: CineTracking, source: CineSource, segmenter: Segmenter, report: TrackReport
+) -> Iterator[Followed]:
+    """Follow a lesion through the newest frames of a camera."""
     with Stream(segmenter) as stream:
         stream.mark(job.box)
         times: dict[int, float] = {}
         begun = time.perf_counter()
 
         def feed() -> None:
-            for frame in source:
-                if frame.index < job.from_frame:
-                    continue
+            for frame in source.part(job.from_frame, None):
                 try:
                     number = stream.submit(frame.image)
                 except RuntimeError:  # closed
@@ -400,80 +412,31 @@ def _live(
             for done, result in enumerate(stream, 1):
                 assert result.tracked is not None
                 frame = CineFrame(result.number, times.pop(result.number, None), result.frame)
-                yield frame, result.tracked, result.latency_ms
-                if done == job.most_frames:
+                record = frame_record(
+                    frame.index,
+                    frame.seconds,
+                    result.tracked,
+                    result.latency_ms,
+                    source,
+                    job.spacing,
+                )
+                yield frame, result.tracked, record
+                if done == job.max_frames:
                     return
         finally:
             report.frames_dropped = stream.statistics().dropped
 
 
-def _frame_report(
-    job: CineTracking, source: CineSource, frame: CineFrame, tracked: TrackedFrame, latency: float
-) -> FrameReport:
-    measured: LesionMeasurements | None = None
-    if tracked.mask is not None and tracked.box is not None:
-        spacing = job.spacing or source.spacing_in(tracked.box)
-        measured = measure_lesion(tracked.mask, spacing)
-    return FrameReport(
-        frame.index,
-        frame.seconds,
-        tracked.state,
-        tracked.reason,
-        tracked.box,
-        tracked.predicted_iou,
-        tracked.similarity,
-        tracked.contrast,
-        latency,
-        measured,
-    )
-
-
 def _picture(
-    frame: CineFrame, tracked: TrackedFrame, done: FrameReport
-) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+    frame: CineFrame, tracked: TrackedFrame, record: FrameRecord, note: str
+) -> npt.NDArray[np.uint8]:
     items = []
-    if tracked.mask is not None:
-        items = [OverlayItem(tracked.mask, tracked.state, measurements=done.measurements)]
+    if tracked.mask is not None and record.mask is not None:
+        measured = record.mask.measurements
+        items = [OverlayItem(tracked.mask, tracked.state, measurements=measured)]
     time_text = "" if frame.seconds is None else f", {frame.seconds:.2f} s"
     reason = f": {tracked.reason}" if tracked.reason else ""
     notes = [f"frame {frame.index}{time_text}, {tracked.state}{reason}"]
     # As many lines where there is no mask, so that all pictures are of one size.
     notes += [""] * (2 - 2 * len(items))
-    notes.append(f"samus-edge {__version__}. Not a medical device.")
-    return draw_overlay(frame.image, items, notes)
-
-
-def _write(job: CineTracking, report: TrackReport) -> None:
-    contents: dict[Path, bytes] = {}
-    if job.csv_file is not None:
-        contents[job.csv_file] = report.to_csv().encode()
-    if contents:
-        write_files_atomically(contents)
-
-
-def _facts(job: CineTracking, source: CineSource, segmenter: Segmenter) -> dict[str, JsonValue]:
-    backend = segmenter.backend
-    return {
-        "source": source.name,
-        "frame_count": source.frame_count,
-        "frames_per_second": source.frames_per_second,
-        "from_frame": job.from_frame,
-        "box": list(job.box),
-        "backend": backend.name,
-        "device": backend.device,
-        "threads": backend.threads,
-        "precision": segmenter.precision,
-        "bundle": {
-            "name": segmenter.bundle.manifest.name,
-            "graphs": dict(segmenter.graph_hashes),
-        },
-        "versions": {
-            "samus_edge": __version__,
-            "python": platform.python_version(),
-            backend.name: backend.version,
-        },
-    }
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+    return draw_overlay(frame.image, items, [*notes, note])

@@ -335,8 +335,8 @@ async def _add_image(
     request: Request,
     example: Annotated[str | None, Query(max_length=100)] = None,
 ) -> ImageInfo:
-    """Keep an image: the body is a PNG, JPEG, BMP, TIFF, DICOM, MP4 or AVI file, or `example`
-    names one."""
+    """Keep an image: the body is a PNG, JPEG, BMP, TIFF, WebP, DICOM, MP4 or AVI file, or
+    `example` names one."""
     state.ready()
     box: list[float] | None = None
     if example is not None:

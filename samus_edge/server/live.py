@@ -9,10 +9,11 @@ from typing import Any
 from fastapi import WebSocket, WebSocketDisconnect
 
 from samus_edge.errors import BadArgumentError, SamusEdgeError
+from samus_edge.jobs.record import frame_record
 from samus_edge.runtime.cine.lesion_tracker import Box
 from samus_edge.runtime.cine.stream import Stream, StreamResult
 from samus_edge.runtime.images.image_io import decode_image
-from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing, measure_lesion
+from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
 from samus_edge.runtime.segmenter import Segmenter
 from samus_edge.server.observability import ServerMetrics
 from samus_edge.server.problem import BUG
@@ -133,18 +134,9 @@ def _next(stream: Stream) -> StreamResult | bool | None:
 
 def _document(result: StreamResult, spacing: PixelSpacing | None) -> dict[str, Any]:
     tracked = result.tracked
-    document: dict[str, Any] = {
-        "number": result.number,
-        "latency_ms": round(result.latency_ms, 2),
-        "state": None if tracked is None else tracked.state,
-    }
-    if tracked is not None:
-        measured = None if tracked.mask is None else measure_lesion(tracked.mask, spacing)
-        document |= {
-            "reason": tracked.reason,
-            "box": tracked.box,
-            "predicted_iou": tracked.predicted_iou,
-            "contours": [] if tracked.mask is None else contours_of(tracked.mask),
-            "measurements": None if measured is None else measured.to_json(),
-        }
-    return document
+    document = {"number": result.number, "latency_ms": round(result.latency_ms, 2), "state": None}
+    if tracked is None:
+        return document
+    record = frame_record(result.number, None, tracked, result.latency_ms, None, spacing)
+    contours = [] if tracked.mask is None else contours_of(tracked.mask)
+    return {**document, **record.to_json(), "contours": contours}

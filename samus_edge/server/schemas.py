@@ -71,24 +71,37 @@ class ImageInfo(BaseModel):
 
 
 class MaskResult(BaseModel):
-    """A mask."""
+    """A mask, as `samus-edge infer --json` gives it, and its contours."""
 
     contours: list[list[list[float]]]
     """Polygons, x and y in pixels of the frame; holes are polygons as well (even-odd rule)."""
-    box: list[float] | None
     area_px: int
+    box: list[float] | None
     predicted_iou: float
+    prompt: dict[str, Any]
+    """The prompt as it was used, cut to the image."""
+    spacing: dict[str, Any] | None
+    """The size of a pixel and where it is from; null where sizes are in pixels."""
     measurements: dict[str, Any] | None
 
 
 class Masks(BaseModel):
-    """The answer to a prompt."""
+    """The answer to a prompt; what computed it is named as by `samus-edge infer --json`."""
 
     frame: int
     mask: MaskResult
+    notes: list[dict[str, Any]]
+    """What a user should know, each with a stable code."""
     timings_ms: dict[str, float]
+    backend: str
+    device: str
+    threads: int
+    precision: str
+    graphs: dict[str, str]
+    bundle: dict[str, Any]
+    versions: dict[str, str]
     trace: dict[str, Any]
-    """What makes the result traceable: bundle, graph hashes, backend, versions."""
+    """The same with the bundle's name alone, and the request."""
 
 
 class Example(BaseModel):

@@ -1,23 +1,26 @@
 """The work behind the routes; synchronous, called in threads."""
 
-import platform
 import time
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from samus_edge import __version__
-from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER
-from samus_edge.runtime.cine.lesion_tracker import Box, LesionTracker, TrackedFrame
-from samus_edge.runtime.images.overlay import OverlayItem, draw_overlay
-from samus_edge.runtime.measurement.lesion_measurements import (
-    PixelSpacing,
-    box_around,
-    measure_lesion,
+from samus_edge.jobs.record import (
+    Box,
+    MaskRecord,
+    computed_by,
+    legend_note,
+    mask_records,
+    prompts_for,
 )
+from samus_edge.jobs.segment_file import dicom_files
+from samus_edge.jobs.track_cine import Followed, follow_lesion
+from samus_edge.runtime.images.overlay import OverlayItem, draw_overlay
+from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
 from samus_edge.runtime.segmenter import Segmenter, predict_with_clicks
 from samus_edge.server.problem import Problem
 from samus_edge.server.schemas import MaskRequest, MaskResult, Masks, TrackRequest
@@ -26,31 +29,22 @@ from samus_edge.server.session import Session
 __all__ = ["SegmentationService", "contours_of", "png_of"]
 
 _CONTOUR_TOLERANCE_PX = 0.4
+Mask = npt.NDArray[np.bool_]
 
 
 class SegmentationService:
     """Masks for sessions.
 
     Args:
-        segmenter: shared by all; stays open.
-        max_frames: of a cine, tracked in one request.
+        segmenter: Shared by all; stays open.
+        max_frames: Largest number of frames that one request tracks.
     """
 
     def __init__(self, segmenter: Segmenter, max_frames: int) -> None:
         self._segmenter, self._max_frames = segmenter, max_frames
-        backend, manifest = segmenter.backend, segmenter.bundle.manifest
-        self.trace: dict[str, Any] = {
-            "bundle": manifest.name,
-            "graphs": dict(segmenter.graph_hashes),
-            "precision": segmenter.precision,
-            "backend": backend.name,
-            "device": backend.device,
-            "versions": {
-                "samus_edge": __version__,
-                "python": platform.python_version(),
-                backend.name: backend.version,
-            },
-        }
+        self._computed_by = computed_by(segmenter)
+        del self._computed_by["bundle"]["path"]  # clients have no business with it
+        self.trace = {**self._computed_by, "bundle": segmenter.bundle.manifest.name}
 
     @property
     def segmenter(self) -> Segmenter:
@@ -61,17 +55,16 @@ class SegmentationService:
         """Answer a prompt.
 
         Raises:
-            Problem: if there is no such frame, or no prompt.
-            ValueError: if the prompt does not fit the frame.
+            Problem: if there is no such frame.
+            BadArgumentError: if there is no prompt, or it does not fit the frame.
         """
-        mask, iou, timings = self._predict(session, request)
-        begun = time.perf_counter()
-        result = _mask_result(session, mask, iou, request.pixel_mm)
-        timings["measure"] = 1000 * (time.perf_counter() - begun)
+        mask, record, timings_ms = self._predict(session, request)
         return Masks(
             frame=request.frame,
-            mask=result,
-            timings_ms={name: round(value, 3) for name, value in timings.items()},
+            mask=MaskResult(contours=contours_of(mask), **record.to_json()),
+            notes=[],
+            timings_ms={name: round(value, 3) for name, value in timings_ms.items()},
+            **self._computed_by,
             trace={**self.trace, "prompt": request.model_dump(mode="json")},
         )
 
@@ -82,20 +75,24 @@ class SegmentationService:
 
     def overlay_png(self, session: Session, request: MaskRequest) -> bytes:
         """The picture for people as a PNG file."""
-        mask, iou, _ = self._predict(session, request)
-        measured = measure_lesion(mask, _spacing(session, mask, request.pixel_mm))
-        points = [(point.x, point.y, int(point.label)) for point in request.points]
-        item = OverlayItem(mask, f"predicted IoU {iou:.2f}", _box(request.box), points, measured)
-        name = self._segmenter.bundle.manifest.name
-        notes = [f"samus-edge {__version__}, {name}. Not a medical device."]
-        picture = draw_overlay(session.frame(request.frame), [item], notes)
+        mask, record, _ = self._predict(session, request)
+        item = OverlayItem(
+            mask,
+            f"predicted IoU {record.predicted_iou:.2f}",
+            record.prompt.box,
+            record.prompt.points,
+            record.measurements,
+        )
+        frame = session.frame(request.frame)
+        picture = draw_overlay(frame, [item], [legend_note(self._segmenter)])
         return png_of(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
     def dicom_seg(self, session: Session, request: MaskRequest) -> bytes:
         """The mask as a DICOM segmentation.
 
         Raises:
-            Problem: if the image is not DICOM, or the mask is empty.
+            Problem: if the image is not DICOM.
+            BadArgumentError: if the mask is empty.
             MissingExtraError: without highdicom.
         """
         study = session.image.study
@@ -104,69 +101,50 @@ class SegmentationService:
                 422,
                 "a DICOM segmentation refers to a DICOM image, and this is none. Ask for a PNG.",
             )
-        mask, _, _ = self._predict(session, request)
-        if not mask.any():
-            raise Problem(422, "the mask is empty: there is nothing to write.")
-        from samus_edge.runtime.dicom.dicom_results import (
-            ModelIdentity,
-            dicom_bytes,
-            segmentation_of,
-        )
-
-        segmenter = self._segmenter
-        model = ModelIdentity(
-            segmenter.bundle.manifest.name,
-            segmenter.graph_hashes[IMAGE_ENCODER],
-            segmenter.precision,
-        )
-        return dicom_bytes(segmentation_of(study, request.frame, mask[None], model))
+        mask, record, _ = self._predict(session, request)
+        return dicom_files(self._segmenter, study, request.frame, mask[None], [record])[0]
 
     def track(self, session: Session, request: TrackRequest) -> Iterator[dict[str, Any]]:
         """Follow a lesion, a document for each frame.
 
         Raises:
-            Problem, ValueError: as `masks`, before the first.
+            Problem, BadArgumentError: as `masks`, before the first.
         """
-        tracker = LesionTracker(self._segmenter)
-        box = _box(request.box)
-        assert box is not None
-        count = len(session.image) - request.frame
-        most = min(count, self._max_frames, request.max_frames or count)
-        first = tracker.start(session.frame(request.frame), box)
-
-        def documents() -> Iterator[dict[str, Any]]:
-            yield _tracked(session, request.frame, first, request.pixel_mm)
-            for index in range(request.frame + 1, request.frame + most):
-                begun = time.perf_counter()
-                found = tracker.update(session.frame(index))
-                document = _tracked(session, index, found, request.pixel_mm)
-                document["latency_ms"] = round(1000 * (time.perf_counter() - begun), 2)
-                yield document
-
-        return documents()
+        session.frame(request.frame)
+        followed = follow_lesion(
+            self._segmenter,
+            session.image.part(request.frame, min(self._max_frames, request.max_frames or 1 << 30)),
+            _box(request.box),
+            session.image,
+            _spacing(request),
+        )
+        return map(_document, chain([next(followed)], followed))
 
     def _predict(
         self, session: Session, request: MaskRequest
-    ) -> tuple[npt.NDArray[np.bool_], float, dict[str, float]]:
-        if request.box is None and not request.points:
-            raise Problem(422, "there is no prompt. Give a box, points, or both.")
+    ) -> tuple[Mask, MaskRecord, dict[str, float]]:
+        """The mask of a prompt, its record, and milliseconds of each step."""
+        boxes = [] if request.box is None else [_box(request.box)]
+        points = [(point.x, point.y, int(point.label)) for point in request.points]
+        prompts = prompts_for(boxes, points, session.image.original_hw)
         begun = time.perf_counter()
         embedding, was_there = session.embedding(self._segmenter, request.frame)
         encoded = time.perf_counter()
-        points = [[point.x, point.y] for point in request.points]
-        labels = [int(point.label) for point in request.points]
         prediction = predict_with_clicks(
             self._segmenter,
             embedding,
             box=request.box,
-            point_coords=points,
-            point_labels=labels,
+            point_coords=[point[:2] for point in points],
+            point_labels=[point[2] for point in points],
         )
-        timings = {
+        decoded = time.perf_counter()
+        (record,) = mask_records(prediction, prompts, boxes, session.image, _spacing(request))
+        timings_ms = {
             "encode": 0.0 if was_there else 1000 * (encoded - begun),
-            "decode": 1000 * (time.perf_counter() - encoded),
+            "decode": 1000 * (decoded - encoded),
+            "measure": 1000 * (time.perf_counter() - decoded),
         }
-        return prediction.masks[0, 0], float(prediction.iou_predictions[0, 0]), timings
+        return prediction.masks[0, 0], record, timings_ms
 
 
 def contours_of(mask: npt.NDArray[np.bool_]) -> list[list[list[float]]]:
@@ -186,43 +164,18 @@ def png_of(image: npt.NDArray[Any]) -> bytes:
     return bytes(content)
 
 
-def _tracked(
-    session: Session, index: int, found: TrackedFrame, pixel_mm: float | None
-) -> dict[str, Any]:
-    result = None
-    if found.mask is not None and found.predicted_iou is not None:
-        result = _mask_result(session, found.mask, found.predicted_iou, pixel_mm).model_dump()
-    return {
-        "frame": index,
-        "state": found.state,
-        "reason": found.reason,
-        "similarity": round(found.similarity, 4),
-        "mask": result,
-    }
+def _document(followed: Followed) -> dict[str, Any]:
+    """A frame as in `track --json`, and its mask with contours."""
+    _, tracked, record = followed
+    mask: dict[str, Any] | None = None
+    if tracked.mask is not None and record.mask is not None:
+        mask = {"contours": contours_of(tracked.mask), **record.mask.to_json()}
+    return {**record.to_json(), "mask": mask}
 
 
-def _mask_result(
-    session: Session, mask: npt.NDArray[np.bool_], iou: float, pixel_mm: float | None
-) -> MaskResult:
-    measured = measure_lesion(mask, _spacing(session, mask, pixel_mm))
-    box = box_around(mask)
-    return MaskResult(
-        contours=contours_of(mask),
-        box=None if box is None else list(box),
-        area_px=int(np.count_nonzero(mask)),
-        predicted_iou=round(iou, 4),
-        measurements=None if measured is None else dict(measured.to_json()),
-    )
+def _spacing(request: MaskRequest | TrackRequest) -> PixelSpacing | None:
+    return None if request.pixel_mm is None else PixelSpacing.square(request.pixel_mm)
 
 
-def _spacing(
-    session: Session, mask: npt.NDArray[np.bool_], pixel_mm: float | None
-) -> PixelSpacing | None:
-    if pixel_mm is not None:
-        return PixelSpacing.square(pixel_mm)
-    box = box_around(mask)
-    return None if box is None else session.image.spacing_in(box)
-
-
-def _box(values: list[float] | None) -> Box | None:
-    return None if values is None else (values[0], values[1], values[2], values[3])
+def _box(values: list[float]) -> Box:
+    return values[0], values[1], values[2], values[3]

@@ -52,8 +52,9 @@ def test_a_mask_is_reported_with_area_and_box(job: FileSegmentation) -> None:
 def test_the_document_traces_the_result(job: FileSegmentation, disc_bundle: Path) -> None:
     document = json.loads(json.dumps(segment_file(job).to_json(), allow_nan=False))
     assert set(document) == {
-        *("image", "masks", "timings_ms", "backend", "device", "threads", "precision"),
-        *("bundle", "versions", "mask_file", "overlay_file", "dicom_seg_file", "dicom_sr_file"),
+        *("image", "masks", "notes", "timings_ms", "backend", "device", "threads", "precision"),
+        *("graphs", "bundle", "versions"),
+        *("mask_file", "overlay_file", "dicom_seg_file", "dicom_sr_file"),
     }
     sha256 = hashlib.sha256(job.image.read_bytes()).hexdigest()
     assert document["image"] == {
@@ -63,7 +64,7 @@ def test_the_document_traces_the_result(job: FileSegmentation, disc_bundle: Path
         "height": 480,
         "frame": None,
     }
-    mask_fields = {"area_px", "box", "predicted_iou", "prompt", "measurements"}
+    mask_fields = {"area_px", "box", "predicted_iou", "prompt", "spacing", "measurements"}
     assert set(document["masks"][0]) == mask_fields
     timings = document["timings_ms"]
     assert set(timings) == {"load", "read", "encode", "decode", "write", "total"}
@@ -142,7 +143,7 @@ def test_one_mask_is_written_in_black_and_white(job: FileSegmentation) -> None:
     assert mask.shape == (480, 640)
     assert set(np.unique(mask)) == {0, 255}
     assert np.count_nonzero(mask) == report.masks[0].area_px
-    assert report.mask_file == mask_file
+    assert report.job.mask_file == mask_file
 
 
 def test_several_masks_are_written_as_labels(job: FileSegmentation) -> None:

@@ -148,7 +148,7 @@ def test_a_study_is_followed_and_segmented(client: Client, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("path", "request_", "status", "message"),
     [
-        ("masks", {}, 422, "there is no prompt"),
+        ("masks", {}, 422, "no prompt was given"),
         ("masks", {"box": [1, 2, 3]}, 422, "box"),
         ("masks", {"box": [900, 900, 950, 950]}, 422, "outside the image"),
         ("masks", {"box": [50, 50, 10, 10]}, 422, "x1"),
@@ -296,7 +296,7 @@ def test_a_bug_in_the_middle_of_a_cine_ends_it(
     def fail(*arguments: object) -> None:
         raise ValueError("secret")
 
-    monkeypatch.setattr("samus_edge.server.segmentation_service._tracked", fail)
+    monkeypatch.setattr("samus_edge.server.segmentation_service._document", fail)
     response = client.post(f"/v1/images/{example['id']}/track", json={"box": [1, 1, 50, 50]})
     assert "this is a bug" in json.loads(response.text)["error"]
     assert "secret" not in response.text

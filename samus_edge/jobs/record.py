@@ -1,0 +1,316 @@
+"""The record of a result: what `infer --json`, `track --json` and the service say alike."""
+
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from samus_edge import __version__
+from samus_edge.runtime.cine.cine_source import CineSource
+from samus_edge.runtime.cine.lesion_tracker import TrackedFrame
+from samus_edge.runtime.measurement.lesion_measurements import (
+    LesionMeasurements,
+    PixelSpacing,
+    box_around,
+    measure_lesion,
+)
+from samus_edge.runtime.prediction import Prediction
+from samus_edge.runtime.prompts import PADDING_LABEL, Prompts, assign_points_to_boxes, check_prompts
+from samus_edge.runtime.segmenter import Segmenter
+
+__all__ = [
+    "Box",
+    "Clock",
+    "FrameRecord",
+    "MaskRecord",
+    "Point",
+    "PromptRecord",
+    "computed_by",
+    "frame_record",
+    "legend_note",
+    "mask_records",
+    "prompts_for",
+]
+
+Box: TypeAlias = tuple[float, float, float, float]
+Point: TypeAlias = tuple[float, float, int]
+
+
+class Clock:
+    """Wall time of steps that follow one another, milliseconds."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter()
+        self._laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """End a step."""
+        now = time.perf_counter()
+        self._laps[name] = 1000 * (now - self._last)
+        self._last = now
+
+    def timings_ms(self) -> dict[str, float]:
+        """Each step by its name, and "total"."""
+        timings = {**self._laps, "total": 1000 * (time.perf_counter() - self._start)}
+        return {name: round(value, 3) for name, value in timings.items()}
+
+
+@dataclass(frozen=True)
+class PromptRecord:
+    """One prompt as it was used.
+
+    Attributes:
+        box: XYXY, pixels of the image, clipped to it; None without a box.
+        points: (x, y, label), pixels of the image; label 1 foreground, 0 background.
+        was_clipped: Whether a part of the box outside the image was cut off.
+    """
+
+    box: Box | None = None
+    points: tuple[Point, ...] = ()
+    was_clipped: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {
+            "box": None if self.box is None else list(self.box),
+            "points": [list(point) for point in self.points],
+            "was_clipped": self.was_clipped,
+        }
+
+
+@dataclass(frozen=True)
+class MaskRecord:
+    """One mask without its pixels.
+
+    Attributes:
+        area_px: Number of pixels inside.
+        box: The smallest box around it, XYXY, pixel centres, both ends inside; None if empty.
+        predicted_iou: The model's estimate of the mask's IoU; not clipped, may leave [0, 1].
+        spacing: The size of a pixel that it is measured by; None for sizes in pixels.
+        measurements: Sizes of its largest component; None if empty.
+        prompt: What it was prompted by; empty for a mask that the tracker prompted.
+    """
+
+    area_px: int
+    box: tuple[int, int, int, int] | None
+    predicted_iou: float
+    spacing: PixelSpacing | None
+    measurements: LesionMeasurements | None
+    prompt: PromptRecord = PromptRecord()
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {
+            "area_px": self.area_px,
+            "box": None if self.box is None else list(self.box),
+            "predicted_iou": self.predicted_iou,
+            "prompt": self.prompt.to_json(),
+            "spacing": None if self.spacing is None else asdict(self.spacing),
+            "measurements": None if self.measurements is None else self.measurements.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class FrameRecord:
+    """One frame of a cine without its pixels.
+
+    Attributes:
+        frame: Index in the source.
+        seconds: Time since the source's first frame; None where it does not say.
+        latency_ms: Time from the frame to its mask.
+        tracked: What the tracker says of it, without the mask.
+        mask: The mask; None where the lesion is lost.
+    """
+
+    frame: int
+    seconds: float | None
+    latency_ms: float
+    tracked: TrackedFrame
+    mask: MaskRecord | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        tracked, mask = self.tracked, None if self.mask is None else self.mask.to_json()
+        return {
+            "frame": self.frame,
+            "seconds": _rounded(self.seconds),
+            "state": tracked.state,
+            "reason": tracked.reason,
+            "box": None if tracked.box is None else list(tracked.box),
+            "predicted_iou": _rounded(tracked.predicted_iou),
+            "similarity": _rounded(tracked.similarity),
+            "contrast": _rounded(tracked.contrast),
+            "latency_ms": round(self.latency_ms, 2),
+            **{
+                name: None if mask is None else mask[name]
+                for name in ("area_px", "spacing", "measurements")
+            },
+        }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def mask_record(
+    mask: npt.NDArray[np.bool_],
+    predicted_iou: float,
+    source: CineSource | None,
+    spacing: PixelSpacing | None = None,
+    prompt: PromptRecord = PromptRecord(),
+) -> MaskRecord:
+    """Measure a mask.
+
+    Args:
+        mask: (H, W), bool.
+        predicted_iou: The model's estimate of its IoU.
+        source: Where the frame is from; None for a source that knows nothing of sizes.
+        spacing: The size of a pixel; None takes what the source says.
+        prompt: What it was prompted by.
+    """
+    box = box_around(mask)
+    if spacing is None and source is not None and box is not None:
+        spacing = source.spacing_in(box)
+    return MaskRecord(
+        area_px=int(np.count_nonzero(mask)),
+        box=box,
+        predicted_iou=round(float(predicted_iou), 6),
+        spacing=spacing,
+        measurements=measure_lesion(mask, spacing),
+        prompt=prompt,
+    )
+
+
+def mask_records(
+    prediction: Prediction,
+    prompts: Prompts,
+    boxes: Sequence[Box],
+    source: CineSource,
+    spacing: PixelSpacing | None,
+) -> tuple[MaskRecord, ...]:
+    """The record of each prompt's mask.
+
+    Args:
+        prediction: One mask for each prompt.
+        prompts: As `prompts_for` gives them.
+        boxes: As they were given, before they were clipped.
+        source: Where the frame is from.
+        spacing: See `mask_record`.
+    """
+    return tuple(
+        mask_record(
+            prediction.masks[index, 0],
+            prediction.iou_predictions[index, 0],
+            source,
+            spacing,
+            _prompt_record(prompts, index, boxes[index] if boxes else None),
+        )
+        for index in range(len(prompts))
+    )
+
+
+def _prompt_record(prompts: Prompts, index: int, given: Box | None) -> PromptRecord:
+    points = tuple(
+        (_as_given(x), _as_given(y), int(label))
+        for (x, y), label in zip(
+            prompts.point_coords[index], prompts.point_labels[index], strict=True
+        )
+        if label != PADDING_LABEL
+    )
+    if prompts.boxes is None or given is None:
+        return PromptRecord(points=points)
+    x1, y1, x2, y2 = (_as_given(value) for value in prompts.boxes[index])
+    height, width = prompts.original_hw
+    was_clipped = min(given) < -0.5 or given[2] > width - 0.5 or given[3] > height - 0.5
+    return PromptRecord((x1, y1, x2, y2), points, was_clipped)
+
+
+def _as_given(coordinate: np.float32) -> float:
+    """As the user wrote it, without the digits that float32 adds: 70.4, not 70.4000015."""
+    return round(float(coordinate), 3)
+
+
+def frame_record(
+    index: int,
+    seconds: float | None,
+    tracked: TrackedFrame,
+    latency_ms: float,
+    source: CineSource | None,
+    spacing: PixelSpacing | None,
+) -> FrameRecord:
+    """The record of a tracked frame; see `FrameRecord` and `mask_record`."""
+    mask: MaskRecord | None = None
+    if tracked.mask is not None and tracked.predicted_iou is not None:
+        mask = mask_record(tracked.mask, tracked.predicted_iou, source, spacing)
+    return FrameRecord(index, seconds, latency_ms, replace(tracked, mask=None), mask)
+
+
+def prompts_for(
+    boxes: Sequence[Box], points: Sequence[Point], original_hw: tuple[int, int]
+) -> Prompts:
+    """Bring boxes and points into the rows that a segmenter takes, and check them.
+
+    Args:
+        boxes: XYXY, pixels of the image.
+        points: (x, y, label), pixels of the image; label 1 foreground, 0 background. Without boxes
+            all are one prompt, with one box they are all its own, with several each belongs to the
+            boxes that contain it.
+        original_hw: (H, W) of the image, pixels.
+
+    Raises:
+        BadArgumentError: if there is no prompt, or one does not fit the image.
+    """
+    box_rows = np.array(boxes, np.float64).reshape(-1, 4) if boxes else None  # (N, 4)
+    if not points:
+        return check_prompts(original_hw, boxes=box_rows)
+    coords = np.array([point[:2] for point in points], np.float64)  # (P, 2)
+    labels = np.array([point[2] for point in points], np.int32)  # (P,)
+    if box_rows is None:
+        return check_prompts(original_hw, point_coords=coords, point_labels=labels)
+    # First on their own: a point outside the image is that, before it is outside a box.
+    check_prompts(original_hw, point_coords=coords)
+    check_prompts(original_hw, boxes=box_rows)
+    row_coords, row_labels = assign_points_to_boxes(box_rows, coords, labels)
+    return check_prompts(
+        original_hw, boxes=box_rows, point_coords=row_coords, point_labels=row_labels
+    )
+
+
+def computed_by(segmenter: Segmenter) -> dict[str, Any]:
+    """What makes a result traceable, as a part of its JSON document."""
+    backend, bundle = segmenter.backend, segmenter.bundle
+    manifest = bundle.manifest
+    return {
+        "backend": backend.name,
+        "device": backend.device,
+        "threads": backend.threads,
+        "precision": segmenter.precision,
+        "graphs": segmenter.graph_hashes,
+        "bundle": {
+            "name": manifest.name,
+            "path": str(bundle.path),
+            "format_version": manifest.format_version,
+            "model": manifest.model,
+            "arch": manifest.arch,
+            "weights_sha256": manifest.weights_sha256,
+            "graphs": {name: graph.sha256 for name, graph in manifest.graphs.items()},
+        },
+        "versions": {
+            "samus_edge": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "opencv": cv2.__version__,
+            backend.name: backend.version,
+        },
+    }
+
+
+def legend_note(segmenter: Segmenter) -> str:
+    """The last line of every picture."""
+    name = segmenter.bundle.manifest.name
+    return f"samus-edge {__version__}, {name} ({segmenter.precision}). Not a medical device."

@@ -13,7 +13,6 @@ import simulated_tensorrt as trt
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.backends.gpu.device import Device, DeviceTensor
 from samus_edge.runtime.backends.gpu.device_frame import device_frame
-from samus_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from samus_edge.runtime.backends.tensorrt import tensorrt_backend as engine_provider
 from samus_edge.runtime.backends.tensorrt.tensorrt_backend import TensorRTBackend, TensorRTOptions
 from samus_edge.runtime.bundle.bundle import Bundle
@@ -47,7 +46,7 @@ FRAME = load_check_frames()[0]
 
 
 def test_a_frame_on_the_gpu_gives_the_same_masks(
-    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    device: Device, disc_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         engine_provider,
@@ -57,7 +56,7 @@ def test_a_frame_on_the_gpu_gives_the_same_masks(
     backend = TensorRTBackend(
         TensorRTOptions(cache=tmp_path), library=trt.simulated_library, device=device
     )
-    with Segmenter(Bundle.open(), backend) as segmenter:
+    with Segmenter(Bundle.open(disc_bundle), backend) as segmenter:
         expected = segmenter.segment(FRAME.image, boxes=FRAME.box[None])
         for stream in (None, 1):
             embedding = segmenter.encode(_Grabber(device, FRAME.image, stream=stream))
@@ -104,12 +103,9 @@ def test_what_is_no_array_is_refused(device: Device) -> None:
         device_frame([1, 2], device)
 
 
-def test_the_cpu_takes_no_memory_of_a_gpu(device: Device) -> None:
-    with (
-        Segmenter(Bundle.open(), OnnxRuntimeBackend(1)) as segmenter,
-        pytest.raises(TypeError, match="takes no memory of a GPU: copy the image to the host"),
-    ):
-        segmenter.encode(_Grabber(device, FRAME.image))
+def test_the_cpu_takes_no_memory_of_a_gpu(device: Device, disc_segmenter: Segmenter) -> None:
+    with pytest.raises(TypeError, match="takes no memory of a GPU: copy the image to the host"):
+        disc_segmenter.encode(_Grabber(device, FRAME.image))
 
 
 class _Device(ctypes.Structure):

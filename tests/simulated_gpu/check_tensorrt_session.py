@@ -164,11 +164,11 @@ def test_outputs_that_stay_on_the_device_are_fed_to_the_next_run(
     assert driver.live() == {"primary": 1}
 
 
-def test_memory_does_not_grow_over_ten_thousand_frames(
+def test_memory_does_not_grow_over_a_thousand_frames(
     device: Device, driver: SimulatedDriver
 ) -> None:
     session = _session(device)
-    for index in range(10_000):
+    for index in range(1_000):
         kept = session.run_on_device(_feeds(1 + index % 2, index))["z"]
         if index == 100:
             before = driver.live()

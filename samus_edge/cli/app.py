@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _refuse_repeated(named, words)
         result = command.main(args=words, prog_name="samus-edge", standalone_mode=False)
     except _UsageError as err:
-        return _fail(_usage_message(err), EXIT_BAD_ARGUMENT)
+        return _fail(_usage_message(err, words), EXIT_BAD_ARGUMENT)
     except BadArgumentError as err:
         return _fail(str(err), EXIT_BAD_ARGUMENT)
     except JobInterruptedError as err:
@@ -195,9 +196,14 @@ def _fail(message: str, exit_code: int) -> int:
     return exit_code
 
 
-def _usage_message(err: BaseException) -> str:
-    """What is wrong with the command line itself, and where to look it up."""
+def _usage_message(err: BaseException, words: Sequence[str]) -> str:
+    """What is wrong with the command line itself, with the value, and where to look it up."""
     message = err.format_message() if hasattr(err, "format_message") else str(err)
+    names = getattr(getattr(err, "param", None), "opts", ())
+    parts = [part for word in words for part in word.split("=", 1)]
+    value = next((after for name, after in pairwise(parts) if name in names), "")
+    if value and value not in message:
+        message = f"{message.rstrip('.')}, got {value!r}."
     context = getattr(err, "ctx", None)
     path = "samus-edge" if context is None else context.command_path
     return f"{message} Try: {path} --help"

@@ -2,7 +2,7 @@
 
 import typer
 
-from samus_edge.cli.options import AsJson
+from samus_edge.cli.options import AsJson, print_json
 
 __all__ = ["command"]
 
@@ -10,9 +10,7 @@ _MARKS = {"ok": "ok  ", "note": "note", "problem": "FAIL"}
 _EXIT_FAILED = 1
 
 
-def command(
-    as_json: AsJson = False,
-) -> None:
+def command(as_json: AsJson = False) -> None:
     """Look at this machine: versions, GPUs, TensorRT, engines, and which backends work.
 
     Every backend that could work segments a frame. Nothing is changed, and nothing is sent.
@@ -24,9 +22,7 @@ def command(
 
     diagnosis = diagnose()
     if as_json:
-        import json
-
-        typer.echo(json.dumps(diagnosis.to_json(), indent=2))
+        print_json(diagnosis.to_json())
     else:
         width = max(len(finding.topic) for finding in diagnosis.findings)
         for finding in diagnosis.findings:

@@ -15,7 +15,7 @@ from samus_edge.cli.options import (
     parse_box,
     parse_point,
     parse_spacing,
-    parse_threads,
+    print_json,
     silence_opencv,
 )
 
@@ -45,8 +45,7 @@ def command(
             metavar="X,Y[,LABEL]",
             help="Point, pixels of the image; label 1 (default) on the object, 0 on background; "
             "repeatable. Without --box all points are one prompt; with one box they correct its "
-            "mask in turn; with "
-            "several, each box that contains them.",
+            "mask in turn; with several, each box that contains them.",
         ),
     ] = None,
     bundle: BundlePath = None,
@@ -58,8 +57,7 @@ def command(
             "--out",
             metavar="FILE.png",
             help="Write the mask at the image's size: 0 and 255; with several boxes 1 for the "
-            "first "
-            "mask, 2 for the second and so on, the later one where they overlap.",
+            "first mask, 2 for the second and so on, the later one where they overlap.",
         ),
     ] = None,
     overlay: Annotated[
@@ -79,8 +77,7 @@ def command(
             "--dicom-seg",
             metavar="FILE.dcm",
             help="Write the masks as a DICOM segmentation of a DICOM image; it identifies the "
-            "patient as "
-            "that does.",
+            "patient as that does.",
         ),
     ] = None,
     dicom_sr: Annotated[
@@ -104,8 +101,9 @@ def command(
     are written only when everything has succeeded. Exit codes: 0 done; 1 the job failed (image,
     bundle, backend or output); 2 an argument is wrong.
     """
-    boxes = tuple(parse_box(text) for text in box or ())
-    points = tuple(parse_point(text) for text in point or ())
+    boxes = [parse_box(text) for text in box or ()]
+    points = [parse_point(text) for text in point or ()]
+    size = parse_spacing(spacing)
 
     # Here, so that --help and a mistyped option answer at once.
     from samus_edge.jobs.segment_file import FileSegmentation, segment_file
@@ -119,10 +117,10 @@ def command(
             bundle=bundle,
             backend=backend,
             precision=precision,
-            threads=None if threads is None else parse_threads(threads),
+            threads=threads,
             mask_file=out,
             overlay_file=overlay,
-            spacing=None if spacing is None else parse_spacing(spacing),
+            spacing=size,
             has_callipers=callipers,
             frame=frame,
             dicom_seg_file=dicom_seg,
@@ -130,8 +128,6 @@ def command(
         )
     )
     if as_json:
-        import json
-
-        typer.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
+        print_json(report.to_json())
     else:
         typer.echo("\n".join(report.lines()))

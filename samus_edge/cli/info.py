@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from samus_edge.archs import check_arch
-from samus_edge.cli.options import AsJson, BundlePath
+from samus_edge.cli.options import AsJson, BundlePath, print_json
 
 if TYPE_CHECKING:
     from samus_edge.runtime.bundle.bundle import Bundle
@@ -56,13 +56,10 @@ def command(
 
     opened = Bundle.open(bundle)  # which verifies the hashes
     if as_json:
-        import json
-
         from samus_edge.runtime.bundle.records import to_json
 
         manifest = to_json(opened.manifest)
-        document = {"path": str(opened.path), "hashes_verified": True, "manifest": manifest}
-        typer.echo(json.dumps(document, indent=2, allow_nan=False))
+        print_json({"path": str(opened.path), "hashes_verified": True, "manifest": manifest})
     else:
         typer.echo("\n".join(bundle_lines(opened, whole=whole)))
 
@@ -75,9 +72,7 @@ def _show_model(arch: str | None, weights: Path | None, as_json: bool) -> None:
 
     report = report_of_weights(weights) if weights is not None else report_of_arch(arch or "")
     if as_json:
-        import json
-
-        typer.echo(json.dumps(report.to_json(), indent=2))
+        print_json(report.to_json())
         return
     from rich.console import Console
     from rich.markup import escape

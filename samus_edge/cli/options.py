@@ -1,16 +1,18 @@
-"""From the text of `--box`, `--point`, `--threads` and other options to numbers."""
+"""Options that several commands have, and the way from their text to numbers."""
 
+import json
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from samus_edge.errors import BadArgumentError
+
 if TYPE_CHECKING:
     from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
-
-from samus_edge.errors import BadArgumentError
 
 __all__ = [
     "AllowFailing",
@@ -31,7 +33,7 @@ __all__ = [
     "parse_seeds",
     "parse_sizes",
     "parse_spacing",
-    "parse_threads",
+    "print_json",
     "silence_opencv",
 ]
 
@@ -40,8 +42,8 @@ def command_line(context: typer.Context, *, places: bool = True) -> str:
     """The command with the options that were given, quoted for a shell; it runs again as it stands.
 
     Args:
-        context: the command's context.
-        places: whether paths are given whole; else by their last part, for what travels further
+        context: The command's context.
+        places: Whether paths are given whole; else by their last part, for what travels further
             than this machine.
     """
     words = ["samus-edge", *context.command_path.split()[1:]]
@@ -65,7 +67,7 @@ def command_line(context: typer.Context, *, places: bool = True) -> str:
 
 
 def silence_opencv() -> None:
-    """Say once what is wrong with a file: we do, and OpenCV does not as well."""
+    """Keep OpenCV from saying what is wrong with a file: we say it, once."""
     import cv2
 
     if getattr(cv2, "imdecode", None) is None:  # a half-removed package imports
@@ -101,7 +103,7 @@ PrecisionName = Annotated[
     ),
 ]
 Threads = Annotated[
-    str | None,
+    int | None,
     typer.Option("--threads", metavar="N", help="CPU threads. [default: all cores, at most 8]"),
 ]
 Spacing = Annotated[
@@ -144,20 +146,15 @@ SplitFile = Annotated[
 ]
 
 
-def parse_box(text: str) -> tuple[float, float, float, float]:
-    """Parse "x1,y1,x2,y2".
+def print_json(document: Mapping[str, object]) -> None:
+    """Print one JSON document, which is all that stdout gets."""
+    typer.echo(json.dumps(document, indent=2, allow_nan=False))
 
-    Raises:
-        BadArgumentError: if it is not four numbers.
-    """
-    numbers = _parse_numbers("--box", text, "4 numbers x1,y1,x2,y2, as in --box 10,20,200,220")
-    if len(numbers) != 4:
-        raise BadArgumentError(
-            f"--box {text!r} has {len(numbers)} numbers, expected 4: x1,y1,x2,y2, two opposite "
-            "corners "
-            "in pixels, as in --box 10,20,200,220."
-        )
-    x1, y1, x2, y2 = numbers
+
+def parse_box(text: str) -> tuple[float, float, float, float]:
+    """Parse "x1,y1,x2,y2"."""
+    expected = "4: x1,y1,x2,y2, two opposite corners in pixels, as in --box 10,20,200,220"
+    x1, y1, x2, y2 = _numbers("--box", text, (4,), expected)
     return x1, y1, x2, y2
 
 
@@ -166,123 +163,66 @@ def parse_point(text: str) -> tuple[float, float, int]:
 
     Returns:
         x, y and the label: 1 foreground (where it was left out), 0 background.
-
-    Raises:
-        BadArgumentError: if it is not two or three numbers, or the label is neither 1 nor 0.
     """
     expected = "x,y or x,y,label, as in --point 105,120 or --point 20,30,0"
-    numbers = _parse_numbers("--point", text, expected)
-    if len(numbers) not in (2, 3):
-        raise BadArgumentError(f"--point {text!r} has {len(numbers)} numbers, expected {expected}.")
-    label = numbers[2] if len(numbers) == 3 else 1
+    x, y, *rest = _numbers("--point", text, (2, 3), expected)
+    label = rest[0] if rest else 1
     if label not in (0, 1):
         raise BadArgumentError(
             f"--point {text!r} has the label {label:g}, expected 1 (foreground) or 0 (background)."
         )
-    return numbers[0], numbers[1], int(label)
-
-
-def parse_threads(text: str) -> int:
-    """Parse a number of threads; Typer's own message would not show the value.
-
-    Raises:
-        BadArgumentError: if it is not an integer.
-    """
-    try:
-        return int(text)
-    except ValueError as err:
-        raise BadArgumentError(f"--threads {text!r} is not an integer, as in --threads 2.") from err
+    return x, y, int(label)
 
 
 def parse_fractions(text: str) -> tuple[float, float, float]:
-    """Parse "train,val,test".
-
-    Raises:
-        BadArgumentError: if it is not three numbers.
-    """
-    expected = "3 numbers train,val,test, as in --fractions 0.7,0.1,0.2"
-    numbers = _parse_numbers("--fractions", text, expected)
-    if len(numbers) != 3:
-        raise BadArgumentError(
-            f"--fractions {text!r} has {len(numbers)} numbers, expected {expected}."
-        )
-    return numbers[0], numbers[1], numbers[2]
+    """Parse "train,val,test"."""
+    expected = "3: train,val,test, as in --fractions 0.7,0.1,0.2"
+    train, val, test = _numbers("--fractions", text, (3,), expected)
+    return train, val, test
 
 
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Parse "seed,seed,...".
-
-    Raises:
-        BadArgumentError: if it is not one or more integers of at least 0.
-    """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdecimal() for part in parts):
-        raise BadArgumentError(
-            f"--seeds {text!r} is not integers of at least 0, as in --seeds 0,1,2."
-        )
-    return tuple(int(part) for part in parts)
-
-
-def parse_spacing(text: str) -> "PixelSpacing":
-    """Parse "mm" or "row,column".
-
-    Raises:
-        BadArgumentError: if it is not one or two positive numbers.
-    """
+def parse_spacing(text: str | None) -> "PixelSpacing | None":
+    """Parse "mm" or "row,column"; None where the option was left out."""
+    if text is None:
+        return None
     from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
 
     expected = "mm or row,column, as in --spacing 0.1"
-    numbers = _parse_numbers("--spacing", text, expected)
-    if len(numbers) not in (1, 2) or not all(0 < number < 1000 for number in numbers):
+    numbers = _numbers("--spacing", text, (1, 2), expected)
+    if not all(0 < number < 1000 for number in numbers):
         raise BadArgumentError(
             f"--spacing {text!r} is not {expected}: positive numbers below 1000."
         )
     return PixelSpacing(numbers[0], numbers[-1])
 
 
-def parse_sizes(option: str, text: str) -> tuple[int, ...]:
-    """Parse "n,n,...", as of --batch and --prompts.
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Parse "seed,seed,...": integers of at least 0."""
+    return _integers("--seeds", text, 0, "integers of at least 0, as in --seeds 0,1,2")
 
-    Raises:
-        BadArgumentError: if it is not one or more integers of at least 1, or one is there twice.
-    """
-    parts = [part.strip() for part in text.split(",")]
-    sizes = tuple(int(part) if part.isascii() and part.isdecimal() else 0 for part in parts)
-    if min(sizes) < 1 or len(set(sizes)) != len(sizes):
-        raise BadArgumentError(
-            f"{option} {text!r} is not different integers of at least 1, as in {option} 1,2,4."
-        )
+
+def parse_sizes(option: str, text: str) -> tuple[int, ...]:
+    """Parse "n,n,...", as of --batch and --prompts: different integers of at least 1, sorted."""
+    expected = f"different integers of at least 1, as in {option} 1,2,4"
+    sizes = _integers(option, text, 1, expected)
+    if len(set(sizes)) != len(sizes):
+        raise BadArgumentError(f"{option} {text!r} is not {expected}.")
     return tuple(sorted(sizes))
 
 
 def parse_frame_range(text: str) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    """Parse "HxW,HxW,HxW": the smallest, the typical and the largest frame.
-
-    Returns:
-        (H, W) of each, pixels.
-
-    Raises:
-        BadArgumentError: if it is not three sizes.
-    """
+    """Parse "HxW,HxW,HxW": (H, W) in pixels of the smallest, the typical and the largest frame."""
     sizes = [parse_frame_size(part.strip(), "--frame-range") for part in text.split(",")]
     if len(sizes) != 3:
         raise BadArgumentError(
-            f"--frame-range {text!r} has {len(sizes)} sizes, expected 3: "
-            "smallest,typical,largest, as in "
-            "--frame-range 240x320,512x640,1080x1920."
+            f"--frame-range {text!r} has {len(sizes)} sizes, expected 3: smallest,typical,largest, "
+            "as in --frame-range 240x320,512x640,1080x1920."
         )
     return sizes[0], sizes[1], sizes[2]
 
 
 def parse_frame_size(text: str, option: str = "--frame-size") -> tuple[int, int]:
-    """Parse "HxW".
-
-    Returns:
-        (H, W), pixels.
-
-    Raises:
-        BadArgumentError: if it is not two integers from 1 to 65535.
-    """
+    """Parse "HxW", two integers from 1 to 65535: (H, W), pixels."""
     match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
     sizes = (int(match[1]), int(match[2])) if match else (0, 0)
     if not all(1 <= size <= 65535 for size in sizes):
@@ -292,9 +232,22 @@ def parse_frame_size(text: str, option: str = "--frame-size") -> tuple[int, int]
     return sizes
 
 
-def _parse_numbers(option: str, text: str, expected: str) -> list[float]:
-    parts = text.split(",") if text.strip() else []
+def _numbers(option: str, text: str, counts: tuple[int, ...], expected: str) -> list[float]:
+    """Numbers with commas between them, as many as one of `counts`."""
     try:
-        return [float(part) for part in parts]
-    except ValueError as err:
-        raise BadArgumentError(f"{option} {text!r} is not numbers, expected {expected}.") from err
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise BadArgumentError(f"{option} {text!r} is not numbers, expected {expected}.") from None
+    if len(numbers) not in counts:
+        raise BadArgumentError(
+            f"{option} {text!r} has {len(numbers)} numbers, expected {expected}."
+        )
+    return numbers
+
+
+def _integers(option: str, text: str, least: int, expected: str) -> tuple[int, ...]:
+    """Integers with commas between them."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() and int(part) >= least for part in parts):
+        raise BadArgumentError(f"{option} {text!r} is not {expected}.")
+    return tuple(int(part) for part in parts)

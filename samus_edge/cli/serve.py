@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from samus_edge.cli.options import BackendName, BundlePath, PrecisionName, Threads, parse_threads
+from samus_edge.cli.options import BackendName, BundlePath, PrecisionName, Threads
 
 __all__ = ["command"]
 
@@ -63,10 +63,9 @@ def command(
     from samus_edge.server.observability import log_settings
     from samus_edge.server.settings import ServerSettings
 
-    count = None if threads is None else parse_threads(threads)
     check_backend(backend)
     check_precision(precision)
-    check_threads(count)
+    check_threads(threads)
     settings = ServerSettings(
         host=host,
         port=port,
@@ -74,7 +73,7 @@ def command(
         bundle=bundle,
         backend=backend,
         precision=precision,
-        threads=count,
+        threads=threads,
         max_request_bytes=max_request_mb * 1024 * 1024,
         max_sessions=max_sessions,
         session_seconds=60 * session_minutes,

@@ -1,6 +1,5 @@
 """`samus-edge track`: follow a lesion through a cine."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +15,7 @@ from samus_edge.cli.options import (
     Threads,
     parse_box,
     parse_spacing,
-    parse_threads,
+    print_json,
     silence_opencv,
 )
 
@@ -35,8 +34,8 @@ def command(
         typer.Option(
             "--video",
             metavar="SOURCE",
-            help="Video or DICOM file, folder of images, or camera (camera:N for another than the "
-            "first).",
+            help="Video, DICOM or image file, folder of images, or camera (camera:N for another "
+            "than the first).",
         ),
     ],
     box: Annotated[
@@ -77,7 +76,7 @@ def command(
     is written); 2 an argument is wrong.
     """
     lesion = parse_box(box)
-    size = None if spacing is None else parse_spacing(spacing)
+    size = parse_spacing(spacing)
 
     # Here, so that --help and a mistyped option answer at once.
     from samus_edge.jobs.track_cine import CineTracking, TrackReport, track_cine
@@ -91,7 +90,7 @@ def command(
         bundle=bundle,
         backend=backend,
         precision=precision,
-        threads=None if threads is None else parse_threads(threads),
+        threads=threads,
         spacing=size,
         video_file=out,
         csv_file=csv,
@@ -109,7 +108,7 @@ def command(
             track_cine(job, on_start=start, on_frame=show, report=report)
     finally:
         if as_json and report.frames:  # also of a job that fails: what was found before
-            typer.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
+            print_json(report.to_json())
     if not as_json:
         typer.echo("\n".join(_lines(job.source, report, [out, csv])))
     if report.is_lost:

@@ -7,10 +7,11 @@ import re
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
@@ -25,7 +26,6 @@ from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.runtime.segmenter import Segmenter
 
 __all__ = [
-    "LEVELS",
     "PACKAGES",
     "Diagnosis",
     "Finding",
@@ -35,47 +35,27 @@ __all__ = [
     "diagnose",
     "find_jetson",
     "how_to_get",
-    "memory_bytes",
     "package_versions",
 ]
 
 
 PACKAGES = (
-    "numpy",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "opencv-python-headless",
-    "opencv-python",
-    "tensorrt",
-    "tensorrt-rtx-cu13",
-    "cuda-python",
-    "pycuda",
-    "torch",
-    "onnx",
-    "pydicom",
-    "highdicom",
-    "fastapi",
+    *("numpy", "onnxruntime", "onnxruntime-gpu", "opencv-python-headless", "opencv-python"),
+    *("tensorrt", "tensorrt-rtx-cu13", "cuda-python", "pycuda", "torch", "onnx"),
+    *("pydicom", "highdicom", "fastapi"),
 )
 """Whose versions matter, by their names on the package index."""
 
-# By the name that Linux gives them; what makes products of matrices fast.
+# What makes products of matrices fast, by the names that Linux gives.
 _FEATURES = (
-    "avx2",
-    "avx512f",
-    "avx512_vnni",
-    "avx_vnni",
-    "amx_int8",
-    "asimddp",
-    "i8mm",
-    "bf16",
-    "sve",
+    *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8"),
+    *("asimddp", "i8mm", "bf16", "sve"),
 )
 
 
 def cpu_model(root: Path = Path("/")) -> str:
     """The processor, in the words of the operating system."""
-    text = _cpuinfo(root)
-    found = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", text, re.MULTILINE)
+    found = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", _cpuinfo(root), re.MULTILINE)
     return found[1].strip() if found else platform.processor() or platform.machine()
 
 
@@ -86,7 +66,18 @@ def cpu_features(root: Path = Path("/")) -> tuple[str, ...]:
     return tuple(name for name in _FEATURES if name in present)
 
 
-def memory_bytes() -> int | None:
+def _cpuinfo(root: Path) -> str:
+    return _read(root / "proc" / "cpuinfo")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _memory_bytes() -> int | None:
     """Of the whole machine; None where the operating system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -96,20 +87,11 @@ def memory_bytes() -> int | None:
 
 def package_versions() -> dict[str, str | None]:
     """The installed version of each of `PACKAGES`, or None."""
-    found: dict[str, str | None] = {}
+    found: dict[str, str | None] = dict.fromkeys(PACKAGES)
     for name in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
     return found
-
-
-def _cpuinfo(root: Path) -> str:
-    try:
-        return (root / "proc" / "cpuinfo").read_text(errors="replace")
-    except OSError:
-        return ""
 
 
 # Jetson Linux (L4T) releases by the JetPack that brings them.
@@ -123,8 +105,8 @@ class Jetson:
 
     Attributes:
         model: Its name in the device tree, for example "NVIDIA Jetson AGX Orin Developer Kit".
-        l4t: release of Jetson Linux, for example "36.4.3"; "" if it does not say.
-        jetpack: major version of JetPack; None if the release is not known.
+        l4t: Release of Jetson Linux, for example "36.4.3"; "" if it does not say.
+        jetpack: Major version of JetPack; None if the release is not known.
         power_mode: The name that nvpmodel gives, for example "MAXN"; "" if it does not say.
     """
 
@@ -135,11 +117,7 @@ class Jetson:
 
 
 def find_jetson(root: Path = Path("/")) -> Jetson | None:
-    """The Jetson that this is, or None.
-
-    Args:
-        root: Root of the file system.
-    """
+    """The Jetson that this is, or None; `root` is that of the file system."""
     release = _read(root / "etc" / "nv_tegra_release")
     model = _read(root / "proc" / "device-tree" / "model").rstrip("\0\n ")
     if not release and "Jetson" not in model:
@@ -148,13 +126,6 @@ def find_jetson(root: Path = Path("/")) -> Jetson | None:
     l4t = f"{found[1]}.{found[2]}" if found else ""
     jetpack = _JETPACKS.get(int(found[1])) if found else None
     return Jetson(model, l4t, jetpack, _power_mode() if root == Path("/") else "")
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
 
 
 def _power_mode() -> str:
@@ -183,32 +154,20 @@ _COMMANDS: Final[Mapping[str, Mapping[int | None, str]]] = {
     "tensorrt": {
         None: "pip install 'samus-edge[tensorrt]' (or 'samus-edge[tensorrt-rtx]')",
         5: _JETPACK_5,
-        6: (
-            f"{_JETPACK_TENSORRT}; then TensorRT 10.5 or newer for Jetson from NVIDIA's download "
-            "page"
-        ),
+        6: f"{_JETPACK_TENSORRT}; then TensorRT 10.5 or newer from NVIDIA's page for Jetson",
         7: _JETPACK_TENSORRT,
     },
     "onnxruntime-gpu": {
         None: "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'",
         5: _JETPACK_5,
-        6: (
-            "pip uninstall -y onnxruntime && pip install onnxruntime-gpu --index-url "
-            "https://pypi.jetson-ai-lab.io/jp6/cu126"
-        ),
-        7: (
-            "no wheel is published for Thor that we know of: use TensorRT, or build ONNX Runtime "
-            "with --use_cuda"
-        ),
+        6: "pip uninstall -y onnxruntime && pip install onnxruntime-gpu --index-url "
+        "https://pypi.jetson-ai-lab.io/jp6/cu126",
+        7: "no wheel for Thor that we know of: use TensorRT, or build ONNX Runtime with --use_cuda",
     },
     "driver": {
-        None: (
-            "install the NVIDIA driver (on Ubuntu: sudo ubuntu-drivers install), or start the "
-            "container with --gpus all"
-        ),
-        5: _JETPACK_DRIVER,
-        6: _JETPACK_DRIVER,
-        7: _JETPACK_DRIVER,
+        None: "install the NVIDIA driver (on Ubuntu: sudo ubuntu-drivers install), or start the "
+        "container with --gpus all",
+        **dict.fromkeys((5, 6, 7), _JETPACK_DRIVER),
     },
 }
 
@@ -225,8 +184,8 @@ def how_to_get(what: str, jetson: Jetson | None) -> str:
     return _COMMANDS.get(what, {}).get(jetpack) or install_command(what)
 
 
-LEVELS = ("ok", "note", "problem")
-"""Of findings: as it should be; missing but not needed; broken."""
+Level: TypeAlias = Literal["ok", "note", "problem"]
+"""As it should be; missing but not needed; broken."""
 
 
 @dataclass(frozen=True)
@@ -234,13 +193,13 @@ class Finding:
     """One thing that was looked at.
 
     Attributes:
-        level: one of `LEVELS`.
+        level: How it is.
         topic: Part of the machine, for example "tensorrt".
         text: What was found.
-        remedy: what to do, usually a command; "" if nothing is to be done.
+        remedy: What to do, usually a command; "" if nothing is to be done.
     """
 
-    level: str
+    level: Level
     topic: str
     text: str
     remedy: str = ""
@@ -252,7 +211,7 @@ class Diagnosis:
 
     Attributes:
         findings: All findings, in the order in which people read them.
-        facts: the same for programs: system, gpus, packages, backends and so on.
+        facts: The same for programs: system, gpus, packages, backends and so on.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -263,7 +222,7 @@ class Diagnosis:
         """Whether something is broken."""
         return any(finding.level == "problem" for finding in self.findings)
 
-    def add(self, level: str, topic: str, text: str, remedy: str = "") -> None:
+    def add(self, level: Level, topic: str, text: str, remedy: str = "") -> None:
         """Note a finding."""
         self.findings.append(Finding(level, topic, text, remedy))
 
@@ -284,11 +243,10 @@ def diagnose(root: Path = Path("/"), cache: Path | None = None) -> Diagnosis:
     _system(diagnosis, root, jetson)
     packages = package_versions()
     diagnosis.facts["packages"] = packages
-    _conflicts(diagnosis, packages)
+    _packages(diagnosis, packages, jetson)
     all_load = _loads(diagnosis, packages)
     capability = _gpus(diagnosis, jetson)
     _tensorrt(diagnosis, jetson, capability)
-    _extras(diagnosis, packages, jetson)
     _engines(diagnosis, EngineCache(cache))
     if _bundle(diagnosis) and all_load:
         _backends(diagnosis, jetson, capability is not None)
@@ -296,16 +254,16 @@ def diagnose(root: Path = Path("/"), cache: Path | None = None) -> Diagnosis:
 
 
 def _system(diagnosis: Diagnosis, root: Path, jetson: Jetson | None) -> None:
-    memory = memory_bytes()
+    memory, features = _memory_bytes(), cpu_features(root)
     libc = " ".join(platform.libc_ver()).strip()
-    features = cpu_features(root)
+    model, cores = cpu_model(root), os.cpu_count()
     diagnosis.facts |= {
         "samus_edge": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
         "libc": libc,
-        "cpu": {"model": cpu_model(root), "cores": os.cpu_count(), "features": list(features)},
+        "cpu": {"model": model, "cores": cores, "features": list(features)},
         "memory_bytes": memory,
         "jetson": None if jetson is None else asdict(jetson),
     }
@@ -316,9 +274,7 @@ def _system(diagnosis: Diagnosis, root: Path, jetson: Jetson | None) -> None:
         f"{platform.machine()} {libc}",
     )
     size = "" if memory is None else f", {memory / 1e9:.0f} GB"
-    diagnosis.add(
-        "ok", "cpu", f"{cpu_model(root)}, {os.cpu_count()} cores{size}; {' '.join(features)}"
-    )
+    diagnosis.add("ok", "cpu", f"{model}, {cores} cores{size}; {' '.join(features)}")
     if jetson is not None:
         mode = f", power mode {jetson.power_mode}" if jetson.power_mode else ""
         diagnosis.add(
@@ -329,7 +285,9 @@ def _system(diagnosis: Diagnosis, root: Path, jetson: Jetson | None) -> None:
         )
 
 
-def _conflicts(diagnosis: Diagnosis, packages: Mapping[str, str | None]) -> None:
+def _packages(
+    diagnosis: Diagnosis, packages: Mapping[str, str | None], jetson: Jetson | None
+) -> None:
     for first, second in (
         ("onnxruntime", "onnxruntime-gpu"),
         ("opencv-python", "opencv-python-headless"),
@@ -342,6 +300,10 @@ def _conflicts(diagnosis: Diagnosis, packages: Mapping[str, str | None]) -> None
                 "imported is chance",
                 f"pip uninstall -y {first} {second} && pip install {second}",
             )
+    for extra, package in (("dicom", "pydicom"), ("server", "fastapi")):
+        if packages[package] is None:
+            remedy = how_to_get(extra, jetson)
+            diagnosis.add("note", extra, f"{package} is not installed", remedy)
 
 
 # By module: a name that a half-removed package lacks, and the packages that bring it, the usual one
@@ -380,14 +342,11 @@ def _gpus(diagnosis: Diagnosis, jetson: Jetson | None) -> str | None:
         gpus = list_gpus()
     except SamusEdgeError as err:
         diagnosis.facts["gpus"] = []
-        if has_nvidia_driver():
-            remedy = how_to_get("cuda", jetson)
-            diagnosis.add("note", "gpu", f"there is an NVIDIA driver, but: {err}", remedy)
-        else:
-            remedy = how_to_get("driver", jetson)
-            diagnosis.add(
-                "note", "gpu", "no NVIDIA driver; the CPU computes", f"if there is a GPU: {remedy}"
-            )
+        text, remedy = f"there is an NVIDIA driver, but: {err}", how_to_get("cuda", jetson)
+        if not has_nvidia_driver():
+            text = "no NVIDIA driver; the CPU computes"
+            remedy = f"if there is a GPU: {how_to_get('driver', jetson)}"
+        diagnosis.add("note", "gpu", text, remedy)
         return None
     diagnosis.facts["gpus"] = [asdict(gpu) for gpu in gpus]
     for gpu in gpus:
@@ -415,37 +374,26 @@ def _tensorrt(diagnosis: Diagnosis, jetson: Jetson | None, capability: str | Non
         if problem is None:
             diagnosis.add("ok", "tensorrt", str(library))
         else:
-            level = "problem" if capability is not None else "note"
-            diagnosis.add(level, "tensorrt", problem)
+            diagnosis.add("note" if capability is None else "problem", "tensorrt", problem)
     diagnosis.facts["tensorrt"] = found
     if not found:
         remedy = how_to_get("tensorrt", jetson)
         diagnosis.add("note", "tensorrt", "neither TensorRT nor TensorRT-RTX is installed", remedy)
 
 
-def _extras(
-    diagnosis: Diagnosis, packages: Mapping[str, str | None], jetson: Jetson | None
-) -> None:
-    for extra, package in (("dicom", "pydicom"), ("server", "fastapi")):
-        if packages[package] is None:
-            remedy = how_to_get(extra, jetson)
-            diagnosis.add("note", extra, f"{package} is not installed", remedy)
-
-
 def _engines(diagnosis: Diagnosis, cache: EngineCache) -> None:
-    entries = cache.entries()
-    diagnosis.facts["engine_cache"] = {"folder": str(cache.folder), "engines": len(entries)}
-    existing = next(path for path in (cache.folder, *cache.folder.parents) if path.exists())
+    entries, folder = cache.entries(), cache.folder
+    diagnosis.facts["engine_cache"] = {"folder": str(folder), "engines": len(entries)}
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
     if os.access(existing, os.W_OK):
-        diagnosis.add("ok", "engines", f"{len(entries)} in {cache.folder}")
-    else:
-        diagnosis.add(
-            "note",
-            "engines",
-            f"{len(entries)} in {cache.folder}, which cannot be written to: engines are built at "
-            "every start",
-            "name another folder in the environment variable SAMUS_EDGE_CACHE",
-        )
+        diagnosis.add("ok", "engines", f"{len(entries)} in {folder}")
+        return
+    diagnosis.add(
+        "note",
+        "engines",
+        f"{len(entries)} in {folder}, which cannot be written to: engines are built at every start",
+        "name another folder in the environment variable SAMUS_EDGE_CACHE",
+    )
 
 
 def _bundle(diagnosis: Diagnosis) -> bool:
@@ -472,7 +420,7 @@ def _backends(diagnosis: Diagnosis, jetson: Jetson | None, has_gpu: bool) -> Non
             results[name] = {"works": False, "reason": str(err)}
             # On a machine with a GPU it is missed; on another there is nothing to miss.
             if has_gpu or name == "onnxruntime":
-                level = "problem" if name == "onnxruntime" else "note"
+                level: Level = "problem" if name == "onnxruntime" else "note"
                 what = {"tensorrt": "tensorrt", "onnxruntime-cuda": "onnxruntime-gpu"}.get(name)
                 remedy = ""
                 if what is not None and "samus-edge build" not in str(err):

@@ -55,11 +55,11 @@ VIDEO_SUFFIXES = tuple(_CODECS)
 
 
 class OverlayVideo:
-    """Writes beside the file and takes its place when it is complete.
+    """A video that is written beside its file and takes its place when the block ends well.
 
     Args:
-        path: ends in one of `VIDEO_SUFFIXES`.
-        frames_per_second: of the video.
+        path: Ends in one of `VIDEO_SUFFIXES`.
+        frames_per_second: Of the video.
 
     Raises:
         BadArgumentError: if the suffix is another.
@@ -69,7 +69,7 @@ class OverlayVideo:
         if path.suffix.lower() not in _CODECS:
             raise BadArgumentError(f"the video must end in {' or '.join(_CODECS)}, got {path}.")
         self._path, self._rate = path, frames_per_second
-        self._size_wh: tuple[int, int] | None = None
+        self._size_wh = (0, 0)
         self._writer: cv2.VideoWriter | None = None
         self._temporary: Path | None = None
 
@@ -82,60 +82,31 @@ class OverlayVideo:
         Raises:
             OutputFileError: if it cannot be written.
         """
-        if self._writer is None:
-            self._open(picture)
-        assert self._writer is not None
-        assert self._size_wh is not None
+        writer = self._writer = self._writer or self._opened(picture)
         width, height = self._size_wh
         fitted = np.zeros((height, width, 3), np.uint8)
         rows, columns = min(height, picture.shape[0]), min(width, picture.shape[1])
         fitted[:rows, :columns] = picture[:rows, :columns, ::-1]  # BGR
-        self._writer.write(fitted)
+        writer.write(fitted)
 
-    def _open(self, picture: npt.NDArray[np.uint8]) -> None:
+    def _opened(self, picture: npt.NDArray[np.uint8]) -> cv2.VideoWriter:
         # Codecs take even sizes.
         height, width = (size + size % 2 for size in picture.shape[:2])
+        self._size_wh = (width, height)
+        suffix = self._path.suffix.lower()
         try:
-            handle, name = tempfile.mkstemp(
-                dir=self._path.absolute().parent, prefix=".", suffix=self._path.suffix
-            )
+            handle, name = tempfile.mkstemp(suffix, ".", self._path.absolute().parent)
         except OSError as err:
             raise OutputFileError(f"{self._path} cannot be written: {err.strerror}.") from err
         os.close(handle)
         self._temporary = Path(name)
-        codec = cv2.VideoWriter.fourcc(*_CODECS[self._path.suffix.lower()])
-        self._writer = cv2.VideoWriter(name, codec, self._rate, (width, height))
-        self._size_wh = (width, height)
-        if not self._writer.isOpened():
-            self._discard()
+        codec = cv2.VideoWriter.fourcc(*_CODECS[suffix])
+        writer = cv2.VideoWriter(name, codec, self._rate, self._size_wh)
+        if not writer.isOpened():
             raise OutputFileError(
                 f"{self._path} cannot be written: this OpenCV has no encoder for it. Try .avi."
             )
-
-    def close(self) -> None:
-        """Put the video in its place; without a frame there is none.
-
-        Raises:
-            OutputFileError: if that fails.
-        """
-        if self._writer is None or self._temporary is None:
-            return
-        self._writer.release()
-        try:
-            # As files are that are opened for writing.
-            umask = os.umask(0)
-            os.umask(umask)
-            self._temporary.chmod(0o666 & ~umask)
-            self._temporary.replace(self._path)
-        except OSError as err:
-            self._discard()
-            raise OutputFileError(f"{self._path} cannot be written: {err.strerror}.") from err
-        self._writer = self._temporary = None
-
-    def _discard(self) -> None:
-        if self._temporary is not None:
-            self._temporary.unlink(missing_ok=True)
-        self._writer = self._temporary = None
+        return writer
 
     def __enter__(self) -> "OverlayVideo":  # noqa: PYI034  # Self is of Python 3.11
         return self
@@ -146,11 +117,26 @@ class OverlayVideo:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if exc is None:
-            self.close()
-        elif self._writer is not None:
+        """Put the video in its place; without a frame, or after an error, there is none.
+
+        Raises:
+            OutputFileError: if that fails.
+        """
+        if self._writer is not None:
             self._writer.release()
-            self._discard()
+        if self._temporary is None:
+            return
+        try:
+            if exc is None:
+                # As files are that are opened for writing.
+                umask = os.umask(0)
+                os.umask(umask)
+                self._temporary.chmod(0o666 & ~umask)
+                self._temporary.replace(self._path)
+        except OSError as err:
+            raise OutputFileError(f"{self._path} cannot be written: {err.strerror}.") from err
+        finally:
+            self._temporary.unlink(missing_ok=True)
 
 
 _DEFAULT_RATE = 20.0

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response, WebSocket
 from fastapi.responses import FileResponse, StreamingResponse
+from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import HTTPConnection
 
@@ -27,7 +28,6 @@ from samus_edge.server.live import serve_live
 from samus_edge.server.observability import ServerMetrics
 from samus_edge.server.problem import (
     BUG,
-    Problem,
     install_problem_handlers,
     problem_response,
     problems,
@@ -112,7 +112,9 @@ class _State:
     def ready(self) -> SegmentationService:
         """The service, once it is loaded."""
         if self.service is None:
-            raise Problem(503, "the model is not loaded yet. Try again soon.", {"Retry-After": "2"})
+            raise HTTPException(
+                503, "the model is not loaded yet. Try again soon.", {"Retry-After": "2"}
+            )
         return self.service
 
     def is_authorised(self, header: str | None, query: str | None = None) -> bool:
@@ -287,7 +289,7 @@ async def _page_script() -> FileResponse:
 _images = APIRouter(prefix="/v1", tags=["images"], responses=problems(401, 404, 422, 429, 500, 503))
 
 
-@_images.get("/info", response_model=ServiceInfo)
+@_images.get("/info")
 async def _info(state: StateOf) -> ServiceInfo:
     """What the service is, and what it allows."""
     settings = state.settings
@@ -306,7 +308,7 @@ async def _info(state: StateOf) -> ServiceInfo:
     )
 
 
-@_images.get("/examples", response_model=list[Example])
+@_images.get("/examples")
 async def _examples(state: StateOf) -> list[Example]:
     """Images that are installed along."""
     state.ready()
@@ -319,7 +321,6 @@ async def _examples(state: StateOf) -> list[Example]:
 @_images.post(
     "/images",
     status_code=201,
-    response_model=ImageInfo,
     responses=problems(411, 413, 415),
     openapi_extra={
         "requestBody": {
@@ -342,13 +343,15 @@ async def _add_image(
     if example is not None:
         named = state.examples.get(example)
         if named is None:
-            raise Problem(404, f"there is no such example. There are {', '.join(state.examples)}.")
+            raise HTTPException(
+                404, f"there is no such example. There are {', '.join(state.examples)}."
+            )
         image = FileFrames(named.name, "image", [named.image])
         box = [float(value) for value in named.box]
     else:
         content = await _body(request, state.settings.max_request_bytes)
         if not content:
-            raise Problem(422, "the body is empty. Send an image, a DICOM study or a video.")
+            raise HTTPException(422, "the body is empty. Send an image, a DICOM study or a video.")
         max_frames = state.settings.max_frames
         image = await to_thread.run_sync(
             partial(open_frames, content, "the file", max_video_frames=max_frames)
@@ -369,17 +372,17 @@ async def _add_image(
 async def _body(request: Request, limit: int) -> bytes:
     """The body, refused as soon as it is too large."""
     length = request.headers.get("content-length", "")
-    too_large = Problem(413, f"the body is larger than {limit} bytes. Send less, or a part of it.")
+    too_large = HTTPException(
+        413, f"the body is larger than {limit} bytes. Send less, or a part of it."
+    )
     if length.isdecimal() and int(length) > limit:
         raise too_large
-    parts: list[bytes] = []
-    size = 0
+    content = bytearray()
     async for part in request.stream():
-        size += len(part)
-        if size > limit:
+        content += part
+        if len(content) > limit:
             raise too_large
-        parts.append(part)
-    return b"".join(parts)
+    return bytes(content)
 
 
 @_images.delete("/images/{image_id}", status_code=204)
@@ -402,7 +405,7 @@ async def _frame(session: Kept, index: int) -> Response:
     return Response(await to_thread.run_sync(png_of, image), media_type="image/png")
 
 
-@_images.post("/images/{image_id}/masks", response_model=Masks, responses=problems(415))
+@_images.post("/images/{image_id}/masks", responses=problems(415))
 async def _masks(state: StateOf, session: Kept, request: MaskRequest) -> Masks:
     """The mask of a box, of points, or of a box that points refine."""
     found = await state.compute(partial(state.ready().masks, session, request))

@@ -7,23 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import WebSocket, WebSocketDisconnect
+from pydantic import ValidationError
 
 from samus_edge.errors import BadArgumentError, SamusEdgeError
 from samus_edge.jobs.record import frame_record
-from samus_edge.runtime.cine.lesion_tracker import Box
 from samus_edge.runtime.cine.stream import Stream, StreamResult
 from samus_edge.runtime.images.image_io import decode_image
 from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
 from samus_edge.runtime.segmenter import Segmenter
 from samus_edge.server.observability import ServerMetrics
-from samus_edge.server.problem import BUG
-from samus_edge.server.segmentation_service import contours_of
+from samus_edge.server.problem import BUG, what_is_invalid
+from samus_edge.server.schemas import LiveCommand
+from samus_edge.server.segmentation_service import box_of, contours_of
 
 __all__ = ["serve_live"]
 
 _NAME = Path("the frame")
 _ROUTE = "/v1/live"
 _POLL_SECONDS = 0.5
+_COMMANDS = (
+    'A command must be {"mark": [x1, y1, x2, y2]}, {"unmark": true} or {"pixel_mm": 0.1}, in one '
+    "text message."
+)
 
 
 async def serve_live(
@@ -77,32 +82,17 @@ async def _receive(
         stream.submit(frame)
         return
     try:
-        command = json.loads(message.get("text") or "")
-    except ValueError:
-        raise BadArgumentError("a text message must be a JSON document.") from None
-    if not isinstance(command, dict):
-        raise BadArgumentError("a text message must be a JSON object.")  # of the client
-    if "mark" in command:
-        stream.mark(_box(command["mark"]))
-    elif command.get("unmark") is True:
+        command = LiveCommand.model_validate_json(message.get("text") or "")
+    except ValidationError as err:
+        raise BadArgumentError(f"{what_is_invalid(err)}. {_COMMANDS}") from None
+    if command.mark is not None:
+        stream.mark(box_of(command.mark))
+    elif command.unmark:
         stream.unmark()
-    elif isinstance(command.get("pixel_mm"), int | float):
-        spacing[0] = PixelSpacing.square(float(command["pixel_mm"]))
+    elif command.pixel_mm is not None:
+        spacing[0] = PixelSpacing.square(command.pixel_mm)
     else:
-        raise BadArgumentError(
-            'a command must be {"mark": [x1, y1, x2, y2]}, {"unmark": true} or {"pixel_mm": 0.1}.'
-        )
-
-
-def _box(value: Any) -> Box:
-    is_box = (
-        isinstance(value, list)
-        and len(value) == 4
-        and all(isinstance(item, int | float) and not isinstance(item, bool) for item in value)
-    )
-    if not is_box:
-        raise BadArgumentError("mark must be four numbers x1, y1, x2, y2, pixels of the frame.")
-    return float(value[0]), float(value[1]), float(value[2]), float(value[3])
+        raise BadArgumentError(_COMMANDS)
 
 
 async def _send(

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from samus_edge.errors import (
@@ -17,7 +18,7 @@ from samus_edge.errors import (
     SamusEdgeError,
 )
 
-__all__ = ["BUG", "Problem", "install_problem_handlers", "problem_response", "problems"]
+__all__ = ["BUG", "install_problem_handlers", "problem_response", "problems", "what_is_invalid"]
 
 BUG = "The service failed; this is a bug of samus-edge, and its log has the traceback."
 _MEDIA_TYPE = "application/problem+json"
@@ -29,20 +30,6 @@ _STATUS_OF: dict[type[Exception], int] = {
     SamusEdgeError: 500,
 }
 _logger = logging.getLogger("samus_edge.server")
-
-
-class Problem(Exception):
-    """Something that a client should know.
-
-    Args:
-        status: HTTP status.
-        detail: what was wrong, what was expected, how to fix it.
-        headers: of the response.
-    """
-
-    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(detail)
-        self.status, self.detail, self.headers = status, detail, headers
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -76,15 +63,18 @@ def problem_response(
     return JSONResponse(document, status, headers, media_type=_MEDIA_TYPE)
 
 
+def what_is_invalid(err: RequestValidationError | ValidationError) -> str:
+    """Each field of a request that is wrong, and why."""
+    return "; ".join(
+        f"{'.'.join(str(step) for step in error['loc'])}: {error['msg']}" for error in err.errors()
+    )
+
+
 def install_problem_handlers(app: FastAPI) -> None:
     """Turn errors of the client and of failed jobs into problem documents.
 
     What is neither is a bug of the service: it gets a handler where requests are logged.
     """
-
-    async def of_problem(request: Request, err: Exception) -> JSONResponse:
-        assert isinstance(err, Problem)
-        return problem_response(err.status, err.detail, request.url.path, err.headers)
 
     async def of_http(request: Request, err: Exception) -> JSONResponse:
         assert isinstance(err, HTTPException)
@@ -93,11 +83,7 @@ def install_problem_handlers(app: FastAPI) -> None:
 
     async def of_validation(request: Request, err: Exception) -> JSONResponse:
         assert isinstance(err, RequestValidationError)
-        parts = [
-            f"{'.'.join(str(step) for step in error['loc'])}: {error['msg']}"
-            for error in err.errors()
-        ]
-        return problem_response(422, "; ".join(parts), request.url.path)
+        return problem_response(422, what_is_invalid(err), request.url.path)
 
     async def of_ours(request: Request, err: Exception) -> JSONResponse:
         status = next(_STATUS_OF[kind] for kind in type(err).__mro__ if kind in _STATUS_OF)
@@ -105,7 +91,6 @@ def install_problem_handlers(app: FastAPI) -> None:
             _logger.error("job failed", extra={"detail": str(err)})
         return problem_response(status, str(err), request.url.path)
 
-    app.add_exception_handler(Problem, of_problem)
     app.add_exception_handler(HTTPException, of_http)
     app.add_exception_handler(RequestValidationError, of_validation)
     for kind in _STATUS_OF:

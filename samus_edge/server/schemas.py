@@ -10,6 +10,7 @@ __all__ = [
     "BoundedBox",
     "Example",
     "ImageInfo",
+    "LiveCommand",
     "MaskRequest",
     "MaskResult",
     "Masks",
@@ -55,6 +56,18 @@ class TrackRequest(_Strict):
     box: BoundedBox
     max_frames: Annotated[int, Field(ge=1, le=100_000)] | None = None
     pixel_mm: Millimetres | None = None
+
+
+class LiveCommand(BaseModel):
+    """A text message of a live connection; at least one of them."""
+
+    model_config = ConfigDict(strict=True)
+    mark: BoundedBox | None = None
+    """A lesion to follow from the next frame on, XYXY in pixels."""
+    unmark: bool = False
+    """Whether to follow none."""
+    pixel_mm: Millimetres | None = None
+    """Size of a pixel from now on."""
 
 
 class ImageInfo(BaseModel):

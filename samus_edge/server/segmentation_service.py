@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from starlette.exceptions import HTTPException
 
 from samus_edge.jobs.record import (
     Box,
@@ -22,11 +23,10 @@ from samus_edge.jobs.track_cine import Followed, follow_lesion
 from samus_edge.runtime.images.overlay import OverlayItem, draw_overlay
 from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
 from samus_edge.runtime.segmenter import Segmenter, predict_with_clicks
-from samus_edge.server.problem import Problem
 from samus_edge.server.schemas import MaskRequest, MaskResult, Masks, TrackRequest
 from samus_edge.server.session import Session
 
-__all__ = ["SegmentationService", "contours_of", "png_of"]
+__all__ = ["SegmentationService", "box_of", "contours_of", "png_of"]
 
 _CONTOUR_TOLERANCE_PX = 0.4
 Mask = npt.NDArray[np.bool_]
@@ -55,7 +55,7 @@ class SegmentationService:
         """Answer a prompt.
 
         Raises:
-            Problem: if there is no such frame.
+            HTTPException: if there is no such frame.
             BadArgumentError: if there is no prompt, or it does not fit the frame.
         """
         mask, record, timings_ms = self._predict(session, request)
@@ -91,13 +91,13 @@ class SegmentationService:
         """The mask as a DICOM segmentation.
 
         Raises:
-            Problem: if the image is not DICOM.
+            HTTPException: if the image is not DICOM.
             BadArgumentError: if the mask is empty.
             MissingExtraError: without highdicom.
         """
         study = session.image.study
         if study is None:
-            raise Problem(
+            raise HTTPException(
                 422,
                 "a DICOM segmentation refers to a DICOM image, and this is none. Ask for a PNG.",
             )
@@ -108,13 +108,13 @@ class SegmentationService:
         """Follow a lesion, a document for each frame.
 
         Raises:
-            Problem, BadArgumentError: as `masks`, before the first.
+            HTTPException, BadArgumentError: as `masks`, before the first.
         """
         session.frame(request.frame)
         followed = follow_lesion(
             self._segmenter,
             session.image.part(request.frame, min(self._max_frames, request.max_frames or 1 << 30)),
-            _box(request.box),
+            box_of(request.box),
             session.image,
             _spacing(request),
         )
@@ -124,7 +124,7 @@ class SegmentationService:
         self, session: Session, request: MaskRequest
     ) -> tuple[Mask, MaskRecord, dict[str, float]]:
         """The mask of a prompt, its record, and milliseconds of each step."""
-        boxes = [] if request.box is None else [_box(request.box)]
+        boxes = [] if request.box is None else [box_of(request.box)]
         points = [(point.x, point.y, int(point.label)) for point in request.points]
         prompts = prompts_for(boxes, points, session.image.original_hw)
         begun = time.perf_counter()
@@ -177,5 +177,6 @@ def _spacing(request: MaskRequest | TrackRequest) -> PixelSpacing | None:
     return None if request.pixel_mm is None else PixelSpacing.square(request.pixel_mm)
 
 
-def _box(values: list[float]) -> Box:
+def box_of(values: list[float]) -> Box:
+    """Four numbers as a box."""
     return values[0], values[1], values[2], values[3]

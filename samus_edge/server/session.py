@@ -6,11 +6,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+from starlette.exceptions import HTTPException
+
 from samus_edge.runtime.cine.cine_source import FileFrames
 from samus_edge.runtime.images.image_io import GreyFrame
 from samus_edge.runtime.prediction import Embedding
 from samus_edge.runtime.segmenter import Segmenter
-from samus_edge.server.problem import Problem
 
 __all__ = ["Session", "SessionStore"]
 
@@ -34,11 +35,13 @@ class Session:
         """A frame.
 
         Raises:
-            Problem: if there is none of that index.
+            HTTPException: if there is none of that index.
             ImageFileError: if it cannot be decoded.
         """
         if not 0 <= index < len(self.image):
-            raise Problem(404, f"there is no frame {index}; frames are 0 to {len(self.image) - 1}.")
+            raise HTTPException(
+                404, f"there is no frame {index}; frames are 0 to {len(self.image) - 1}."
+            )
         return self.image.read(index)
 
     def embedding(self, segmenter: Segmenter, index: int) -> tuple[Embedding, bool]:
@@ -99,13 +102,13 @@ class SessionStore:
         """A session.
 
         Raises:
-            Problem: if there is none of that name, any more.
+            HTTPException: if there is none of that name, any more.
         """
         with self._lock:
             self._sweep()
             found = self._sessions.pop(name, None)
             if found is None:
-                raise Problem(
+                raise HTTPException(
                     404, "there is no such image, or it was not used for too long. Send it again."
                 )
             self._sessions[name] = (found[0], self._clock())

@@ -54,7 +54,8 @@ GOOD = ("--box", "10,20,200,220")
         ),
         # Other arguments.
         ((*GOOD, "--threads", "0"), 2, "threads must be from 1 to 256, got 0"),
-        ((*GOOD, "--threads", "two"), 2, "--threads 'two' is not an integer"),
+        ((*GOOD, "--threads", "two"), 2, "'two'"),
+        ((*GOOD, "--threads=two"), 2, "'two'"),
         ((*GOOD, "--backend", "cuda"), 2, "got 'cuda'"),
         ((*GOOD, "--backend", "onnxruntime-cuda"), 1, "has no execution provider for CUDA"),
         ((*GOOD, "--precision", "fp8"), 2, "got 'fp8'"),

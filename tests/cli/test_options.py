@@ -1,83 +1,77 @@
 """The text of options becomes numbers or one clear message."""
 
 import re
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
-from samus_edge.cli.options import parse_box, parse_point, parse_seeds, parse_threads
+from samus_edge.cli.options import (
+    parse_box,
+    parse_fractions,
+    parse_frame_range,
+    parse_frame_size,
+    parse_point,
+    parse_seeds,
+    parse_sizes,
+    parse_spacing,
+)
+from samus_edge.errors import BadArgumentError
+from samus_edge.runtime import PixelSpacing
+
+parse_batch = partial(parse_sizes, "--batch")
 
 
 @pytest.mark.parametrize(
-    ("text", "box"),
+    ("parse", "text", "value"),
     [
-        ("10,20,200,220", (10, 20, 200, 220)),
-        (" 10, 20.5 ,200,2.2e2 ", (10, 20.5, 200, 220)),
-        ("-5,-5,10,10", (-5, -5, 10, 10)),
-        ("200,220,10,20", (200, 220, 10, 20)),  # inverted: refused later, with the image
+        (parse_box, "10,20,200,220", (10, 20, 200, 220)),
+        (parse_box, " 10, 20.5 ,200,2.2e2 ", (10, 20.5, 200, 220)),
+        (parse_box, "-5,-5,10,10", (-5, -5, 10, 10)),
+        (parse_box, "200,220,10,20", (200, 220, 10, 20)),  # inverted: refused with the image
+        (parse_point, "10,20", (10, 20, 1)),
+        (parse_point, "10.5, 20, 0", (10.5, 20, 0)),
+        (parse_fractions, "0.7,0.1,0.2", (0.7, 0.1, 0.2)),
+        (parse_spacing, "0.1", PixelSpacing(0.1, 0.1)),
+        (parse_spacing, "0.2,0.1", PixelSpacing(row_mm=0.2, column_mm=0.1)),
+        (parse_spacing, None, None),
+        (parse_seeds, "3, 1,20", (3, 1, 20)),
+        (parse_batch, "4,1,2", (1, 2, 4)),
+        (parse_frame_size, "480x640", (480, 640)),
+        (parse_frame_range, "1x2,3x4,5x6", ((1, 2), (3, 4), (5, 6))),
     ],
 )
-def test_a_box_is_four_numbers(text: str, box: tuple[float, ...]) -> None:
-    assert parse_box(text) == box
+def test_text_becomes_numbers(parse: Callable[[object], object], text: str, value: object) -> None:
+    assert parse(text) == value
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("parse", "text", "message"),
     [
-        ("10,20,200", "--box '10,20,200' has 3 numbers, expected 4"),
-        ("10,20,200,220,5", "--box '10,20,200,220,5' has 5 numbers, expected 4"),
-        ("", "--box '' has 0 numbers, expected 4"),
-        ("10 20 200 220", "--box '10 20 200 220' is not numbers"),
-        ("10,20,,220", "--box '10,20,,220' is not numbers"),
-        ("a,b,c,d", "--box 'a,b,c,d' is not numbers"),
+        (parse_box, "10,20,200", "--box '10,20,200' has 3 numbers, expected 4"),
+        (parse_box, "10,20,200,220,5", "--box '10,20,200,220,5' has 5 numbers, expected 4"),
+        (parse_box, "", "--box '' is not numbers"),
+        (parse_box, "10 20 200 220", "--box '10 20 200 220' is not numbers"),
+        (parse_box, "10,20,,220", "--box '10,20,,220' is not numbers"),
+        (parse_point, "10", "--point '10' has 1 numbers, expected x,y or x,y,label"),
+        (parse_point, "1,2,3,4", "--point '1,2,3,4' has 4 numbers"),
+        (parse_point, "10,20,2", "--point '10,20,2' has the label 2, expected 1 (foreground) or 0"),
+        (parse_point, "10,20,-1", "--point '10,20,-1' has the label -1"),
+        (parse_point, "10,20,nan", "--point '10,20,nan' has the label nan"),
+        (parse_fractions, "0.7,0.3", "--fractions '0.7,0.3' has 2 numbers, expected 3"),
+        (parse_spacing, "0", "--spacing '0' is not mm or row,column"),
+        (parse_spacing, "nan", "--spacing 'nan' is not mm or row,column"),
+        (parse_spacing, "0.1,0.1,5", "--spacing '0.1,0.1,5' has 3 numbers"),
+        *((parse_seeds, text, f"--seeds {text!r} is not integers") for text in ("", "1,", "-1")),
+        *((parse_seeds, text, f"--seeds {text!r} is not integers") for text in ("1.5", "²", "1 2")),
+        (parse_batch, "1,1", "--batch '1,1' is not different integers"),
+        (parse_batch, "0", "--batch '0' is not different integers of at least 1"),
+        (parse_frame_size, "0x640", "--frame-size '0x640' is not HxW"),
+        (parse_frame_size, "480", "--frame-size '480' is not HxW"),
+        (parse_frame_range, "1x2,3x4", "--frame-range '1x2,3x4' has 2 sizes, expected 3"),
+        (parse_frame_range, "1x2,3x4,5", "--frame-range '5' is not HxW"),
     ],
 )
-def test_anything_else_is_no_box(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        parse_box(text)
-    assert "--box 10,20,200,220" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "point"),
-    [("10,20", (10, 20, 1)), ("10,20,1", (10, 20, 1)), ("10.5, 20, 0", (10.5, 20, 0))],
-)
-def test_a_point_is_on_the_object_unless_it_says_otherwise(
-    text: str, point: tuple[float, float, int]
-) -> None:
-    parsed = parse_point(text)
-    assert parsed == point
-    assert isinstance(parsed[2], int)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("10", "--point '10' has 1 numbers, expected x,y or x,y,label"),
-        ("1,2,3,4", "--point '1,2,3,4' has 4 numbers, expected x,y or x,y,label"),
-        ("10,20,2", "--point '10,20,2' has the label 2, expected 1 (foreground) or 0"),
-        ("10,20,-1", "--point '10,20,-1' has the label -1"),
-        ("10,20,nan", "--point '10,20,nan' has the label nan"),
-        ("x,y", "--point 'x,y' is not numbers"),
-    ],
-)
-def test_anything_else_is_no_point(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        parse_point(text)
-
-
-def test_threads_are_an_integer() -> None:
-    assert parse_threads("2") == 2
-    for text in ("two", "2.0", ""):
-        with pytest.raises(ValueError, match=f"--threads '{text}' is not an integer"):
-            parse_threads(text)
-
-
-def test_seeds_are_integers_in_the_order_given() -> None:
-    assert parse_seeds("0") == (0,)
-    assert parse_seeds("3, 1,20") == (3, 1, 20)
-
-
-@pytest.mark.parametrize("text", ["", "1,", "-1", "1.5", "a", "²", "1 2"])
-def test_seeds_that_are_no_integers_are_named(text: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"--seeds {text!r} is not integers")):
-        parse_seeds(text)
+def test_anything_else_is_named(parse: Callable[[object], object], text: str, message: str) -> None:
+    with pytest.raises(BadArgumentError, match=re.escape(message)):
+        parse(text)

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from starlette.exceptions import HTTPException
 
 from samus_edge.runtime.bundle.check_frame import load_check_frames
 from samus_edge.runtime.cine import cine_source
 from samus_edge.runtime.cine.cine_source import FileFrames, open_frames
 from samus_edge.server.app import RateLimit
 from samus_edge.server.observability import JsonFormatter
-from samus_edge.server.problem import Problem
 from samus_edge.server.segmentation_service import png_of
 from samus_edge.server.session import SessionStore
 from samus_edge.server.settings import ServerSettings, is_loopback
@@ -93,12 +93,12 @@ def test_the_image_used_longest_ago_goes_first() -> None:
     store.get(first.id)
     third = store.add(image)
     assert len(store) == 2
-    with pytest.raises(Problem, match="no such image"):
+    with pytest.raises(HTTPException, match="no such image"):
         store.get(second.id)
     now[0] = 9.0
     store.get(third.id)
     now[0] = 11.0
-    with pytest.raises(Problem):
+    with pytest.raises(HTTPException):
         store.get(first.id)
     assert store.get(third.id) is third
     store.clear()
@@ -114,7 +114,7 @@ def test_images_share_a_memory() -> None:
     assert len(store) == 2
     store.add(image)
     assert len(store) == 2
-    with pytest.raises(Problem):
+    with pytest.raises(HTTPException):
         store.get(first.id)
     large = FileFrames("x", "image", [np.zeros((30, 30), np.uint8)])
     kept = store.add(large)

@@ -60,10 +60,10 @@ def test_it_finishes_what_is_under_way_when_it_is_stopped(serve: Serve) -> None:
     ("arguments", "code", "message"),
     [
         (("--host", "0.0.0.0"), 2, "a token is needed"),
-        (("--threads", "x"), 2, "is not an integer"),
+        (("--threads", "x"), 2, "'x'"),
         (("--backend", "gpu"), 2, "got 'gpu'"),
         (("--precision", "fp8"), 2, "got 'fp8'"),
-        (("--port", "99999"), 2, "65535"),
+        (("--port", "99999"), 2, "99999"),
     ],
 )
 def test_bad_arguments_are_one_line(

@@ -328,7 +328,7 @@ def _read_dataset(source: BinaryIO, path: Path) -> "Dataset":
     _check_inflated_size(source, path)
     source.seek(0)
     dataset = dcmread(source, force=True)
-    if "PixelData" in dataset or "Rows" not in dataset:
+    if "PixelData" in dataset:
         return dataset
     source.seek(0)
     head = dcmread(source, force=True, stop_before_pixels=True)
@@ -336,8 +336,7 @@ def _read_dataset(source: BinaryIO, path: Path) -> "Dataset":
     if rest[:4] == b"\xe0\x7f\x10\0" and rest[4:6] in (b"OB", b"OW"):
         head.add_new("PixelData", "OB", rest[12:])
         head["PixelData"].is_undefined_length = True
-        return head
-    return dataset
+    return head
 
 
 def _check_inflated_size(source: BinaryIO, path: Path) -> None:

@@ -51,7 +51,7 @@ _ITEM, _ITEM_HEADER = b"\xfe\xff\x00\xe0", 8
 # Decoders of JPEG 2000 hold every sample in four bytes, and more than once.
 _MAX_JPEG_2000_SAMPLES = 1 << 25
 _RLE_GAIN = 64  # two bytes become at most 128
-_MAX_RLE_BYTES = 1 << 28
+_MAX_RLE_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -456,6 +456,9 @@ class PixelData:
         # Some encoders state all allocated bits, some files more than were compressed.
         stored = StoredRange(min(header.precision, self.range.bits), is_signed)
         if header.precision > stored.bits:
+            if is_signed:  # compressed without extending the sign
+                values = values.astype(np.int32)
+                values = np.where(values > stored.high, values - (1 << stored.bits), values)
             values = np.clip(values, stored.low, stored.high)
         return StoredFrame(values, stored, self._space(header.components, header.colour))
 

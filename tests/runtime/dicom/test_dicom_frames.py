@@ -1,5 +1,7 @@
 """Frames, times and spacing from DICOM files."""
 
+import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,20 @@ import numpy.typing as npt
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    MPEG4HP41,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    RLELossless,
+)
 
 from samus_edge.errors import ImageFileError
 from samus_edge.runtime.cine.cine_source import open_frames
 from samus_edge.runtime.dicom.dicom_frames import DicomFrames, is_dicom_file
-from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
 
 Make = Callable[..., Path]
 Cine = npt.NDArray[np.uint8]
@@ -159,47 +169,6 @@ def test_times_of_frames(
     assert DicomFrames.open(make_study(cine, **elements)).frame_seconds == pytest.approx(seconds)
 
 
-def test_spacing_is_that_of_the_region_around_the_box(
-    make_study: Make, cine: Cine, make_region: Callable[..., Dataset]
-) -> None:
-    left = make_region((0, 0, 29, 39), 0.01)
-    right = make_region((30, 0, 59, 39), 0.02, PhysicalDeltaY=-0.04)
-    spectrum = make_region((0, 0, 59, 39), 0.5, RegionSpatialFormat=3)
-    study = DicomFrames.open(make_study(cine, regions=[left, right, spectrum]))
-    assert study.spacing_in((5, 5, 20, 30)) == PixelSpacing.square(0.1)
-    found = study.spacing_in((35, 5, 50, 30))
-    assert found is not None
-    assert found.row_mm == pytest.approx(0.4)
-    assert found.column_mm == pytest.approx(0.2)
-    assert study.spacing_in((20, 5, 40, 30)) is None  # over the border
-    assert [each.is_2d for each in study.regions] == [True, True, False]
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"PhysicalUnitsXDirection": 4},  # seconds
-        {"PhysicalDeltaX": 0.0},
-        {"PhysicalDeltaX": float("nan")},
-        {"RegionLocationMaxX1": 600},  # outside: the image was scaled after it was made
-    ],
-)
-def test_spacing_that_is_not_certain_is_none(
-    make_study: Make, cine: Cine, make_region: Callable[..., Dataset], changes: dict[str, Any]
-) -> None:
-    study = DicomFrames.open(
-        make_study(
-            cine, regions=[make_region((0, 0, 59, 39), 0.01, **changes)], PixelSpacing=[1, 1]
-        )
-    )
-    assert study.spacing_in((5, 5, 20, 30)) is None
-
-
-def test_pixel_spacing_counts_where_there_are_no_regions(make_study: Make, cine: Cine) -> None:
-    study = DicomFrames.open(make_study(cine, PixelSpacing=[0.3, 0.2]))
-    assert study.spacing_in((0, 0, 5, 5)) == PixelSpacing(row_mm=0.3, column_mm=0.2)
-
-
 @pytest.mark.parametrize(
     ("elements", "message"),
     [
@@ -235,12 +204,207 @@ def test_a_frame_that_is_not_there(make_study: Make, cine: Cine) -> None:
         ("rtplan.dcm", "without an image"),
         ("test-SR.dcm", "without an image"),
         ("no_meta.dcm", "not a DICOM file"),
-        ("SC_rgb_jpeg_gdcm.dcm", "no decoder is installed"),
+        ("SC_rgb_jpeg_gdcm.dcm", "Install one: pip install pylibjpeg pylibjpeg-libjpeg"),
+        ("JPGExtended.dcm", "Install one: pip install pylibjpeg pylibjpeg-libjpeg"),  # 12 bits
     ],
 )
 def test_files_without_an_image_say_so(name: str, message: str) -> None:
     with pytest.raises(ImageFileError, match=message):
         DicomFrames.open(pydicoms(name)).read(0)
+
+
+def codes(study: DicomFrames) -> list[str]:
+    return [note.code for note in study.notes]
+
+
+@pytest.mark.parametrize("syntax", ["native", "native 422", "rle", "jpeg", "jpeg without a table"])
+def test_the_whole_frames_of_a_cine_that_was_cut_off_are_read(
+    make_study: Make, tmp_path: Path, syntax: str
+) -> None:
+    ramp = np.add.outer(np.arange(40) * 3, np.arange(60) * 2)
+    frames = np.stack([ramp, 250 - ramp, ramp // 2]).astype(np.uint8)
+    if "422" in syntax:  # two brightnesses, then two colours, of every pair
+        stored = np.full((3, 40, 30, 4), 128, np.uint8)
+        stored[..., 0], stored[..., 1] = frames[..., ::2], frames[..., 1::2]
+        dataset = dcmread(make_study(np.stack([frames] * 3, -1), photometric="YBR_FULL_422"))
+        dataset.PixelData = stored.tobytes()
+    else:
+        dataset = dcmread(make_study(frames))
+    if syntax == "rle":
+        dataset.compress(RLELossless)
+    elif "jpeg" in syntax:
+        jpegs = [cv2.imencode(".jpg", frame, [1, 100])[1].tobytes() for frame in frames]
+        dataset.PixelData = encapsulate(jpegs, has_bot=syntax == "jpeg")
+        dataset["PixelData"].VR = "OB"
+        dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    dataset.FrameTimeVector = [0, 30, 50]
+    path = tmp_path / "cut.dcm"
+    dataset.save_as(path)
+    whole = DicomFrames.open(path)
+    assert (len(whole), codes(whole)) == (3, [])
+    content = path.read_bytes()
+    path.write_bytes(content[:-300])
+    study = DicomFrames.open(path)
+    assert (len(study), codes(study)) == (2, ["cine_truncated"])
+    assert "2 of 3 frames" in study.notes[0].text
+    for index in range(2):
+        assert np.abs(study.read(index).astype(int) - frames[index]).max() <= 2
+    assert study.frame_seconds == pytest.approx((0, 0.03))
+
+
+@pytest.mark.parametrize(("stated", "noted"), [(0, ["tag_ignored"]), (None, ["tag_ignored"])])
+def test_frames_are_counted_where_the_file_does_not_say(
+    make_study: Make, cine: Cine, stated: int | None, noted: list[str]
+) -> None:
+    path = make_study(cine)
+    dataset = dcmread(path)
+    del dataset.NumberOfFrames
+    if stated is not None:
+        dataset.NumberOfFrames = stated
+    dataset.save_as(path)
+    study = DicomFrames.open(path)
+    assert (len(study), codes(study)) == (3, noted)
+    np.testing.assert_array_equal(study.read(2), cine[2])
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless])
+@pytest.mark.parametrize("keep_meta", [True, False])
+def test_files_without_preamble_or_meta_are_read(
+    make_study: Make, cine: Cine, tmp_path: Path, syntax: UID, keep_meta: bool
+) -> None:
+    dataset = dcmread(make_study(cine))
+    if syntax == RLELossless:
+        dataset.compress(RLELossless)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    path = tmp_path / "bare"
+    dataset.save_as(path)
+    content = path.read_bytes()[132:]
+    if not keep_meta:
+        content = content[12 + int.from_bytes(content[8:12], "little") :]
+    path.write_bytes(content)
+    assert is_dicom_file(path)
+    study = DicomFrames.open(path)
+    np.testing.assert_array_equal(study.read(2), cine[2])
+    assert "header_missing" in codes(study)
+
+
+def test_a_window_without_a_width_is_passed_over(make_study: Make) -> None:
+    values = np.arange(2400, dtype=np.uint16).reshape(1, 40, 60)
+    elements = {"BitsStored": 12, "HighBit": 11, "WindowCenter": [0, 500], "WindowWidth": [0, 200]}
+    study = DicomFrames.open(make_study(values, **elements))
+    assert codes(study) == ["window_ignored"]
+    assert study.read(0).ravel()[[400, 500, 600]].tolist() == [0, 128, 255]
+
+
+def test_every_frame_of_an_enhanced_image_has_its_own_window(make_study: Make) -> None:
+    values = np.stack([np.arange(2400, dtype=np.uint16).reshape(40, 60)] * 2)
+    groups = []
+    for centre in (500, 1500):
+        window, group = Dataset(), Dataset()
+        window.WindowCenter, window.WindowWidth = centre, 201
+        group.FrameVOILUTSequence = [window]
+        groups.append(group)
+    study = DicomFrames.open(make_study(values, PerFrameFunctionalGroupsSequence=groups))
+    # PS3.3 C.11.2.1.2.1: half of the levels at half a value below the centre
+    for frame, centre in enumerate((500, 1500)):
+        levels = study.read(frame).ravel()[[centre - 101, centre, centre + 101]]
+        np.testing.assert_allclose(levels, [0, 128, 255], atol=1)
+
+
+def test_a_table_that_cannot_be_used_is_noted(make_study: Make, cine: Cine) -> None:
+    item = Dataset()
+    item.LUTDescriptor = [256, 0, 8]
+    study = DicomFrames.open(make_study(cine, VOILUTSequence=[item], RescaleSlope=0))
+    assert codes(study) == ["tag_ignored", "tag_ignored"]
+    np.testing.assert_array_equal(study.read(0), cine[0])
+
+
+@pytest.mark.parametrize("stated", [(640, 480), (64, 48)])
+def test_videos_are_read_by_opencv(
+    make_study: Make, tmp_path: Path, stated: tuple[int, int]
+) -> None:
+    width, height = 64, 48
+    clip = tmp_path / "clip.mp4"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"mp4v"), 10, (width, height))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV writes no MPEG-4")
+    levels = [40, 90, 140, 200, 240]
+    for level in levels:
+        writer.write(np.full((height, width, 3), level, np.uint8))
+    writer.release()
+    dataset = dcmread(
+        make_study(np.zeros((5, stated[1], stated[0], 3), np.uint8), photometric="RGB")
+    )
+    dataset.PhotometricInterpretation = "YBR_PARTIAL_420"
+    dataset.PixelData = encapsulate([clip.read_bytes()], has_bot=False)
+    dataset["PixelData"].VR = "OB"
+    dataset.file_meta.TransferSyntaxUID = MPEG4HP41
+    path = tmp_path / "video.dcm"
+    dataset.save_as(path)
+    study = DicomFrames.open(path)
+    if stated != (width, height):
+        with pytest.raises(ImageFileError, match="640 x 480 pixels, but its video has 64 x 48"):
+            study.read(0)
+        return
+    for index in (3, 0, 4, 1):  # not in order
+        assert study.read(index).mean() == pytest.approx(levels[index], abs=4)
+    dataset.PixelData = encapsulate([b"no video" * 40], has_bot=False)
+    dataset.save_as(path)
+    with pytest.raises(ImageFileError, match="OpenCV cannot read"):
+        DicomFrames.open(path).read(0)
+
+
+def test_a_compressed_image_of_another_size_is_refused_before_it_is_decoded(
+    make_study: Make, tmp_path: Path
+) -> None:
+    dataset = dcmread(make_study(np.zeros((1, 40, 60), np.uint8)))
+    picture = cv2.imencode(".jpg", np.zeros((4000, 6000), np.uint8))[1].tobytes()
+    dataset.PixelData = encapsulate([picture])
+    dataset["PixelData"].VR = "OB"
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    dataset.save_as(tmp_path / "bomb.dcm")
+    study = DicomFrames.open(tmp_path / "bomb.dcm")
+    peak = refused_within_bytes(lambda: study.read(0))
+    assert peak < 8_000_000
+
+
+def refused_within_bytes(run: Callable[[], object]) -> int:
+    """The most memory that Python and numpy held at a time, until an ImageFileError."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageFileError):
+            run()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_deflated_and_rle_bombs_are_refused_without_expanding_them(
+    make_study: Make, tmp_path: Path
+) -> None:
+    small = make_study(np.zeros((1, 40, 60), np.uint8))
+    dataset = dcmread(small)
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(small)
+    content = small.read_bytes()
+    meta = content[: 144 + int.from_bytes(content[140:144], "little")]
+    deflating = zlib.compressobj(1, wbits=-15)
+    zeros = b"".join(deflating.compress(bytes(1 << 20)) for _ in range(260))
+    deflated = tmp_path / "deflated.dcm"
+    deflated.write_bytes(meta + zeros + deflating.flush())
+    assert deflated.stat().st_size < 2_000_000
+    peak = refused_within_bytes(lambda: DicomFrames.open(deflated))
+    assert peak < 20_000_000
+    runs = dcmread(make_study(np.zeros((1, 40, 60), np.uint8)))
+    header = np.zeros(16, "<u4")
+    header[:2] = 1, 64
+    runs.PixelData = encapsulate([header.tobytes() + b"\x81\0" * 600_000])
+    runs["PixelData"].VR = "OB"
+    runs.file_meta.TransferSyntaxUID = RLELossless
+    runs.save_as(tmp_path / "rle.dcm")
+    study = DicomFrames.open(tmp_path / "rle.dcm")
+    with pytest.raises(ImageFileError, match="76800000 bytes, 2400 were expected"):
+        study.read(0)
 
 
 def test_truncated_files_are_errors_or_whole_frames(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from samus_edge.errors import BadArgumentError
-from samus_edge.export.weight_storage import INT8_MAX
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ Runtime's blocked float kernels are as fast for these sizes, and 8-bit ones forc
 RECIPES = {recipe.name: recipe for recipe in (TENSORRT_INT8, CPU_INT8)}
 
 
-UINT8_MAX = 255
+INT8_MAX, UINT8_MAX = 127, 255
 
 Range = tuple[float, float]
 FloatArray = npt.NDArray[np.float32]

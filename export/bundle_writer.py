@@ -55,15 +55,8 @@ __all__ = [
     "write_bundle",
 ]
 
-INT8_DECODER_ARCHS = ("tiny",)
-"""Where the mask decoder's large matrices are stored as int8: it is two fifths of a `tiny`.
-Of a `vit_b` it is 3 %, not worth the coarser grid."""
-
 NEWEST_OPSET = 23
 """What ONNX Runtime and TensorRT 10 both take."""
-
-MIN_INT8_MATRIX = 65_536
-"""Matrices of the mask decoder from this size on are stored as int8, the rest as half precision."""
 
 _CREDITS = {
     "tiny": (
@@ -172,8 +165,7 @@ def write_bundle(
             if name == IMAGE_ENCODER and frame_hw is not None:
                 freeze_frame_size(graph, frame_hw)
             map_tensors(graph, graph_tensors(model, name))
-            is_int8 = name == MASK_DECODER and arch_of(model) in INT8_DECODER_ARCHS
-            graphs[name] = _write_graph(graph, name, draft, "int8" if is_int8 else "fp16")
+            graphs[name] = _write_graph(graph, name, draft)
             del graph  # half a gigabyte for a large encoder, before the next one is made
         # Should this process be killed, what it leaves says what it is.
         unfinished = replace(text, name=f"unfinished export of {text.name}")
@@ -204,13 +196,7 @@ def shipped_model(model: SamusHF) -> SamusHF:
     # torch's annotations of Module.to leave memory_format out
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     fold_constants(model)
-    int8 = [
-        f"mask_decoder.{name}"
-        for name, parameter in model.mask_decoder.named_parameters()
-        if parameter.ndim == 2 and parameter.numel() >= MIN_INT8_MATRIX
-        if arch_of(model) in INT8_DECODER_ARCHS
-    ]
-    round_weights(model, int8=int8)
+    round_weights(model)
     return model
 
 
@@ -224,7 +210,7 @@ def graph_tensors(model: SamusHF, graph: str) -> dict[str, npt.NDArray[np.float3
     }
 
 
-def _write_graph(graph: ModelProto, name: str, folder: Path, weight_storage: str) -> GraphRecord:
+def _write_graph(graph: ModelProto, name: str, folder: Path) -> GraphRecord:
     store_compactly(graph)
     content = graph_file(graph, name)
     path = folder / f"{name}.onnx"
@@ -234,7 +220,7 @@ def _write_graph(graph: ModelProto, name: str, folder: Path, weight_storage: str
         sha256=hashlib.sha256(content).hexdigest(),
         size_bytes=len(content),
         precision="fp32",
-        weight_storage=weight_storage,
+        weight_storage="fp16",
         opset=graph.opset_import[0].version,
         inputs=tensor_specs(graph.graph.input),
         outputs=tensor_specs(graph.graph.output),

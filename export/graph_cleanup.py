@@ -14,70 +14,92 @@ from samus_edge.runtime.bundle.manifest import TensorSpec
 from samus_edge.verification.comparison import open_onnx
 
 __all__ = [
-    "AXES_OPSET",
     "GELU_OPSET",
     "OLDEST_OPSET",
-    "complete_resize_sizes",
     "downgrade",
-    "fix_resize_sizes",
     "graph_file",
     "open_graph",
     "remove_unused",
     "rendered",
+    "slice_constants",
     "tensor_specs",
     "tensor_values",
 ]
 
 
-SPATIAL_AXES = [2, 3]
+def slice_constants(model: ModelProto) -> None:
+    """Let slices take the place of every Gather of a constant, in place.
 
-
-def fix_resize_sizes(model: ModelProto) -> None:
-    """Let every resizing to a constant size name that size alone, in place.
-
-    The exporter gives all four sizes, batch and channels read from the tensor's own shape, which is
-    arithmetic on shapes at run time. With the axes as an attribute two constants are enough.
+    Relative position biases are such: rows of a table by offsets that rise and fall by one. Engines
+    compute slices of constants when they load or build the graph; TensorRT gathers for every frame.
+    Constants of one shape are sliced together, since each node takes time when a graph is loaded.
 
     Args:
-        model: a model of operator set 18 or newer.
+        model: a model whose constants are initialisers.
     """
-    producers = {node.output[0]: node for node in model.graph.node}
-    pairs = {item.name for item in model.graph.initializer if list(item.dims) == [2]}
-    for node in model.graph.node:
-        if node.op_type != "Resize" or len(node.input) < 4:
-            continue
-        sizes = producers.get(node.input[3])
-        if sizes is None or sizes.op_type != "Concat" or len(sizes.input) != 2:
-            continue
-        kept, size = sizes.input
-        if kept in producers and producers[kept].op_type == "Shape" and size in pairs:
-            node.input[3] = size
-            node.attribute.append(helper.make_attribute("axes", SPATIAL_AXES))
+    graph = model.graph
+    constants = {item.name: item for item in graph.initializer}
+    alike: dict[tuple[int, str, tuple[int, ...]], list[NodeProto]] = {}
+    for node in graph.node:
+        if node.op_type == "Gather" and constants.keys() >= set(node.input):
+            axis = next((item.i for item in node.attribute), 0)
+            key = axis, node.input[1], tuple(constants[node.input[0]].dims)
+            alike.setdefault(key, []).append(node)
+    slices: list[NodeProto] = []
+    for (axis, indices, shape), gathers in alike.items():
+        runs = _runs(numpy_helper.to_array(constants[indices]).tolist())
+        slices += _sliced(model, gathers, runs, axis, shape[axis])
+    gathered = {node.output[0] for gathers in alike.values() for node in gathers}
+    nodes = [node for node in graph.node if node.output[0] not in gathered]
+    del graph.node[:]
+    graph.node.extend([*slices, *nodes])
     remove_unused(model)
 
 
-def complete_resize_sizes(model: ModelProto) -> None:
-    """Undo `fix_resize_sizes`, in place: every resizing names the sizes of all four axes.
+def _sliced(
+    model: ModelProto, gathers: list[NodeProto], runs: list[tuple[int, int]], axis: int, size: int
+) -> list[NodeProto]:
+    """Nodes that slice the data of several Gathers along an axis of some size, all at once."""
+    name = gathers[0].output[0]
+    stacked = 0 if axis else 1
+    data, parts, joined = f"{name}/data", [], f"{name}/joined"
+    nodes = [
+        helper.make_node("Concat", [each.input[0] for each in gathers], [data], data, axis=stacked)
+    ]
+    for index, (first, last) in enumerate(runs):
+        step = 1 if first <= last else -1
+        # An end before the first element is beyond the whole axis.
+        end = last + step if last + step >= 0 else -size - 1
+        parts.append(f"{name}/{index}")
+        bounds = {"start": first, "end": end, "axis": axis, "step": step}
+        for key, value in bounds.items():
+            tensor = numpy_helper.from_array(np.array([value]), f"{parts[-1]}/{key}")
+            model.graph.initializer.append(tensor)
+        inputs = [data, *(f"{parts[-1]}/{key}" for key in bounds)]
+        nodes.append(helper.make_node("Slice", inputs, parts[-1:], parts[-1]))
+    outputs = [each.output[0] for each in gathers]
+    nodes.append(helper.make_node("Concat", parts, [joined], joined, axis=axis))
+    nodes.append(
+        helper.make_node(
+            "Split", [joined], outputs, f"{name}/split", axis=stacked, num_outputs=len(outputs)
+        )
+    )
+    return nodes
 
-    Operator sets before 18 have no axes there, and TensorRT's parser takes none with a batch of
-    varying size.
 
-    Args:
-        model: a model of operator set 18 or newer.
-    """
-    graph = model.graph
-    nodes: list[NodeProto] = []
-    for node in graph.node:
-        axes = next((item for item in node.attribute if item.name == "axes"), None)
-        if node.op_type == "Resize" and axes is not None and list(axes.ints) == SPATIAL_AXES:
-            kept, sizes = f"{node.output[0]}.kept_sizes", f"{node.output[0]}.sizes"
-            nodes.append(helper.make_node("Shape", [node.input[0]], [kept], kept, start=0, end=2))
-            nodes.append(helper.make_node("Concat", [kept, node.input[3]], [sizes], sizes, axis=0))
-            node.input[3] = sizes
-            node.attribute.remove(axes)
-        nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
+def _runs(indices: list[int]) -> list[tuple[int, int]]:
+    """First and last index of every stretch that rises, or falls, by one from each to the next."""
+    runs: list[tuple[int, int]] = []
+    step: int | None = None
+    for index in indices:
+        change = index - runs[-1][1] if runs else None
+        if runs and change in ((1, -1) if step is None else (step,)):
+            runs[-1] = runs[-1][0], index
+            step = change
+        else:
+            runs.append((index, index))
+            step = None
+    return runs
 
 
 def remove_unused(model: ModelProto) -> None:
@@ -107,17 +129,17 @@ OLDEST_OPSET = 17
 
 GELU_OPSET = 20
 AXES_OPSET = 18
-"""The first in which Resize and Pad have axes, and ReduceMax takes its axes as an input."""
+"""The first in which Pad has axes, and ReduceMax takes its axes as an input."""
 
-_NEW_RESIZE_ATTRIBUTES = ("antialias", "axes", "keep_aspect_ratio_policy")
+_NEW_RESIZE_ATTRIBUTES = ("antialias", "keep_aspect_ratio_policy")
 _REDUCTIONS = ("ReduceMax", "ReduceMean", "ReduceMin")
 
 
 def downgrade(model: ModelProto, opset: int) -> None:
     """Rewrite the operators that an older operator set does not have, in place.
 
-    Gelu becomes its definition by Erf. For 17, the axes of Resize and Pad are written out and those
-    of reductions become attributes. ONNX's own converter does not take these steps back.
+    Gelu becomes its definition by Erf. For 17, the axes of Pad are written out and those of
+    reductions become attributes. ONNX's own converter does not take these steps back.
 
     Args:
         model: a graph of operator set 20, with the operators that `samus-edge export` writes; its
@@ -127,7 +149,6 @@ def downgrade(model: ModelProto, opset: int) -> None:
     if opset < GELU_OPSET:
         _expand_gelu(model)
     if opset < AXES_OPSET:
-        complete_resize_sizes(model)
         constants = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
         for node in model.graph.node:
             if node.op_type == "Resize":
@@ -214,7 +235,8 @@ def graph_file(model: ModelProto, name: str | None = None) -> bytes:
     """The bytes of a graph's file, which are the same for the same graph.
 
     Args:
-        model: a graph; gets this package as its producer.
+        model: a graph; gets this package as its producer, and the oldest file format that has its
+            operator set, since older ONNX Runtimes refuse newer ones: 1.17 takes IR version 9.
         name: the graph's new name; None to keep the one that it has.
 
     Raises:
@@ -223,6 +245,7 @@ def graph_file(model: ModelProto, name: str | None = None) -> bytes:
     if name is not None:
         model.graph.name = name
     model.producer_name, model.producer_version = "samus-edge", __version__
+    model.ir_version = helper.find_min_ir_version_for(model.opset_import)
     onnx.checker.check_model(model, full_check=True)
     content: bytes = model.SerializeToString(deterministic=True)
     return content

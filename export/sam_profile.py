@@ -10,7 +10,6 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-import onnx
 from onnx import ModelProto
 
 from samus_edge.errors import BadArgumentError, ExportMismatchError
@@ -246,6 +245,4 @@ def write_sam_profile(
 
 def _file_of(graph: ModelProto) -> bytes:
     store_compactly(graph)
-    # The oldest file format that has the operator set: older ONNX Runtimes refuse newer ones.
-    graph.ir_version = onnx.helper.find_min_ir_version_for(graph.opset_import)
     return graph_file(graph)

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -16,7 +17,7 @@ from onnx import ModelProto, NodeProto, compose, parser, version_converter
 from torch import Tensor, nn
 
 from samus_edge.errors import BadArgumentError
-from samus_edge.export.graph_cleanup import fix_resize_sizes, remove_unused, rendered
+from samus_edge.export.graph_cleanup import remove_unused, rendered, slice_constants
 from samus_edge.high_frequency import MIN_BAND_RANGE, MIN_SUM_RANGE
 from samus_edge.modeling.samus_hf import SamusHF
 
@@ -105,13 +106,14 @@ def preprocessing_graph(*, image_size: int, opset: int, ir_version: int) -> Mode
     """Build the graph from raw frames to the encoder's two inputs.
 
     Takes `image`, (B, H, W), uint8, any size; gives `grey` and `high_frequency`, (B, 1, S, S),
-    float32 in [0, 1]. Every frame is scaled by its own minima and maxima. No shape is computed at
-    run time: the odd row or column that PyWavelets pads is always appended, and an even frame's
-    convolution leaves it out.
+    float32 in [0, 1]. Every frame is scaled by its own minima and maxima. The odd row or column
+    that PyWavelets pads is always appended, and an even frame's convolution leaves it out. Resize
+    names the sizes of all four axes, since TensorRT's parser takes no `axes` beside a batch of
+    unknown size.
 
     Args:
         image_size: S, side of the model input, pixels.
-        opset: ONNX operator set, 18 or newer (axes of Resize, Pad and the reductions).
+        opset: ONNX operator set, 18 or newer (axes of Pad and the reductions).
         ir_version: ONNX IR version of the model.
 
     Returns:
@@ -155,12 +157,14 @@ def mask_decoder_graph(model: SamusHF, *, opset: int) -> ModelProto:
         torch.rand(count, 1, 4 * embedding_side, 4 * embedding_side),
         torch.ones(count, 1),
     )
+    prompt_encoder = copy.deepcopy(model.prompt_encoder)
+    prompt_encoder.fold()
     prompts = torch.export.Dim("prompts", min=1, max=1024)
     prompt_points = torch.export.Dim("points", min=2, max=1024)
     return _export(
         _Decoder(
             image_encoder=nn.Identity(),
-            prompt_encoder=model.prompt_encoder,
+            prompt_encoder=prompt_encoder,
             mask_decoder=model.mask_decoder,
         ),
         example,
@@ -206,7 +210,7 @@ def _export(
         model = version_converter.convert_version(model, opset)
     name_by_module(model)
     _strip_traces(model)
-    fix_resize_sizes(model)
+    slice_constants(model)
     return model
 
 

@@ -13,14 +13,7 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from samus_edge import __version__
 from samus_edge.errors import BadArgumentError, BundleError, SamusEdgeError
-from samus_edge.export.graph_cleanup import (
-    complete_resize_sizes,
-    graph_file,
-    remove_unused,
-    rendered,
-    tensor_specs,
-)
-from samus_edge.export.weight_storage import expand_weights
+from samus_edge.export.graph_cleanup import graph_file, rendered, tensor_specs
 from samus_edge.runtime.bundle.bundle import Bundle, check_precision, precision_name, select_graphs
 from samus_edge.runtime.bundle.manifest import (
     IMAGE_ENCODER,
@@ -267,26 +260,6 @@ def batch_mask_decoder(model: ModelProto) -> None:
     rows.dim_param = inputs[_POINT_COORDS][0].dim_param
 
 
-def prepare_for_tensorrt(model: ModelProto) -> None:
-    """Change what TensorRT refuses, in place; the graph computes the same numbers.
-
-    - Weights that are stored as half precision or int8 become float32: TensorRT allows an int8
-      constant only before a DequantizeLinear.
-    - A Resize to a constant size of its spatial axes gets all four sizes, batch and channels read
-      from the tensor: the parser fills the axes that are not named with the tensor's static sizes,
-      and those are -1 where the batch is dynamic.
-
-    Args:
-        model: a graph as `samus-edge export` writes it, weights included.
-
-    Source: onnx-tensorrt, `onnxOpImporters.cpp`, Resize; the second was seen with the parser and
-        the builder of TensorRT-RTX 1.7.
-    """
-    expand_weights(model)
-    complete_resize_sizes(model)
-    remove_unused(model)
-
-
 @dataclass(frozen=True)
 class TritonRepository:
     """A written model repository.
@@ -314,9 +287,8 @@ def write_triton_repository(
 ) -> TritonRepository:
     """Write a bundle as a model repository, check it, and only then put the folder in place.
 
-    The image encoder of the variant "onnx" is the bundle's file, byte for byte. Every other graph
-    is changed (`batch_mask_decoder`, `prepare_for_tensorrt`) and run on ONNX Runtime against the
-    bundle's. Needs onnx, not torch.
+    The image encoder is the bundle's file, byte for byte. The mask decoder is changed
+    (`batch_mask_decoder`) and run on ONNX Runtime against the bundle's. Needs onnx, not torch.
 
     Args:
         bundle: an opened bundle.
@@ -387,18 +359,14 @@ def _served_models(
     model = _load(bundle, graph)
     specs = tensor_specs(model.graph.input), tensor_specs(model.graph.output)
     check_graph(part, replace(record, inputs=specs[0], outputs=specs[1]))
-    original = bundle.read_graph(graph)
+    content = bundle.read_graph(graph)
     if record.external_data:
-        original = model.SerializeToString(deterministic=True)
+        content = model.SerializeToString(deterministic=True)
     if part == MASK_DECODER:
         batch_mask_decoder(model)
-    for variant in sorted(settings.variants):  # "onnx" first: the next one changes the graph more
-        content = original
-        if part == MASK_DECODER or variant == "tensorrt":
-            if variant == "tensorrt":
-                prepare_for_tensorrt(model)
-            content = graph_file(model)
-            check_served_graph(content, original, record)
+        original, content = content, graph_file(model)
+        check_served_graph(content, original, record)
+    for variant in sorted(settings.variants):
         served = ServedModel(
             name=f"{settings.prefix}{part}_{variant}",
             part=part,

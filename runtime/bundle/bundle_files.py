@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,6 @@ __all__ = [
     "check_file",
     "is_safe_path",
     "read_file",
-    "unlisted_locations",
 ]
 
 
@@ -168,35 +167,3 @@ def _check_size(record: FileRecord, size_bytes: int) -> None:
 def _check_sha256(record: FileRecord, sha256: str) -> None:
     if sha256 != record.sha256:
         raise BundleError(f"{record.file} has SHA-256 {sha256}, expected {record.sha256}")
-
-
-def unlisted_locations(graph: bytes, listed: Collection[str] = ()) -> set[str]:
-    """The files outside a list that an ONNX graph keeps tensors in, cut where they are long.
-
-    ONNX Runtime looks for such files by itself, before version 1.24 in any folder, so they have to
-    be known before a graph is given to it. Every such tensor has an entry with the key "location",
-    whose bytes are searched for; the entry's value follows in everything that the `onnx` package
-    writes. A node or tensor of exactly that name counts as well; no graph of ours has one.
-
-    Args:
-        graph: The bytes of an ONNX file.
-        listed: Locations as tensors name them, at most 255 bytes long.
-    """
-    key, found = b"location", set()
-    values = tuple(b"\x12" + _length(name) + name.encode() for name in listed)
-    start = graph.find(key)
-    while start >= 0:
-        end = start + len(key)
-        # Before a key is its length, 8; it may be written in more bytes than one, and then ends in
-        # 0.
-        if graph[start - 1 : start] in (b"\x08", b"\x00") and not graph.startswith(values, end):
-            length = min(graph[end + 1 : end + 2] or b"\0")
-            found.add(graph[end + 2 : end + 2 + length].decode(errors="replace"))
-        start = graph.find(key, end)
-    return found
-
-
-def _length(name: str) -> bytes:
-    """A text's length in bytes as protocol buffers write it, up to 16,383."""
-    length = len(name.encode())
-    return bytes([length]) if length < 128 else bytes([length & 127 | 128, length >> 7])

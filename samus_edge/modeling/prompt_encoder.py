@@ -63,7 +63,10 @@ class PositionEmbeddingRandom(nn.Module):
 
     def forward(self, coords: Tensor) -> Tensor:
         """Encode (..., 2) coordinates (x, y) in [0, 1]; (..., 2 * num_pos_feats) out."""
-        phase = 2 * math.pi * ((2 * coords - 1) @ self.positional_encoding_gaussian_matrix)
+        # A product of matrices would round otherwise in half precision, and TensorRT has none in
+        # float32 for compute capability 7.5.
+        products = (2 * coords - 1).unsqueeze(-1) * self.positional_encoding_gaussian_matrix
+        phase = 2 * math.pi * products.sum(dim=-2)
         return torch.cat((torch.sin(phase), torch.cos(phase)), dim=-1)
 
 
@@ -80,6 +83,8 @@ class PromptEncoder(nn.Module):
     is two points labelled 2 and 3, and labels select embeddings by arithmetic, not by indexed
     assignment.
     """
+
+    dense_encoding: Tensor | None
 
     def __init__(
         self,
@@ -107,9 +112,17 @@ class PromptEncoder(nn.Module):
             nn.Conv2d(mask_in_chans, embed_dim, kernel_size=1),
         )
         self.no_mask_embed = nn.Embedding(1, embed_dim)
+        self.register_buffer("dense_encoding", None, persistent=False)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Keep what `dense_pe` gives, for an export: weights that are loaded later do not count."""
+        self.dense_encoding = self.dense_pe()
 
     def dense_pe(self) -> Tensor:
         """Positional encoding of the image embeddings: (1, h*w, C), float32, row by row."""
+        if self.dense_encoding is not None:
+            return self.dense_encoding
         side = self.embedding_size
         centres = (torch.arange(side, device=self.no_mask_embed.weight.device) + 0.5) / side
         y, x = torch.meshgrid(centres, centres, indexing="ij")

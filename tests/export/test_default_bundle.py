@@ -10,7 +10,7 @@ from samus_edge.runtime import Segmenter
 from samus_edge.runtime.bundle.bundle import Bundle, default_bundle_path
 from tests.conftest import EXAMPLE_BOXES, read_example
 
-MAX_BYTES = 20e6
+MAX_BYTES = 24e6
 MAX_LOGIT_ERROR = 1e-3
 MIN_MASK_IOU = 0.999
 MIN_PARITY_FRAMES = 20

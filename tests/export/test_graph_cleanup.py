@@ -1,5 +1,6 @@
 """Graphs lose what nothing needs, and compute what they computed."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import onnx
 import pytest
 from onnx import ModelProto, parser
 
-from samus_edge.export.graph_cleanup import OLDEST_OPSET, downgrade, fix_resize_sizes, remove_unused
+from samus_edge.export.graph_cleanup import OLDEST_OPSET, downgrade, remove_unused, slice_constants
 from samus_edge.export.weight_storage import expand_weights
 from tests.conftest import AssetFrame
 from tests.export.conftest import Array, run_graph
@@ -60,17 +61,6 @@ def test_what_the_newer_operator_sets_added_is_gone(random_bundle: Path) -> None
             assert len(node.input) == 1 and "axes" in attributes
 
 
-RESIZE = """
-<ir_version: 9, opset_import: ["" : 20]>
-resize (float[batch, 1, 4, 4] x) => (float[batch, 1, 6, 6] y)
-<int64[2] size = {6, 6}, float[4] scales = {1.0, 1.0, 1.5, 1.5}>
-{
-    batch_and_channels = Shape <start = 0, end = 2> (x)
-    sizes = Concat <axis = 0> (batch_and_channels, size)
-    y = Resize <mode = "linear", coordinate_transformation_mode = "half_pixel"> (x, , , sizes)
-}
-"""
-
 SIDE_BRANCH = """
 <ir_version: 9, opset_import: ["" : 20]>
 branches (float[2] x, float[2] other) => (float[2] y)
@@ -84,32 +74,34 @@ branches (float[2] x, float[2] other) => (float[2] y)
 """
 
 
-def test_a_constant_size_needs_no_shape() -> None:
-    model: ModelProto = parser.parse_model(RESIZE)
-    x = np.random.default_rng(0).random((3, 1, 4, 4), dtype=np.float32)
-    expected = run_graph(model.SerializeToString())({"x": x})["y"]
-    fix_resize_sizes(model)
+GATHERS = """
+<ir_version: 9, opset_import: ["" : 20]>
+biases (float[rows, 9] x, float[rows, 3] z) => (float[rows, 9] y, float[rows, 2] w)
+<
+    float[1, 3] first = {1.0, 2.0, 3.0}, float[1, 3] second = {4.0, 5.0, 6.0},
+    int64[9] distances = {0, 1, 2, 1, 0, 1, 2, 1, 0}, int64[2] two = {2, 0}
+>
+{
+    first_bias = Gather <axis = 1> (first, distances)
+    second_bias = Gather <axis = 1> (second, distances)
+    sum = Add (x, first_bias)
+    y = Add (sum, second_bias)
+    w = Gather <axis = 1> (z, two)
+}
+"""
+
+
+def test_constants_are_sliced_and_what_is_computed_is_gathered() -> None:
+    model: ModelProto = parser.parse_model(GATHERS)
+    rng = np.random.default_rng(0)
+    feeds = {"x": rng.random((2, 9), np.float32), "z": rng.random((2, 3), np.float32)}
+    slice_constants(model)
     onnx.checker.check_model(model, full_check=True)
-    assert [node.op_type for node in model.graph.node] == ["Resize"]
-    found = run_graph(model.SerializeToString())({"x": x})["y"]
-    assert found.shape == (3, 1, 6, 6)
-    np.testing.assert_array_equal(found, expected)
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("(x, , , sizes)", "(x, , scales)"),
-        ("(batch_and_channels, size)", "(size, batch_and_channels)"),
-    ],
-    ids=["scales", "a size that is computed"],
-)
-def test_other_ways_to_resize_stay(old: str, new: str) -> None:
-    assert old in RESIZE
-    model: ModelProto = parser.parse_model(RESIZE.replace(old, new))
-    resize = model.graph.node[-1].SerializeToString()
-    fix_resize_sizes(model)
-    assert model.graph.node[-1].SerializeToString() == resize
+    assert Counter(node.op_type for node in model.graph.node)["Gather"] == 1
+    outputs = run_graph(model.SerializeToString())(feeds)
+    bias = np.array([5, 7, 9, 7, 5, 7, 9, 7, 5], np.float32)  # 1 + 4, 2 + 5, 3 + 6
+    np.testing.assert_allclose(outputs["y"], feeds["x"] + bias, rtol=1e-6)
+    np.testing.assert_array_equal(outputs["w"], feeds["z"][:, [2, 0]])
 
 
 def test_what_no_output_depends_on_is_removed_and_inputs_stay() -> None:
@@ -130,5 +122,5 @@ def test_a_graph_that_needs_everything_is_left_alone() -> None:
     remove_unused(model)
     before = model.SerializeToString(deterministic=True)
     remove_unused(model)
-    fix_resize_sizes(model)
+    slice_constants(model)
     assert model.SerializeToString(deterministic=True) == before

@@ -196,9 +196,8 @@ def test_the_profile_names_every_input_and_covers_warm_up_and_batches(
     assert file_sha256[:16] in accelerator.parameters["trt_engine_cache_prefix"]
 
 
-@pytest.mark.parametrize("variant", ["onnx", "tensorrt"])
 def test_requests_of_three_clients_in_one_batch_get_their_own_answers(
-    repository: TritonRepository, variant: str
+    repository: TritonRepository,
 ) -> None:
     bundle = Bundle.open()
     encode = run_graph(bundle.read_graph("image_encoder"))
@@ -212,7 +211,7 @@ def test_requests_of_three_clients_in_one_batch_get_their_own_answers(
         requests.append(mask_decoder_feeds(embeddings, group, None, (128, 128)))
         expected.append(decode(requests[-1]))
     feeds = {key: np.concatenate([request[key] for request in requests]) for key in requests[0]}
-    batch = run_graph(repository.graphs[f"mask_decoder_{variant}"].read_bytes())(feeds)
+    batch = run_graph(repository.graphs["mask_decoder_onnx"].read_bytes())(feeds)
     for row, single in enumerate(expected):
         for key, value in single.items():
             np.testing.assert_allclose(batch[key][row : row + 1], value, atol=BATCH_TOLERANCE)
@@ -221,13 +220,10 @@ def test_requests_of_three_clients_in_one_batch_get_their_own_answers(
     assert np.abs(logits[0] - logits[1]).max() > 1 and np.abs(logits[1] - logits[2]).max() > 1
 
 
-@pytest.mark.parametrize("variant", ["onnx", "tensorrt"])
-def test_frames_in_one_batch_are_encoded_as_if_alone(
-    repository: TritonRepository, variant: str
-) -> None:
+def test_frames_in_one_batch_are_encoded_as_if_alone(repository: TritonRepository) -> None:
     image = read_example("benign_162.png")
     frames = np.stack([image, image[:, ::-1], image[::-1]])
-    batch = run_graph(repository.graphs[f"image_encoder_{variant}"].read_bytes())
+    batch = run_graph(repository.graphs["image_encoder_onnx"].read_bytes())
     single = run_graph(Bundle.open().read_graph("image_encoder"))
     embeddings = batch({"image": frames})["image_embeddings"]
     for row, frame in enumerate(frames):
@@ -236,22 +232,13 @@ def test_frames_in_one_batch_are_encoded_as_if_alone(
     assert np.abs(embeddings[0] - embeddings[1]).max() > 0.5  # mixing them up would have been seen
 
 
-def test_the_image_encoder_for_onnx_runtime_is_the_bundles_file(
+def test_both_variants_have_the_same_graph_and_the_image_encoder_is_the_bundles_file(
     repository: TritonRepository,
 ) -> None:
-    served = repository.graphs["image_encoder_onnx"].read_bytes()
-    assert served == Bundle.open().read_graph("image_encoder")
-
-
-def test_graphs_for_tensorrt_have_nothing_that_its_parser_refuses(
-    repository: TritonRepository,
-) -> None:
-    for name in ("image_encoder_tensorrt", "mask_decoder_tensorrt"):
-        graph = onnx.load(repository.graphs[name]).graph
-        stored = {item.data_type for item in graph.initializer}
-        assert stored <= {TensorProto.FLOAT, TensorProto.INT64}
-        resizes = [node for node in graph.node if node.op_type == "Resize"]
-        assert not any(item.name == "axes" for node in resizes for item in node.attribute)
+    content = {name: repository.graphs[name].read_bytes() for name in MODELS}
+    assert content["image_encoder_onnx"] == Bundle.open().read_graph("image_encoder")
+    for part in ("image_encoder", "mask_decoder"):
+        assert content[f"{part}_tensorrt"] == content[f"{part}_onnx"]
 
 
 def test_a_decoder_that_gives_every_row_the_first_image_is_refused() -> None:

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from samus_edge.errors import BackendError, BadArgumentError, BundleError
-from samus_edge.runtime.backends.tensorrt.engine_graph import graph_for_tensorrt
 from samus_edge.runtime.backends.tensorrt.tensorrt_library import TensorRTLibrary, TensorRTLog
-from samus_edge.runtime.bundle.bundle_files import unlisted_locations
 from samus_edge.runtime.bundle.manifest import GraphRecord, mask_input_hw
 from samus_edge.runtime.images.output_files import write_files_atomically
 
@@ -270,7 +268,6 @@ def make_progress_monitor(trt: Any, on_progress: Callable[[BuildProgress], None]
 _MAX_ERRORS_SHOWN = 5
 # Said after another error by everything that looks for a GPU; never the reason by itself.
 _NO_GPU_ECHO = "catchCudaError"
-_OPEN_RESIZE = "inherently negative length"
 
 _logger = logging.getLogger(__name__)
 
@@ -316,7 +313,7 @@ def build_engine(
     Raises:
         BadArgumentError: if the profiles do not fit the graph's inputs, or a number is out of
             range.
-        BundleError: if the bytes are not an ONNX graph, or it keeps tensors in other files.
+        BundleError: if the bytes are not an ONNX graph.
         BackendError: if TensorRT refuses the graph (names node and operator), cannot build for the
             compute capability, or fails.
         OutputFileError: if the timing cache cannot be written.
@@ -325,7 +322,6 @@ def build_engine(
         raise BadArgumentError(f"workspace_bytes must not be negative, got {workspace_bytes}.")
     trt: Any = library.module
     _check_ranks(profiles)
-    graph = _prepared(graph, name, profiles)
     log = TensorRTLog(trt)
     errors = log.errors
     builder = _created(library, errors, lambda: trt.Builder(log.logger))
@@ -341,6 +337,7 @@ def build_engine(
     if network.num_inputs == 0 or network.num_outputs == 0:
         raise BundleError(f"graph {name!r} is not a valid ONNX graph: it has no inputs or outputs.")
 
+    _fix_sizes(network, profiles)
     _add_profiles(builder, config, network, name, profiles)
     if workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
@@ -371,22 +368,6 @@ def build_engine(
     return bytes(engine)
 
 
-def _prepared(graph: bytes, name: str, profiles: Sequence[EngineProfile]) -> bytes:
-    locations = unlisted_locations(graph)
-    if locations:
-        raise BundleError(
-            f"graph {name!r} keeps tensors in other files ({', '.join(sorted(locations))}), which "
-            "an engine cannot be built from. Export the bundle again with samus-edge export, which "
-            "writes one file for each graph."
-        )
-    try:
-        return graph_for_tensorrt(graph, _fixed_sizes(profiles))
-    except (ValueError, UnicodeDecodeError) as err:
-        raise BundleError(
-            f"graph {name!r} is not a valid ONNX graph ({err}). Export the bundle again."
-        ) from err
-
-
 def _check_ranks(profiles: Sequence[EngineProfile]) -> None:
     """All profiles must have the same inputs with the same numbers of axes."""
     ranks = [{name: len(sizes.smallest) for name, sizes in profile.items()} for profile in profiles]
@@ -397,15 +378,19 @@ def _check_ranks(profiles: Sequence[EngineProfile]) -> None:
         )
 
 
-def _fixed_sizes(profiles: Sequence[EngineProfile]) -> dict[str, list[int | None]]:
-    """By input, the size of every axis that has the same one in all profiles."""
-    fixed: dict[str, list[int | None]] = {}
-    for profile in profiles:
-        for name, sizes in profile.items():
-            mine = [sizes.fixed_size(axis) for axis in range(len(sizes.smallest))]
-            theirs = fixed.get(name, mine)
-            fixed[name] = [a if a == b else None for a, b in zip(mine, theirs, strict=True)]
-    return fixed
+def _fix_sizes(network: Any, profiles: Sequence[EngineProfile]) -> None:
+    """Make constants of the open axes that have the same size in all profiles."""
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        ranges = [profile[tensor.name] for profile in profiles if tensor.name in profile]
+        shape = list(tensor.shape)
+        if any(len(sizes.smallest) != len(shape) for sizes in ranges):
+            continue  # `_add_profiles` says what does not fit
+        for axis, size in enumerate(shape):
+            fixed = {sizes.fixed_size(axis) for sizes in ranges}
+            if size == -1 and len(fixed) == 1:
+                shape[axis] = fixed.pop() or -1
+        tensor.shape = shape
 
 
 def _created(library: TensorRTLibrary, errors: list[str], create: Callable[[], Any]) -> Any:
@@ -460,10 +445,7 @@ def _parser_error(library: TensorRTLibrary, name: str, parser: Any) -> BackendEr
         described.append(f"{where}: {_reasons(error.desc().splitlines())}")
     if len(found) > _MAX_ERRORS_SHOWN:
         described.append(f"and {len(found) - _MAX_ERRORS_SHOWN} more")
-    message = f"{library} refuses graph {name!r}: {'; '.join(described)}"
-    if _OPEN_RESIZE in message:
-        message += ". Give the batch axis one size, the same in all profiles."
-    return BackendError(message)
+    return BackendError(f"{library} refuses graph {name!r}: {'; '.join(described)}")
 
 
 def _reasons(messages: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from samus_edge.errors import BackendError, OutputFileError
+from samus_edge.errors import BackendError, BundleError, OutputFileError
 from samus_edge.runtime.backends.backend import GraphSession, Predictor
 from samus_edge.runtime.backends.gpu.device import Device, GpuInfo
 from samus_edge.runtime.backends.gpu.find_device import find_device
@@ -129,7 +129,13 @@ def provide_engine(
 
     Raises:
         BackendError: if it cannot be built.
+        BundleError: if the graph keeps tensors in other files.
     """
+    if record.external_data:
+        raise BundleError(
+            f"graph {name!r} keeps tensors in other files, which an engine cannot be built from. "
+            "Export the bundle again with samus-edge export, which writes one file for each graph."
+        )
     key = engine_key(target, record, options)
     started = time.time()
     with process_lock(cache.lock_file(key), timeout_seconds=_LOCK_TIMEOUT_SECONDS, on_wait=on_wait):

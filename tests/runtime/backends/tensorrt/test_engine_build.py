@@ -238,12 +238,19 @@ def test_a_refused_operator_is_named_with_its_node(rtx: TensorRTLibrary) -> None
         build_engine(graph, library=rtx, name="broken", profiles=[ROWS])
 
 
-def test_several_frames_in_a_call_are_refused_with_a_way_out(
-    rtx: TensorRTLibrary, default_graph: Callable[[str], bytes]
+def test_batches_of_frames_have_an_engine(
+    rtx: TensorRTLibrary,
+    default_graph: Callable[[str], bytes],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    profile = {"image": ShapeRange((1, 64, 64), (1, 64, 64), (2, 64, 64))}
-    with pytest.raises(BackendError, match=r"\(Resize\).* Give the batch axis one size"):
-        build_engine(default_graph("image_encoder"), library=rtx, profiles=[profile])
+    caplog.set_level(logging.DEBUG, LOGGER)
+    build_engine(
+        default_graph("image_encoder"),
+        library=rtx,
+        profiles=[{"image": ShapeRange((1, 64, 64), (1, 64, 64), (2, 64, 64))}],
+        log_layers=True,
+    )
+    assert tensors_of_engine(caplog)["image"] == ("Input", "UInt8", "-1,64,64")
 
 
 @pytest.mark.parametrize(
@@ -274,15 +281,6 @@ def test_bytes_that_are_no_graph_are_refused(rtx: TensorRTLibrary, content: byte
 def test_a_graph_that_is_cut_off_is_refused(rtx: TensorRTLibrary) -> None:
     with pytest.raises(BundleError, match="is not a valid ONNX graph"):
         build_engine(small_graph()[:-5], library=rtx, profiles=[ROWS])
-
-
-def test_a_graph_with_tensors_in_other_files_is_refused(rtx: TensorRTLibrary) -> None:
-    model = onnx.load_from_string(small_graph())
-    (matrix,) = model.graph.initializer
-    onnx.external_data_helper.set_external_data(matrix, "weights.data")
-    matrix.ClearField("raw_data")
-    with pytest.raises(BundleError, match=r"in other files \(weights\.data\)"):
-        build_engine(model.SerializeToString(), library=rtx, profiles=[ROWS])
 
 
 @pytest.mark.parametrize("compute_capability", ["9.0", "8.7", "CURRENT", ""])

@@ -148,7 +148,7 @@ jetson-check: $(JETSON_VENV)/.installed ## On a device: doctor, build, device ch
 
 .PHONY: clean
 clean: ## Remove environments, builds and caches.
-	@rm -rf $(VENV) $(DEMO_VENV) $(JETSON_VENV) $(DOCS_VENV) $(LOWEST_VENV) $(NEWEST_VENV) $(DEMO_OUTPUT) build dist site *.egg-info benchmarks/.cache
+	@rm -rf $(VENV) $(DEMO_VENV) $(JETSON_VENV) $(DOCS_VENV) $(LOWEST_VENV) $(NEWEST_VENV) $(DEMO_OUTPUT) build dist site *.egg-info
 	@rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # `pip install .` builds in build/, where modules deleted since would still be: remove it first.

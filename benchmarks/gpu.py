@@ -11,46 +11,35 @@ that are installed with the runtime, enough for speed, not for accuracy.
 """
 
 import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 
 from samus_edge.benchmarking.bench_results import BenchResults, rows_of
-from samus_edge.benchmarking.bench_run import (
-    BenchOptions,
-    open_runtime,
-    run_bench,
-    write_results,
-)
+from samus_edge.benchmarking.bench_run import BenchOptions, open_runtime, run_bench
 from samus_edge.benchmarking.planner import cuda_ceilings, work_of_bundle
+from samus_edge.benchmarking.recipe import COMMAND, Output, Steps, write_results
 from samus_edge.benchmarking.runtime_subject import RuntimeSubject
-from samus_edge.benchmarking.subject import Workload
+from samus_edge.benchmarking.subject import IMAGE_ENCODER, MASK_DECODER, Workload
 from samus_edge.benchmarking.turns import soak, time_in_turns
 from samus_edge.errors import SamusEdgeError
 from samus_edge.jobs.doctor import diagnose
+from samus_edge.runtime import Bundle, Segmenter
 from samus_edge.runtime.backends.backend_selection import select_backend
 from samus_edge.runtime.backends.gpu.find_device import list_gpus
 from samus_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from samus_edge.runtime.backends.tensorrt.engine_build import EngineOptions, ShapeRange
 from samus_edge.runtime.backends.tensorrt.engine_check import compare_predictors
-from samus_edge.runtime.backends.tensorrt.tensorrt_backend import (
-    TensorRTBackend,
-    TensorRTOptions,
-)
-from samus_edge.runtime.bundle.bundle import Bundle
+from samus_edge.runtime.backends.tensorrt.tensorrt_backend import TensorRTBackend, TensorRTOptions
 from samus_edge.runtime.bundle.check_frame import FOLDER as CHECK_FRAMES
 from samus_edge.runtime.bundle.check_frame import load_check_frames
-from samus_edge.runtime.segmenter import Segmenter
 
-RESULTS = Path(__file__).resolve().parent / "results"
 FRAME_HW = (512, 640)
 PRECISIONS = ("fp32", "fp16", "int8")
 GPU_BACKENDS = ("tensorrt", "onnxruntime-cuda")
@@ -59,52 +48,16 @@ FRAMES = 10_000
 MODEL_TARGET_MS, COMPILE_TARGET, CEILING_TARGET = 1.5, 1.5, 0.4
 
 
-@dataclass
-class Steps:
-    """Steps of the run, each with its result or its failure.
-
-    Attributes:
-        console: where progress goes.
-        results: by step; what the step gave, its seconds, or the message of its failure.
-    """
-
-    console: Console
-    results: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def run(self, name: str, work: Callable[[], object]) -> bool:
-        """Run a step; says whether it succeeded."""
-        self.console.print(f"{name} ...", highlight=False)
-        begun = time.perf_counter()
-        try:
-            outcome: dict[str, Any] = {"result": work()}
-        # A broken driver or library may raise anything; the other steps are still wanted.
-        except Exception as err:  # noqa: BLE001
-            outcome = {"failed": f"{type(err).__name__}: {err}"}
-            self.console.print(outcome["failed"], style="red", markup=False)
-        outcome["seconds"] = round(time.perf_counter() - begun, 1)
-        self.results[name] = outcome
-        return "failed" not in outcome
+def calibrate(out: Path, precisions: tuple[str, ...], *options: str) -> str:
+    """Write a bundle with more precisions; the default one's unless options name another."""
+    chosen = [argument for name in precisions for argument in ("--precision", name)]
+    frames = ("--frames", str(CHECK_FRAMES), "--count", "8", "--allow-failing")
+    calibrating = [*COMMAND, "calibrate", "--out", str(out), *chosen, *frames, *options]
+    subprocess.run(calibrating, check=True, stdout=subprocess.DEVNULL)
+    return str(out)
 
 
-def calibrated_bundle(folder: Path) -> Path:
-    """The default bundle in all precisions."""
-    out = folder / "tiny"
-    arguments = [argument for name in PRECISIONS[1:] for argument in ("--precision", name)]
-    command = [
-        sys.executable,
-        "-m",
-        "samus_edge.cli.app",
-        "calibrate",
-        "--out",
-        str(out),
-        *arguments,
-    ]
-    command += ["--frames", str(CHECK_FRAMES), "--count", "8", "--allow-failing"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return out
-
-
-def vit_b_bundle(folder: Path) -> Path:
+def vit_b_bundle(folder: Path) -> str:
     """`vit_b` with random weights, in fp32 and fp16."""
     import torch
 
@@ -116,11 +69,7 @@ def vit_b_bundle(folder: Path) -> Path:
     frames = [frame.image for frame in load_check_frames()[:1]]
     text = BundleText.of(model)
     write_bundle(model, folder / "fp32", text=text, weights_sha256="0" * 64, frames=frames)
-    out = folder / "vit_b"
-    command = [sys.executable, "-I", "-m", "samus_edge.cli.app", "calibrate", "--precision", "fp16"]
-    command += ["--bundle", str(folder / "fp32"), "--out", str(out), "--frames", str(CHECK_FRAMES)]
-    subprocess.run([*command, "--allow-failing"], check=True, stdout=subprocess.DEVNULL)
-    return out
+    return calibrate(folder / "vit_b", ("fp16",), "--bundle", str(folder / "fp32"))
 
 
 def check(bundle: Bundle, backend: str, precision: str) -> dict[str, object]:
@@ -142,27 +91,20 @@ def cuda_graphs(bundle: Bundle, precision: str) -> list[dict[str, object]]:
     """The same engines with and without CUDA graphs, in turns."""
     workload = Workload.of(np.zeros(FRAME_HW, np.uint8))
     engine = EngineOptions(frames=ShapeRange.fixed(FRAME_HW))
-    subjects = [
-        RuntimeSubject(
-            bundle,
-            TensorRTBackend(TensorRTOptions(engine=engine, use_cuda_graphs=used)),
-            precision,
-            workload,
-            label=f"CUDA graphs {'on' if used else 'off'}",
-        )
-        for used in (True, False)
-    ]
-    try:
-        return [row.to_json() for row in rows_of(time_in_turns(subjects, rounds=20, runs=20))]
-    finally:
-        for subject in subjects:
-            subject.close()
+    with ExitStack() as closing:
+        subjects = []
+        for used in (True, False):
+            backend = TensorRTBackend(TensorRTOptions(engine=engine, use_cuda_graphs=used))
+            label = f"CUDA graphs {'on' if used else 'off'}"
+            subjects.append(RuntimeSubject(bundle, backend, precision, workload, label=label))
+            closing.callback(subjects[-1].close)
+        return [asdict(row) for row in rows_of(time_in_turns(subjects, rounds=20, runs=20))]
 
 
 def many_frames(bundle: Bundle, backend: str, precision: str, count: int) -> dict[str, object]:
     """Frames in a row, on one backend."""
     with Segmenter(bundle, select_backend(backend), precision) as segmenter:
-        return soak(segmenter, load_check_frames(), count).to_json()
+        return asdict(soak(segmenter, load_check_frames(), count))
 
 
 def bench(bundle: Bundle, backends: tuple[str, ...], quick: bool) -> BenchResults:
@@ -183,7 +125,7 @@ def vit_b_batch(bundle: Bundle, backend: str) -> dict[str, object]:
     """What `vit_b`'s image encoder reaches of the measured ceiling at batch 8, fp16."""
     frame = load_check_frames((256, 256))[0].image
     workload = Workload.of(frame, batches=(1, VIT_BATCH))
-    flop = work_of_bundle(bundle, workload)["image_encoder"].flop
+    flop = work_of_bundle(bundle, workload)[IMAGE_ENCODER].flop
     subject = open_runtime(bundle, backend, "fp16", workload, threads=4)
     try:
         rows = rows_of(time_in_turns([subject], rounds=10, runs=10))
@@ -194,7 +136,7 @@ def vit_b_batch(bundle: Bundle, backend: str) -> dict[str, object]:
     milliseconds = (row.device or row.latency).p50
     reached = flop * VIT_BATCH / 1e9 / (milliseconds / 1e3)
     return {
-        "rows": [each.to_json() for each in rows],
+        "rows": [asdict(each) for each in rows],
         "milliseconds": milliseconds,
         "gflop_per_s": reached,
         "ceiling_gflop_per_s": ceiling,
@@ -209,7 +151,7 @@ def targets(results: BenchResults) -> dict[str, object]:
     def device_ms(subject: str) -> float:
         rows = [row for row in results.rows if row.subject == subject and row.items == 1]
         times = {row.stage: row.device.p50 for row in rows if row.device is not None}
-        return times["image_encoder"] + times["mask_decoder"]
+        return times[IMAGE_ENCODER] + times[MASK_DECODER]
 
     ours, rival = device_ms("tensorrt fp16"), device_ms("torch-compile fp16")
     return {
@@ -221,37 +163,36 @@ def targets(results: BenchResults) -> dict[str, object]:
 
 
 def command(
-    output: Annotated[Path, typer.Option(help="The result file.")] = RESULTS / "gpu.json",
+    output: Output = None,
     frames: Annotated[int, typer.Option(min=1, help="Frames in a row.")] = FRAMES,
     quick: Annotated[bool, typer.Option("--quick", help="Few runs: to try the script.")] = False,
     vit_b: Annotated[bool, typer.Option(help="Also vit_b, which takes minutes to export.")] = True,
 ) -> None:
     """Measure everything that needs a GPU."""
-    console = Console()
     try:
         list_gpus()
     except SamusEdgeError as err:
-        console.print(f"no GPU to measure: {err}", style="red", markup=False)
+        print(f"no GPU to measure: {err}")
         raise typer.Exit(1) from err
-    steps = Steps(console)
+    steps = Steps()
     measured: list[BenchResults] = []
     working: list[str] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         steps.run("doctor", lambda: diagnose().to_json())
-        calibrated = steps.run("calibrate", lambda: str(calibrated_bundle(folder)))
+        calibrated = steps.run("calibrate", partial(calibrate, folder / "tiny", PRECISIONS[1:]))
         bundle = Bundle.open(folder / "tiny" if calibrated else None)
         for backend in GPU_BACKENDS:
             for precision in ("fp32", *bundle.manifest.precisions):
-                title = f"check {backend} {precision}"
-                if steps.run(title, lambda b=backend, p=precision: check(bundle, b, p)):  # type: ignore[misc]
+                checked = partial(check, bundle, backend, precision)
+                if steps.run(f"check {backend} {precision}", checked):
                     working += [backend] if precision == "fp32" else []
         if "tensorrt" in working:
             precision = "fp16" if calibrated else "fp32"
-            steps.run("cuda graphs", lambda: cuda_graphs(bundle, precision))
+            steps.run("cuda graphs", partial(cuda_graphs, bundle, precision))
         for backend in working:
-            title = f"{frames} frames on {backend}"
-            steps.run(title, lambda b=backend: many_frames(bundle, b, "fp32", frames))  # type: ignore[misc]
+            segmented = partial(many_frames, bundle, backend, "fp32", frames)
+            steps.run(f"{frames} frames on {backend}", segmented)
 
         def measure() -> object:
             measured.append(bench(bundle, (*working, "onnxruntime"), quick))
@@ -259,11 +200,11 @@ def command(
 
         if steps.run("bench", measure) and "tensorrt" in working:
             steps.run("targets", lambda: targets(measured[0]))
-        if vit_b and working and steps.run("export vit_b", lambda: str(vit_b_bundle(folder))):
+        if vit_b and working and steps.run("export vit_b", partial(vit_b_bundle, folder)):
             vit = Bundle.open(folder / "vit_b")
             steps.run("check vit_b fp16", lambda: check(vit, working[0], "fp16"))
             steps.run("vit_b at batch 8", lambda: vit_b_batch(vit, working[0]))
-    write_results(output, {"benchmark": "gpu", "steps": steps.results})
+    write_results(__file__, {"steps": steps.results}, output)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Where the time of a bundle's graphs goes, and how far their products are from the processor's
 limit.
 
-Run it in the development environment: `python benchmarks/operator_profile.py`. Writes
-`benchmarks/results/operator_profile.json` and `docs/images/operator_profile.png`.
+`python benchmarks/operator_profile.py`; also draws `docs/images/operator_profile.png`.
 
 ONNX Runtime's profiler times every node of the optimised graphs, and notes the shapes from which
 the operations of matrix products and convolutions are counted. In the same run, taking turns with
@@ -13,268 +12,181 @@ microseconds to each node.
 
 import json
 import math
-import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from cpu_latency import BENCHMARKS_DIR, EXAMPLES_DIR, Candidate, our_candidates
-from samus_edge.benchmarking.bench_run import write_results
-from samus_edge.benchmarking.planner import SIDE as CEILING_SIDE
-from samus_edge.benchmarking.planner import LargeProduct
-from samus_edge.errors import SamusEdgeError
+from samus_edge.benchmarking.planner import GFLOP, SIDE, LargeProduct
+from samus_edge.benchmarking.recipe import Output, Threads, print_rows, write_results
+from samus_edge.benchmarking.subject import IMAGE_ENCODER, MASK_DECODER, Workload, cpu_session
+from samus_edge.cli.options import BundlePath
 from samus_edge.reporting.figure import new_figure, png_bytes
-from samus_edge.runtime.backends.onnxruntime_backend import ort
-from samus_edge.runtime.bundle.bundle import Bundle
+from samus_edge.runtime import Bundle, read_image
 
+ROOT = Path(__file__).resolve().parents[1]
+IMAGE = "malignant_29.png"
 PERCENTILE = 10
 CHART_OPERATORS = 12
-GFLOP, MICROSECONDS_PER_SECOND = 1e9, 1e6
 CONVOLUTIONS = ("Conv", "FusedConv")
+# ONNX Runtime's own names are those of the same products with more in them.
 PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", "FusedGemm", *CONVOLUTIONS)
-"""What is counted; ONNX Runtime's own names are those of the same products with more in them."""
 
 
 @dataclass
-class NodeTimes:
-    """One node of an optimised graph."""
+class Node:
+    """A node of an optimised graph; a fused one has the name of one of its parts."""
 
     name: str
-    """As ONNX Runtime names it; a fused node carries the name of one of its parts."""
     operator: str
-    """Of the optimised graph."""
-    flop: int
-    """Multiplications and additions of one run; 0 where there is no product."""
+    gflop: float
     times_us: list[float] = field(default_factory=list)
-    """Of each run, microseconds."""
 
     @property
     def time_us(self) -> float:
-        """The tenth percentile of the runs."""
+        """Tenth percentile of the runs."""
         return float(np.percentile(self.times_us, PERCENTILE))
 
-    @property
-    def gflop_per_s(self) -> float:
-        """What was reached."""
-        return self.flop / GFLOP / (self.time_us / MICROSECONDS_PER_SECOND)
 
-
-def flop_of(operator: str, inputs: list[list[int]], output: list[int]) -> int:
-    """Multiplications and additions of a node, from shapes; 0 where it is no product.
-
-    Args:
-        operator: of the optimised graph.
-        inputs: shapes of its inputs, without weights that ONNX Runtime keeps in a form of its own:
-            those of matrix products, not those of convolutions.
-        output: shape of its first output.
-    """
-    if operator not in PRODUCTS:
-        return 0
-    if operator in CONVOLUTIONS:
-        return 2 * math.prod(output) * math.prod(inputs[1][1:])  # weights (out, in / groups, ...)
-    # (..., M, K), perhaps transposed, by (..., K, N)
-    inner = math.prod(inputs[0][-2:]) // output[-2]
-    return 2 * math.prod(output) * inner
-
-
-def read_profile(path: Path) -> list[NodeTimes]:
-    """The nodes of a profile, as ONNX Runtime writes it, in the order in which they ran."""
-    nodes: dict[str, NodeTimes] = {}
-    for event in json.loads(path.read_text(encoding="utf-8")):
+def read_profile(path: str) -> list[Node]:
+    """The nodes of a profile of ONNX Runtime, in the order in which they ran."""
+    nodes: dict[str, Node] = {}
+    for event in json.loads(Path(path).read_text(encoding="utf-8")):
         name = event.get("name", "")
-        if event.get("cat") != "Node" or not name.endswith("_kernel_time"):
-            continue
-        details = event["args"]
-        if name not in nodes:
-            operator = details["op_name"]
-            inputs = _shapes(details["input_type_shape"])
-            flop = flop_of(operator, inputs, _shapes(details["output_type_shape"])[0])
-            nodes[name] = NodeTimes(name.removesuffix("_kernel_time"), operator, flop)
-        nodes[name].times_us.append(event["dur"])
+        if event.get("cat") == "Node" and name.endswith("_kernel_time"):
+            if name not in nodes:
+                short = name.removesuffix("_kernel_time")
+                nodes[name] = Node(short, event["args"]["op_name"], gflop_of(event["args"]))
+            nodes[name].times_us.append(event["dur"])
     return list(nodes.values())
 
 
-def _shapes(values: list[dict[str, list[int]]]) -> list[list[int]]:
-    """Shapes from ONNX Runtime's `[{"float": [1, 2]}, ...]`."""
-    return [shape for value in values for shape in value.values()]
+def gflop_of(details: dict[str, Any]) -> float:
+    """Multiplications and additions of a node; 0 where it is no product.
 
-
-def profile(
-    bundle_dir: Path | None, threads: int, rounds: int, runs: int
-) -> tuple[dict[str, list[NodeTimes]], float]:
-    """Profile both graphs of a bundle on an example image and its box.
-
-    Args:
-        bundle_dir: the bundle; None for the default one.
-        threads: threads per graph.
-        rounds: how often the graphs and the large product take turns.
-        runs: runs of a graph in its turn.
-
-    Returns:
-        Nodes by graph, and the large product's GFLOP/s.
+    The shapes leave out weights that ONNX Runtime keeps in a form of its own: those of matrix
+    products, not those of convolutions.
     """
-    name = "malignant_29.png"
-    image = cv2.imread(str(EXAMPLES_DIR / name), cv2.IMREAD_GRAYSCALE)
-    if image is None:
-        sys.exit(f"cannot read {EXAMPLES_DIR / name}. Is the checkout complete?")
-    frame: npt.NDArray[np.uint8] = image.astype(np.uint8)
-    box: list[float] = json.loads((EXAMPLES_DIR / "prompts.json").read_text())[name]
-    candidates = our_candidates(bundle_dir, frame, box, threads)
-    product = LargeProduct(threads)
-    with tempfile.TemporaryDirectory() as folder:
-        for each in candidates:
-            each.session = _profiled(bundle_dir, each, threads, Path(folder))
-            each.run()  # the first run takes memory, and is in the profile as one of many
-        for _ in range(rounds):
-            product.run()
-            for each in candidates:
-                for _ in range(runs):
-                    each.run()
-        nodes = {
-            each.graph: read_profile(Path(each.session.end_profiling())) for each in candidates
-        }
-    return nodes, product.gflop_per_s
+    inputs, outputs = (
+        [shape for value in details[f"{kind}_type_shape"] for shape in value.values()]
+        for kind in ("input", "output")
+    )
+    if details["op_name"] not in PRODUCTS:
+        return 0.0
+    if details["op_name"] in CONVOLUTIONS:
+        inner = math.prod(inputs[1][1:])  # weights (out, in / groups, ...)
+    else:
+        inner = math.prod(inputs[0][-2:]) // outputs[0][-2]  # (..., M, K), perhaps transposed
+    return float(2 * math.prod(outputs[0]) * inner / GFLOP)
 
 
-def _profiled(
-    bundle_dir: Path | None, candidate: Candidate, threads: int, folder: Path
-) -> ort.InferenceSession:
-    bundle = Bundle.open(bundle_dir)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.enable_profiling = True
-    options.profile_file_prefix = str(folder / candidate.graph)
-    graph = bundle.read_graph(candidate.graph)
-    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-
-def by_operator(nodes: Iterable[NodeTimes]) -> list[dict[str, Any]]:
-    """Nodes, time and operations of each operator, the longest time first."""
-    groups: dict[str, list[NodeTimes]] = defaultdict(list)
+def summary(nodes: list[Node], ceiling: float) -> dict[str, Any]:
+    """A graph's operators, its products one by one, and what the limit would allow."""
+    products = [node for node in nodes if node.gflop]
+    total_us = sum(node.time_us for node in nodes)
+    products_us = sum(node.time_us for node in products)
+    ideal_us = sum(node.gflop for node in nodes) / ceiling * 1e6
+    groups: dict[str, list[Node]] = defaultdict(list)
     for node in nodes:
         groups[node.operator].append(node)
-    rows = [
+    operators = [
         {
             "operator": operator,
             "nodes": len(group),
             "time_us": round(sum(node.time_us for node in group), 1),
-            "gflop": round(sum(node.flop for node in group) / GFLOP, 4),
+            "gflop": round(sum(node.gflop for node in group), 4),
         }
         for operator, group in groups.items()
     ]
-    return sorted(rows, key=lambda row: -row["time_us"])
-
-
-def summary(nodes: list[NodeTimes], ceiling: float) -> dict[str, Any]:
-    """A graph's operators, its products one by one, and what the limit would allow."""
-    gflop = sum(node.flop for node in nodes) / GFLOP
-    total_us = sum(node.time_us for node in nodes)
-    products_us = sum(node.time_us for node in nodes if node.flop)
-    ideal_us = gflop / ceiling * MICROSECONDS_PER_SECOND
     return {
         "nodes": len(nodes),
-        "gflop": round(gflop, 4),
+        "gflop": round(sum(node.gflop for node in nodes), 4),
         "time_us": round(total_us, 1),
         "products_us": round(products_us, 1),
         "products_at_the_ceiling_us": round(ideal_us, 1),
         "reached_of_ceiling_in_products": round(ideal_us / products_us, 3),
         "reached_of_ceiling_in_all": round(ideal_us / total_us, 3),
-        "operators": by_operator(nodes),
+        "operators": sorted(operators, key=lambda row: -float(row["time_us"])),
         "products": [
             {
                 "node": node.name,
                 "operator": node.operator,
-                "gflop": round(node.flop / GFLOP, 5),
+                "gflop": round(node.gflop, 5),
                 "time_us": round(node.time_us, 1),
-                "gflop_per_s": round(node.gflop_per_s, 1),
+                "gflop_per_s": round(node.gflop / node.time_us * 1e6, 1),
             }
-            for node in nodes
-            if node.flop
+            for node in products
         ],
     }
 
 
-def print_tables(console: Console, graphs: dict[str, dict[str, Any]], ceiling: float) -> None:
-    """Print what was measured."""
-    for name, graph in graphs.items():
-        table = Table(title=f"{name}: {graph['time_us'] / 1e3:.2f} ms in {graph['nodes']} nodes")
-        for column in ("operator", "nodes", "ms", "GFLOP", "GFLOP/s"):
-            table.add_column(column, justify="left" if column == "operator" else "right")
-        for row in graph["operators"]:
-            speed = row["gflop"] / row["time_us"] * MICROSECONDS_PER_SECOND
-            counted = (f"{row['gflop']:.3f}", f"{speed:.0f}") if row["gflop"] else ("", "")
-            table.add_row(
-                row["operator"], str(row["nodes"]), f"{row['time_us'] / 1e3:.3f}", *counted
-            )
-        console.print(table)
-        console.print(
-            f"{name}: products reach {graph['reached_of_ceiling_in_products']:.0%} of "
-            f"{ceiling:.0f} GFLOP/s, the graph {graph['reached_of_ceiling_in_all']:.0%}"
-        )
-
-
 def draw(graphs: dict[str, dict[str, Any]], ceiling: float) -> bytes:
-    """A PNG file: time of each operator in each graph, and what its products would take at best."""
+    """Time of each operator in each graph, and what its products would take at best; PNG."""
     figure = new_figure(5.2 * len(graphs), 4.2)
     for axes, (name, graph) in zip(figure.subplots(1, len(graphs)), graphs.items(), strict=True):
         rows = graph["operators"][:CHART_OPERATORS]
         labels = [f"{row['operator']} ({row['nodes']})" for row in rows]
-        axes.barh(labels, [row["time_us"] / 1e3 for row in rows], color="0.75", label="measured")
         ideal = [row["gflop"] / ceiling * 1e3 for row in rows]
-        axes.barh(
-            labels, ideal, height=0.4, color="tab:blue", label=f"products at {ceiling:.0f} GFLOP/s"
-        )
+        at_best = f"products at {ceiling:.0f} GFLOP/s"
+        axes.barh(labels, [row["time_us"] / 1e3 for row in rows], color="0.75", label="measured")
+        axes.barh(labels, ideal, height=0.4, color="tab:blue", label=at_best)
         axes.invert_yaxis()
         axes.set_xlabel("milliseconds")
         axes.set_title(f"{name}, {graph['time_us'] / 1e3:.1f} ms", fontsize=10)
-        axes.grid(axis="x", alpha=0.3)
         axes.legend(fontsize=8, loc="lower right")
     return png_bytes(figure)
 
 
 def command(
-    bundle: Annotated[
-        Path | None, typer.Option(help="Folder of a bundle; the default bundle if not given.")
-    ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads per graph.")] = 2,
+    bundle: BundlePath = None,
+    threads: Threads = 2,
     rounds: Annotated[int, typer.Option(min=1, help="How often each graph gets its turn.")] = 20,
     runs: Annotated[int, typer.Option(min=1, help="Runs per turn.")] = 5,
-    output: Annotated[Path, typer.Option(help="The result file.")] = (
-        BENCHMARKS_DIR / "results" / "operator_profile.json"
-    ),
+    output: Output = None,
     chart: Annotated[Path, typer.Option(help="The chart, PNG.")] = (
-        BENCHMARKS_DIR.parent / "docs" / "images" / "operator_profile.png"
+        ROOT / "docs" / "images" / "operator_profile.png"
     ),
 ) -> None:
     """Profile both graphs of a bundle, operator by operator."""
-    console = Console()
-    try:
-        nodes, ceiling = profile(bundle, threads, rounds, runs)
-    except SamusEdgeError as err:
-        sys.exit(str(err))
+    box = json.loads((ROOT / "examples" / "prompts.json").read_text())[IMAGE]
+    workload = Workload(read_image(ROOT / "examples" / IMAGE), box)
+    opened = Bundle.open(bundle)
+    product = LargeProduct(threads)
+    with tempfile.TemporaryDirectory() as folder:
+        sessions = {
+            name: cpu_session(opened.read_graph(name), threads, profile=f"{folder}/{name}")
+            for name in (IMAGE_ENCODER, MASK_DECODER)
+        }
+        frames = {"image": workload.frames(1)}
+        (embeddings,) = sessions[IMAGE_ENCODER].run(None, frames)
+        decoder_feeds = dict(workload.decoder_feeds(opened, embeddings, 1))
+        feeds = {IMAGE_ENCODER: frames, MASK_DECODER: decoder_feeds}
+        for _ in range(rounds):
+            product.run()
+            for name, session in sessions.items():
+                for _ in range(runs):
+                    session.run(None, feeds[name])
+        nodes = {name: read_profile(each.end_profiling()) for name, each in sessions.items()}
+    ceiling = product.gflop_per_s
     graphs = {name: summary(each, ceiling) for name, each in nodes.items()}
-    print_tables(console, graphs, ceiling)
+    print_rows(
+        f"limit {ceiling:.0f} GFLOP/s", ({"graph": name, **row} for name, row in graphs.items())
+    )
+    for name, graph in graphs.items():
+        print_rows(name, graph["operators"])
     document = {
-        "benchmark": "operator_profile",
         "threads": threads,
         "runs": rounds * runs,
         "percentile_of_times": PERCENTILE,
         "ceiling_gflop_per_s": round(ceiling, 1),
-        "ceiling_product": [CEILING_SIDE] * 3,
+        "ceiling_product": [SIDE] * 3,
         "graphs": graphs,
     }
-    write_results(output, document)
+    write_results(__file__, document, output)
     chart.write_bytes(draw(graphs, ceiling))
 
 

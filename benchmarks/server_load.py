@@ -1,7 +1,6 @@
 """Latency and memory of `samus-edge serve` with several clients at once.
 
-Run it in the development environment: `python benchmarks/server_load.py`. Writes
-`benchmarks/results/server_load.json`.
+`python benchmarks/server_load.py`
 
 The service runs in a process of its own. Each client keeps an image, and asks for masks of boxes
 that move a little, one after the other, without a pause: more than people would. Beside prompts on
@@ -11,24 +10,20 @@ the service's process.
 
 import http.client
 import json
-import os
 import socket
 import subprocess
-import sys
-import threading
 import time
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from samus_edge.benchmarking.bench_run import write_results
+from samus_edge.benchmarking.recipe import COMMAND, Output, Threads, print_rows, write_results
+from samus_edge.benchmarking.subject import resident_bytes
 from samus_edge.benchmarking.turns import Latency
+from samus_edge.cli.options import parse_sizes
 from samus_edge.runtime.bundle.check_frame import CheckFrame, load_check_frames
 
-RESULTS = Path(__file__).resolve().parent / "results"
 START_SECONDS = 60
 
 
@@ -39,8 +34,12 @@ class Client:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """The answer as JSON."""
-        content = json.dumps(body).encode() if body is not None else b""
+        """The answer, as JSON.
+
+        Raises:
+            RuntimeError: if it is an error.
+        """
+        content = b"" if body is None else json.dumps(body).encode()
         self._connection.request(method, path, content, {"Content-Type": "application/json"})
         response = self._connection.getresponse()
         text = response.read()
@@ -49,102 +48,82 @@ class Client:
         return json.loads(text) if text else None
 
 
-def work(port: int, frame: CheckFrame, seconds: float, is_new: bool, times: list[float]) -> None:
+def ask_for_masks(port: int, frame: CheckFrame, seconds: float, is_new: bool) -> list[float]:
     """Ask for masks for some time; milliseconds of each answer."""
-    client = Client(port)
+    client, times = Client(port), list[float]()
     path = f"/v1/images?example={frame.name}"
     image = client.ask("POST", path)["id"]
-    end, count = time.monotonic() + seconds, 0
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
-        shift = count % 5
-        box = [float(value) + shift for value in frame.box]
+        box = (frame.box + len(times) % 5).tolist()
         begun = time.perf_counter()
         if is_new:
             client.ask("DELETE", f"/v1/images/{image}")
             image = client.ask("POST", path)["id"]
         client.ask("POST", f"/v1/images/{image}/masks", {"box": box})
         times.append(1000 * (time.perf_counter() - begun))
-        count += 1
-
-
-def memory_mb(process: int) -> float:
-    """Resident memory of a process, in units of 10^6 bytes."""
-    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return times
 
 
 def load(port: int, clients: int, seconds: float, is_new: bool) -> dict[str, Any]:
-    """Several clients at once."""
+    """Latency with several clients at once."""
     frames = load_check_frames()
-    times: list[list[float]] = [[] for _ in range(clients)]
-    threads = [
-        threading.Thread(
-            target=work, args=(port, frames[index % len(frames)], seconds, is_new, times[index])
-        )
-        for index in range(clients)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    latency = Latency.of([value for each in times for value in each])
+    with ThreadPoolExecutor(clients) as pool:
+        jobs = [
+            pool.submit(ask_for_masks, port, frames[index % len(frames)], seconds, is_new)
+            for index in range(clients)
+        ]
+        latency = Latency.of([value for job in jobs for value in job.result()])
     return {
         "clients": clients,
         "requests": latency.runs,
-        "p50_ms": round(latency.p50, 1),
-        "p90_ms": round(latency.p90, 1),
-        "p99_ms": round(latency.p99, 1),
+        **{f"{name}_ms": round(getattr(latency, name), 1) for name in ("p50", "p90", "p99")},
         "per_second": round(latency.runs / seconds, 1),
     }
 
 
+def wait_until_ready(port: int) -> None:
+    """Wait for the service.
+
+    Raises:
+        OSError, RuntimeError: if it does not start in a minute.
+    """
+    end = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            Client(port).ask("GET", "/readyz")
+            return
+        except (OSError, RuntimeError):
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+
+
 def command(
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of the service.")] = 2,
+    threads: Threads = 2,
     seconds: Annotated[float, typer.Option(min=1, help="For each number of clients.")] = 15.0,
     clients: Annotated[str, typer.Option(help="Numbers of clients.")] = "1,4,16",
-    output: Annotated[Path, typer.Option(help="The result file.")] = RESULTS / "server_load.json",
+    output: Output = None,
 ) -> None:
     """Load the service."""
-    console = Console()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    arguments = ["serve", "--port", str(port), "--threads", str(threads), "--rate", "0"]
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-m", "samus_edge.cli.app", *arguments], stderr=subprocess.DEVNULL
-    )
+    serve = ("serve", "--port", str(port), "--threads", str(threads), "--rate", "0")
+    process = subprocess.Popen([*COMMAND, *serve], stderr=subprocess.DEVNULL)
     rows: list[dict[str, Any]] = []
     try:
-        end = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                Client(port).ask("GET", "/readyz")
-                break
-            except (OSError, RuntimeError):
-                if time.monotonic() > end:
-                    sys.exit("the service does not start")
-                time.sleep(0.1)
+        wait_until_ready(port)
         for kind, is_new in (("prompt on a kept image", False), ("new image and prompt", True)):
-            for count in (int(text) for text in clients.split(",")):
+            for count in parse_sizes("--clients", clients):
                 row = load(port, count, seconds, is_new)
-                rows.append({"kind": kind, **row, "memory_mb": round(memory_mb(process.pid), 1)})
-                console.print(rows[-1])
+                memory_mb = round((resident_bytes(process.pid) or 0) / 1e6, 1)
+                rows.append({"kind": kind, **row, "memory_mb": memory_mb})
     finally:
         process.terminate()
         process.wait(30)
-    table = Table(title=f"samus-edge serve, {threads} threads")
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name == "kind" else "right")
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    console.print(table)
-    document = {
-        "benchmark": "server_load",
-        "threads": threads,
-        "seconds_each": seconds,
-        "results": rows,
-    }
-    write_results(output, document)
+    print_rows(f"samus-edge serve, {threads} threads", rows)
+    write_results(__file__, {"threads": threads, "seconds_each": seconds, "results": rows}, output)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ NOT_RUN = (
     ),
     (r"--bundle runs/tiny/bundle --triton", "the default bundle's repository is run"),
     (r"triton_client\.py|client\.get_model_config", "needs a Triton server"),
-    (r"benchmarks/(lite_medsam|cine|int8|gpu)\S*\.py", "needs the whole dataset"),
+    (r"benchmarks/(lite_medsam|cine|stream|int8|gpu)\S*\.py", "needs the whole dataset"),
     (r"cmake|jq |build/cpp|\bzip -0", "needs tools outside Python, see tests/test_cpp_example.py"),
     (r"update_bundle\.py", "has a test of its own, tests/test_examples.py"),
 )

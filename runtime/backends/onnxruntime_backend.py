@@ -260,7 +260,7 @@ class OnnxRuntimeBackend:
         external_data: Mapping[str, bytes] | None = None,
     ) -> OnnxRuntimeSession:
         """Make a graph ready to run; see `Backend.open_graph`."""
-        options = self._session_options()
+        options = self.session_options()
         if external_data:
             _add_external_data(options, record.file, external_data)
         try:
@@ -292,7 +292,8 @@ class OnnxRuntimeBackend:
     def check(self, tested: Predictor, open_reference: Callable[[], Predictor]) -> None:
         """Nothing: this is the reference."""
 
-    def _session_options(self) -> ort.SessionOptions:
+    def session_options(self) -> ort.SessionOptions:
+        """The settings of its sessions, for a graph without a record."""
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1

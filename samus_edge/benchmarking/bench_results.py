@@ -21,6 +21,8 @@ __all__ = [
     "rows_of",
 ]
 
+_SUBJECT_FIELDS = ("name", "device", "version", "precision", "memory_bytes", "gpu_memory_bytes")
+
 
 @dataclass(frozen=True)
 class BenchRow:
@@ -30,10 +32,10 @@ class BenchRow:
         subject: name of the subject.
         stage: name of the stage.
         items: frames or prompts of one run.
-        latency: from host to host.
-        device: by the device's clock; None where it has none.
-        ratio: to the first subject's, from host to host; None for itself.
-        device_ratio: to the first subject that has a device's clock.
+        latency: times from host to host.
+        device: times by the device's clock; None where it has none.
+        ratio: ratio to the first subject's time from host to host; None for the first itself.
+        device_ratio: ratio to the first subject that has a device's clock.
     """
 
     subject: str
@@ -44,55 +46,39 @@ class BenchRow:
     ratio: Ratio | None
     device_ratio: Ratio | None
 
-    def to_json(self) -> dict[str, object]:
-        """As plain values."""
-        return asdict(self)
-
 
 @dataclass
 class BenchResults:
-    """Everything that was found.
+    """Everything that a benchmark found.
 
     Attributes:
-        rows: what was timed.
-        subjects: what was timed, and what it took of memory.
+        rows: times by subject and stage.
+        subjects: what was timed.
         left_out: what could not be timed, and why.
-        work: of the graphs; empty where it could not be counted.
-        ceilings: of the machine, by device and precision.
-        points: the rows beside the ceilings.
+        work: operations and bytes of the graphs; empty where they could not be counted.
+        ceilings: the machine's limits, by device and precision.
+        points: the rows beside the limits.
         facts: how it was measured.
     """
 
     rows: list[BenchRow] = field(default_factory=list)
-    subjects: list[dict[str, object]] = field(default_factory=list)
+    subjects: Sequence[Subject] = ()
     left_out: dict[str, str] = field(default_factory=dict)
     work: Mapping[str, GraphWork] = field(default_factory=dict)
-    ceilings: Mapping[str, Ceiling] = field(default_factory=dict)
+    ceilings: dict[str, Ceiling] = field(default_factory=dict)
     points: Sequence[RooflinePoint] = ()
     facts: dict[str, Any] = field(default_factory=dict)
-
-    def add_subjects(self, subjects: Sequence[Subject]) -> None:
-        """Note what was timed."""
-        self.subjects += [
-            {
-                "name": each.name,
-                "device": each.device,
-                "version": each.version,
-                "precision": each.precision,
-                "memory_bytes": each.memory_bytes,
-                "gpu_memory_bytes": each.gpu_memory_bytes,
-            }
-            for each in subjects
-        ]
 
     def to_json(self) -> dict[str, object]:
         """As plain values."""
         return {
             "benchmark": "bench",
             **self.facts,
-            "subjects": self.subjects,
+            "subjects": [
+                {name: getattr(each, name) for name in _SUBJECT_FIELDS} for each in self.subjects
+            ],
             "left_out": self.left_out,
-            "results": [row.to_json() for row in self.rows],
+            "results": [asdict(row) for row in self.rows],
             "graphs": {name: work.to_json() for name, work in self.work.items()},
             "ceilings": {name: asdict(ceiling) for name, ceiling in self.ceilings.items()},
             "roofline": [point.to_json() for point in self.points],

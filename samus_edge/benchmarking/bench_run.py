@@ -1,27 +1,18 @@
 """A benchmark from its options to its results."""
 
-import json
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from samus_edge import __version__
 from samus_edge.benchmarking.bench_results import BenchResults, rows_of
-from samus_edge.benchmarking.planner import (
-    Ceiling,
-    cpu_ceiling,
-    cuda_ceilings,
-    roofline,
-    work_of_bundle,
-)
+from samus_edge.benchmarking.planner import cpu_ceiling, cuda_ceilings, roofline, work_of_bundle
 from samus_edge.benchmarking.runtime_subject import RuntimeSubject
-from samus_edge.benchmarking.subject import Subject, Workload
+from samus_edge.benchmarking.subject import WARM_UP_RUNS, Subject, Workload
 from samus_edge.benchmarking.turns import time_in_turns
 from samus_edge.errors import BackendError, SamusEdgeError
 from samus_edge.jobs.doctor import cpu_features, cpu_model, find_jetson, package_versions
@@ -31,14 +22,7 @@ from samus_edge.runtime.backends.gpu.find_device import list_gpus
 from samus_edge.runtime.backends.tensorrt.engine_build import EngineOptions, ShapeRange
 from samus_edge.runtime.bundle.bundle import Bundle
 
-__all__ = [
-    "RIVALS",
-    "BenchOptions",
-    "describe_hardware",
-    "open_runtime",
-    "run_bench",
-    "write_results",
-]
+__all__ = ["RIVALS", "BenchOptions", "describe_hardware", "open_runtime", "run_bench"]
 
 
 def describe_hardware() -> dict[str, object]:
@@ -66,18 +50,24 @@ def describe_hardware() -> dict[str, object]:
     }
 
 
-def write_results(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a benchmark's results, JSON, with the hardware that they were measured on."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**document, "hardware": describe_hardware()}, indent=2)
-    path.write_text(text + "\n", encoding="utf-8")
-    print(f"written to {path}")
-
-
 RIVALS = ("torch", "torch-compile")
 """What the runtime is compared with, where torch is installed."""
 
-_WARM_UP_RUNS = 3
+_ONNX_MISSING = "onnx is not installed: pip install 'samus-edge[export]'"
+
+
+class Progress(Protocol):
+    """Hears what begins, how many turns there will be, and each turn's end."""
+
+    def __call__(
+        self, title: str | None = None, /, *, total: int | None = None, advance: int = 0
+    ) -> None: ...
+
+
+def _no_progress(
+    title: str | None = None, /, *, total: int | None = None, advance: int = 0
+) -> None:
+    """Say nothing."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +75,12 @@ class BenchOptions:
     """What is benchmarked, and for how long.
 
     Attributes:
-        backends: by name; empty for each of "auto" that works here.
-        precisions: as the bundle calls them.
-        rivals: of `RIVALS`.
-        rounds: of turns.
-        runs: that are timed in a turn.
-        threads: of the CPU; None for `default_threads`.
+        backends: names of backends; empty for each of "auto" that works here.
+        precisions: precisions, as the bundle calls them.
+        rivals: some of `RIVALS`.
+        rounds: how often each subject gets its turn.
+        runs: timed runs in a turn.
+        threads: CPU threads; None for `default_threads`.
         has_roofline: whether work is counted and ceilings are measured.
     """
 
@@ -107,20 +97,9 @@ def run_bench(
     bundle: Bundle,
     workload: Workload,
     options: BenchOptions,
-    *,
-    on_step: Callable[[str], None] = lambda step: None,
-    on_turns: Callable[[int], None] = lambda count: None,
-    on_turn: Callable[[], None] = lambda: None,
+    progress: Progress = _no_progress,
 ) -> BenchResults:
     """Open everything, time it in turns, and compare it.
-
-    Args:
-        bundle: opened.
-        workload: what is computed.
-        options: what is timed.
-        on_step: called with what begins.
-        on_turns: called with the number of turns before the first.
-        on_turn: called after each turn.
 
     Raises:
         BackendError: if nothing that was asked for can be run; or a backend that was named cannot.
@@ -128,19 +107,19 @@ def run_bench(
     results = BenchResults()
     threads = options.threads or default_threads()
     with ExitStack() as closing:
-        subjects: list[Subject] = []
-        for subject in _open_all(bundle, workload, options, threads, results, on_step):
-            closing.callback(subject.close)
-            subjects.append(subject)
+        subjects = _open_all(bundle, workload, options, threads, results, progress, closing)
         turns = options.rounds * sum(len(subject.stages) for subject in subjects)
-        on_turns(turns)
-        timed = time_in_turns(subjects, rounds=options.rounds, runs=options.runs, on_turn=on_turn)
-        results.rows = rows_of(timed)
-        results.add_subjects(subjects)
+        progress("timing", total=turns)
+        timed = time_in_turns(
+            subjects,
+            rounds=options.rounds,
+            runs=options.runs,
+            on_turn=partial(progress, advance=1),
+        )
+        results.rows, results.subjects = rows_of(timed), subjects
         if options.has_roofline:
-            on_step("measuring the machine's limits")
-            on_gpu = any(subject.is_on_gpu for subject in subjects)
-            _add_roofline(results, bundle, workload, threads, on_gpu)
+            progress("measuring the machine's limits")
+            _add_roofline(results, bundle, workload, threads)
             results.points = roofline(timed, results.work, results.ceilings)
     results.facts = {
         "bundle": bundle.manifest.name,
@@ -148,7 +127,7 @@ def run_bench(
         "threads": threads,
         "rounds": options.rounds,
         "runs_in_a_turn": options.runs,
-        "warm_up_runs": _WARM_UP_RUNS,
+        "warm_up_runs": WARM_UP_RUNS,
         "hardware": describe_hardware(),
     }
     return results
@@ -160,51 +139,45 @@ def _open_all(
     options: BenchOptions,
     threads: int,
     results: BenchResults,
-    on_step: Callable[[str], None],
-) -> Sequence[Subject]:
-    opened: list[Subject] = []
-    try:
-        for backend in options.backends or AUTO_ORDER:
-            for precision in options.precisions:
-                on_step(f"opening {backend} {precision}")
-                try:
-                    opened.append(open_runtime(bundle, backend, precision, workload, threads))
-                except BackendError as err:
-                    if options.backends:
-                        raise
-                    results.left_out[f"{backend} {precision}"] = str(err)
-        for rival in options.rivals:
-            if find_spec("torch") is None or find_spec("onnx") is None:
-                results.left_out[rival] = (
-                    "torch or onnx is not installed: pip install 'samus-edge[export]'"
-                )
-                continue
-            from samus_edge.benchmarking.torch_subject import TorchSubject
+    progress: Progress,
+    closing: ExitStack,
+) -> list[Subject]:
+    subjects: list[Subject] = []
 
-            compiled = rival == "torch-compile"
-            # Where there is a GPU, what competes with TensorRT is half precision.
-            for precision in ("fp32", "fp16") if _torch_has_gpu() else ("fp32",):
-                on_step(f"opening {rival} {precision}{', which compiles' if compiled else ''}")
-                try:
-                    opened.append(
-                        TorchSubject(
-                            bundle,
-                            workload,
-                            precision=precision,
-                            compiled=compiled,
-                            threads=threads,
-                        )
-                    )
-                except SamusEdgeError as err:
-                    results.left_out[f"{rival} {precision}"] = str(err)
-        if not opened:
-            why = " ".join(f"{name}: {reason}" for name, reason in results.left_out.items())
-            raise BackendError(f"there is nothing to benchmark. {why}")
-    except BaseException:
-        for subject in opened:
-            subject.close()
-        raise
-    return opened
+    def add(subject: Subject) -> None:
+        closing.callback(subject.close)
+        subjects.append(subject)
+
+    for backend in options.backends or AUTO_ORDER:
+        for precision in options.precisions:
+            progress(f"opening {backend} {precision}")
+            try:
+                add(open_runtime(bundle, backend, precision, workload, threads))
+            except BackendError as err:
+                if options.backends:
+                    raise
+                results.left_out[f"{backend} {precision}"] = str(err)
+    for rival in options.rivals:
+        if find_spec("torch") is None or find_spec("onnx") is None:
+            results.left_out[rival] = f"torch or {_ONNX_MISSING}"
+            continue
+        import torch
+
+        from samus_edge.benchmarking.torch_subject import TorchSubject
+
+        compiled = rival == "torch-compile"
+        # Where there is a GPU, what competes with TensorRT is half precision.
+        for precision in ("fp32", "fp16") if torch.cuda.is_available() else ("fp32",):
+            progress(f"opening {rival} {precision}{', which compiles' if compiled else ''}")
+            opened = partial(TorchSubject, precision=precision, compiled=compiled, threads=threads)
+            try:
+                add(opened(bundle, workload))
+            except SamusEdgeError as err:
+                results.left_out[f"{rival} {precision}"] = str(err)
+    if not subjects:
+        why = " ".join(f"{name}: {reason}" for name, reason in results.left_out.items())
+        raise BackendError(f"there is nothing to benchmark. {why}")
+    return subjects
 
 
 def open_runtime(
@@ -235,23 +208,14 @@ def _tensorrt(workload: Workload, frames_per_run: int) -> Backend:
     return TensorRTBackend(TensorRTOptions(engine=engine))
 
 
-def _torch_has_gpu() -> bool:
-    import torch
-
-    return bool(torch.cuda.is_available())
-
-
-def _add_roofline(
-    results: BenchResults, bundle: Bundle, workload: Workload, threads: int, on_gpu: bool
-) -> None:
+def _add_roofline(results: BenchResults, bundle: Bundle, workload: Workload, threads: int) -> None:
     if find_spec("onnx") is None:
-        results.left_out["roofline"] = "onnx is not installed: pip install 'samus-edge[export]'"
+        results.left_out["roofline"] = _ONNX_MISSING
         return
     results.work = work_of_bundle(bundle, workload)
-    ceilings: dict[str, Ceiling] = {"cpu fp32": cpu_ceiling(threads)}
-    if on_gpu:
+    results.ceilings = {"cpu fp32": cpu_ceiling(threads)}
+    if any(subject.is_on_gpu for subject in results.subjects):
         on_device = cuda_ceilings()
-        ceilings |= {f"gpu {name}": ceiling for name, ceiling in on_device.items()}
+        results.ceilings |= {f"gpu {name}": ceiling for name, ceiling in on_device.items()}
         if not on_device:
             results.left_out["roofline of the GPU"] = "torch with CUDA is not installed"
-    results.ceilings = ceilings

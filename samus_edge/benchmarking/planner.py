@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from samus_edge.benchmarking.subject import IMAGE_ENCODER, MASK_DECODER, Workload
+from samus_edge.benchmarking.subject import IMAGE_ENCODER, MASK_DECODER, Workload, cpu_session
 from samus_edge.benchmarking.turns import Latency, Timed
-from samus_edge.runtime.backends.onnxruntime_backend import CPU_PROVIDER, ort
 from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.runtime.bundle.manifest import GraphRecord
 
@@ -252,11 +251,7 @@ class LargeProduct:
         node = helper.make_node("MatMul", ["a", "b"], ["c"])
         graph = helper.make_graph([node], "product", values[:2], values[2:])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        self._session = ort.InferenceSession(
-            model.SerializeToString(), options, providers=[CPU_PROVIDER]
-        )
+        self._session = cpu_session(model.SerializeToString(), threads)
         generator = np.random.default_rng(0)
         self._feeds = {name: generator.standard_normal((SIDE, SIDE), np.float32) for name in "ab"}
         self._seconds: list[float] = []
@@ -525,10 +520,6 @@ class Estimate:
     high_ms: float
     bound: str
     is_estimate: bool = True
-
-    def to_json(self) -> dict[str, object]:
-        """As plain values."""
-        return asdict(self)
 
 
 def estimate(module: JetsonModule, work: Mapping[str, GraphWork]) -> list[Estimate]:

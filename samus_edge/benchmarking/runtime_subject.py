@@ -1,6 +1,6 @@
 """The runtime on one of its backends."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -9,9 +9,11 @@ from samus_edge.benchmarking.subject import (
     END_TO_END,
     IMAGE_ENCODER,
     MASK_DECODER,
+    WARM_UP_RUNS,
+    MemoryMeter,
     Stage,
+    Subject,
     Workload,
-    resident_bytes,
 )
 from samus_edge.runtime.backends.backend import Backend, GraphSession, open_bundle_graph
 from samus_edge.runtime.backends.onnxruntime_backend import CPU_PROVIDER
@@ -22,7 +24,7 @@ from samus_edge.runtime.segmenter import Segmenter
 __all__ = ["RuntimeSubject"]
 
 
-class RuntimeSubject:
+class RuntimeSubject(Subject):
     """A bundle in one precision on one backend."""
 
     def __init__(
@@ -42,20 +44,21 @@ class RuntimeSubject:
             backend: what computes.
             precision: as the bundle calls it; "auto" for its reference.
             workload: what is computed.
-            backend_for_batch: one whose image encoder takes that number of frames in a run; None if
-                `backend` takes any.
-            label: to name it; None for backend and precision.
+            backend_for_batch: makes one whose image encoder takes that number of frames in a run;
+                None if `backend` takes any.
+            label: its name; None for backend and precision.
 
         Raises:
             BackendError: if the backend cannot run the bundle.
         """
-        self.precision = precision_name(bundle, precision)
-        self.name = label or f"{backend.name} {self.precision}"
-        self.device, self.version = backend.device, backend.version
-        self.is_on_gpu = backend.device != CPU_PROVIDER
-        self.memory_bytes: int | None = None
-        self.gpu_memory_bytes: int | None = None
-        self.stages: Sequence[Stage] = ()
+        precision = precision_name(bundle, precision)
+        super().__init__(
+            label or f"{backend.name} {precision}",
+            device=backend.device,
+            version=backend.version,
+            precision=precision,
+            is_on_gpu=backend.device != CPU_PROVIDER,
+        )
         self._backend = backend
         self._closing = ExitStack()
         try:
@@ -70,52 +73,49 @@ class RuntimeSubject:
         workload: Workload,
         backend_for_batch: Callable[[int], Backend] | None,
     ) -> None:
-        backend, gpu = self._backend, self._backend.gpu
-        before, free = resident_bytes(), None if gpu is None else gpu.free_memory_bytes()
+        backend = self._backend
+        meter = MemoryMeter(backend.gpu)
         segmenter = self._closing.enter_context(Segmenter(bundle, backend, self.precision))
 
         def segment() -> object:
             return segmenter.segment(workload.frame, boxes=workload.boxes(1))
 
-        for _ in range(3):
+        for _ in range(WARM_UP_RUNS):
             segment()
-        after = resident_bytes()
-        self.memory_bytes = None if before is None or after is None else max(0, after - before)
-        if gpu is not None and free is not None:
-            self.gpu_memory_bytes = max(0, free - gpu.free_memory_bytes())
+        self.memory_bytes, self.gpu_memory_bytes = meter.growth()
 
         graphs = select_graphs(bundle, self.precision)
+
+        def opened(graph: str, maker: Backend = backend) -> GraphSession:
+            session = open_bundle_graph(maker, bundle, graph)
+            self._closing.callback(session.close)
+            return session
+
+        encoder = opened(graphs.image_encoder)
         stages: list[Stage] = []
-        encoder: GraphSession | None = None
         for count in workload.batches:
-            maker = backend if count == 1 or backend_for_batch is None else backend_for_batch(count)
-            if encoder is None or maker is not backend:
-                session = open_bundle_graph(maker, bundle, graphs.image_encoder)
-                self._closing.callback(session.close)
-                encoder = encoder or session
-            else:
-                session = encoder
-            most = session.largest("image", 0)
-            if most is None or count <= most:
+            session = encoder
+            if count > 1 and backend_for_batch is not None:
+                session = opened(graphs.image_encoder, backend_for_batch(count))
+            if _takes(session, "image", count):
                 feeds = {"image": workload.frames(count)}
                 stages.append(_stage(IMAGE_ENCODER, count, session, feeds))
-        if encoder is None:
-            encoder = open_bundle_graph(backend, bundle, graphs.image_encoder)
-            self._closing.callback(encoder.close)
         embeddings = encoder.run_on_device({"image": workload.frames(1)})["image_embeddings"]
-        decoder = open_bundle_graph(backend, bundle, graphs.mask_decoder)
-        self._closing.callback(decoder.close)
-        most = decoder.largest("point_coords", 0)
+        decoder = opened(graphs.mask_decoder)
         for count in workload.prompts:
-            if most is None or count <= most:
+            if _takes(decoder, "point_coords", count):
                 feeds = dict(workload.decoder_feeds(bundle, embeddings, count))
                 stages.append(_stage(MASK_DECODER, count, decoder, feeds))
-        stages.append(Stage(END_TO_END, 1, segment))
-        self.stages = stages
+        self.stages = [*stages, Stage(END_TO_END, 1, segment)]
 
     def close(self) -> None:
         """Close the graphs."""
         self._closing.close()
+
+
+def _takes(session: GraphSession, name: str, count: int) -> bool:
+    largest = session.largest(name, 0)
+    return largest is None or count <= largest
 
 
 def _stage(name: str, items: int, session: GraphSession, feeds: Mapping[str, Any]) -> Stage:

@@ -4,37 +4,84 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from samus_edge.runtime.backends.onnxruntime_backend import CPU_PROVIDER, OnnxRuntimeBackend, ort
 from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER, MASK_DECODER, mask_input_hw
 from samus_edge.runtime.prediction import mask_decoder_feeds
 from samus_edge.runtime.prompts import check_prompts, decoder_prompts
+
+if TYPE_CHECKING:
+    from samus_edge.runtime.backends.gpu.device import Device
 
 __all__ = [
     "END_TO_END",
     "IMAGE_ENCODER",
     "MASK_DECODER",
     "STAGES",
+    "WARM_UP_RUNS",
+    "MemoryMeter",
     "Stage",
     "Subject",
     "Workload",
+    "cpu_session",
     "resident_bytes",
 ]
 
 
-_PAGES = Path("/proc/self/statm")
-
-
-def resident_bytes() -> int | None:
-    """Memory of this process that is in RAM; None where the operating system does not say."""
+def resident_bytes(process: int | str = "self") -> int | None:
+    """Memory of a process that is in RAM; None where the operating system does not say."""
     try:
-        return int(_PAGES.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     except OSError:
         return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+WARM_UP_RUNS = 3
+"""Runs of every subject before it is timed."""
+
+
+class MemoryMeter:
+    """Measures the memory that is taken from now on, of this process and of a GPU."""
+
+    def __init__(self, gpu: "Device | None" = None) -> None:
+        self._gpu = gpu
+        self._before = self._now()
+
+    def growth(self) -> tuple[int | None, int | None]:
+        """Bytes of the process, and of the GPU; None where they are not known."""
+        resident, on_gpu = (
+            None if before is None or after is None else after - before
+            for before, after in zip(self._before, self._now(), strict=True)
+        )
+        return resident, on_gpu
+
+    def _now(self) -> tuple[int | None, int | None]:
+        if self._gpu is None:
+            return resident_bytes(), None
+        with self._gpu.current():
+            return resident_bytes(), -self._gpu.free_memory_bytes()
+
+
+def cpu_session(
+    graph: bytes | str, threads: int | None = None, *, profile: str = ""
+) -> ort.InferenceSession:
+    """A graph, or its file, on ONNX Runtime's CPU provider, with the runtime's own settings.
+
+    Args:
+        graph: ONNX.
+        threads: that compute it; None for `default_threads`.
+        profile: beginning of the path of ONNX Runtime's profile; "" for none.
+    """
+    options = OnnxRuntimeBackend(threads).session_options()
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, profile
+    return ort.InferenceSession(graph, options, providers=[CPU_PROVIDER])
 
 
 _BOX = (0.25, 0.25, 0.75, 0.75)  # of the frame's sides
@@ -123,45 +170,29 @@ class Stage:
     device_milliseconds: Callable[[int], list[float]] | None = None
 
 
-class Subject(Protocol):
+@dataclass(eq=False)
+class Subject:
     """One way to compute a bundle.
 
     Attributes:
         name: for people, for example "onnxruntime fp32".
-        device: what computes.
-        is_on_gpu: whether that is a GPU.
-        precision: of most of its arithmetic, for example "fp32".
-        version: of the engine.
         stages: what can be timed.
-        memory_bytes: by how much the process grew with it, its first runs included; None if not
-            known.
-        gpu_memory_bytes: that became less on the GPU; None if there is none.
+        device: what computes.
+        version: of the engine.
+        precision: of most of its arithmetic, for example "fp32".
+        is_on_gpu: whether a GPU computes.
+        memory_bytes: growth of the process with it, its first runs included; None if not known.
+        gpu_memory_bytes: memory that it takes of the GPU; None if there is none.
     """
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def device(self) -> str: ...
-
-    @property
-    def is_on_gpu(self) -> bool: ...
-
-    @property
-    def precision(self) -> str: ...
-
-    @property
-    def version(self) -> str: ...
-
-    @property
-    def stages(self) -> Sequence[Stage]: ...
-
-    @property
-    def memory_bytes(self) -> int | None: ...
-
-    @property
-    def gpu_memory_bytes(self) -> int | None: ...
+    name: str
+    stages: Sequence[Stage] = ()
+    device: str = "cpu"
+    version: str = ""
+    precision: str = "fp32"
+    is_on_gpu: bool = False
+    memory_bytes: int | None = None
+    gpu_memory_bytes: int | None = None
 
     def close(self) -> None:
         """Give everything back."""
-        ...

@@ -12,9 +12,11 @@ from samus_edge.benchmarking.subject import (
     END_TO_END,
     IMAGE_ENCODER,
     MASK_DECODER,
+    WARM_UP_RUNS,
+    MemoryMeter,
     Stage,
+    Subject,
     Workload,
-    resident_bytes,
 )
 from samus_edge.errors import BackendError
 from samus_edge.modeling.samus_hf import SamusHF
@@ -70,7 +72,7 @@ class _Decoder(nn.Module):
         return masks.float(), ious.float()
 
 
-class TorchSubject:
+class TorchSubject(Subject):
     """A bundle's model in torch, on a GPU if torch has one."""
 
     def __init__(
@@ -95,17 +97,20 @@ class TorchSubject:
             BackendError: if the model cannot be compiled or run.
             WeightsError: if the graphs do not give their weights back.
         """
-        self.name = f"{'torch-compile' if compiled else 'torch'} {precision}"
-        self.version = str(torch.__version__)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.is_on_gpu = self._device.type == "cuda"
-        self.device = torch.cuda.get_device_name() if self.is_on_gpu else "cpu"
-        self.precision = precision
+        is_on_gpu = torch.cuda.is_available()
+        super().__init__(
+            f"{'torch-compile' if compiled else 'torch'} {precision}",
+            device=torch.cuda.get_device_name() if is_on_gpu else "cpu",
+            version=str(torch.__version__),
+            precision=precision,
+            is_on_gpu=is_on_gpu,
+        )
+        self._device = torch.device("cuda" if is_on_gpu else "cpu")
         if threads is not None:
             torch.set_num_threads(threads)
         self._threshold = bundle.manifest.mask_threshold
         self._bundle, self._workload, self._compiled = bundle, workload, compiled
-        before = resident_bytes()
+        meter = MemoryMeter()
         if self.is_on_gpu:
             torch.cuda.reset_peak_memory_stats()
         model = load_bundle_model(bundle.path).to(self._device)
@@ -118,14 +123,12 @@ class TorchSubject:
                 logging.getLogger("torch._inductor").setLevel(logging.ERROR)
                 self._encoder = torch.compile(self._encoder, mode=mode, dynamic=False)
                 self._decoder = torch.compile(self._decoder, mode=mode, dynamic=False)
-            for _ in range(3):
+            for _ in range(WARM_UP_RUNS):
                 self._segment()
-            after = resident_bytes()
-            self.memory_bytes = None if before is None or after is None else max(0, after - before)
-            self.gpu_memory_bytes = (
-                int(torch.cuda.max_memory_reserved()) if self.is_on_gpu else None
-            )
-            self.stages: Sequence[Stage] = self._make_stages()
+            self.memory_bytes, _ = meter.growth()
+            if self.is_on_gpu:
+                self.gpu_memory_bytes = int(torch.cuda.max_memory_reserved())
+            self.stages = self._make_stages()
         except Exception as err:  # of the compiler, of its C++ compiler, of CUDA: no common base
             reason = str(err).strip().splitlines()
             raise BackendError(
@@ -162,7 +165,7 @@ class TorchSubject:
                 return [value.cpu() for value in result]
             return result
 
-        for _ in range(3):  # compiled for the shape
+        for _ in range(WARM_UP_RUNS):  # compiled for the shape
             host_to_host()
         if not self.is_on_gpu:
             return Stage(name, items, host_to_host)
@@ -172,7 +175,7 @@ class TorchSubject:
             make = partial(torch.cuda.Event, enable_timing=True)
             events = [(make(), make()) for _ in range(runs)]
             with torch.inference_mode():
-                for _ in range(3):
+                for _ in range(WARM_UP_RUNS):
                     work(*on_device)
                 for begin, end in events:
                     begin.record()

@@ -3,11 +3,11 @@
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from samus_edge.benchmarking.subject import STAGES, Stage, Subject, resident_bytes
+from samus_edge.benchmarking.subject import STAGES, MemoryMeter, Stage, Subject
 from samus_edge.errors import BadArgumentError
 from samus_edge.runtime.bundle.check_frame import CheckFrame
 from samus_edge.runtime.segmenter import Segmenter
@@ -30,14 +30,14 @@ _LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Latency:
-    """Of one thing that was run many times; milliseconds.
+    """Times of something that was run many times, milliseconds.
 
     Attributes:
-        runs: that were timed.
-        p50: median.
-        p90: of ten runs one takes longer.
-        p99: of a hundred runs one takes longer; with fewer runs it is near the longest.
-        mean: what throughput follows from.
+        runs: number of timed runs.
+        p50: the median.
+        p90: 90th percentile.
+        p99: 99th percentile; with fewer than a hundred runs it is near the longest.
+        mean: the mean, which throughput follows from.
         per_second: frames or prompts per second, if one run follows the other.
     """
 
@@ -123,7 +123,7 @@ class Timed:
     """One stage of one subject, and how long its runs took.
 
     Attributes:
-        subject: whose it is.
+        subject: the subject.
         stage: what was run.
         rounds: milliseconds of each run of each round, from host to host.
         device_rounds: the same by the device's clock; empty where it has none.
@@ -136,12 +136,12 @@ class Timed:
 
     @property
     def milliseconds(self) -> list[float]:
-        """Of each run."""
+        """Time of each run."""
         return [value for each in self.rounds for value in each]
 
     @property
     def device_milliseconds(self) -> list[float]:
-        """Of each run, by the device's clock."""
+        """Time of each run, by the device's clock."""
         return [value for each in self.device_rounds for value in each]
 
 
@@ -201,15 +201,15 @@ _WARM_UP_PASSES = 2
 
 @dataclass(frozen=True)
 class SoakResult:
-    """What many frames in a row came to.
+    """What came of many frames in a row.
 
     Attributes:
-        frames: that were segmented.
-        differing: whose mask was not, bit by bit, that of the same frame before.
-        latency: of one frame with one box, from host to host.
-        memory_growth_bytes: of this process, from the warm-up's end to the last frame; None if not
-            known.
-        gpu_memory_growth_bytes: less free on the GPU; None if there is none.
+        frames: number of frames that were segmented.
+        differing: frames whose mask was not, bit by bit, that of the same frame before.
+        latency: time of one frame with one box, from host to host.
+        memory_growth_bytes: growth of this process from the warm-up's end to the last frame; None
+            if not known.
+        gpu_memory_growth_bytes: the same of the GPU's memory; None if there is no GPU.
     """
 
     frames: int
@@ -217,10 +217,6 @@ class SoakResult:
     latency: Latency
     memory_growth_bytes: int | None
     gpu_memory_growth_bytes: int | None
-
-    def to_json(self) -> dict[str, object]:
-        """As plain values."""
-        return asdict(self)
 
 
 def soak(
@@ -241,7 +237,6 @@ def soak(
     Raises:
         BackendError: if the backend fails.
     """
-    gpu = segmenter.backend.gpu
 
     def segment(frame: CheckFrame) -> str:
         masks = segmenter.segment(frame.image, boxes=frame.box[None]).masks
@@ -249,7 +244,7 @@ def soak(
 
     for _ in range(_WARM_UP_PASSES):
         expected = [segment(frame) for frame in frames]
-    resident, free = resident_bytes(), None if gpu is None else gpu.free_memory_bytes()
+    meter = MemoryMeter(segmenter.backend.gpu)
     milliseconds: list[float] = []
     differing = 0
     for index in range(count):
@@ -258,11 +253,4 @@ def soak(
         milliseconds.append((time.perf_counter() - begun) * 1e3)
         differing += found != expected[index % len(frames)]
         on_frame()
-    after = resident_bytes()
-    return SoakResult(
-        count,
-        differing,
-        Latency.of(milliseconds),
-        None if resident is None or after is None else after - resident,
-        None if gpu is None or free is None else free - gpu.free_memory_bytes(),
-    )
+    return SoakResult(count, differing, Latency.of(milliseconds), *meter.growth())

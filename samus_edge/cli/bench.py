@@ -219,14 +219,7 @@ def _measure(
     from samus_edge.benchmarking.bench_run import run_bench
 
     with progress_bar("opening") as bar:
-        return run_bench(
-            opened,
-            workload,
-            options,
-            on_step=lambda step: bar.update(step),
-            on_turns=lambda count: bar.update("timing", total=count),
-            on_turn=lambda: bar.update(advance=1),
-        )
+        return run_bench(opened, workload, options, bar.update)
 
 
 def _plan(
@@ -250,7 +243,7 @@ def _plan(
             "assumptions": {name: asdict(each) for name, each in ASSUMPTIONS.items()},
             "modules": {name: asdict(JETSON_MODULES[name]) for name in modules},
             "graphs": {name: counted.to_json() for name, counted in work.items()},
-            "estimates": [each.to_json() for each in estimates],
+            "estimates": [asdict(each) for each in estimates],
         },
         indent=2,
     )

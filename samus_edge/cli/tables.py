@@ -307,10 +307,8 @@ def subject_table(results: BenchResults) -> Table:
     for column in ("MB", "MB on the GPU"):
         table.add_column(column, justify="right")
     for each in results.subjects:
-        memory, on_gpu = each["memory_bytes"], each["gpu_memory_bytes"]
-        table.add_row(
-            str(each["name"]), str(each["device"]), str(each["version"]), _mb(memory), _mb(on_gpu)
-        )
+        memory = (_mb(each.memory_bytes), _mb(each.gpu_memory_bytes))
+        table.add_row(each.name, each.device, each.version, *memory)
     return table
 
 
@@ -372,5 +370,5 @@ def _ratio(ratio: Ratio | None) -> str:
     return "" if ratio is None else f"{ratio.value:.2f}x ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
-def _mb(value: object) -> str:
-    return f"{value / _MEGA:.0f}" if isinstance(value, int) else ""
+def _mb(value: int | None) -> str:
+    return "" if value is None else f"{value / _MEGA:.0f}"

@@ -1,42 +1,31 @@
 """What tests of benchmarking share."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
-from samus_edge.benchmarking.subject import Stage, Workload
+from samus_edge.benchmarking.subject import Stage, Subject, Workload
 
 
-@dataclass
-class FakeSubject:
+class FakeSubject(Subject):
     """A subject whose stages note that they ran."""
 
-    name: str
-    ran: list[str]
-    stage_names: Sequence[tuple[str, int]] = (("image_encoder", 1), ("end_to_end", 1))
-    device: str = "cpu"
-    version: str = "1"
-    precision: str = "fp32"
-    is_on_gpu: bool = False
-    memory_bytes: int | None = 1_000_000
-    gpu_memory_bytes: int | None = None
-    device_times: Callable[[int], list[float]] | None = None
-    stages: list[Stage] = field(init=False)
+    def __init__(
+        self,
+        name: str,
+        ran: list[str],
+        stage_names: Sequence[tuple[str, int]] = (("image_encoder", 1), ("end_to_end", 1)),
+        device_times: Callable[[int], list[float]] | None = None,
+        *,
+        precision: str = "fp32",
+        is_on_gpu: bool = False,
+    ) -> None:
+        def noting(stage: str, items: int) -> Callable[[], None]:
+            return lambda: ran.append(f"{name} {stage} {items}")
 
-    def __post_init__(self) -> None:
-        self.stages = [
-            Stage(name, items, self._noting(name, items), self.device_times)
-            for name, items in self.stage_names
-        ]
-
-    def _noting(self, name: str, items: int) -> Callable[[], None]:
-        return lambda: self.ran.append(f"{self.name} {name} {items}")
-
-    def close(self) -> None:
-        """Note it."""
-        self.ran.append(f"{self.name} closed")
+        stages = [Stage(each, n, noting(each, n), device_times) for each, n in stage_names]
+        super().__init__(name, stages, precision=precision, is_on_gpu=is_on_gpu)
 
 
 @pytest.fixture

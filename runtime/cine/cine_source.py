@@ -25,6 +25,7 @@ from samus_edge.runtime.images.image_io import (
     read_image,
 )
 from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
+from samus_edge.runtime.notes import Note
 
 if TYPE_CHECKING:
     from samus_edge.runtime.dicom.dicom_frames import DicomFrames
@@ -73,6 +74,7 @@ class CineSource(ABC):
         frame_count: As the source says; None where it does not.
         frames_per_second: As the source says; None where it does not.
         study: The DICOM file; None for another source.
+        notes: What a user should know of the file; of a video, after its last frame.
     """
 
     study: "DicomFrames | None" = None
@@ -82,6 +84,7 @@ class CineSource(ABC):
     ) -> None:
         self.name, self.kind = name, kind
         self.frame_count, self.frames_per_second = frame_count, frames_per_second
+        self.notes: tuple[Note, ...] = () if self.study is None else self.study.notes
 
     @property
     def is_live(self) -> bool:
@@ -91,6 +94,10 @@ class CineSource(ABC):
     def spacing_in(self, box: Box) -> PixelSpacing | None:
         """The size of pixels in a box; None where the source does not say."""
         return None if self.study is None else self.study.spacing_in(box)
+
+    def spacing_notes(self, box: Box) -> tuple[Note, ...]:
+        """What a user should know of the size of pixels in a box."""
+        return () if self.study is None else self.study.spacing_notes(box)
 
     @abstractmethod
     def __iter__(self) -> Iterator[CineFrame]:
@@ -259,7 +266,9 @@ def _kept(video: "_Video", max_frames: int) -> FileFrames:
             frames.append(frame.image)
     finally:
         video.close()
-    return FileFrames(video.name, "video", frames, frames_per_second=video.frames_per_second)
+    kept = FileFrames(video.name, "video", frames, frames_per_second=video.frames_per_second)
+    kept.notes = video.notes
+    return kept
 
 
 def open_cine(source: str) -> CineSource:
@@ -303,11 +312,16 @@ class _Video(CineSource):
     def __init__(self, source: str | int, name: str) -> None:
         import cv2
 
-        self._capture = cv2.VideoCapture(source)
         is_live = isinstance(source, int)
+        if isinstance(source, str):
+            _check_video_file(source, name)
+        self._capture = cv2.VideoCapture(source)
         if not self._capture.isOpened():
-            what = "cannot be opened as a camera" if is_live else "is not a video that can be read"
-            raise ImageFileError(f"{name} {what}. Try another, or export it as MP4 or AVI.")
+            raise ImageFileError(
+                f"{name} cannot be opened as a camera. Connect it, or try another (camera:1)."
+                if is_live
+                else f"{name} is not a video that can be read. Export it as MP4 or AVI."
+            )
         width, height, count, rate = (
             float(self._capture.get(which))
             for which in (
@@ -345,9 +359,23 @@ class _Video(CineSource):
             index += 1
         if index == 0:
             raise ImageFileError(f"{self.name} has no frame that can be read. Export it again.")
+        if self.frame_count is not None and index < self.frame_count:
+            text = f"The video states {self.frame_count} frames, and {index} could be read."
+            self.notes = (Note("cine_truncated", "warning", text),)
 
     def close(self) -> None:
         self._capture.release()
+
+
+def _check_video_file(path: str, name: str) -> None:
+    if os.path.getsize(path) == 0:
+        raise ImageFileError(f"{name} is empty. Copy or export the video again.")
+    try:
+        path.encode()
+    except UnicodeEncodeError as err:  # at which OpenCV crashes
+        raise ImageFileError(
+            f"{name} has bytes in its path that are not UTF-8, which OpenCV cannot open. Rename it."
+        ) from err
 
 
 class _Folder(CineSource):

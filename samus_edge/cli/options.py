@@ -1,6 +1,7 @@
 """Options that several commands have, and the way from their text to numbers."""
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -68,6 +69,7 @@ def command_line(context: typer.Context, *, places: bool = True) -> str:
 
 def silence_opencv() -> None:
     """Keep OpenCV from saying what is wrong with a file: we say it, once."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET, read at the first video
     import cv2
 
     if getattr(cv2, "imdecode", None) is None:  # a half-removed package imports

@@ -126,6 +126,7 @@ def _lines(source: str, report: "TrackReport", files: list[Path | None]) -> list
         if state != before:
             lines.append(f"  from frame {frame.frame}: {state}" + (f": {reason}" if reason else ""))
         before = state
+    lines += [f"  {note.level}: {note.text}" for note in report.notes]
     if report.was_interrupted:
         lines.append("  stopped by you")
     written = [str(path) for path in files if path is not None]

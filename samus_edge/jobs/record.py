@@ -2,8 +2,9 @@
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from typing import Any, TypeAlias
 
 import cv2
@@ -19,6 +20,7 @@ from samus_edge.runtime.measurement.lesion_measurements import (
     box_around,
     measure_lesion,
 )
+from samus_edge.runtime.notes import Note
 from samus_edge.runtime.prediction import Prediction
 from samus_edge.runtime.prompts import PADDING_LABEL, Prompts, assign_points_to_boxes, check_prompts
 from samus_edge.runtime.segmenter import Segmenter
@@ -30,6 +32,7 @@ __all__ = [
     "MaskRecord",
     "Point",
     "PromptRecord",
+    "all_notes",
     "computed_by",
     "frame_record",
     "legend_note",
@@ -94,6 +97,7 @@ class MaskRecord:
         spacing: The size of a pixel that it is measured by; None for sizes in pixels.
         measurements: Sizes of its largest component; None if empty.
         prompt: What it was prompted by; empty for a mask that the tracker prompted.
+        notes: What a user should know of the size of its pixels.
     """
 
     area_px: int
@@ -102,6 +106,7 @@ class MaskRecord:
     spacing: PixelSpacing | None
     measurements: LesionMeasurements | None
     prompt: PromptRecord = PromptRecord()
+    notes: tuple[Note, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -174,8 +179,9 @@ def mask_record(
         prompt: What it was prompted by.
     """
     box = box_around(mask)
+    notes: tuple[Note, ...] = ()
     if spacing is None and source is not None and box is not None:
-        spacing = source.spacing_in(box)
+        spacing, notes = source.spacing_in(box), source.spacing_notes(box)
     return MaskRecord(
         area_px=int(np.count_nonzero(mask)),
         box=box,
@@ -183,6 +189,7 @@ def mask_record(
         spacing=spacing,
         measurements=measure_lesion(mask, spacing),
         prompt=prompt,
+        notes=notes,
     )
 
 
@@ -308,6 +315,12 @@ def computed_by(segmenter: Segmenter) -> dict[str, Any]:
             backend.name: backend.version,
         },
     }
+
+
+def all_notes(source: CineSource, masks: Iterable[MaskRecord | None]) -> tuple[Note, ...]:
+    """What a user should know of a file and of masks in it, each once."""
+    of_masks = chain.from_iterable(mask.notes for mask in masks if mask is not None)
+    return tuple(dict.fromkeys([*source.notes, *of_masks]))
 
 
 def legend_note(segmenter: Segmenter) -> str:

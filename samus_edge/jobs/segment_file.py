@@ -14,6 +14,7 @@ from samus_edge.jobs.record import (
     Clock,
     MaskRecord,
     Point,
+    all_notes,
     computed_by,
     legend_note,
     mask_records,
@@ -243,6 +244,7 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
             masks=records,
             timings_ms=clock.timings_ms(),
             computed_by=computed_by(segmenter),
+            notes=all_notes(source, records),
         )
 
 

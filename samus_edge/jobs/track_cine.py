@@ -22,6 +22,7 @@ from samus_edge.errors import BadArgumentError, OutputFileError
 from samus_edge.jobs.record import (
     Clock,
     FrameRecord,
+    all_notes,
     computed_by,
     frame_record,
     legend_note,
@@ -68,6 +69,12 @@ class OverlayVideo:
     def __init__(self, path: Path, frames_per_second: float) -> None:
         if path.suffix.lower() not in _CODECS:
             raise BadArgumentError(f"the video must end in {' or '.join(_CODECS)}, got {path}.")
+        try:
+            str(path.absolute()).encode()
+        except UnicodeEncodeError as err:  # at which OpenCV crashes
+            raise BadArgumentError(
+                f"the video {path} has bytes in its path that are not UTF-8. Give another path."
+            ) from err
         self._path, self._rate = path, frames_per_second
         self._size_wh = (0, 0)
         self._writer: cv2.VideoWriter | None = None
@@ -305,6 +312,7 @@ def track_cine(
         except KeyboardInterrupt:
             report.was_interrupted = True
         finally:
+            report.notes = all_notes(source, (frame.mask for frame in report.frames))
             clock.lap("track")
             if job.csv_file is not None and report.frames:
                 write_files_atomically({job.csv_file: report.to_csv().encode()})

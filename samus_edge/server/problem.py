@@ -66,7 +66,8 @@ def problem_response(
 def what_is_invalid(err: RequestValidationError | ValidationError) -> str:
     """Each field of a request that is wrong, and why."""
     return "; ".join(
-        f"{'.'.join(str(step) for step in error['loc'])}: {error['msg']}" for error in err.errors()
+        ": ".join(part for part in (".".join(map(str, error["loc"])), error["msg"]) if part)
+        for error in err.errors()
     )
 
 

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from samus_edge.jobs.record import (
     Box,
     MaskRecord,
+    all_notes,
     computed_by,
     legend_note,
     mask_records,
@@ -62,7 +63,7 @@ class SegmentationService:
         return Masks(
             frame=request.frame,
             mask=MaskResult(contours=contours_of(mask), **record.to_json()),
-            notes=[],
+            notes=[note.to_json() for note in all_notes(session.image, [record])],
             timings_ms={name: round(value, 3) for name, value in timings_ms.items()},
             **self._computed_by,
             trace={**self.trace, "prompt": request.model_dump(mode="json")},

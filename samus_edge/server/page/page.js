@@ -301,6 +301,7 @@ function showResult() {
     if (sizes.cut_by.length) rows.push(["Cut by the frame", sizes.cut_by.join(", ")]);
     if (sizes.components > 1) rows.push(["Parts", String(sizes.components)]);
   } else if (state.result) rows.push(["", "empty mask"]);
+  for (const note of (state.result && state.result.notes) || []) rows.push([note.level, note.text]);
   $("sizes").replaceChildren(...rows.flatMap(([name, value]) => {
     const term = document.createElement("dt"), description = document.createElement("dd");
     term.textContent = name;

@@ -1,0 +1,235 @@
+"""Following a lesion through small cines whose lesion moves by a known step."""
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from samus_edge.errors import BadArgumentError, ImageFileError, OutputFileError
+from samus_edge.jobs import track_cine as track_module
+from samus_edge.jobs.segment_file import FileSegmentation, segment_file
+from samus_edge.jobs.track_cine import CineTracking, OverlayVideo, TrackReport, track_cine
+from samus_edge.runtime import PixelSpacing
+from samus_edge.runtime.cine.cine_source import CineFrame, CineSource
+
+STEP_PX = 3
+BOX = (60.0, 40.0, 120.0, 100.0)
+# Appearance is compared in a scaled-down patch.
+PLACE_PX = 3
+Job = Callable[..., CineTracking]
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[npt.NDArray[np.uint8]]:
+    """Six textured frames, 160 x 240, whose dark disc moves to the right."""
+    noise = np.random.default_rng(0).integers(60, 200, (160, 240)).astype(np.float32)
+    first = cv2.GaussianBlur(noise, (0, 0), 3).astype(np.uint8)
+    cv2.circle(first, (90, 70), 28, 25, -1)
+    return [np.roll(first, STEP_PX * index, axis=1) for index in range(6)]
+
+
+@pytest.fixture
+def folder(frames: list[npt.NDArray[np.uint8]], tmp_path: Path) -> Path:
+    """The frames as a folder of images."""
+    path = tmp_path / "cine"
+    path.mkdir()
+    for index, frame in enumerate(frames):
+        assert cv2.imwrite(str(path / f"{index}.png"), frame)
+    return path
+
+
+@pytest.fixture
+def job(folder: Path, disc_bundle: Path) -> Job:
+    """Makes jobs on the folder, unless they name another source."""
+
+    def make(**changes: Any) -> CineTracking:
+        values = {"source": str(folder), "box": BOX, "bundle": disc_bundle, "threads": 1, **changes}
+        return CineTracking(**values)
+
+    return make
+
+
+def write_video(path: Path, frames: list[npt.NDArray[np.uint8]]) -> Path:
+    """At 10 frames a second."""
+    with OverlayVideo(path, 10) as video:
+        for frame in frames:
+            video.write(np.repeat(frame[..., None], 3, axis=2))
+    return path
+
+
+def write_study(path: Path, frames: list[npt.NDArray[np.uint8]], **elements: Any) -> Path:
+    """A multi-frame ultrasound file without compression."""
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, UltrasoundMultiFrameImageStorage, generate_uid
+
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.SOPInstanceUID = UltrasoundMultiFrameImageStorage, generate_uid()
+    dataset.NumberOfFrames, (dataset.Rows, dataset.Columns) = len(frames), frames[0].shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelRepresentation = 7, 0
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    dataset.PixelData = np.stack(frames).tobytes()
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_the_box_moves_with_the_lesion(job: Job) -> None:
+    counts: list[int | None] = []
+    report = track_cine(job(), on_start=counts.append)
+    assert counts == [6]
+    assert report.counts() == {"tracking": 6, "uncertain": 0, "lost": 0, "stopped": 0}
+    lefts = [frame.to_json()["box"][0] for frame in report.frames]
+    expected = [lefts[0] + STEP_PX * index for index in range(6)]
+    assert lefts == pytest.approx(expected, abs=PLACE_PX)
+
+
+def test_the_document_has_what_that_of_one_image_has(
+    job: Job, folder: Path, tmp_path: Path, disc_bundle: Path
+) -> None:
+    image = folder / "0.png"
+    table = tmp_path / "sizes.csv"
+    cine = track_cine(job(source=str(image), csv_file=table)).to_json()
+    single = segment_file(
+        FileSegmentation(image=image, boxes=[BOX], bundle=disc_bundle, threads=1)
+    ).to_json()
+    own = {"masks", "mask_file", "overlay_file", "dicom_seg_file", "dicom_sr_file"}
+    assert set(single) - own <= set(cine)
+    same = ("backend", "device", "threads", "precision", "graphs", "bundle", "versions", "notes")
+    assert {name: cine[name] for name in same} == {name: single[name] for name in same}
+    assert cine["image"] == single["image"] | {"frame": 0}
+    assert {"read", "load", "track", "write", "total"} == set(cine["timings_ms"])
+    assert (cine["csv_file"], cine["video_file"]) == (str(table), None)
+    (frame,) = cine["frames"]
+    (mask,) = single["masks"]
+    for name in ("box", "area_px", "measurements", "spacing"):
+        assert frame[name] == mask[name]
+    assert json.loads(json.dumps(cine, allow_nan=False)) == cine
+
+
+@pytest.mark.parametrize("given", [None, PixelSpacing.square(0.5)])
+def test_a_study_says_times_and_sizes_unless_they_are_given(
+    job: Job, frames: list[npt.NDArray[np.uint8]], tmp_path: Path, given: PixelSpacing | None
+) -> None:
+    path = write_study(tmp_path / "a.dcm", frames, FrameTime="40", PixelSpacing=[0.2, 0.1])
+    report = track_cine(job(source=str(path), from_frame=2, max_frames=3, spacing=given))
+    documents = [frame.to_json() for frame in report.frames]
+    assert [document["frame"] for document in documents] == [2, 3, 4]
+    assert [document["seconds"] for document in documents] == pytest.approx([0.08, 0.12, 0.16])
+    x1, y1, x2, y2 = documents[0]["box"]
+    found = documents[0]["measurements"]
+    row_mm, column_mm = (0.2, 0.1) if given is None else (0.5, 0.5)
+    assert found["unit"] == "mm"
+    assert found["width"] == pytest.approx((x2 - x1 + 1) * column_mm)
+    assert found["height"] == pytest.approx((y2 - y1 + 1) * row_mm)
+    assert (documents[0]["spacing"]["source"] == "given") == (given is not None)
+
+
+def test_pixels_of_an_implausible_size_are_noted_once(
+    job: Job, frames: list[npt.NDArray[np.uint8]], tmp_path: Path
+) -> None:
+    path = write_study(tmp_path / "a.dcm", frames, PixelSpacing=[50, 50])
+    report = track_cine(job(source=str(path)))
+    assert [note.code for note in report.notes].count("spacing_implausible") == 1
+    assert report.to_json()["notes"] == [note.to_json() for note in report.notes]
+
+
+def test_a_video_that_ends_early_is_noted(
+    job: Job, frames: list[npt.NDArray[np.uint8]], tmp_path: Path
+) -> None:
+    path = write_video(tmp_path / "x.avi", frames)
+    assert track_cine(job(source=str(path))).notes == ()
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    report = track_cine(job(source=str(path)))
+    assert 0 < len(report.frames) < 6
+    (note,) = report.notes
+    assert note.code == "cine_truncated"
+    assert "6" in note.text and str(len(report.frames)) in note.text
+    assert track_cine(job(source=str(path), max_frames=1)).notes == ()
+
+
+def test_what_was_found_before_a_bad_frame_is_written(
+    job: Job, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "3.png").write_bytes(b"no image")
+    report = TrackReport()
+    table, video = tmp_path / "sizes.csv", tmp_path / "x.mp4"
+    with pytest.raises(ImageFileError, match=r"3\.png"):
+        track_cine(job(csv_file=table, video_file=video), report=report)
+    assert len(report.frames) == 3
+    with table.open() as file:
+        assert [row["frame"] for row in csv.DictReader(file)] == ["0", "1", "2"]
+    assert report.to_json()["timings_ms"]["total"] > 0
+    assert not video.exists()  # half a video would pass for a whole one
+    assert {path.name for path in tmp_path.iterdir()} == {"cine", "sizes.csv"}
+
+
+def test_a_stop_keeps_what_there_is(job: Job, tmp_path: Path) -> None:
+    def stop(frame: Any) -> None:
+        if frame.frame == 2:
+            raise KeyboardInterrupt
+
+    table, video = tmp_path / "sizes.csv", tmp_path / "x.avi"
+    report = track_cine(job(csv_file=table, video_file=video), on_frame=stop)
+    assert report.was_interrupted and report.to_json()["was_interrupted"]
+    assert len(report.frames) == len(table.read_text().splitlines()) - 1 == 3
+    opened = cv2.VideoCapture(str(video))
+    assert int(opened.get(cv2.CAP_PROP_FRAME_COUNT)) == 3
+    opened.release()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"box": (900.0, 1.0, 950.0, 9.0)}, BadArgumentError, "outside the image"),
+        ({"from_frame": 6}, BadArgumentError, "no frame 6"),
+        ({"source": "/nowhere"}, ImageFileError, "/nowhere"),
+        ({"video_file": Path("/nowhere/x.mp4")}, OutputFileError, "does not exist"),
+    ],
+)
+def test_where_nothing_is_followed_nothing_is_written(
+    job: Job, tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    outputs = {"csv_file": tmp_path / "x.csv", "video_file": tmp_path / "x.mp4"}
+    with pytest.raises(error, match=message):
+        track_cine(job(**{**outputs, **changes}))
+    assert {path.name for path in tmp_path.iterdir()} == {"cine"}
+
+
+class Camera(CineSource):
+    """A live source of known frames, which end."""
+
+    def __init__(self, frames: list[npt.NDArray[np.uint8]]) -> None:
+        super().__init__("camera:0", "camera", None)
+        self._frames = frames
+
+    def __iter__(self) -> Iterator[CineFrame]:
+        for index, frame in enumerate(self._frames):
+            yield CineFrame(index, None, frame)
+
+
+def test_of_a_live_source_the_newest_frames_are_followed(
+    job: Job, frames: list[npt.NDArray[np.uint8]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(track_module, "open_cine", lambda source: Camera(frames))
+    report = track_cine(job(source="camera"))
+    numbers = [frame.frame for frame in report.frames]
+    assert numbers == sorted(set(numbers)) and numbers[-1] == 5
+    assert len(numbers) + report.frames_dropped == 6
+    seconds = [frame.seconds for frame in report.frames if frame.seconds is not None]
+    assert seconds == sorted(seconds)
+    document = report.to_json()
+    assert (document["image"]["sha256"], document["frame_count"]) == (None, None)
+    assert len(track_cine(job(source="camera", max_frames=1)).frames) == 1
+    with pytest.raises(BadArgumentError, match="ends before frame 9"):
+        track_cine(job(source="camera", from_frame=9))

@@ -11,36 +11,19 @@ import pytest
 
 from samus_edge.cli.info import bundle_lines
 from samus_edge.modeling import samus_hf_tiny
-from samus_edge.runtime.bundle.bundle import Bundle, default_bundle_path
+from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.weights.model_file import save_model
 
 Run = Callable[..., Any]
 
 
 def test_json_is_one_document_with_the_manifest(run: Run, bundle: Path) -> None:
-    outcome = run("info", "--bundle", bundle, "--json")
+    outcome = run("info", "--json")
     assert (outcome.exit_code, outcome.stderr) == (0, "")
     document = json.loads(outcome.stdout)
     assert document["manifest"] == json.loads((bundle / "manifest.json").read_text("utf-8"))
     assert document["hashes_verified"] is True
     assert document["path"] == str(bundle)
-
-
-def test_text_names_graphs_and_hashes(run: Run, bundle: Path) -> None:
-    outcome = run("info", "--all", "--bundle", bundle)
-    assert (outcome.exit_code, outcome.stderr) == (0, "")
-    manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
-    for graph in manifest["graphs"].values():
-        assert graph["sha256"] in outcome.stdout
-    assert f"licence: {manifest['licence']}" in outcome.stdout
-
-
-def test_the_default_bundle_is_shown_without_argument(run: Run) -> None:
-    if not default_bundle_path().is_dir():
-        pytest.skip(f"this checkout has no default bundle in {default_bundle_path()}")
-    outcome = run("info")
-    assert outcome.exit_code == 0
-    assert str(default_bundle_path()) in outcome.stdout
 
 
 def test_a_tampered_graph_is_one_line_and_exit_code_1(
@@ -65,15 +48,6 @@ def test_a_zip_is_shown_like_its_folder(run: Run, bundle: Path, tmp_path: Path) 
     assert document["path"] == str(path)
     assert document["manifest"] == json.loads((bundle / "manifest.json").read_text("utf-8"))
     assert str(path) in run("info", "--bundle", path).stdout
-
-
-def test_a_zip_that_is_none_is_one_line_and_exit_code_1(run: Run, tmp_path: Path) -> None:
-    path = tmp_path / "model.zip"
-    path.write_bytes(b"PK")
-    outcome = run("info", "--bundle", path)
-    assert (outcome.exit_code, outcome.stdout) == (1, "")
-    assert "model.zip is neither a folder nor a whole zip file" in outcome.stderr
-    assert outcome.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("arch", ["tiny", "vit_b"])
@@ -113,21 +87,16 @@ def test_weights_are_shown_with_their_switches(run: Run, tmp_path: Path) -> None
         (("--arch", "vit_h"), 2, "one of tiny, vit_b, got 'vit_h'"),
         (("--arch", "tiny", "--weights", "x"), 2, "exclude each other"),
         (("--weights", "nowhere.safetensors"), 1, "nowhere.safetensors"),
+        (("--bundle", "nowhere"), 1, "nowhere does not exist"),
+        (("--bundle", __file__), 1, "is neither a folder nor a whole zip file"),
     ],
 )
-def test_models_that_cannot_be_shown_are_one_line(
+def test_what_cannot_be_shown_is_one_line(
     run: Run, arguments: tuple[str, ...], exit_code: int, message: str
 ) -> None:
     outcome = run("info", *arguments)
     assert (outcome.exit_code, outcome.stdout) == (exit_code, "")
     assert message in outcome.stderr and outcome.stderr.count("\n") == 1
-
-
-def test_an_unknown_bundle_is_one_line_and_exit_code_1(run: Run, tmp_path: Path) -> None:
-    outcome = run("info", "--bundle", tmp_path / "nowhere")
-    assert (outcome.exit_code, outcome.stdout) == (1, "")
-    assert "nowhere does not exist" in outcome.stderr
-    assert outcome.stderr.count("\n") == 1
 
 
 def test_the_lines_name_all_that_matters(disc_bundle: Path) -> None:
@@ -159,20 +128,19 @@ def test_intended_use_and_limits_come_first_and_the_record_on_demand(disc_bundle
     assert "parity" not in lines and "credits" not in lines
 
 
-def test_what_was_not_measured_is_said(disc_bundle: Path) -> None:
+def test_what_was_not_measured_and_half_stored_weights_are_said(disc_bundle: Path) -> None:
     bundle = Bundle.open(disc_bundle)
-    manifest = dataclasses.replace(bundle.manifest, parity={}, accuracy={}, limits=(), credits=())
+    half = dataclasses.replace(bundle.graph_record("image_encoder"), weight_storage="fp16")
+    manifest = dataclasses.replace(
+        bundle.manifest,
+        graphs={**bundle.manifest.graphs, "image_encoder": half},
+        parity={},
+        accuracy={},
+        limits=(),
+        credits=(),
+    )
     lines = bundle_lines(dataclasses.replace(bundle, manifest=manifest), whole=True)
     assert lines[lines.index("parity") + 1] == "  not measured"
     assert lines[lines.index("accuracy") + 1] == "  not measured"
     assert "limits" not in lines
-
-
-def test_half_stored_weights_are_said(disc_bundle: Path) -> None:
-    bundle = Bundle.open(disc_bundle)
-    half = dataclasses.replace(bundle.graph_record("image_encoder"), weight_storage="fp16")
-    manifest = dataclasses.replace(
-        bundle.manifest, graphs={**bundle.manifest.graphs, "image_encoder": half}
-    )
-    text = "\n".join(bundle_lines(dataclasses.replace(bundle, manifest=manifest), whole=True))
-    assert "fp32 with fp16 weights" in text
+    assert "fp32 with fp16 weights" in "\n".join(lines)

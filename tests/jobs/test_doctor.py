@@ -45,21 +45,22 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_an_x86_processor(root: Path) -> None:
-    (root / "proc" / "cpuinfo").write_text(_X86)
-    assert cpu_model(root) == "Example CPU @ 3.00GHz"
-    assert cpu_features(root) == ("avx2", "avx512f", "avx512_vnni")
-
-
-def test_an_arm_processor(root: Path) -> None:
-    (root / "proc" / "cpuinfo").write_text(_ARM)
-    assert cpu_model(root) != ""
-    assert cpu_features(root) == ("asimddp", "i8mm", "sve")
-
-
-def test_a_system_without_cpuinfo(root: Path) -> None:
-    assert cpu_model(root) != ""
-    assert cpu_features(root) == ()
+@pytest.mark.parametrize(
+    ("cpuinfo", "model", "features"),
+    [
+        (_X86, "Example CPU @ 3.00GHz", ("avx2", "avx512f", "avx512_vnni")),
+        (_ARM, "", ("asimddp", "i8mm", "sve")),
+        (None, "", ()),
+    ],
+    ids=["x86", "arm", "no cpuinfo"],
+)
+def test_a_processor(
+    root: Path, cpuinfo: str | None, model: str, features: tuple[str, ...]
+) -> None:
+    if cpuinfo is not None:
+        (root / "proc" / "cpuinfo").write_text(cpuinfo)
+    assert cpu_model(root) == model or (not model and cpu_model(root))
+    assert cpu_features(root) == features
 
 
 def test_versions_are_those_that_are_imported() -> None:
@@ -178,8 +179,7 @@ def test_facts_are_plain_values(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("on_cpu")
 def test_a_jetson_gets_its_own_commands(tmp_path: Path) -> None:
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "etc" / "nv_tegra_release").write_text("# R36 (release), REVISION: 4.3, GCID: 1")
+    _write(tmp_path, _RELEASE.format(major=36, minor="4.3"), None)
     found = diagnose(root=tmp_path, cache=tmp_path / "engines")
     assert _one(found, "jetson").level == "ok"
     assert "JetPack 6" in _one(found, "jetson").text
@@ -189,8 +189,7 @@ def test_a_jetson_gets_its_own_commands(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("on_cpu")
 def test_jetpack_5_is_told_to_update(tmp_path: Path) -> None:
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "etc" / "nv_tegra_release").write_text("# R35 (release), REVISION: 4.1, GCID: 1")
+    _write(tmp_path, _RELEASE.format(major=35, minor="4.1"), None)
     found = _one(diagnose(root=tmp_path, cache=tmp_path / "engines"), "jetson")
     assert (found.level, "update to JetPack 6" in found.remedy) == ("note", True)
 

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from samus_edge.errors import BackendError, BundleError, ImageFileError, OutputFileError
 from samus_edge.jobs.segment_file import FileSegmentation, segment_file
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.images.image_io import read_image
@@ -171,56 +169,3 @@ def test_the_lines_are_for_people(job: FileSegmentation) -> None:
     assert lines[2] == f"  mask file: {mask_file} (0 and 255)"
     assert lines[3].startswith("  discs (fp32) on onnxruntime, 1 threads: ")
     assert "Not a medical device" in lines[-1]
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"boxes": ()}, ValueError, "no prompt was given"),
-        ({"boxes": [(700, 1, 800, 9)]}, ValueError, "outside the image of 640 x 480"),
-        ({"points": [(700, 1, 1)]}, ValueError, r"point \(700, 1\) is outside the image"),
-        (
-            {"boxes": [(0, 0, 9, 9), (20, 20, 30, 30)], "points": [(50, 50, 1)]},
-            ValueError,
-            r"point \(50, 50\) lies in none of the 2 boxes",
-        ),
-        ({"boxes": [(0, 0, 9, 9)] * 256}, ValueError, "at most 255 masks, got 256 boxes"),
-        ({"backend": "gpu"}, ValueError, "backend must be one of"),
-        ({"backend": "onnxruntime-cuda"}, BackendError, "no execution provider for CUDA"),
-        ({"precision": "fp8"}, ValueError, "precision must be one of"),
-        ({"precision": "int8"}, BackendError, "is in fp32, not in int8"),
-        ({"threads": 0}, ValueError, "threads must be from 1"),
-        ({"bundle": Path("/nowhere")}, BundleError, "/nowhere does not exist"),
-        ({"image": Path("/nowhere.png")}, ImageFileError, "does not exist"),
-        ({"overlay_file": Path("/nowhere/o.png")}, OutputFileError, "folder that does not exist"),
-    ],
-)
-def test_nothing_is_written_when_something_is_wrong(
-    job: FileSegmentation, changes: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    folder = job.image.parent
-    changed = dataclasses.replace(
-        dataclasses.replace(
-            job, mask_file=folder / "mask.png", overlay_file=folder / "overlay.png"
-        ),
-        **changes,
-    )
-    with pytest.raises(error, match=message):
-        segment_file(changed)
-    assert [*folder.iterdir()] == [job.image]
-
-
-def test_a_full_disk_leaves_nothing_behind(
-    job: FileSegmentation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    folder = job.image.parent
-    changed = dataclasses.replace(
-        job, mask_file=folder / "mask.png", overlay_file=folder / "overlay.png"
-    )
-    with pytest.raises(OutputFileError, match="No space left on device"):
-        segment_file(changed)
-    assert [*folder.iterdir()] == [job.image]

@@ -17,10 +17,10 @@ from samus_edge.errors import (
     ImageFileError,
     MissingExtraError,
 )
+from samus_edge.jobs.segment_file import FileSegmentation, segment_file
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.bundle.check_frame import load_check_frames
 from samus_edge.runtime.cine.lesion_tracker import LesionTracker
-from samus_edge.runtime.measurement.lesion_measurements import measure_lesion
 from samus_edge.runtime.segmenter import predict_with_clicks
 
 ClientOf = Callable[..., Any]
@@ -39,43 +39,37 @@ def masks(client: Client, image: dict[str, Any], **request: Any) -> Any:
     return response.json()
 
 
-def test_a_mask_is_that_of_the_runtime(client: Client) -> None:
+def test_a_mask_is_that_of_infer(client: Client, tmp_path: Path) -> None:
     frame = load_check_frames()[2]
-    response = client.post("/v1/images", content=png(frame.image))
+    path, mask_file = tmp_path / "x.png", tmp_path / "mask.png"
+    path.write_bytes(png(frame.image))
+    box = x1, y1, x2, y2 = [float(value) for value in frame.box]
+    single = segment_file(
+        FileSegmentation(image=path, boxes=[(x1, y1, x2, y2)], threads=1, mask_file=mask_file)
+    ).to_json()
+    mask = cv2.imread(str(mask_file), cv2.IMREAD_UNCHANGED)
+    response = client.post("/v1/images", content=path.read_bytes())
     assert response.status_code == 201
     image = response.json()
-    height, width = frame.image.shape
-    assert (image["kind"], image["width"], image["height"], image["frames"]) == (
-        "image",
-        width,
-        height,
-        1,
-    )
-    box = [float(value) for value in frame.box]
+    size = {"width": frame.image.shape[1], "height": frame.image.shape[0]}
+    assert image == image | {"kind": "image", "frames": 1, **size}
     found = masks(client, image, box=box)
-    with Segmenter.load(threads=1) as segmenter:
-        prediction = segmenter.segment(frame.image, boxes=[box])
-        hashes = segmenter.graph_hashes
-    mask = prediction.masks[0, 0]
-    expected = measure_lesion(mask)
-    assert expected is not None
-    assert found["mask"]["area_px"] == int(mask.sum())
-    assert found["mask"]["measurements"] == json.loads(json.dumps(expected.to_json()))
-    assert found["mask"]["predicted_iou"] == pytest.approx(
-        float(prediction.iou_predictions[0, 0]), abs=1e-3
-    )
-    drawn = np.zeros(mask.shape, np.uint8)
-    polygons = [np.array(polygon, np.int32) for polygon in found["mask"]["contours"]]
-    cv2.fillPoly(drawn, polygons, 1)
-    assert (drawn.astype(bool) == mask).mean() > 0.995
-    assert found["trace"]["graphs"] == hashes
+    contours = found["mask"].pop("contours")
+    assert found["mask"] == single["masks"][0]
+    del single["bundle"]["path"]
+    for name in ("notes", "backend", "device", "precision", "graphs", "bundle", "versions"):
+        assert found[name] == single[name]
+    assert found["trace"]["bundle"] == single["bundle"]["name"]
     assert found["trace"]["prompt"]["box"] == box
+    drawn = np.zeros(frame.image.shape, np.uint8)
+    cv2.fillPoly(drawn, [np.array(polygon, np.int32) for polygon in contours], 255)
+    assert (drawn == mask).mean() > 0.995
     assert found["timings_ms"]["encode"] > 0
     assert masks(client, image, box=box)["timings_ms"]["encode"] == 0  # kept
     content = client.post(f"/v1/images/{image['id']}/mask.png", json={"box": box})
     assert content.headers["content-type"] == "image/png"
     decoded = cv2.imdecode(np.frombuffer(content.content, np.uint8), cv2.IMREAD_UNCHANGED)
-    np.testing.assert_array_equal(decoded == 255, mask)
+    np.testing.assert_array_equal(decoded, mask)
     overlay = client.post(f"/v1/images/{image['id']}/overlay.png", json={"box": box})
     assert overlay.content.startswith(b"\x89PNG")
 
@@ -132,7 +126,8 @@ def test_a_study_is_followed_and_segmented(client: Client, monkeypatch: pytest.M
     documents = [json.loads(line) for line in response.text.splitlines()]
     assert [document["frame"] for document in documents] == [2, 3, 4]
     assert documents[0]["state"] == "tracking"
-    assert documents[0]["mask"]["measurements"]["area"] > 0
+    assert documents[0]["mask"]["measurements"] == documents[0]["measurements"]
+    assert documents[0]["seconds"] == pytest.approx(2 / 30, rel=0.01)
     with monkeypatch.context() as patch:
         patch.setattr(LesionTracker, "update", _fail)
         response = client.post(f"/v1/images/{image['id']}/track", json=request)

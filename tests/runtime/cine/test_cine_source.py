@@ -1,5 +1,6 @@
 """Frames from files."""
 
+import os
 from pathlib import Path
 
 import cv2
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 
 from samus_edge.benchmarking.synthetic_cine import TrueFrame
-from samus_edge.errors import ImageFileError
+from samus_edge.errors import BadArgumentError, ImageFileError
 from samus_edge.jobs.track_cine import OverlayVideo
-from samus_edge.runtime.cine.cine_source import open_cine
+from samus_edge.runtime.cine import cine_source
+from samus_edge.runtime.cine.cine_source import open_cine, open_frames
 
 LOSSLESS = (cv2.IMWRITE_WEBP_QUALITY, 101)
 
@@ -81,12 +83,31 @@ def test_a_study_is_read_with_its_times() -> None:
     assert frames[3].seconds == pytest.approx(0.1, abs=1e-3)
 
 
+def test_a_video_in_memory_has_a_limit(
+    tmp_path: Path, moving: list[TrueFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.avi"
+    write_video(path, moving[:5])
+    content = path.read_bytes()
+    for source in (path, content):
+        frames = open_frames(source, "x", max_video_frames=5)
+        assert (frames.kind, len(frames)) == ("video", 5)
+        assert [frame.seconds for frame in frames.part(3, 9)] == pytest.approx([0.3, 0.4])
+    with pytest.raises(BadArgumentError, match="no frame 5"):
+        frames.read(5)
+    with pytest.raises(ImageFileError, match="more than 4 frames"):
+        open_frames(content, "x", max_video_frames=4)
+    monkeypatch.setattr(cine_source, "MAX_VIDEO_BYTES", 2 * frames.read(0).nbytes)
+    with pytest.raises(ImageFileError, match="MB of them"):
+        open_frames(content, "x", max_video_frames=5)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "is neither a file nor a folder"),
         (b"not a video", "is not a video"),
-        (b"", "is not a video"),
+        (b"", "is empty"),
     ],
 )
 def test_what_is_no_cine_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
@@ -95,6 +116,18 @@ def test_what_is_no_cine_is_refused(tmp_path: Path, content: bytes | None, messa
         path.write_bytes(content)
     with pytest.raises(ImageFileError, match=message):
         open_cine(str(path))
+
+
+def test_a_path_that_is_no_text_is_refused_before_opencv_crashes(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.avi")
+    try:
+        path.write_bytes(b"RIFF")
+    except OSError:
+        pytest.skip("this file system takes only names that are text")
+    with pytest.raises(ImageFileError, match="not UTF-8"):
+        open_cine(str(path))
+    with pytest.raises(BadArgumentError, match="not UTF-8"):
+        OverlayVideo(path, 10)
 
 
 def test_an_empty_folder_and_a_missing_camera_are_refused(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from filelock import FileLock
 
 # Before any test imports onnxruntime, whose wheels report to their maker otherwise.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -35,6 +36,22 @@ FRAMES_DIR = Path(__file__).parent / "assets" / "frames"
 EXAMPLES_DIR = Path(__file__).parents[1] / "examples"
 EXAMPLE_BOXES: dict[str, list[int]] = json.loads((EXAMPLES_DIR / "prompts.json").read_text())
 """The lesions of the example images, XYXY in pixels."""
+
+
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]
+) -> Path:
+    """A folder that the first of the suite's processes makes and all of them read."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = base / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            draft = base / f"{name}.draft"
+            shutil.rmtree(draft, ignore_errors=True)  # of a process that failed
+            make(draft)
+            draft.rename(folder)
+    return folder
 
 
 def read_example(name: str) -> npt.NDArray[np.uint8]:
@@ -286,14 +303,23 @@ def shipped_random_model(random_model: "SamusHF") -> "SamusHF":
 
 
 @pytest.fixture(scope="session")
-def exported_graphs(shipped_random_model: "SamusHF") -> dict[str, "ModelProto"]:
+def exported_graphs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, "ModelProto"]:
     """The graphs of `random_model` from the exporter: the suite's one export of a `tiny`."""
+    onnx = pytest.importorskip(
+        "onnx", reason="onnx is not installed: pip install 'samus-edge[export]'"
+    )
     from samus_edge.export.torch_graph import DEFAULT_OPSET, image_encoder_graph, mask_decoder_graph
 
-    return {
-        "image_encoder_graph": image_encoder_graph(shipped_random_model, opset=DEFAULT_OPSET),
-        "mask_decoder_graph": mask_decoder_graph(shipped_random_model, opset=DEFAULT_OPSET),
-    }
+    def export(folder: Path) -> None:
+        model = request.getfixturevalue("shipped_random_model")
+        folder.mkdir()
+        for build in (image_encoder_graph, mask_decoder_graph):
+            onnx.save(build(model, opset=DEFAULT_OPSET), folder / f"{build.__name__}.onnx")
+
+    folder = made_once(tmp_path_factory, "exported_graphs", export)
+    return {path.stem: onnx.load(path) for path in folder.iterdir()}
 
 
 def spare_export(
@@ -337,17 +363,18 @@ def random_bundle(
     """A bundle that the exporter wrote from `random_model`; do not change it."""
     from samus_edge.export import bundle_writer
 
-    folder: Path = tmp_path_factory.mktemp("bundle") / "random"
-    with pytest.MonkeyPatch.context() as patch:
-        spare_export(patch, bundle_writer, exported_graphs)
-        bundle_writer.write_bundle(
-            random_model,
-            folder,
-            text=bundle_writer.BundleText("random-weights"),
-            weights_sha256="0" * 64,
-            frames=[frame.image for frame in asset_frames[-2:]],
-        )
-    return folder
+    def write(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            spare_export(patch, bundle_writer, exported_graphs)
+            bundle_writer.write_bundle(
+                random_model,
+                folder,
+                text=bundle_writer.BundleText("random-weights"),
+                weights_sha256="0" * 64,
+                frames=[frame.image for frame in asset_frames[-2:]],
+            )
+
+    return made_once(tmp_path_factory, "random_bundle", write)
 
 
 @dataclass(frozen=True)

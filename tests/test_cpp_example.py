@@ -206,27 +206,30 @@ def test_the_masks_of_the_examples_are_those_of_the_python_runtime(
     assert_same_as_python(program, segmenter, read_example(name), EXAMPLE_BOXES[name], tmp_path)
 
 
-@pytest.mark.parametrize("size", ["160x480", "64x64", "31x47"])
-def test_frames_smaller_than_the_logits_and_far_from_square_give_the_same_masks(
+@pytest.mark.parametrize(
+    ("size", "box"),
+    [
+        ("160x480", None),  # smaller than the logits, or far from square
+        ("64x64", None),
+        ("31x47", None),
+        ("128x128", [-30.5, -1e9, 77.25, 300.0]),  # what sticks out is cut off
+    ],
+)
+def test_masks_of_small_and_narrow_frames_are_those_of_the_python_runtime(
     program: Program,
     segmenter: Segmenter,
     asset_frames: list[AssetFrame],
     tmp_path: Path,
     size: str,
+    box: list[float] | None,
 ) -> None:
     (frame,) = [frame for frame in asset_frames if frame.name.endswith(f"_{size}.png")]
-    box = [float(value) for value in frame.box]
-    assert_same_as_python(program, segmenter, frame.image, box, tmp_path)
+    assert_same_as_python(program, segmenter, frame.image, box or frame.box.tolist(), tmp_path)
 
 
-def test_what_sticks_out_of_the_frame_is_cut_off_as_in_python(
-    program: Program, segmenter: Segmenter, asset_frames: list[AssetFrame], tmp_path: Path
+def test_a_pgm_may_have_comments(
+    program: Program, disc_bundle: Path, tmp_path: Path, frame_pgm: Path
 ) -> None:
-    (frame,) = [frame for frame in asset_frames if frame.name.endswith("_128x128.png")]
-    assert_same_as_python(program, segmenter, frame.image, [-30.5, -1e9, 77.25, 300], tmp_path)
-
-
-def test_a_pgm_may_have_comments(program: Program, tmp_path: Path, frame_pgm: Path) -> None:
     commented = tmp_path / "commented.pgm"
     content = frame_pgm.read_bytes()
     assert content.startswith(b"P5\n561 473\n255\n")
@@ -234,7 +237,7 @@ def test_a_pgm_may_have_comments(program: Program, tmp_path: Path, frame_pgm: Pa
     commented.write_bytes(b"P5 # a scanner\n# 1 2\n561\t473 #\n255\n" + pixels)
     areas = []
     for frame in (frame_pgm, commented):
-        ran = program.run(default_bundle_path(), frame, "135,88,446,368", tmp_path / "mask.pgm")
+        ran = program.run(disc_bundle, frame, "135,88,446,368", tmp_path / "mask.pgm")
         assert ran.returncode == 0, ran.stderr
         areas.append(json.loads(ran.stdout)["area_px"])
     assert areas[0] == areas[1]
@@ -244,25 +247,21 @@ def test_a_pgm_may_have_comments(program: Program, tmp_path: Path, frame_pgm: Pa
     ("box", "words"),
     [
         ("446,88,135,368", "x1 < x2"),
-        ("135,88,135,368", "x1 < x2"),
         ("561,88,700,368", "no area within the frame of 561 x 473"),
-        ("-9,-9,-1,-1", "no area within"),
         ("1e-9,1,2e-9,9", "no area within"),  # thinner than float32 can tell
         ("nan,88,446,368", "got nan,88,446,368"),
-        ("135,88,inf,368", "got 135,88,inf,368"),
         ("135,88,1e999,368", "got 135,88,1e999,368"),
         ("-1e308,88,1e308,368", "finite"),
         ("135,88,446", "four numbers"),
         ("135,88,446,368,1", "four numbers"),
-        ("135;88;446;368", "four numbers"),
         ("", "four numbers"),
     ],
 )
 def test_a_wrong_box_is_one_line_and_exit_code_2(
-    program: Program, tmp_path: Path, frame_pgm: Path, box: str, words: str
+    program: Program, disc_bundle: Path, tmp_path: Path, frame_pgm: Path, box: str, words: str
 ) -> None:
     mask = tmp_path / "mask.pgm"
-    ran = program.run(default_bundle_path(), frame_pgm, box, mask)
+    ran = program.run(disc_bundle, frame_pgm, box, mask)
     assert ran.returncode == 2
     assert words in ran.stderr and ran.stderr.count("\n") == 1 and ran.stdout == ""
     assert not mask.exists()
@@ -287,20 +286,20 @@ def test_wrong_arguments_are_one_line_and_exit_code_2(
         (lambda content: content.replace(b"P5", b"P2", 1), "not a binary PGM"),
         (lambda content: content.replace(b"255", b"65535", 1), "with 255 as maximum"),
         (lambda content: content.replace(b"561", b"0", 1), "not a binary PGM"),
-        (lambda content: content.replace(b"561", b"-561", 1), "not a binary PGM"),
         (lambda content: content.replace(b"561", b"9" * 30, 1), "not a binary PGM"),
         (lambda content: content.replace(b"561", b"4611686018427387905", 1), "more than 67108864"),
     ],
 )
 def test_a_damaged_frame_is_one_line_and_exit_code_1(
     program: Program,
+    disc_bundle: Path,
     tmp_path: Path,
     frame_pgm: Path,
     change: Callable[[bytes], bytes],
     words: str,
 ) -> None:
     frame_pgm.write_bytes(change(frame_pgm.read_bytes()))
-    ran = program.run(default_bundle_path(), frame_pgm, "1,2,30,40", tmp_path / "mask.pgm")
+    ran = program.run(disc_bundle, frame_pgm, "1,2,30,40", tmp_path / "mask.pgm")
     assert ran.returncode == 1
     assert words in ran.stderr and ran.stderr.count("\n") == 1 and ran.stdout == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["frame.pgm"]
@@ -308,13 +307,12 @@ def test_a_damaged_frame_is_one_line_and_exit_code_1(
 
 @pytest.mark.parametrize("fault", ["missing", "swapped", "cut", "empty", "folder"])
 def test_a_wrong_graph_is_one_line_and_exit_code_1(
-    program: Program, tmp_path: Path, frame_pgm: Path, fault: str
+    program: Program, disc_bundle: Path, tmp_path: Path, frame_pgm: Path, fault: str
 ) -> None:
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     encoder, decoder = (
-        (default_bundle_path() / f"{name}.onnx").read_bytes()
-        for name in ("image_encoder", "mask_decoder")
+        (disc_bundle / f"{name}.onnx").read_bytes() for name in ("image_encoder", "mask_decoder")
     )
     if fault == "folder":
         (bundle / "image_encoder.onnx").mkdir()
@@ -331,9 +329,9 @@ def test_a_wrong_graph_is_one_line_and_exit_code_1(
 
 @pytest.mark.parametrize("target", ["missing/mask.pgm", "."])
 def test_a_mask_that_cannot_be_written_is_one_line_and_leaves_nothing(
-    program: Program, tmp_path: Path, frame_pgm: Path, target: str
+    program: Program, disc_bundle: Path, tmp_path: Path, frame_pgm: Path, target: str
 ) -> None:
-    ran = program.run(default_bundle_path(), frame_pgm, "1,2,30,40", tmp_path / target)
+    ran = program.run(disc_bundle, frame_pgm, "1,2,30,40", tmp_path / target)
     assert ran.returncode == 1
     assert "cannot write" in ran.stderr and ran.stderr.count("\n") == 1 and ran.stdout == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["frame.pgm"]

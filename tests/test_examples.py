@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from samus_edge.runtime.bundle.bundle import default_bundle_path
+from samus_edge.runtime.bundle.check_frame import FOLDER
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLES_DIR = REPOSITORY / "examples"
@@ -94,22 +96,19 @@ def _update(store: Path, *arguments: str | Path) -> subprocess.CompletedProcess[
     )
 
 
-def test_a_bundle_is_switched_only_if_it_is_right_and_back_again(tmp_path: Path) -> None:
-    from samus_edge.runtime.bundle.check_frame import FOLDER
-
-    store, frames = tmp_path / "store", tmp_path / "frames"
+def test_a_bundle_is_switched_only_if_it_is_right_and_back_again(
+    disc_precisions: Callable[..., Path], tmp_path: Path
+) -> None:
+    store, frames, bundle = tmp_path / "store", tmp_path / "frames", disc_precisions({})
     frames.mkdir()
-    for path in sorted(FOLDER.glob("*.png"))[:2]:
-        shutil.copy(path, frames)
-    packages = []
-    for number in (1, 2):
-        name = shutil.make_archive(str(tmp_path / f"model-{number}"), "zip", default_bundle_path())
-        packages.append(Path(name))
-    changed = tmp_path / "changed"
-    shutil.copytree(default_bundle_path(), changed)
-    graph = changed / "image_encoder.onnx"
-    graph.write_bytes(graph.read_bytes()[:-1] + b"\0")
-    broken = Path(shutil.make_archive(str(tmp_path / "model-3"), "zip", changed))
+    shutil.copy(min(FOLDER.glob("*.png")), frames)
+    packages = [
+        Path(shutil.make_archive(str(tmp_path / f"model-{number}"), "zip", bundle))
+        for number in (1, 2)
+    ]
+    with (bundle / "image_encoder.onnx").open("ab") as graph:
+        graph.write(b"\0")
+    broken = Path(shutil.make_archive(str(tmp_path / "model-3"), "zip", bundle))
 
     for package in packages:
         done = _update(store, "--install", package, "--frames", frames)
@@ -118,12 +117,8 @@ def test_a_bundle_is_switched_only_if_it_is_right_and_back_again(tmp_path: Path)
     failed = _update(store, "--install", broken, "--frames", frames)
     assert failed.returncode == 1
     assert "is not installed" in failed.stderr
-    assert sorted(path.name for path in store.iterdir()) == [
-        "current",
-        "model-1",
-        "model-2",
-        "previous",
-    ]
+    kept = {"current", "model-1", "model-2", "previous"}
+    assert {path.name for path in store.iterdir()} == kept
     assert _update(store, "--roll-back").returncode == 0
     assert (store / "current").readlink() == Path("model-1")
     assert (store / "previous").readlink() == Path("model-2")

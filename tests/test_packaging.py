@@ -19,6 +19,7 @@ from samus_edge import __version__
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE_FOLDERS = ("samus_edge", "export", "runtime", "calibration")
+DATA_FOLDERS = ("samus_edge/configs", "samus_edge/server/page", "runtime/bundle/check_frames")
 BUNDLE_DIR = REPOSITORY / "runtime" / "default_bundle"
 
 README_LINES = 150
@@ -40,18 +41,26 @@ def requirement_name(requirement: str) -> str:
     return matched[0].lower()
 
 
-def _pip(*arguments: str | Path) -> None:
-    command = [
-        sys.executable,
-        "-I",
-        "-m",
-        "pip",
-        "--quiet",
-        "--disable-pip-version-check",
-        *map(str, arguments),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _run(*command: str | Path, folder: Path | None = None) -> None:
+    done = subprocess.run(
+        [str(part) for part in command], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _pip(*arguments: str | Path) -> None:
+    _run(
+        *(sys.executable, "-I", "-m", "pip", "--quiet", "--disable-pip-version-check"),
+        *arguments,
+    )
+
+
+def _build_wheel(source: Path, target: Path) -> Path:
+    """The wheel of a checkout or an sdist."""
+    options = ("--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir")
+    _pip("wheel", *options, target, source)
+    (path,) = target.glob("*.whl")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +83,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def wheel_file(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of the checkout."""
-    target = tmp_path_factory.mktemp("wheel")
-    _pip(
-        "wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", target, checkout
-    )
+    path = _build_wheel(checkout, tmp_path_factory.mktemp("wheel"))
     shutil.rmtree(checkout / "build", ignore_errors=True)
-    (path,) = target.glob("*.whl")
     return path
 
 
@@ -87,18 +92,8 @@ def wheel_file(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def sdist_file(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sdist of the checkout."""
     target = tmp_path_factory.mktemp("sdist")
-    command = [
-        sys.executable,
-        "-m",
-        "build",
-        "--sdist",
-        "--no-isolation",
-        "--outdir",
-        str(target),
-        ".",
-    ]
-    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    build = (sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", target, ".")
+    _run(*build, folder=checkout)
     (path,) = target.glob("*.tar.gz")
     return path
 
@@ -148,17 +143,13 @@ README_BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 MASKS_SHAPE = "(1, 1, 473, 561)"
 
 
-@pytest.mark.parametrize("way", ["-", "-c", "-i", "file"])
+@pytest.mark.parametrize("way", ["-", "-c", "-i"])
 def test_the_python_block_of_the_readme_runs_in_the_root(
-    checkout: Path, plain_python: Path, tmp_path: Path, way: str
+    checkout: Path, plain_python: Path, way: str
 ) -> None:
     (block,) = README_BLOCK.findall((checkout / "README.md").read_text(encoding="utf-8"))
     if way == "-c":  # a notebook's first entry of sys.path is the same, the working folder
         printed = _in_root(checkout, plain_python, "-c", block)
-    elif way == "file":
-        script = tmp_path / "block.py"
-        script.write_text(block, encoding="utf-8")
-        printed = _in_root(checkout, plain_python, str(script))
     else:  # -i: pasted, where a block that is indented ends with an empty line
         pasted = re.sub(r"\n(?=\S)(?<=\n)", "\n", block)
         pasted = re.sub(r"(\n +[^\n]*)(?=\n\S)", r"\1\n", pasted) if way == "-i" else block
@@ -166,22 +157,14 @@ def test_the_python_block_of_the_readme_runs_in_the_root(
     assert MASKS_SHAPE in printed
 
 
-def test_the_command_runs_as_a_module_in_the_root(checkout: Path, plain_python: Path) -> None:
-    printed = _in_root(checkout, plain_python, "-m", "samus_edge", "--version")
-    assert printed == f"samus-edge {__version__}\n"
-
-
-def test_torchrun_runs_it_as_a_module_in_the_root(checkout: Path, plain_python: Path) -> None:
-    pytest.importorskip("torch", reason="torch is not installed")
-    arguments = (
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node=1",
-        "-m",
-        "samus_edge",
-        "--version",
-    )
-    assert f"samus-edge {__version__}" in _in_root(checkout, plain_python, *arguments)
+@pytest.mark.parametrize("start", [(), ("-m", "torch.distributed.run", "--nproc-per-node=1")])
+def test_the_command_runs_as_a_module_in_the_root(
+    checkout: Path, plain_python: Path, start: tuple[str, ...]
+) -> None:
+    if start:
+        pytest.importorskip("torch", reason="torch is not installed")
+    printed = _in_root(checkout, plain_python, *start, "-m", "samus_edge", "--version")
+    assert f"samus-edge {__version__}\n" in printed
 
 
 def test_the_sdist_has_what_a_packager_needs(sdist_file: Path, checkout: Path) -> None:
@@ -191,29 +174,14 @@ def test_the_sdist_has_what_a_packager_needs(sdist_file: Path, checkout: Path) -
         for path in (checkout / folder).rglob("*"):
             if path.is_file():
                 assert path.relative_to(checkout).as_posix() in names
-    assert {
-        "CHANGELOG.md",
-        "LICENSE",
-        "Makefile",
-        "pyproject.toml",
-        "runtime/segmenter.py",
-    } <= names
+    assert {"CHANGELOG.md", "LICENSE", "Makefile", "pyproject.toml"} <= names
+    assert "runtime/segmenter.py" in names
 
 
 def test_the_wheel_of_the_sdist_is_the_same(
     sdist_file: Path, wheel: zipfile.ZipFile, tmp_path: Path
 ) -> None:
-    _pip(
-        "wheel",
-        "--no-deps",
-        "--no-index",
-        "--no-build-isolation",
-        "--wheel-dir",
-        tmp_path,
-        sdist_file,
-    )
-    (path,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(path) as other:
+    with zipfile.ZipFile(_build_wheel(sdist_file, tmp_path)) as other:
         contents = {name: other.read(name) for name in other.namelist()}
     assert contents == {name: wheel.read(name) for name in wheel.namelist()}
 
@@ -239,44 +207,31 @@ def metadata(wheel: zipfile.ZipFile) -> email.message.Message:
     return email.parser.Parser().parsestr(wheel.read(name).decode())
 
 
-def test_the_wheel_has_every_module_of_the_mapped_folders(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_has_modules_data_and_licences_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
-    for folder in PACKAGE_FOLDERS:
-        for source in (REPOSITORY / folder).rglob("*.py"):
-            assert wheel_name_of(source) in names
-    for package in ("runtime", "export", "calibration"):
-        assert f"samus_edge/{package}/__init__.py" in names
-
-
-def test_the_wheel_has_the_data_files(wheel: zipfile.ZipFile) -> None:
-    names = set(wheel.namelist())
+    sources = [path for name in PACKAGE_FOLDERS for path in (REPOSITORY / name).rglob("*.py")]
+    for folder in DATA_FOLDERS:
+        found = [path for path in (REPOSITORY / folder).iterdir() if path.is_file()]
+        assert found
+        sources += found
+    assert {wheel_name_of(source) for source in sources} <= names
     assert "samus_edge/py.typed" in names
-    for folder in ("samus_edge/configs", "samus_edge/server/page", "runtime/bundle/check_frames"):
-        sources = [path for path in (REPOSITORY / folder).iterdir() if path.is_file()]
-        assert sources
-        for source in sources:
-            assert wheel_name_of(source) in names
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"samus_edge"}
+    assert not [name for name in names if Path(name).name.startswith("test_")]
+    licences = {Path(name).name for name in names if ".dist-info/licenses/" in name}
+    assert licences == {"LICENSE", "NOTICE"}
+    (entry_points,) = (name for name in names if name.endswith(".dist-info/entry_points.txt"))
+    assert "samus-edge = samus_edge.__main__:main" in wheel.read(entry_points).decode()
 
 
-def test_the_wheel_has_the_default_bundle(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_has_the_default_bundle_byte_for_byte(wheel: zipfile.ZipFile) -> None:
     if not BUNDLE_DIR.is_dir():
         pytest.skip(f"this checkout has no default bundle in {BUNDLE_DIR}")
-    names = set(wheel.namelist())
-    for name in ("image_encoder.onnx", "mask_decoder.onnx", "manifest.json"):
-        assert wheel_name_of(BUNDLE_DIR / name) in names
-    for source in BUNDLE_DIR.iterdir():
-        assert wheel.read(wheel_name_of(source)) == source.read_bytes()
-
-
-def test_the_wheel_has_nothing_else(wheel: zipfile.ZipFile) -> None:
-    top_level = {name.split("/")[0] for name in wheel.namelist()}
-    assert {name for name in top_level if not name.endswith(".dist-info")} == {"samus_edge"}
-    assert not [name for name in wheel.namelist() if Path(name).name.startswith("test_")]
-
-
-def test_the_wheel_has_licence_and_notice(wheel: zipfile.ZipFile) -> None:
-    names = {Path(name).name for name in wheel.namelist() if ".dist-info/licenses/" in name}
-    assert names == {"LICENSE", "NOTICE"}
+    files = {path.name: path.read_bytes() for path in BUNDLE_DIR.iterdir()}
+    assert {"image_encoder.onnx", "mask_decoder.onnx", "manifest.json"} <= set(files)
+    assert sum(map(len, files.values())) <= BUNDLE_LIMIT_BYTES
+    for name, content in files.items():
+        assert wheel.read(wheel_name_of(BUNDLE_DIR / name)) == content
 
 
 def test_the_base_install_is_the_runtime_alone(metadata: email.message.Message) -> None:
@@ -299,11 +254,6 @@ def test_the_documented_extras_exist(metadata: email.message.Message) -> None:
     assert metadata["Requires-Python"] == ">=3.10"
 
 
-def test_the_command_is_installed(wheel: zipfile.ZipFile) -> None:
-    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
-    assert "samus-edge = samus_edge.__main__:main" in wheel.read(name).decode()
-
-
 def test_tracked_files_stay_small() -> None:
     if shutil.which("git") is None or not (REPOSITORY / ".git").exists():
         pytest.skip("needs git and a git checkout")
@@ -314,9 +264,3 @@ def test_tracked_files_stay_small() -> None:
     sizes = {path: path.lstat().st_size for path in paths if path.is_symlink() or path.is_file()}
     largest = sorted(sizes, key=lambda path: -sizes[path])[:5]
     assert sum(sizes.values()) < TRACKED_LIMIT_BYTES, [(str(p), sizes[p]) for p in largest]
-
-
-def test_the_default_bundle_stays_small() -> None:
-    if not BUNDLE_DIR.is_dir():
-        pytest.skip(f"this checkout has no default bundle in {BUNDLE_DIR}")
-    assert sum(path.stat().st_size for path in BUNDLE_DIR.iterdir()) <= BUNDLE_LIMIT_BYTES

@@ -195,21 +195,14 @@ def test_the_same_seed_gives_the_same_bytes_and_the_cache_is_used(
     cache: Path,
     tmp_path: Path,
 ) -> None:
-    again = calibrate_bundle(
-        bundle,
-        tmp_path / "again",
-        frames,
-        CalibrationSettings(PRECISIONS, seed=7),
-        data="two examples",
-        cache=cache,
-    )
+    settings = CalibrationSettings(("int8-cpu",), seed=7)
+    folder = tmp_path / "again"
+    again = calibrate_bundle(bundle, folder, frames, settings, data="two examples", cache=cache)
     assert not calibrated.is_cache_used
     assert again.is_cache_used
-    files = sorted(path.name for path in calibrated.bundle.folder.iterdir())
-    assert files == sorted(path.name for path in again.bundle.folder.iterdir())
-    for name in files:
-        first, second = (each.bundle.folder / name for each in (calibrated, again))
-        assert first.read_bytes() == second.read_bytes(), name
+    graph = "image_encoder.int8-cpu"
+    assert again.bundle.read_graph(graph) == calibrated.bundle.read_graph(graph)
+    assert json_of(again, graph) == json_of(calibrated, graph)
 
 
 def test_an_impossible_budget_quantises_nothing(
@@ -249,8 +242,8 @@ def test_a_bundle_is_calibrated_in_place_and_stale_verification_goes(
     replace(
         manifest, verification={name: {"passed": True} for name in ("fp32", *PRECISIONS)}
     ).write(folder / MANIFEST_FILE)
-    # int8 has its mask decoder in common with fp16
-    settings = CalibrationSettings(("int8",))
+    # fp16 has its mask decoder in common with int8
+    settings = CalibrationSettings(("fp16",))
     result = calibrate_bundle(
         Bundle.open(folder), folder, tiny_frames, settings, data="tiny", overwrite=True
     )
@@ -258,7 +251,7 @@ def test_a_bundle_is_calibrated_in_place_and_stale_verification_goes(
     assert set(result.bundle.manifest.verification) == {"fp32", "int8-cpu"}
     assert list(available_precisions(result.bundle)) == ["fp32", *PRECISIONS]
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
-    with Segmenter.load(folder, precision="int8", threads=1) as segmenter:
+    with Segmenter.load(folder, precision="fp16", threads=1) as segmenter:
         segmenter.encode(tiny_frames[0].image)
 
 

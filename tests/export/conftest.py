@@ -17,7 +17,7 @@ from samus_edge.export.triton_repository import TritonRepository, write_triton_r
 from samus_edge.modeling import SamusHF
 from samus_edge.modeling.model_parts import samus_hf_vit
 from samus_edge.runtime.bundle.bundle import Bundle
-from tests.conftest import AssetFrame
+from tests.conftest import AssetFrame, made_once
 
 Array = npt.NDArray[Any]
 RunGraph = Callable[[dict[str, Array]], dict[str, Array]]
@@ -75,15 +75,17 @@ def vit_bundle(
     vit_model: SamusHF, tmp_path_factory: pytest.TempPathFactory, asset_frames: list[AssetFrame]
 ) -> Path:
     """A bundle that the exporter wrote from `vit_model`; do not change it."""
-    folder: Path = tmp_path_factory.mktemp("bundle") / "vit"
-    write_bundle(
-        vit_model,
-        folder,
-        text=BundleText.of(vit_model),
-        weights_sha256="0" * 64,
-        frames=[asset_frames[-1].image],
-    )
-    return folder
+
+    def write(folder: Path) -> None:
+        write_bundle(
+            vit_model,
+            folder,
+            text=BundleText.of(vit_model),
+            weights_sha256="0" * 64,
+            frames=[asset_frames[-1].image],
+        )
+
+    return made_once(tmp_path_factory, "vit_bundle", write)
 
 
 @pytest.fixture

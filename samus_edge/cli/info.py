@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from samus_edge.archs import check_arch
+from samus_edge.cli.console import output_console
 from samus_edge.cli.options import AsJson, BundlePath, print_json
 
 if TYPE_CHECKING:
@@ -74,7 +75,6 @@ def _show_model(arch: str | None, weights: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(report.to_json())
         return
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -84,7 +84,7 @@ def _show_model(arch: str | None, weights: Path | None, as_json: bool) -> None:
         table.add_column(header, footer=f"{total:,}", justify="right")
     for size in report.parts:
         table.add_row(size.part, f"{size.parameters:,}", f"{size.trainable:,}")
-    Console().print(table)
+    output_console().print(table)
 
 
 def bundle_lines(bundle: "Bundle", *, whole: bool = False) -> list[str]:

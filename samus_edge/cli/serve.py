@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from samus_edge.cli.options import BackendName, BundlePath, PrecisionName, Threads
+from samus_edge.cli.options import BackendName, BundlePath, PrecisionName, Threads, silence_opencv
 
 __all__ = ["command"]
 
@@ -81,6 +81,7 @@ def command(
         burst=max(1, round(2 * rate)),
         allowed_hosts=tuple(allow_host or ()),
     )
+    silence_opencv()
     shown = f"[{host}]" if ":" in host else host
     typer.echo(f"http://{shown}:{port}/  Research software, not a medical device.", err=True)
     uvicorn.run(

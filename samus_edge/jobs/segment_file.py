@@ -25,6 +25,7 @@ from samus_edge.runtime.bundle.bundle import check_precision
 from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER
 from samus_edge.runtime.cine.cine_source import open_frames
 from samus_edge.runtime.dicom.dicom_frames import require_highdicom
+from samus_edge.runtime.images.image_io import GreyFrame
 from samus_edge.runtime.images.output_files import (
     check_output_paths,
     sha256_of_file,
@@ -47,7 +48,13 @@ from samus_edge.runtime.segmenter import Segmenter, predict_with_clicks
 if TYPE_CHECKING:
     from samus_edge.runtime.dicom.dicom_frames import DicomFrames
 
-__all__ = ["FileSegmentation", "SegmentationReport", "dicom_files", "segment_file"]
+__all__ = [
+    "FileSegmentation",
+    "SegmentationReport",
+    "dicom_files",
+    "overlay_picture",
+    "segment_file",
+]
 
 
 @dataclass(frozen=True)
@@ -219,8 +226,9 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
         if job.mask_file is not None:
             outputs[job.mask_file] = encode_image(job.mask_file, mask_image(masks))
         if job.overlay_file is not None:
-            items = _overlay_items(job, masks, records)
-            overlay = draw_overlay(image, items, [legend_note(segmenter)])
+            overlay = overlay_picture(
+                segmenter, image, masks, records, has_callipers=job.has_callipers
+            )
             outputs[job.overlay_file] = encode_image(job.overlay_file, overlay)
         if source.study is not None and job.dicom_seg_file is not None:
             seg, report = dicom_files(
@@ -288,8 +296,7 @@ def _check_job(job: FileSegmentation) -> None:
     if job.dicom_sr_file is not None and job.dicom_seg_file is None:
         raise BadArgumentError(
             "a DICOM report refers to a DICOM segmentation, which is not written. Give a file for "
-            "that as "
-            "well (--dicom-seg)."
+            "that as well (--dicom-seg)."
         )
     if job.dicom_seg_file is not None:
         require_highdicom()
@@ -341,16 +348,23 @@ def dicom_files(
     return dicom_bytes(segmentation), report
 
 
-def _overlay_items(
-    job: FileSegmentation, masks: npt.NDArray[np.bool_], records: Sequence[MaskRecord]
-) -> list[OverlayItem]:
-    return [
+def overlay_picture(
+    segmenter: Segmenter,
+    image: GreyFrame,
+    masks: npt.NDArray[np.bool_],
+    records: Sequence[MaskRecord],
+    *,
+    has_callipers: bool,
+) -> npt.NDArray[np.uint8]:
+    """Masks, (N, H, W), and their prompts drawn on an image, (H, W); see `draw_overlay`."""
+    items = [
         OverlayItem(
             mask=mask,
             caption=f"{record.area_px} px, predicted IoU {record.predicted_iou:.2f}",
             box=record.prompt.box,
             points=record.prompt.points,
-            measurements=record.measurements if job.has_callipers else None,
+            measurements=record.measurements if has_callipers else None,
         )
         for mask, record in zip(masks, records, strict=True)
     ]
+    return draw_overlay(image, items, [legend_note(segmenter)])

@@ -15,13 +15,11 @@ from samus_edge.jobs.record import (
     MaskRecord,
     all_notes,
     computed_by,
-    legend_note,
     mask_records,
     prompts_for,
 )
-from samus_edge.jobs.segment_file import dicom_files
+from samus_edge.jobs.segment_file import dicom_files, overlay_picture
 from samus_edge.jobs.track_cine import Followed, follow_lesion
-from samus_edge.runtime.images.overlay import OverlayItem, draw_overlay
 from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
 from samus_edge.runtime.segmenter import Segmenter, predict_with_clicks
 from samus_edge.server.schemas import MaskRequest, MaskResult, Masks, TrackRequest
@@ -77,15 +75,13 @@ class SegmentationService:
     def overlay_png(self, session: Session, request: MaskRequest) -> bytes:
         """The picture for people as a PNG file."""
         mask, record, _ = self._predict(session, request)
-        item = OverlayItem(
-            mask,
-            f"predicted IoU {record.predicted_iou:.2f}",
-            record.prompt.box,
-            record.prompt.points,
-            record.measurements,
+        picture = overlay_picture(
+            self._segmenter,
+            session.frame(request.frame),
+            mask[None],
+            [record],
+            has_callipers=True,
         )
-        frame = session.frame(request.frame)
-        picture = draw_overlay(frame, [item], [legend_note(self._segmenter)])
         return png_of(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
     def dicom_seg(self, session: Session, request: MaskRequest) -> bytes:

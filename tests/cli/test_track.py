@@ -43,10 +43,7 @@ def test_a_lesion_that_is_lost_at_the_end_is_exit_code_1_and_all_is_written(
     path, box = cine
     out, table = tmp_path / "out.mp4", tmp_path / "t.csv"
     arguments = ("track", "--video", path, "--box", box, "--spacing", "0.2", "--threads", 1)
-    outcome = run(*arguments, "--out", out, "--csv", table)
-    assert (outcome.exit_code, outcome.stderr) == (1, "")
-    assert "the lesion was lost: mark it again" in outcome.stdout
-    outcome = run(*arguments, "--json")
+    outcome = run(*arguments, "--out", out, "--csv", table, "--json")
     assert (outcome.exit_code, outcome.stderr) == (1, "")
     found = json.loads(outcome.stdout)
     assert found["is_lost"] is True
@@ -56,7 +53,6 @@ def test_a_lesion_that_is_lost_at_the_end_is_exit_code_1_and_all_is_written(
     assert first["measurements"]["unit"] == "mm"
     assert first["measurements"]["width"] == pytest.approx(18, rel=0.15)  # 90 pixels of 0.2 mm
     assert (last["state"], last["measurements"]) == ("lost", None)
-    assert found["bundle"]["graphs"]["image_encoder"]
     with table.open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 24
@@ -67,13 +63,18 @@ def test_a_lesion_that_is_lost_at_the_end_is_exit_code_1_and_all_is_written(
     video.release()
 
 
-def test_a_part_of_a_cine(run: Run, cine: tuple[Path, str]) -> None:
+def test_the_lines_say_what_became_of_the_lesion(
+    run: Run, cine: tuple[Path, str], disc_bundle: Path
+) -> None:
     path, box = cine
-    arguments = ("track", "--video", path, "--box", box, "--from-frame", 2, "--frames", 3)
-    outcome = run(*arguments, "--json", "--threads", 1)
-    assert outcome.exit_code == 0
-    assert [frame["frame"] for frame in json.loads(outcome.stdout)["frames"]] == [2, 3, 4]
-    assert "3 frames: 3 tracking" in run(*arguments, "--threads", 1).stdout
+    arguments = ("track", "--video", path, "--box", box, "--bundle", disc_bundle)
+    outcome = run(*arguments, "--from-frame", 2, "--frames", 3)
+    assert (outcome.exit_code, outcome.stderr) == (0, "")
+    assert outcome.stdout.startswith(f"{path}: 3 frames: 3 tracking\n  from frame 2: tracking\n")
+    outcome = run(*arguments)
+    assert outcome.exit_code == 1
+    assert "from frame 16: lost: " in outcome.stdout
+    assert "the lesion was lost: mark it again" in outcome.stdout
 
 
 @pytest.mark.parametrize(
@@ -85,6 +86,7 @@ def test_a_part_of_a_cine(run: Run, cine: tuple[Path, str]) -> None:
         (("--box", "1,1,50,50", "--out", "x.gif"), 2, "ending in .mp4 or .avi"),
         (("--box", "1,1,50,50", "--csv", "nowhere/x.csv"), 1, "does not exist"),
         (("--box", "1,1,50,50", "--spacing", "0"), 2, "positive numbers"),
+        (("--box", "1,1,50,50", "--bundle", "nowhere"), 1, "nowhere does not exist"),
     ],
 )
 def test_bad_arguments_are_one_line(
@@ -94,9 +96,3 @@ def test_bad_arguments_are_one_line(
     assert outcome.exit_code == code
     assert message in outcome.stderr
     assert outcome.stderr.count("\n") == 1
-
-
-def test_a_missing_video(run: Run, tmp_path: Path) -> None:
-    outcome = run("track", "--video", tmp_path / "no.mp4", "--box", "1,1,5,5")
-    assert outcome.exit_code == 1
-    assert "is neither a file nor a folder" in outcome.stderr

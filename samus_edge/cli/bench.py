@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from samus_edge.cli.console import output_console, progress_bar
-from samus_edge.cli.options import AsJson, BundlePath, parse_frame_size, parse_sizes
+from samus_edge.cli.options import AsJson, BundlePath, check_outputs, parse_frame_size, parse_sizes
 from samus_edge.errors import BadArgumentError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from samus_edge.benchmarking.bench_results import BenchResults
     from samus_edge.benchmarking.bench_run import BenchOptions
     from samus_edge.benchmarking.subject import Workload
@@ -101,23 +99,26 @@ def command(
     Exit codes: 0 measured; 1 nothing could be; 2 a bad argument.
     """
     # Here, so that --help answers at once.
-    from rich.console import Console
-
+    from samus_edge.benchmarking.bench_run import run_bench
     from samus_edge.runtime.bundle.bundle import Bundle
 
-    console = Console(stderr=True)
     try:
         workload = _workload(image, frame_size, batch, prompts)
         options = _options(backend, precision, compare, rounds, runs, threads, roofline)
         modules = _modules(plan)
     except ValueError as err:
         raise typer.BadParameter(str(err)) from err
-    _check_outputs(out, chart)
+    check_outputs({"--out": out, "--chart": chart}, {"--out": ".json", "--chart": ".png"})
+    if chart is not None:
+        from samus_edge.reporting.figure import require_matplotlib
+
+        require_matplotlib()
     opened = Bundle.open(bundle)
     if modules:
         _plan(opened, workload, modules, out, as_json)
         return
-    results = _measure(console, opened, workload, options)
+    with progress_bar("opening") as bar:
+        results = run_bench(opened, workload, options, bar.update)
     document = json.dumps(results.to_json(), indent=2) + "\n"
     contents: dict[Path, bytes] = {}
     if out is not None:
@@ -194,32 +195,6 @@ def _modules(names: list[str] | None) -> list[str]:
             known = ", ".join(JETSON_MODULES)
             raise BadArgumentError(f"--plan must be all or one of {known}, got {name!r}.")
     return names or []
-
-
-def _check_outputs(out: Path | None, chart: Path | None) -> None:
-    """Before minutes of measuring."""
-    for path, suffix in ((out, ".json"), (chart, ".png")):
-        if path is None:
-            continue
-        if path.suffix.lower() != suffix:
-            raise typer.BadParameter(f"{path} does not end in {suffix}.")
-        if not path.absolute().parent.is_dir():
-            raise typer.BadParameter(
-                f"the folder {path.absolute().parent} does not exist. Create it first."
-            )
-    if chart is not None:
-        from samus_edge.reporting.figure import require_matplotlib
-
-        require_matplotlib()
-
-
-def _measure(
-    console: "Console", opened: "Bundle", workload: "Workload", options: "BenchOptions"
-) -> "BenchResults":
-    from samus_edge.benchmarking.bench_run import run_bench
-
-    with progress_bar("opening") as bar:
-        return run_bench(opened, workload, options, bar.update)
 
 
 def _plan(

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from samus_edge.cli.console import output_console, progress_bar
-from samus_edge.cli.options import BundlePath, DataFolder, PrecisionName, SplitFile, command_line
+from samus_edge.cli.options import (
+    BundlePath,
+    DataFolder,
+    PrecisionName,
+    SplitFile,
+    check_outputs,
+    command_line,
+    versions_line,
+)
 
 if TYPE_CHECKING:
     from samus_edge.data.case import UltrasoundCase
@@ -99,7 +107,7 @@ def command(
             raise typer.BadParameter(f"must be at least 0, got {number}.", param_hint=name)
     if html is not None and html.is_dir():
         html = html / HTML_NAME
-    _check_outputs({"--out": out, "--csv": csv, "--html": html})
+    check_outputs({"--out": out, "--csv": csv, "--html": html})
 
     from samus_edge.data.dataset import load_subsets
 
@@ -139,7 +147,8 @@ def command(
     if html is not None:
         from samus_edge.evaluation.html_report import render_evaluation
 
-        details = _details(command_line(context), weights)
+        versions = versions_line("onnxruntime" if weights is None else "torch")
+        details = {"command": command_line(context), "versions": versions}
         also[html] = render_evaluation(report, details).encode()
     report.write(json_path=out, csv_path=csv, also=also)
     if record:
@@ -147,20 +156,6 @@ def command(
 
         record_accuracy(Bundle.open(bundle), report)
     _print_tables(report, worst)
-
-
-def _check_outputs(files: dict[str, Path | None]) -> None:
-    taken: dict[Path, str] = {}
-    for name, path in files.items():
-        if path is None:
-            continue
-        if not path.absolute().parent.is_dir():
-            raise typer.BadParameter(
-                f"the folder of {path} does not exist; create it first.", param_hint=name
-            )
-        other = taken.setdefault(path.resolve(), name)
-        if other != name:
-            raise typer.BadParameter(f"{path} is that of {other} as well.", param_hint=name)
 
 
 def _evaluate(
@@ -209,27 +204,6 @@ def _run(
             on_case=lambda case: bar.update(advance=1),
             **options,
         )
-
-
-def _details(command: str, weights: Path | None) -> dict[str, str]:
-    """The command and the versions, for the header of the HTML report."""
-    import platform
-    from importlib.metadata import version
-
-    from samus_edge import __version__
-
-    engine = "onnxruntime" if weights is None else "torch"
-    packages = (engine, "numpy", "opencv-python-headless")
-    return {
-        "command": command,
-        "versions": ", ".join(
-            [
-                f"samus-edge {__version__}",
-                f"Python {platform.python_version()}",
-                *(f"{package} {version(package)}" for package in packages),
-            ]
-        ),
-    }
 
 
 def _print_tables(report: "EvaluationReport", worst: int) -> None:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import platform
 import re
 import shlex
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +27,7 @@ __all__ = [
     "Spacing",
     "SplitFile",
     "Threads",
+    "check_outputs",
     "command_line",
     "parse_box",
     "parse_fractions",
@@ -36,6 +39,7 @@ __all__ = [
     "parse_spacing",
     "print_json",
     "silence_opencv",
+    "versions_line",
 ]
 
 
@@ -65,6 +69,39 @@ def command_line(context: typer.Context, *, places: bool = True) -> str:
                 text = Path(text).resolve().name
             words += [names[0], text]
     return shlex.join(words)
+
+
+def check_outputs(
+    files: Mapping[str, Path | None], suffixes: Mapping[str, str] | None = None
+) -> None:
+    """Refuse output files that cannot be written, before the work rather than after it.
+
+    Args:
+        files: by option; None where it was not given.
+        suffixes: what a file's name has to end in, by option.
+    """
+    taken: dict[Path, str] = {}
+    for option, path in files.items():
+        if path is None:
+            continue
+        suffix = (suffixes or {}).get(option, "")
+        problem = ""
+        if not path.name.lower().endswith(suffix):
+            problem = f"{path} does not end in {suffix}."
+        elif not path.absolute().parent.is_dir():
+            problem = f"the folder of {path} does not exist; create it first."
+        elif (other := taken.setdefault(path.resolve(), option)) != option:
+            problem = f"{path} is that of {other} as well."
+        if problem:
+            raise typer.BadParameter(problem, param_hint=option)
+
+
+def versions_line(engine: str = "onnxruntime") -> str:
+    """The versions of what computes, for the header of a report."""
+    packages = ("samus-edge", engine, "numpy", "opencv-python-headless")
+    return ", ".join(
+        [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]
+    )
 
 
 def silence_opencv() -> None:

@@ -1,15 +1,17 @@
-"""The tables that `samus-edge verify` prints."""
+"""The tables that the commands print."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from rich import box
+from rich.markup import escape
 from rich.table import Table
 
-from samus_edge.benchmarking.bench_results import BenchResults, BenchRow
+from samus_edge.benchmarking.bench_results import BenchResults
 from samus_edge.benchmarking.planner import JETSON_MODULES, Estimate
-from samus_edge.benchmarking.turns import Latency, Ratio
+from samus_edge.benchmarking.turns import Ratio
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +37,7 @@ __all__ = [
 ]
 
 
-def verdict_table(result: "VerificationResult") -> "Table":
+def verdict_table(result: "VerificationResult") -> Table:
     """One row for each precision: verdict, speed, image embeddings."""
     table = _table(
         "Medians, milliseconds; in brackets to the reference. Faster is no limit by itself",
@@ -63,7 +65,7 @@ def verdict_table(result: "VerificationResult") -> "Table":
     return table
 
 
-def prompt_table(result: "VerificationResult") -> "Table":
+def prompt_table(result: "VerificationResult") -> Table:
     """One row for each precision and kind of prompt: logits, masks, Dice."""
     table = _table(
         "Errors and mask IoU to the reference; Dice drop in points with its 95 % interval",
@@ -101,11 +103,8 @@ def _number(value: float | None, form: str) -> str:
     return "" if value is None else f"{value:{form}}"
 
 
-def _table(caption: str, text_columns: tuple[str, ...], *number_columns: str) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, caption=caption)
+def _table(title: str, text_columns: tuple[str, ...], *number_columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for name in text_columns:
         table.add_column(name)
     for name in number_columns:
@@ -113,7 +112,7 @@ def _table(caption: str, text_columns: tuple[str, ...], *number_columns: str) ->
     return table
 
 
-def summary_table(report: "EvaluationReport") -> "Table":
+def summary_table(report: "EvaluationReport") -> Table:
     """The summaries: mean metrics per prompt, class and lesion size, with the interval of Dice."""
     from samus_edge.evaluation.summary import ALL_SIZES
 
@@ -142,7 +141,7 @@ def summary_table(report: "EvaluationReport") -> "Table":
     return table
 
 
-def robustness_table(report: "EvaluationReport") -> "Table":
+def robustness_table(report: "EvaluationReport") -> Table:
     """Dice under each change of prompt or image, and its difference to the unchanged."""
     from samus_edge.evaluation.robustness import LOW_DICE
 
@@ -167,7 +166,7 @@ def robustness_table(report: "EvaluationReport") -> "Table":
     return table
 
 
-def normals_table(report: "EvaluationReport") -> "Table":
+def normals_table(report: "EvaluationReport") -> Table:
     """What prompts on images without a lesion give."""
     table = _table(
         "Images without a lesion. A promptable model segments what it is asked for: behaviour, "
@@ -188,7 +187,7 @@ def normals_table(report: "EvaluationReport") -> "Table":
     return table
 
 
-def worst_table(report: "EvaluationReport", count: int) -> "Table":
+def worst_table(report: "EvaluationReport", count: int) -> Table:
     """The worst lesions of each summarised prompt."""
     from samus_edge.evaluation.worst_cases import worst_scores
 
@@ -218,13 +217,9 @@ def print_summary(console: "Console", bundle: "Bundle", parity: "ParityReport") 
         bundle: as it was written.
         parity: of its float32 graphs with torch.
     """
-    from rich.markup import escape
-    from rich.table import Table
-
     manifest = bundle.manifest
-    table = Table(title=escape(f"{bundle.path}: {manifest.name}"), title_justify="left")
-    for column in ("graph", "precision", "MB", "weights", "opset", "GFLOP"):
-        table.add_column(column)
+    columns = ("graph", "precision", "MB", "weights", "opset", "GFLOP")
+    table = _table(escape(f"{bundle.path}: {manifest.name}"), columns)
     gflop: dict[str, str] = {}
     for name, record in manifest.graphs.items():
         if record.precision == "fp32":
@@ -277,21 +272,22 @@ def latency_table(results: BenchResults) -> Table:
     title = (
         f"{results.facts['bundle']}, frame {hw}, {results.facts['threads']} threads; milliseconds"
     )
-    table = Table(title=title, title_justify="left")
-    for column in ("stage", "n", "subject"):
-        table.add_column(column)
-    for column in ("p50", "p90", "p99", "per s", "time, 95 %"):
-        table.add_column(column, justify="right")
-    if has_device:
-        for column in ("device p50", "device time, 95 %"):
-            table.add_column(column, justify="right")
+    table = _table(
+        title,
+        ("stage", "n", "subject"),
+        *("p50", "p90", "p99", "per s", "time, 95 %"),
+        *(("device p50", "device time, 95 %") if has_device else ()),
+    )
     before: tuple[str, int] | None = None
     for row in results.rows:
         key = (row.stage, row.items)
-        cells = [row.stage if before != key else "", str(row.items), row.subject]
-        cells += _numbers(row.latency, row.ratio)
+        latency = row.latency
+        times = [f"{value:.2f}" for value in (latency.p50, latency.p90, latency.p99)]
+        cells = [row.stage if before != key else "", str(row.items), row.subject, *times]
+        cells += [f"{latency.per_second:.1f}", _ratio(row.ratio)]
         if has_device:
-            cells += _device(row)
+            cells.append("" if row.device is None else f"{row.device.p50:.3f}")
+            cells.append(_ratio(row.device_ratio))
         if before is not None and before != key:
             table.add_section()
         table.add_row(*cells)
@@ -301,11 +297,8 @@ def latency_table(results: BenchResults) -> Table:
 
 def subject_table(results: BenchResults) -> Table:
     """What computed, and its memory."""
-    table = Table(title="memory that each took, its first runs included", title_justify="left")
-    for column in ("subject", "device", "version"):
-        table.add_column(column)
-    for column in ("MB", "MB on the GPU"):
-        table.add_column(column, justify="right")
+    title = "memory that each took, its first runs included"
+    table = _table(title, ("subject", "device", "version"), "MB", "MB on the GPU")
     for each in results.subjects:
         memory = (_mb(each.memory_bytes), _mb(each.gpu_memory_bytes))
         table.add_row(each.name, each.device, each.version, *memory)
@@ -318,11 +311,11 @@ def roofline_table(results: BenchResults) -> Table:
         f"{name} {ceiling.gflop_per_s:.0f} GFLOP/s and {ceiling.gbyte_per_s:.0f} GB/s"
         for name, ceiling in results.ceilings.items()
     )
-    table = Table(title=f"roofline; measured limits: {limits}", title_justify="left")
-    for column in ("graph", "subject"):
-        table.add_column(column)
-    for column in ("GFLOP", "FLOP/byte", "GFLOP/s", "limit", "reached", "bound"):
-        table.add_column(column, justify="right")
+    table = _table(
+        f"roofline; measured limits: {limits}",
+        ("graph", "subject"),
+        *("GFLOP", "FLOP/byte", "GFLOP/s", "limit", "reached", "bound"),
+    )
     for point in results.points:
         table.add_row(
             point.graph,
@@ -339,11 +332,8 @@ def roofline_table(results: BenchResults) -> Table:
 
 def plan_table(estimates: Sequence[Estimate]) -> Table:
     """What modules would need."""
-    table = Table(title="ESTIMATE, nothing here was measured", title_justify="left")
-    for column in ("module", "graph", "precision"):
-        table.add_column(column)
-    for column in ("estimated ms", "bound"):
-        table.add_column(column, justify="right")
+    title = "ESTIMATE, nothing here was measured"
+    table = _table(title, ("module", "graph", "precision"), "estimated ms", "bound")
     for each in estimates:
         table.add_row(
             JETSON_MODULES[each.module].title,
@@ -353,17 +343,6 @@ def plan_table(estimates: Sequence[Estimate]) -> Table:
             each.bound,
         )
     return table
-
-
-def _numbers(latency: Latency, ratio: Ratio | None) -> list[str]:
-    values = [f"{value:.2f}" for value in (latency.p50, latency.p90, latency.p99)]
-    return [*values, f"{latency.per_second:.1f}", _ratio(ratio)]
-
-
-def _device(row: BenchRow) -> list[str]:
-    if row.device is None:
-        return ["", ""]
-    return [f"{row.device.p50:.3f}", _ratio(row.device_ratio)]
 
 
 def _ratio(ratio: Ratio | None) -> str:

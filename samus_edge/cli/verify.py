@@ -7,7 +7,7 @@ import typer
 
 from samus_edge.cli.console import output_console, progress_bar
 from samus_edge.cli.eval import Subset
-from samus_edge.cli.options import BundlePath, SplitFile, command_line
+from samus_edge.cli.options import BundlePath, SplitFile, check_outputs, command_line, versions_line
 
 if TYPE_CHECKING:
     from samus_edge.runtime.bundle.bundle import Bundle
@@ -112,7 +112,7 @@ def command(
                 raise typer.BadParameter("goes with --data, not with --frames.", param_hint=name)
     if html is not None and html.is_dir():
         html = html / HTML_NAME
-    _check_outputs(out, html)
+    check_outputs({"--out": out, "--html": html})
 
     from samus_edge.runtime.bundle.bundle import Bundle, check_precision, precision_name
     from samus_edge.verification.gates import GATES
@@ -140,16 +140,6 @@ def command(
         typer.echo(f"{kind}: {' '.join(failure.split())}", err=True)
     if not result.passed and not allow_failing:
         raise typer.Exit(EXIT_FAILED)
-
-
-def _check_outputs(out: Path | None, html: Path | None) -> None:
-    for name, path in (("--out", out), ("--html", html)):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise typer.BadParameter(
-                f"the folder of {path} does not exist; create it first.", param_hint=name
-            )
-    if out is not None and html is not None and out.resolve() == html.resolve():
-        raise typer.BadParameter(f"{html} is that of --out as well.", param_hint="--html")
 
 
 def _source(
@@ -213,20 +203,9 @@ def _write(result: "VerificationResult", line: str, out: Path | None, html: Path
     if html is not None:
         from samus_edge.verification.html_report import render_verification
 
-        page = render_verification(result, {"command": line, "versions": _versions()})
+        page = render_verification(result, {"command": line, "versions": versions_line()})
         contents[html] = page.encode(errors="backslashreplace")
     write_files_atomically(contents)
-
-
-def _versions() -> str:
-    import platform
-    from importlib.metadata import version
-
-    from samus_edge import __version__
-
-    packages = ("onnxruntime", "numpy", "opencv-python-headless")
-    names = [f"{package} {version(package)}" for package in packages]
-    return ", ".join([f"samus-edge {__version__}", f"Python {platform.python_version()}", *names])
 
 
 def _print(result: "VerificationResult") -> None:

@@ -13,9 +13,10 @@ trained with. Every grey level v is 0..255; results are rounded and clipped to t
 | ``frame_640x480`` | resized to that width and height; the aspect is not kept | the size |
 """
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -24,15 +25,15 @@ import numpy.typing as npt
 from samus_edge.errors import BadArgumentError
 
 __all__ = [
-    "FrameSize",
-    "Gain",
-    "Gamma",
-    "GaussianNoise",
     "Image",
     "ImagePerturbation",
-    "Speckle",
-    "StoredSmaller",
+    "frame_size",
+    "gain",
+    "gamma",
+    "gaussian_noise",
     "resize_image",
+    "speckle",
+    "stored_smaller",
 ]
 
 Image = npt.NDArray[np.uint8]
@@ -41,136 +42,99 @@ SPECKLE_GRAINS: Final = 256
 """Speckle grains along the longer side of the image, so that it looks the same at all sizes."""
 
 
-class ImagePerturbation(ABC):
-    """A change of an image; a different size is allowed. Its fields are finite numbers above 0."""
-
-    NAME: ClassVar[str]
-    """The name in reports, with a place for each field."""
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        for name, value in vars(self).items():
-            if not (value > 0 and np.isfinite(value)):
-                raise BadArgumentError(f"{name} must be a finite number above 0, got {value}.")
-
-    @property
-    def name(self) -> str:
-        """Name in reports; perturbations with the same name are the same."""
-        return self.NAME.format(*vars(self).values())
-
-    @abstractmethod
-    def apply(self, image: Image, rng: np.random.Generator) -> Image:
-        """Change a copy of the (H, W) image.
-
-        Args:
-            image: (H, W) grey, uint8.
-            rng: the image's own source of randomness.
-
-        Returns:
-            (H', W') grey, uint8.
-        """
-
-
 @dataclass(frozen=True)
-class Gain(ImagePerturbation):
-    """Every grey level multiplied; black stays black."""
+class ImagePerturbation:
+    """A change of an image, made by one of the functions below; a different size is allowed.
 
-    NAME: ClassVar[str] = "gain_x{:g}"
-    factor: float
-    """Above 0."""
-
-    def apply(self, image: Image, rng: np.random.Generator) -> Image:
-        """Draws nothing."""
-        return _to_grey(image * np.float64(self.factor))
-
-
-@dataclass(frozen=True)
-class Gamma(ImagePerturbation):
-    """Another grey map: a power of the grey level."""
-
-    NAME: ClassVar[str] = "gamma_{:g}"
-    exponent: float
-    """Above 0."""
-
-    def apply(self, image: Image, rng: np.random.Generator) -> Image:
-        """Draws nothing."""
-        return _to_grey(255.0 * (image / 255.0) ** self.exponent)
-
-
-@dataclass(frozen=True)
-class Speckle(ImagePerturbation):
-    """Multiplicative noise with grains of 1/256 of the longer side of the image.
-
-    The grains are drawn on a grid, resized bilinearly to the image, and scaled to unit variance.
+    Attributes:
+        name: name in reports; perturbations with the same name are the same.
+        apply: changes a copy of a (H, W) grey image, uint8, and gives another such image; what it
+            draws comes from the generator, the image's own source of randomness.
     """
 
-    NAME: ClassVar[str] = "speckle_{:g}"
-    sigma: float
-    """Standard deviation as a fraction of the grey level; above 0."""
+    name: str
+    apply: Callable[[Image, np.random.Generator], Image] = field(compare=False)
 
-    def apply(self, image: Image, rng: np.random.Generator) -> Image:
-        """Draws one number per grain."""
+
+def gain(factor: float) -> ImagePerturbation:
+    """Every grey level multiplied; black stays black."""
+    name = _name("gain_x{:g}", factor=factor)
+    return ImagePerturbation(name, lambda image, _: _to_grey(image * np.float64(factor)))
+
+
+def gamma(exponent: float) -> ImagePerturbation:
+    """Another grey map: a power of the grey level."""
+    name = _name("gamma_{:g}", exponent=exponent)
+    return ImagePerturbation(name, lambda image, _: _to_grey(255.0 * (image / 255.0) ** exponent))
+
+
+def speckle(sigma: float) -> ImagePerturbation:
+    """Multiplicative noise with grains of 1/256 of the longer side of the image.
+
+    The grains, one number each, are drawn on a grid, resized bilinearly to the image, and scaled to
+    unit variance.
+
+    Args:
+        sigma: standard deviation as a fraction of the grey level; above 0.
+    """
+
+    def apply(image: Image, rng: np.random.Generator) -> Image:
         height, width = image.shape
         per_px = SPECKLE_GRAINS / max(height, width)
-        grains = rng.standard_normal(
-            (max(1, round(height * per_px)), max(1, round(width * per_px)))
-        )
-        resized = cv2.resize(grains, (width, height), interpolation=cv2.INTER_LINEAR)
-        field = np.asarray(resized, dtype=np.float64)
-        return _to_grey(image * (1.0 + self.sigma * field / max(float(field.std()), 1e-6)))
+        grid_hw = (max(1, round(height * per_px)), max(1, round(width * per_px)))
+        resized = cv2.resize(rng.standard_normal(grid_hw), (width, height))
+        grains = np.asarray(resized, dtype=np.float64)
+        return _to_grey(image * (1.0 + sigma * grains / max(float(grains.std()), 1e-6)))
+
+    return ImagePerturbation(_name("speckle_{:g}", sigma=sigma), apply)
 
 
-@dataclass(frozen=True)
-class GaussianNoise(ImagePerturbation):
-    """Additive noise, independent in every pixel."""
-
-    NAME: ClassVar[str] = "noise_{:g}"
-    sigma: float
-    """Standard deviation, grey levels; above 0."""
-
-    def apply(self, image: Image, rng: np.random.Generator) -> Image:
-        """Draws one number per pixel."""
-        return _to_grey(image + self.sigma * rng.standard_normal(image.shape))
+def gaussian_noise(sigma: float) -> ImagePerturbation:
+    """Additive noise, one number per pixel, with a standard deviation in grey levels."""
+    return ImagePerturbation(
+        _name("noise_{:g}", sigma=sigma),
+        lambda image, rng: _to_grey(image + sigma * rng.standard_normal(image.shape)),
+    )
 
 
-@dataclass(frozen=True)
-class StoredSmaller(ImagePerturbation):
+def stored_smaller(scale: float) -> ImagePerturbation:
     """An image that was stored smaller and is shown at its old size again: detail is lost.
 
     Shrunk by area averaging, enlarged bilinearly.
+
+    Args:
+        scale: stored width and height as a fraction of the original; above 0, below 1.
     """
+    if not 0.0 < scale < 1.0:
+        raise BadArgumentError(f"scale must be above 0 and below 1, got {scale}.")
 
-    NAME: ClassVar[str] = "stored_at_{:g}"
-    scale: float
-    """Stored width and height as a fraction of the original; above 0, below 1."""
-
-    def __post_init__(self) -> None:
-        """Check the scale."""
-        if not 0.0 < self.scale < 1.0:
-            raise BadArgumentError(f"scale must be above 0 and below 1, got {self.scale}.")
-
-    def apply(self, image: Image, rng: np.random.Generator) -> Image:
-        """Draws nothing."""
+    def apply(image: Image, rng: np.random.Generator) -> Image:
         height, width = image.shape
-        stored_wh = (max(1, round(width * self.scale)), max(1, round(height * self.scale)))
+        stored_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
         stored = cv2.resize(image, stored_wh, interpolation=cv2.INTER_AREA)
-        shown = cv2.resize(stored, (width, height), interpolation=cv2.INTER_LINEAR)
-        return np.asarray(shown, dtype=np.uint8)
+        return np.asarray(cv2.resize(stored, (width, height)), dtype=np.uint8)
+
+    return ImagePerturbation(f"stored_at_{scale:g}", apply)
 
 
-@dataclass(frozen=True)
-class FrameSize(ImagePerturbation):
+def frame_size(width: int, height: int) -> ImagePerturbation:
     """The image as another scanner's frame of a given size, whatever its aspect was."""
+    return ImagePerturbation(
+        _name("frame_{}x{}", width=width, height=height),
+        lambda image, _: resize_image(image, (height, width)).astype(np.uint8),
+    )
 
-    NAME: ClassVar[str] = "frame_{}x{}"
-    width: int
-    """Pixels; at least 1."""
-    height: int
-    """Pixels; at least 1."""
 
-    def apply(self, image: Image, rng: np.random.Generator) -> Image:
-        """Draws nothing."""
-        return resize_image(image, (self.height, self.width)).astype(np.uint8)
+def _name(form: str, **strengths: float) -> str:
+    """The name in reports.
+
+    Raises:
+        BadArgumentError: if a strength is not a finite number above 0.
+    """
+    for name, value in strengths.items():
+        if not (value > 0 and math.isfinite(value)):
+            raise BadArgumentError(f"{name} must be a finite number above 0, got {value}.")
+    return form.format(*strengths.values())
 
 
 def resize_image(image: npt.NDArray[Any], output_hw: tuple[int, int]) -> npt.NDArray[Any]:

@@ -28,13 +28,13 @@ from samus_edge.data.prompt_protocol import (
 )
 from samus_edge.errors import BadArgumentError
 from samus_edge.evaluation.image_perturbation import (
-    FrameSize,
-    Gain,
-    Gamma,
-    GaussianNoise,
     ImagePerturbation,
-    Speckle,
-    StoredSmaller,
+    frame_size,
+    gain,
+    gamma,
+    gaussian_noise,
+    speckle,
+    stored_smaller,
 )
 from samus_edge.evaluation.paired_comparison import bootstrap_interval
 from samus_edge.evaluation.summary import (
@@ -305,13 +305,13 @@ def robustness_table(scores: Sequence[InstanceScore], seed: int) -> tuple[Robust
 
 def _image_changes() -> dict[str, dict[str, ImagePerturbation | None]]:
     """Perturbations by change and level, weakest and "as is" where they belong on a scale."""
-    sizes = {f"{width}x{height}": FrameSize(width, height) for width, height in FRAME_SIZES_WH}
+    sizes = {f"{width}x{height}": frame_size(width, height) for width, height in FRAME_SIZES_WH}
     return {
-        "gain": _levels(Gain, GAINS, "x{:g}", as_is_at=2),
-        "gamma": _levels(Gamma, GAMMAS, as_is_at=2),
-        "speckle": _levels(Speckle, SPECKLE_SIGMAS),
-        "noise": _levels(GaussianNoise, NOISE_SIGMAS),
-        "stored smaller": _levels(StoredSmaller, STORED_SCALES),
+        "gain": _levels(gain, GAINS, "x{:g}", as_is_at=2),
+        "gamma": _levels(gamma, GAMMAS, as_is_at=2),
+        "speckle": _levels(speckle, SPECKLE_SIGMAS),
+        "noise": _levels(gaussian_noise, NOISE_SIGMAS),
+        "stored smaller": _levels(stored_smaller, STORED_SCALES),
         "frame size": {AS_IS_LEVEL: None, **sizes},
     }
 

@@ -14,7 +14,7 @@ from samus_edge.data.dataset import list_cases
 from samus_edge.data.prompt_protocol import CENTRE_POINT, JITTERED_BOX, BoxProtocol, case_generator
 from samus_edge.errors import DataError, OutputFileError
 from samus_edge.evaluation.evaluate import evaluate, run_evaluation
-from samus_edge.evaluation.image_perturbation import FrameSize, GaussianNoise
+from samus_edge.evaluation.image_perturbation import frame_size, gaussian_noise
 from samus_edge.evaluation.summary import Variant
 
 EXACT_BOX = BoxProtocol(0.0)
@@ -111,7 +111,7 @@ def test_prompts_do_not_depend_on_the_other_cases_or_protocols(
 
 def test_perturbed_images_are_scored_at_the_original_size(fake_busi: Path, box_filler: Any) -> None:
     cases = list_cases(fake_busi, ["benign/benign (1)"])
-    double = Variant((EXACT_BOX,), FrameSize(160, 120))
+    double = Variant((EXACT_BOX,), frame_size(160, 120))
     report = evaluate(box_filler, cases, variants=[double])
     (score,) = [score for score in report.scores if score.image == "frame_160x120"]
     assert box_filler.encoded[1].shape == (120, 160)
@@ -130,7 +130,7 @@ def test_perturbations_are_the_same_in_every_run_and_in_all_strengths(
     fake_busi: Path, box_filler: Any
 ) -> None:
     cases = list_cases(fake_busi, ["benign/benign (1)"])
-    noises = [Variant((EXACT_BOX,), GaussianNoise(sigma)) for sigma in (2.0, 4.0)]
+    noises = [Variant((EXACT_BOX,), gaussian_noise(sigma)) for sigma in (2.0, 4.0)]
     for _ in range(2):
         evaluate(box_filler, cases, variants=noises)
     first, second = box_filler.encoded[:3], box_filler.encoded[3:]

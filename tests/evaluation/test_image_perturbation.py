@@ -5,22 +5,22 @@ import numpy.typing as npt
 import pytest
 
 from samus_edge.evaluation.image_perturbation import (
-    FrameSize,
-    Gain,
-    Gamma,
-    GaussianNoise,
     ImagePerturbation,
-    Speckle,
-    StoredSmaller,
+    frame_size,
+    gain,
+    gamma,
+    gaussian_noise,
+    speckle,
+    stored_smaller,
 )
 
 EVERY: list[ImagePerturbation] = [
-    Gain(2.0),
-    Gamma(0.5),
-    Speckle(0.2),
-    GaussianNoise(10.0),
-    StoredSmaller(0.5),
-    FrameSize(64, 48),
+    gain(2.0),
+    gamma(0.5),
+    speckle(0.2),
+    gaussian_noise(10.0),
+    stored_smaller(0.5),
+    frame_size(64, 48),
 ]
 
 
@@ -45,13 +45,13 @@ def test_the_same_generator_gives_the_same_image_and_leaves_the_original(
 def test_gain_multiplies_and_saturates() -> None:
     levels = np.array([[0, 1, 100, 127, 128, 255]], np.uint8)
     np.testing.assert_array_equal(
-        Gain(2.0).apply(levels, np.random.default_rng(0)), [[0, 2, 200, 254, 255, 255]]
+        gain(2.0).apply(levels, np.random.default_rng(0)), [[0, 2, 200, 254, 255, 255]]
     )
 
 
 def test_gamma_keeps_black_and_white() -> None:
     levels = np.array([[0, 64, 255]], np.uint8)
-    bright, dark = (Gamma(g).apply(levels, np.random.default_rng(0)) for g in (0.5, 2.0))
+    bright, dark = (gamma(g).apply(levels, np.random.default_rng(0)) for g in (0.5, 2.0))
     np.testing.assert_array_equal(bright, [[0, round(255 * (64 / 255) ** 0.5), 255]])
     np.testing.assert_array_equal(dark, [[0, round(255 * (64 / 255) ** 2), 255]])
 
@@ -59,7 +59,7 @@ def test_gamma_keeps_black_and_white() -> None:
 def test_speckle_is_proportional_to_the_grey_level_and_coarse_on_large_images() -> None:
     flat = np.zeros((512, 1024), np.uint8)
     flat[:, :512], flat[256:] = 100, 0
-    noisy = Speckle(0.2).apply(flat, np.random.default_rng(0)).astype(float)
+    noisy = speckle(0.2).apply(flat, np.random.default_rng(0)).astype(float)
     assert (noisy[256:] == 0).all()  # black stays black
     bright = noisy[:256, :512]
     assert bright.mean() == pytest.approx(100, abs=2)
@@ -69,7 +69,7 @@ def test_speckle_is_proportional_to_the_grey_level_and_coarse_on_large_images() 
 
 
 def test_noise_has_the_standard_deviation_asked_for() -> None:
-    noisy = GaussianNoise(10.0).apply(np.full((200, 200), 128, np.uint8), np.random.default_rng(0))
+    noisy = gaussian_noise(10.0).apply(np.full((200, 200), 128, np.uint8), np.random.default_rng(0))
     assert noisy.mean() == pytest.approx(128, abs=0.3)
     # rounding adds 1/12 to the variance
     assert noisy.std() == pytest.approx((100 + 1 / 12) ** 0.5, rel=0.02)
@@ -77,15 +77,15 @@ def test_noise_has_the_standard_deviation_asked_for() -> None:
 
 def test_an_image_stored_smaller_loses_detail_and_keeps_its_size() -> None:
     stripes = np.tile(np.array([0, 200], np.uint8), (40, 40))  # every pixel another
-    shown = StoredSmaller(0.5).apply(stripes, np.random.default_rng(0))
+    shown = stored_smaller(0.5).apply(stripes, np.random.default_rng(0))
     np.testing.assert_array_equal(shown, np.full((40, 80), 100))  # the mean of both
 
 
 def test_a_frame_has_the_size_asked_for(image: npt.NDArray[np.uint8]) -> None:
     for width, height in ((30, 20), (1024, 768), (60, 300)):
-        frame = FrameSize(width, height).apply(image, np.random.default_rng(0))
+        frame = frame_size(width, height).apply(image, np.random.default_rng(0))
         assert frame.shape == (height, width)
-    halved = FrameSize(60, 45).apply(image, np.random.default_rng(0)).astype(float)
+    halved = frame_size(60, 45).apply(image, np.random.default_rng(0)).astype(float)
     blocks = image.reshape(45, 2, 60, 2).mean(axis=(1, 3))
     assert np.abs(halved - blocks).max() <= 0.5  # area averaging, rounded
 
@@ -103,10 +103,10 @@ def test_perturbations_are_named_by_their_strength() -> None:
 
 def test_bad_strengths_raise_with_their_value() -> None:
     with pytest.raises(ValueError, match=r"factor must be a finite number above 0, got 0"):
-        Gain(0.0)
+        gain(0.0)
     with pytest.raises(ValueError, match=r"sigma must be a finite number above 0, got nan"):
-        GaussianNoise(float("nan"))
+        gaussian_noise(float("nan"))
     with pytest.raises(ValueError, match=r"scale must be above 0 and below 1, got 1"):
-        StoredSmaller(1.0)
+        stored_smaller(1.0)
     with pytest.raises(ValueError, match=r"height must be a finite number above 0, got 0"):
-        FrameSize(10, 0)
+        frame_size(10, 0)

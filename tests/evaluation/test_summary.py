@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from samus_edge.data.prompt_protocol import CENTRE_POINT, JITTERED_BOX, BoxProtocol
-from samus_edge.evaluation.image_perturbation import Gain
+from samus_edge.evaluation.image_perturbation import gain
 from samus_edge.evaluation.summary import (
     AS_IS,
     InstanceScore,
@@ -105,14 +105,14 @@ def test_each_image_and_each_protocol_on_it_comes_once() -> None:
     merged = merge_variants(
         [
             Variant((JITTERED_BOX,)),
-            Variant((JITTERED_BOX,), Gain(2.0)),
+            Variant((JITTERED_BOX,), gain(2.0)),
             Variant((exact, JITTERED_BOX)),
-            Variant((CENTRE_POINT,), Gain(2.0)),
+            Variant((CENTRE_POINT,), gain(2.0)),
         ]
     )
     assert merged == [
         Variant((JITTERED_BOX, exact)),
-        Variant((JITTERED_BOX, CENTRE_POINT), Gain(2.0)),
+        Variant((JITTERED_BOX, CENTRE_POINT), gain(2.0)),
     ]
     assert [variant.image for variant in merged] == ["as_is", "gain_x2"]
 

@@ -9,14 +9,14 @@ from samus_edge.data.case import select_lesions
 from samus_edge.data.dataset import list_cases
 from samus_edge.data.prompt_protocol import JITTERED_BOX, STANDARD_PROTOCOLS
 from samus_edge.evaluation.evaluate import evaluate
-from samus_edge.evaluation.image_perturbation import Gain
+from samus_edge.evaluation.image_perturbation import gain
 from samus_edge.evaluation.summary import Variant
 from samus_edge.evaluation.worst_cases import draw_case_views, rank_cases, worst_scores
 
 
 def test_lesions_are_ranked_by_dice(fake_busi: Path, box_filler: Any) -> None:
     cases = select_lesions(list_cases(fake_busi))
-    scores = evaluate(box_filler, cases, variants=[Variant((JITTERED_BOX,), Gain(2.0))]).scores
+    scores = evaluate(box_filler, cases, variants=[Variant((JITTERED_BOX,), gain(2.0))]).scores
     dices = sorted(s.dice for s in scores if s.prompt == "box_5%" and s.image == "as_is")
     assert [score.dice for score in worst_scores(scores, "box_5%", 2)] == dices[:2]
     ranked = rank_cases(scores, "box_5%", 2)

@@ -28,6 +28,7 @@ from samus_edge.runtime.bundle.bundle import Bundle, available_precisions, defau
 from samus_edge.runtime.bundle.manifest import MANIFEST_FILE, Manifest
 from samus_edge.verification.frames import PromptedFrame, frames_digest, prompted_frame
 from tests.conftest import EXAMPLE_BOXES, AssetFrame, read_example
+from tests.stock_tools import TOOLS, assert_taken, refusals_of_tensorrt
 
 EXAMPLE_NAMES = ("benign_80", "malignant_29")
 
@@ -96,6 +97,22 @@ def json_of(calibrated: CalibrationResult, graph: str) -> dict[str, Any]:
     text = (calibrated.bundle.folder / MANIFEST_FILE).read_text(encoding="utf-8")
     record: dict[str, Any] = json.loads(text)["graphs"][graph]
     return record
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize(
+    "graph",
+    ["image_encoder.fp16", "mask_decoder.fp16", "image_encoder.int8", "image_encoder.int8-cpu"],
+)
+def test_tools_take_the_graphs_as_they_are(
+    calibrated: CalibrationResult, graph: str, tool: str
+) -> None:
+    content = calibrated.bundle.read_graph(graph)
+    if graph.endswith("int8-cpu") and tool.startswith("tensorrt"):
+        # what CPUs multiply: uint8 with a zero point
+        assert any("zero point" in refusal for refusal in refusals_of_tensorrt(content))
+    else:
+        assert_taken(content, tool)
 
 
 def test_every_precision_gives_nearly_the_float32_masks(

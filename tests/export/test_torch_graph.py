@@ -38,6 +38,7 @@ from samus_edge.runtime.bundle.bundle import Bundle, default_bundle_path
 from samus_edge.runtime.bundle.manifest import TensorSpec
 from tests.conftest import AssetFrame
 from tests.export.conftest import RunGraph, run_graph
+from tests.stock_tools import TOOLS, assert_taken
 
 
 class Block(nn.Module):
@@ -402,6 +403,21 @@ def test_the_operator_set_is_imported_once(
 ) -> None:
     folder: Path = request.getfixturevalue(bundle)
     assert len(onnx.load(folder / f"{graph}.onnx").opset_import) == 1
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_tools_take_the_file_as_it_is(folder: Path, name: str, tool: str) -> None:
+    assert_taken((folder / f"{name}.onnx").read_bytes(), tool)
+
+
+def test_tensorrt_folds_the_position_biases_of_attention(vit_bundle: Path) -> None:
+    for folder in (vit_bundle, default_bundle_path()):
+        graph = onnx.load(folder / "image_encoder.onnx").graph
+        constants = {tensor.name for tensor in graph.initializer}
+        for node in graph.node:
+            if constants.issuperset(node.input):
+                assert node.op_type in ("Cast", "Concat", "Reshape", "Slice", "Split", "Transpose")
+                constants.update(node.output)
 
 
 def without_weights(model: onnx.ModelProto) -> bytes:

@@ -36,6 +36,7 @@ from samus_edge.runtime.prompts import check_prompts, decoder_prompts
 from samus_edge.verification.comparison import check_served_graph
 from tests.conftest import EXAMPLE_BOXES, read_example
 from tests.export.conftest import Array, killed_steps, run_graph
+from tests.stock_tools import TOOLS, assert_taken
 
 MODELS = [
     f"{part}_{variant}"
@@ -239,6 +240,11 @@ def test_both_variants_have_the_same_graph_and_the_image_encoder_is_the_bundles_
     assert content["image_encoder_onnx"] == Bundle.open().read_graph("image_encoder")
     for part in ("image_encoder", "mask_decoder"):
         assert content[f"{part}_tensorrt"] == content[f"{part}_onnx"]
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_tools_take_the_mask_decoder_as_it_is(repository: TritonRepository, tool: str) -> None:
+    assert_taken(repository.graphs["mask_decoder_tensorrt"].read_bytes(), tool)
 
 
 def test_a_decoder_that_gives_every_row_the_first_image_is_refused() -> None:

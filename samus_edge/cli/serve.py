@@ -57,23 +57,15 @@ def command(
     """
     import uvicorn
 
-    from samus_edge.runtime.backends.backend_selection import check_backend, check_threads
-    from samus_edge.runtime.bundle.bundle import check_precision
+    from samus_edge.errors import SamusEdgeError
+    from samus_edge.runtime import Segmenter
     from samus_edge.server.app import create_app
     from samus_edge.server.observability import log_settings
     from samus_edge.server.settings import ServerSettings
 
-    check_backend(backend)
-    check_precision(precision)
-    check_threads(threads)
     settings = ServerSettings(
         host=host,
-        port=port,
         token=token,
-        bundle=bundle,
-        backend=backend,
-        precision=precision,
-        threads=threads,
         max_request_bytes=max_request_mb * 1024 * 1024,
         max_sessions=max_sessions,
         session_seconds=60 * session_minutes,
@@ -82,15 +74,22 @@ def command(
         allowed_hosts=tuple(allow_host or ()),
     )
     silence_opencv()
-    shown = f"[{host}]" if ":" in host else host
-    typer.echo(f"http://{shown}:{port}/  Research software, not a medical device.", err=True)
-    uvicorn.run(
-        create_app(settings),
-        host=host,
-        port=port,
-        log_config=log_settings(),
-        access_log=False,
-        timeout_graceful_shutdown=10,
-        ws_max_size=settings.max_request_bytes,
-        server_header=False,
-    )
+    with Segmenter.load(bundle, backend=backend, precision=precision, threads=threads) as segmenter:
+        shown = f"[{host}]" if ":" in host else host
+        typer.echo(f"http://{shown}:{port}/  Research software, not a medical device.", err=True)
+        try:
+            uvicorn.run(
+                create_app(settings, segmenter),
+                host=host,
+                port=port,
+                log_config=log_settings(),
+                access_log=False,
+                timeout_graceful_shutdown=10,
+                ws_max_size=settings.max_request_bytes,
+                server_header=False,
+            )
+        except SystemExit as err:
+            raise SamusEdgeError(
+                f"the service cannot start on {host}, port {port}; its log says why. Another "
+                "program may use the port: choose one with --port."
+            ) from err

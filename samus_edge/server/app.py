@@ -21,7 +21,7 @@ from starlette.requests import HTTPConnection
 
 from samus_edge import __version__
 from samus_edge.errors import SamusEdgeError
-from samus_edge.runtime.bundle.check_frame import CheckFrame, load_check_frames
+from samus_edge.runtime.bundle.check_frame import load_check_frames
 from samus_edge.runtime.cine.cine_source import FileFrames, open_frames
 from samus_edge.runtime.segmenter import Segmenter
 from samus_edge.server.live import serve_live
@@ -68,9 +68,9 @@ class RateLimit:
     """A bucket of tokens for each client, filled steadily.
 
     Args:
-        per_second: tokens that come back; 0 for no limit.
-        burst: tokens that a bucket holds.
-        clock: seconds.
+        per_second: Tokens that come back; 0 for no limit.
+        burst: Tokens that a bucket holds.
+        clock: Seconds.
     """
 
     def __init__(
@@ -96,26 +96,18 @@ class RateLimit:
 class _State:
     """What the routes share."""
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, segmenter: Segmenter) -> None:
         self.settings = settings
+        self.service = SegmentationService(segmenter, settings.max_frames)
         self.sessions = SessionStore(
             settings.max_sessions, settings.session_seconds, settings.max_session_bytes
         )
         self.metrics = ServerMetrics()
         self.rates = RateLimit(settings.requests_per_second, settings.burst)
         self.live = 0
-        self.service: SegmentationService | None = None
-        self.examples: dict[str, CheckFrame] = {}
+        self.examples = {frame.name: frame for frame in load_check_frames()}
         # One inference at a time: its threads have all cores already.
         self._inference = CapacityLimiter(1)
-
-    def ready(self) -> SegmentationService:
-        """The service, once it is loaded."""
-        if self.service is None:
-            raise HTTPException(
-                503, "the model is not loaded yet. Try again soon.", {"Retry-After": "2"}
-            )
-        return self.service
 
     def is_authorised(self, header: str | None, query: str | None = None) -> bool:
         """Whether a request bears the token."""
@@ -147,32 +139,20 @@ def _session_of(state: StateOf, image_id: str) -> Session:
 Kept = Annotated[Session, Depends(_session_of)]
 
 
-def create_app(settings: ServerSettings) -> FastAPI:
-    """Make the service; the model is loaded when it starts.
+def create_app(settings: ServerSettings, segmenter: Segmenter) -> FastAPI:
+    """Make the service.
 
     Args:
-        settings: limits, token, and what segments.
+        settings: Limits and the token.
+        segmenter: What segments; it stays open.
     """
-    state = _State(settings)
+    state = _State(settings, segmenter)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        segmenter = await to_thread.run_sync(
-            partial(
-                Segmenter.load,
-                settings.bundle,
-                backend=settings.backend,
-                precision=settings.precision,
-                threads=settings.threads,
-            )
-        )
-        state.examples = {frame.name: frame for frame in load_check_frames()}
-        state.service = SegmentationService(segmenter, settings.max_frames)
         _logger.info("ready", extra={"detail": f"{segmenter.backend.name} {segmenter.precision}"})
         yield
-        state.service = None
         state.sessions.clear()
-        segmenter.close()
         _logger.info("stopped")
 
     app = FastAPI(
@@ -256,10 +236,9 @@ async def _health() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@_operation.get("/readyz", tags=["operation"], responses=problems(503))
-async def _ready(state: StateOf) -> dict[str, str]:
-    """Whether the model is loaded."""
-    state.ready()
+@_operation.get("/readyz", tags=["operation"])
+async def _ready() -> dict[str, str]:
+    """Whether the model is loaded; the port is not open before."""
     return {"status": "ready"}
 
 
@@ -295,7 +274,7 @@ async def _info(state: StateOf) -> ServiceInfo:
     settings = state.settings
     return ServiceInfo(
         version=__version__,
-        trace=state.ready().trace,
+        trace=state.service.trace,
         limits={
             "request_bytes": settings.max_request_bytes,
             "sessions": settings.max_sessions,
@@ -311,7 +290,6 @@ async def _info(state: StateOf) -> ServiceInfo:
 @_images.get("/examples")
 async def _examples(state: StateOf) -> list[Example]:
     """Images that are installed along."""
-    state.ready()
     return [
         Example(name=each.name, width=each.image.shape[1], height=each.image.shape[0])
         for each in state.examples.values()
@@ -338,7 +316,6 @@ async def _add_image(
 ) -> ImageInfo:
     """Keep an image: the body is a PNG, JPEG, BMP, TIFF, WebP, DICOM, MP4 or AVI file, or
     `example` names one."""
-    state.ready()
     box: list[float] | None = None
     if example is not None:
         named = state.examples.get(example)
@@ -408,7 +385,7 @@ async def _frame(session: Kept, index: int) -> Response:
 @_images.post("/images/{image_id}/masks", responses=problems(415))
 async def _masks(state: StateOf, session: Kept, request: MaskRequest) -> Masks:
     """The mask of a box, of points, or of a box that points refine."""
-    found = await state.compute(partial(state.ready().masks, session, request))
+    found = await state.compute(partial(state.service.masks, session, request))
     for step in ("encode", "decode"):
         if found.timings_ms[step]:
             state.metrics.inference_seconds.labels(step).observe(found.timings_ms[step] / 1000)
@@ -418,21 +395,21 @@ async def _masks(state: StateOf, session: Kept, request: MaskRequest) -> Masks:
 @_images.post("/images/{image_id}/mask.png", **_file_of("image/png"))
 async def _mask_png(state: StateOf, session: Kept, request: MaskRequest) -> Response:
     """The mask of the same prompts as a PNG file, 0 and 255."""
-    content = await state.compute(partial(state.ready().mask_png, session, request))
+    content = await state.compute(partial(state.service.mask_png, session, request))
     return _attachment(content, "mask.png", "image/png")
 
 
 @_images.post("/images/{image_id}/overlay.png", **_file_of("image/png"))
 async def _overlay_png(state: StateOf, session: Kept, request: MaskRequest) -> Response:
     """The mask of the same prompts, drawn for people, as a PNG file."""
-    content = await state.compute(partial(state.ready().overlay_png, session, request))
+    content = await state.compute(partial(state.service.overlay_png, session, request))
     return _attachment(content, "overlay.png", "image/png")
 
 
 @_images.post("/images/{image_id}/segmentation.dcm", **_file_of("application/dicom"))
 async def _segmentation_dcm(state: StateOf, session: Kept, request: MaskRequest) -> Response:
     """The mask of the same prompts as a DICOM segmentation."""
-    content = await state.compute(partial(state.ready().dicom_seg, session, request))
+    content = await state.compute(partial(state.service.dicom_seg, session, request))
     return _attachment(content, "segmentation.dcm", "application/dicom")
 
 
@@ -447,7 +424,7 @@ async def _track(
 ) -> StreamingResponse:
     """Follow a lesion: a JSON document per line and frame, as soon as it is there; an `{"error":
     "..."}` ends it."""
-    documents = await state.compute(partial(state.ready().track, session, request))
+    documents = await state.compute(partial(state.service.track, session, request))
 
     async def lines() -> AsyncIterator[str]:
         # Frame by frame, so that prompts of others come in between. The status is sent already.
@@ -471,7 +448,7 @@ async def _live(state: StateOf, websocket: WebSocket) -> None:
     # A page of another site may open a socket to this machine; its origin gives it away.
     is_foreign = origin is not None and urlsplit(origin).netloc != host
     header = websocket.headers.get("authorization")
-    if is_foreign or not state.is_authorised(header, token) or state.service is None:
+    if is_foreign or not state.is_authorised(header, token):
         await websocket.close(1008)
         return
     if state.live >= state.settings.max_live:

@@ -2,7 +2,6 @@
 
 import ipaddress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from samus_edge.errors import BadArgumentError
 
@@ -14,32 +13,22 @@ class ServerSettings:
     """What may be asked of a service, and how often.
 
     Attributes:
-        host: address that it listens on.
-        port: that it listens on.
-        token: that every request but health and the page must bear; None for none.
-        bundle: folder of a bundle, or a zip file of one; None for the default bundle.
-        backend: see `select_backend`.
-        precision: see `Segmenter.load`.
-        threads: CPU threads; None for all cores, at most 8.
-        max_request_bytes: of one request's body.
-        max_sessions: images that are kept at the same time; the one that was used longest ago goes
+        host: Address to listen on.
+        token: What every request but health and the page must bear; None for nothing.
+        max_request_bytes: Size of one request's body.
+        max_sessions: Images that are kept at the same time; the one that was used longest ago goes
             first.
-        max_session_bytes: that all images hold together, decoded frames and files.
-        session_seconds: for which an image is kept after it was last used.
-        max_frames: of a cine that is tracked in one request.
-        requests_per_second: of one client, on average; 0 for no limit.
-        burst: requests of one client at once.
-        max_live: live connections at the same time.
-        allowed_hosts: names that a request may be addressed to, besides loopback and `host`.
+        max_session_bytes: Size of all images together, decoded frames and files.
+        session_seconds: How long an image is kept after it was last used.
+        max_frames: Length of a cine that is tracked in one request.
+        requests_per_second: Of one client, on average; 0 for no limit.
+        burst: Requests of one client at once.
+        max_live: Live connections at the same time.
+        allowed_hosts: Names that a request may be addressed to, besides loopback and `host`.
     """
 
     host: str = "127.0.0.1"
-    port: int = 8000
     token: str | None = field(default=None, repr=False)
-    bundle: Path | None = None
-    backend: str = "auto"
-    precision: str = "auto"
-    threads: int | None = None
     max_request_bytes: int = 64 * 1024 * 1024
     max_sessions: int = 32
     max_session_bytes: int = 2 * 1024**3

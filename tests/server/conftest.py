@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from samus_edge.runtime import Segmenter
 from samus_edge.server.app import create_app
 from samus_edge.server.settings import ServerSettings
 
@@ -22,20 +23,27 @@ START_SECONDS = 60
 
 
 @pytest.fixture(scope="session")
-def client() -> Iterator[TestClient]:
+def segmenter() -> Iterator[Segmenter]:
+    """The default bundle on one thread."""
+    with Segmenter.load(threads=1) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="session")
+def client(segmenter: Segmenter) -> Iterator[TestClient]:
     """Of a service with the default settings but for the rate."""
-    settings = ServerSettings(threads=1, requests_per_second=0)
-    with TestClient(create_app(settings), base_url="http://localhost") as opened:
+    app = create_app(ServerSettings(requests_per_second=0), segmenter)
+    with TestClient(app, base_url="http://localhost") as opened:
         yield opened
 
 
 @pytest.fixture
-def client_of() -> Callable[..., Any]:
+def client_of(segmenter: Segmenter) -> Callable[..., Any]:
     """Makes clients of services with other settings; use them in with statements."""
 
     def make(**settings: Any) -> TestClient:
         return TestClient(
-            create_app(ServerSettings(threads=1, **settings)),
+            create_app(ServerSettings(**settings), segmenter),
             base_url="http://localhost",
             raise_server_exceptions=False,
         )

@@ -74,7 +74,7 @@ def test_a_mask_is_that_of_infer(client: Client, tmp_path: Path) -> None:
     assert overlay.content.startswith(b"\x89PNG")
 
 
-def test_points_refine(client: Client, example: dict[str, Any]) -> None:
+def test_points_refine(client: Client, example: dict[str, Any], segmenter: Segmenter) -> None:
     box = example["box"]
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     point = {"x": x, "y": y, "label": 1}
@@ -84,14 +84,13 @@ def test_points_refine(client: Client, example: dict[str, Any]) -> None:
     prompts = {"box": box, "points": [point, beside]}
     found = masks(client, example, **prompts)["mask"]
     frame = next(each for each in load_check_frames() if each.name == "benign_256.png")
-    with Segmenter.load(threads=1) as segmenter:
-        expected = predict_with_clicks(
-            segmenter,
-            segmenter.encode(frame.image),
-            box=box,
-            point_coords=[[x, y], [beside["x"], beside["y"]]],
-            point_labels=[1, 0],
-        )
+    expected = predict_with_clicks(
+        segmenter,
+        segmenter.encode(frame.image),
+        box=box,
+        point_coords=[[x, y], [beside["x"], beside["y"]]],
+        point_labels=[1, 0],
+    )
     assert found["area_px"] == int(expected.masks[0, 0].sum())
     in_mm = masks(client, example, box=box, pixel_mm=0.1)["mask"]["measurements"]
     in_px = masks(client, example, box=box)["mask"]["measurements"]
@@ -221,13 +220,6 @@ def test_the_page_may_load_nothing_from_elsewhere(client: Client) -> None:
         assert "default-src 'self'" in response.headers["content-security-policy"]
         assert "http://" not in response.text
         assert "https://" not in response.text
-
-
-def test_before_the_model_is_loaded_it_is_not_ready(client_of: ClientOf) -> None:
-    client = client_of()  # not entered: not started
-    assert client.get("/healthz").status_code == 200
-    response = client.get("/readyz")
-    assert (response.status_code, response.headers["retry-after"]) == (503, "2")
 
 
 @pytest.mark.parametrize("error", [ValueError, TypeError, KeyError, RuntimeError])

@@ -9,14 +9,15 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import CHECKS
 
+from samus_edge.runtime import Segmenter
 from samus_edge.server.app import create_app
 from samus_edge.server.settings import ServerSettings
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[tuple[Any, str]]:
+def running(segmenter: Segmenter) -> Iterator[tuple[Any, str]]:
     """The schema of a running app, and an image that it keeps."""
-    app = create_app(ServerSettings(threads=1, requests_per_second=0))
+    app = create_app(ServerSettings(requests_per_second=0), segmenter)
     with TestClient(app, base_url="http://localhost") as client:
         image = client.post("/v1/images", params={"example": "benign_120.png"}).json()
         yield (

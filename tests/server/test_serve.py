@@ -2,6 +2,9 @@
 
 import json
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -64,6 +67,8 @@ def test_it_finishes_what_is_under_way_when_it_is_stopped(serve: Serve) -> None:
         (("--backend", "gpu"), 2, "got 'gpu'"),
         (("--precision", "fp8"), 2, "got 'fp8'"),
         (("--port", "99999"), 2, "99999"),
+        (("--bundle", "nowhere"), 1, "nowhere does not exist"),
+        (("--backend", "onnxruntime-cuda"), 1, "has no execution provider for CUDA"),
     ],
 )
 def test_bad_arguments_are_one_line(
@@ -78,3 +83,19 @@ def test_bad_arguments_are_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_port_that_is_in_use_is_a_sentence_and_exit_code_1() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        command = [sys.executable, "-I", "-m", "samus_edge", "serve", "--threads", "1"]
+        done = subprocess.run(
+            [*command, "--port", str(taken.getsockname()[1])],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "choose one with --port" in done.stderr.splitlines()[-1]

@@ -64,8 +64,8 @@ def command(
     )
     from samus_edge.training.config import config_document
     from samus_edge.training.learner import training_processes
-    from samus_edge.training.trainer import stop_on_signal
-    from samus_edge.training.training_run import prepare_training, run_training
+    from samus_edge.training.trainer import run_training, stop_on_signal
+    from samus_edge.training.training_run import prepare_training
 
     settings = read_settings(config, set_, epochs)
     require_matplotlib()
@@ -79,7 +79,7 @@ def command(
             )
 
         def train(run: "AblationRun") -> Path:
-            trainer, _ = prepare_training(
+            trainer, *_ = prepare_training(
                 run.config,
                 subsets,
                 run.folder,

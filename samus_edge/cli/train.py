@@ -10,9 +10,9 @@ from samus_edge.cli.options import DataFolder, SplitFile
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from samus_edge.training.batches import StageProgress
-    from samus_edge.training.checkpoint import EpochRecord
+    from samus_edge.training.batches import StageProgress, TrainingData
     from samus_edge.training.config import TrainConfig
+    from samus_edge.training.history import EpochRecord
     from samus_edge.training.trainer import StepRecord, Trainer
 
 __all__ = [
@@ -190,15 +190,15 @@ def command(
     """
     from samus_edge.data.dataset import load_subsets
     from samus_edge.training.learner import training_processes
-    from samus_edge.training.trainer import stop_on_signal
-    from samus_edge.training.training_run import prepare_training, run_training
+    from samus_edge.training.trainer import run_training, stop_on_signal
+    from samus_edge.training.training_run import prepare_training
 
     settings = read_settings(config, set_, epochs, train_decoder=train_decoder, unfreeze=unfreeze)
     subsets = load_subsets(data, split, names=("train", "val"))
     with training_processes(settings.device) as processes, stop_on_signal() as stop:
         display = TrainingDisplay(visible=processes.is_first)
         with display.bars:
-            trainer, account = prepare_training(
+            trainer, cases, account = prepare_training(
                 settings,
                 subsets,
                 out,
@@ -208,10 +208,11 @@ def command(
                 note=display.note,
                 progress=display.stage,
                 should_stop=stop.is_set,
+                tensorboard=tensorboard,
             )
             if processes.is_first:
                 typer.echo(account.summary())
-                _print_plan(trainer, settings)
+                _print_plan(trainer, cases)
             display.start(trainer)
             best = run_training(
                 trainer, display.epoch, display.step, stop.is_set, tensorboard=tensorboard
@@ -249,8 +250,8 @@ def read_settings(
     )
 
 
-def _print_plan(trainer: "Trainer", settings: "TrainConfig") -> None:
-    """What will be trained, on how much, and from where a resumed training goes on."""
+def _print_plan(trainer: "Trainer", cases: "TrainingData") -> None:
+    """Print the trained parts, the cases and steps, and where a resumed training goes on."""
     from rich.console import Console
     from rich.table import Table
 
@@ -265,11 +266,11 @@ def _print_plan(trainer: "Trainer", settings: "TrainConfig") -> None:
     for size in sizes:
         table.add_row(size.part, f"{size.parameters:,}", f"{size.trainable:,}")
     Console().print(table)
-    data, count = trainer.data, trainer.processes.count
+    settings, count = trainer.config, trainer.processes.count
     images = settings.batch_size * settings.accumulation_steps * count
     typer.echo(
-        f"train: {len(data.train_cases)} images with lesions, {len(data.normal_cases)} without; "
-        f"val: {len(data.val_cases)}"
+        f"train: {len(cases.train_cases)} images with lesions, {len(cases.normal_cases)} without; "
+        f"val: {len(cases.val_cases)}"
     )
     typer.echo(
         f"{settings.epochs} epochs x {trainer.steps_per_epoch} steps = {trainer.total_steps} steps "

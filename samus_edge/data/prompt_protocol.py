@@ -238,7 +238,7 @@ def simulate_phantom(side: int, rng: np.random.Generator) -> Mask:
 def simulate_correction(
     mask: Mask, predicted: Mask, rng: np.random.Generator
 ) -> tuple[Points, int]:
-    """A corrective click in the largest wrong region, or on the lesion where nothing is wrong.
+    """A corrective click in the largest wrong region; on the lesion where nothing is wrong.
 
     Args:
         mask: (S, S), bool, the truth.
@@ -252,8 +252,9 @@ def simulate_correction(
     count, regions, stats, _ = cv2.connectedComponentsWithStats(
         wrong.astype(np.uint8), connectivity=4
     )
-    if count < 2:
-        return _random_pixel(mask, rng), LABEL_FOREGROUND
+    if count < 2:  # nothing is wrong
+        has_lesion = bool(mask.any())
+        return _random_pixel(mask if has_lesion else ~mask, rng), int(has_lesion)
     largest = 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
     distance = cv2.distanceTransform((regions == largest).astype(np.uint8), cv2.DIST_L2, 3)
     # users click well inside the region: anywhere at least half as deep as its deepest pixel

@@ -1,4 +1,4 @@
-"""The batches of an epoch: their order, their share for each process, their preparation ahead."""
+"""Batches: their share for each process, and their preparation ahead of use."""
 
 import dataclasses
 import hashlib
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from samus_edge.data.case import CaseSource, UltrasoundCase
-from samus_edge.training.training_samples import LesionDataset, TrainingSample, collate
+from samus_edge.training.training_samples import Samples, SampleT, collate
 
 
 @dataclass(frozen=True)
@@ -67,26 +67,9 @@ class StageProgress:
 BATCHES_AHEAD = 2
 
 
-def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Indices of the samples of each batch of an epoch, shuffled; what fills no batch is left out.
-
-    Args:
-        count: number of samples.
-        batch_size: of each batch.
-        seed: seed of the training.
-        epoch: number of the epoch.
-    """
-    generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-    # a shuffling DataLoader, which has given every order so far, draws a seed for its workers first
-    torch.empty((), dtype=torch.int64).random_(generator=generator)
-    order = torch.randperm(count, generator=generator).tolist()
-    starts = range(0, count - batch_size + 1, batch_size)
-    return [order[start : start + batch_size] for start in starts]
-
-
 def load_batches(
-    data: LesionDataset, batches: Sequence[Sequence[int]], num_workers: int
-) -> Generator[TrainingSample, None, None]:
+    data: Samples[SampleT], batches: Sequence[Sequence[int]], num_workers: int
+) -> Generator[SampleT, None, None]:
     """Prepare batches, ahead of their use if there are threads for it.
 
     Samples depend on (seed, epoch, index) alone, so the number of threads changes nothing. Threads
@@ -102,7 +85,7 @@ def load_batches(
             yield _load(data, batch)
         return
     remaining = deque(batches)
-    pending: deque[Future[TrainingSample]] = deque()
+    pending: deque[Future[SampleT]] = deque()
     executor = ThreadPoolExecutor(num_workers, thread_name_prefix="samples")
     try:
         while remaining or pending:
@@ -119,11 +102,11 @@ def share(batch: Sequence[int], rank: int, count: int) -> Sequence[int]:
     return batch[rank * size : (rank + 1) * size]
 
 
-def to_device(batch: TrainingSample, device: torch.device) -> TrainingSample:
+def to_device(batch: SampleT, device: torch.device) -> SampleT:
     """The batch on a device."""
-    names = (field.name for field in dataclasses.fields(TrainingSample))
-    return TrainingSample(**{name: getattr(batch, name).to(device) for name in names})
+    names = [field.name for field in dataclasses.fields(batch)]
+    return dataclasses.replace(batch, **{name: getattr(batch, name).to(device) for name in names})
 
 
-def _load(data: LesionDataset, batch: Sequence[int]) -> TrainingSample:
+def _load(data: Samples[SampleT], batch: Sequence[int]) -> SampleT:
     return collate([data[index] for index in batch])

@@ -20,8 +20,8 @@ from samus_edge.errors import BackendError, BadArgumentError
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.training.batches import to_device
 from samus_edge.training.config import TrainConfig
-from samus_edge.training.objective import TrainingObjective, set_training_mode
-from samus_edge.training.training_samples import TrainingSample
+from samus_edge.training.objective import Objective, set_training_mode
+from samus_edge.training.training_samples import Sample
 
 # The squared gradient is averaged over fewer steps than usual: a training has few thousands.
 ADAMW_BETAS = (0.9, 0.99)
@@ -202,8 +202,8 @@ class Learner:
     of the first process.
 
     Args:
-        model: the model, moved to the device; what does not require a gradient stays frozen.
-        config: the training configuration.
+        objective: the objective. Its model is moved to the device; parameters that require no
+            gradient stay frozen.
         total_steps: steps of the whole training, for the schedule.
         processes: this process among those that train together.
 
@@ -211,22 +211,19 @@ class Learner:
         BadArgumentError: if nothing is trainable.
     """
 
-    def __init__(
-        self, model: SamusHF, config: TrainConfig, total_steps: int, processes: Processes
-    ) -> None:
-        self.config = config
+    def __init__(self, objective: Objective, total_steps: int, processes: Processes) -> None:
+        model, self.config = objective.model, objective.config
         self.total_steps = total_steps
         self.device = processes.device
         model.to(self.device)
         # torch's annotations of Module.to leave memory_format out
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = model
-        self._ema = averaged_copy(model, config.ema_decay)
+        self._ema = averaged_copy(model, self.config.ema_decay)
         self.averaged = averaged_model(self._ema)
-        self.optimizer = make_optimizer(model, config)
+        self.optimizer = make_optimizer(model, self.config)
         self.steps_done = 0
         self.skipped_steps = 0
-        objective = TrainingObjective(model, config)
         self._objective: Callable[..., Tensor] = objective
         if processes.count > 1:
             # a step without a second decoding, for one, uses no mask prompt
@@ -237,7 +234,7 @@ class Learner:
         """Rate of the encoder in the last step."""
         return self.config.learning_rate * self._factor(self.steps_done - 1)
 
-    def step(self, batches: Iterator[TrainingSample]) -> float:
+    def step(self, batches: Iterator[Sample]) -> float:
         """One optimisation step; skipped, and counted so, if its gradient is not finite.
 
         Args:

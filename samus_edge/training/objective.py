@@ -1,48 +1,154 @@
-"""What a training minimises: the loss of one batch from the prompts of one step."""
+"""What a training minimises: the objectives' interface, and the loss on annotated masks."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from samus_edge.errors import BadArgumentError
 from samus_edge.modeling.samus_hf import SamusHF
-from samus_edge.training.config import TrainConfig
-from samus_edge.training.losses import segmentation_loss
-from samus_edge.training.prompt_schedule import PromptBatch, corrected_prompts, scheduled_prompts
-from samus_edge.training.training_samples import TrainingSample
+from samus_edge.training.batches import TrainingData, load_batches, to_device
+from samus_edge.training.config import TrainConfig, config_document
+from samus_edge.training.losses import mask_iou, segmentation_loss, upscale
+from samus_edge.training.prompt_schedule import (
+    PromptBatch,
+    box_prompts,
+    click_prompts,
+    corrected_prompts,
+    scheduled_prompts,
+)
+from samus_edge.training.training_samples import LesionDataset, Sample, Samples, TrainingSample
+
+
+@dataclass(frozen=True)
+class ValidationScores:
+    """Scores on the validation cases with the kinds of prompts that the training uses.
+
+    Attributes:
+        loss: mean loss over cases and prompts.
+        dice_box: mean Dice at 256x256 with a jittered box, in [0, 1]; None if boxes are not
+            trained.
+        dice_point: mean Dice at 256x256 with the centre point, in [0, 1]; None if clicks are not
+            trained.
+    """
+
+    loss: float
+    dice_box: float | None
+    dice_point: float | None
+
+
+class Objective(nn.Module, ABC):
+    """Samples and the loss of a batch of them, which :class:`~.trainer.Trainer` minimises.
+
+    It is a module so that several processes can share its gradients.
+
+    Attributes:
+        name: names the training in messages.
+        model: the model in training.
+        config: the configuration of this training.
+        samples: the samples to learn from.
+        settings: everything that the weights depend on but the cases, as plain values by name.
+        fingerprint: tells the cases and their order from others.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self,
+        model: SamusHF,
+        config: TrainConfig,
+        samples: Samples[Any],
+        *,
+        settings: dict[str, Any],
+        fingerprint: str,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.samples = samples
+        self.settings = settings
+        self.fingerprint = fingerprint
+
+    @abstractmethod
+    def forward(self, batch: Any, rng: np.random.Generator) -> Tensor:
+        """The loss of a batch: scalar, float32.
+
+        Args:
+            batch: samples, stacked.
+            rng: source of randomness. The same for all processes of a step.
+        """
+
+    def validate(self, model: SamusHF) -> ValidationScores | None:
+        """Score a model, which is left in evaluation mode; None if there is nothing to score by."""
+        return None
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[None]:
+        """Mixed precision, where the configuration asks for it."""
+        enabled = self.config.precision == "bf16"
+        return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
 
 REFINE_WEIGHT = 0.5
+VALIDATION_SEED = 0
 
 
-class TrainingObjective(nn.Module):
-    """The loss of a batch; a module of its own so that gradients can be shared among processes.
+class MaskObjective(Objective):
+    """The loss on annotated masks, and on a teacher's if there are any.
 
     Args:
         model: the model in training.
         config: the training configuration.
+        data: the cases to learn from and to validate on.
+
+    Raises:
+        BadArgumentError: if there are no validation cases.
+        DataError: if a case cannot be read or has no lesion.
     """
 
-    def __init__(self, model: SamusHF, config: TrainConfig) -> None:
-        super().__init__()
-        self.model = model
-        self.config = config
+    name = "training"
+
+    def __init__(self, model: SamusHF, config: TrainConfig, data: TrainingData) -> None:
+        if not data.val_cases:
+            raise BadArgumentError(
+                "training needs at least one case with a lesion to validate on, got 0. "
+                "Add cases to the subset val."
+            )
+        image_size = model.prompt_encoder.image_size
+        samples = LesionDataset(
+            data.train_cases,
+            image_size=image_size,
+            augmentation=config.augmentation,
+            seed=config.seed,
+            boxes=config.boxes,
+            normal_cases=data.normal_cases,
+            teacher_masks=data.teacher_masks,
+            source=data.source,
+        )
+        super().__init__(
+            model,
+            config,
+            samples,
+            settings=config_document(config),
+            fingerprint=data.fingerprint(),
+        )
+        self.val_samples = LesionDataset(
+            data.val_cases,
+            image_size=image_size,
+            augmentation=None,
+            seed=VALIDATION_SEED,
+            source=data.source,
+        )
 
     def forward(self, batch: TrainingSample, rng: np.random.Generator) -> Tensor:
-        """Decode every scheduled prompt, refine some, and average their losses.
-
-        Args:
-            batch: the samples.
-            rng: source of the prompts' randomness; what it draws first, the kinds of prompts, is
-                the same for every process.
-
-        Returns:
-            Scalar, float32.
-        """
+        """Decode every scheduled prompt, refine some, and average their losses."""
         prompts = self.config.prompts
-        with self._autocast(batch.image.device):
+        with self.autocast(batch.image.device):
             embeddings = encode(self.model, batch)
         schedule = scheduled_prompts(batch, prompts, rng)
         refine = rng.random() < prompts.refine_probability
@@ -52,6 +158,32 @@ class TrainingObjective(nn.Module):
                 embeddings, scheduled, batch, prompts.refine_iterations if refine else 0, rng
             )
         return torch.stack(losses).sum() / len(schedule)
+
+    @torch.no_grad()
+    def validate(self, model: SamusHF) -> ValidationScores:
+        """Score a model in float32 with a box and a click, as far as the training uses them."""
+        model.eval()
+        config, device = self.config, next(model.parameters()).device
+        losses: list[Tensor] = []
+        dices: dict[str, list[Tensor]] = {}
+        indices, size = range(len(self.val_samples)), config.batch_size
+        batches = [indices[start : start + size] for start in indices[::size]]
+        for loaded in load_batches(self.val_samples, batches, config.num_workers):
+            batch = to_device(loaded, device)
+            embeddings = encode(model, batch)
+            prompts = {}
+            if config.prompts.box_probability > 0:
+                prompts["box"] = box_prompts(batch, with_click=False)
+            if config.prompts.click_probability > 0:
+                prompts["point"] = click_prompts(batch)
+            for kind, of_kind in prompts.items():
+                logits, iou = model.decode(embeddings, *of_kind)
+                losses.append(segmentation_loss(logits, iou, batch.mask, config.loss))
+                overlap = mask_iou(upscale(logits[:, :1]), batch.mask)[:, 0]
+                dices.setdefault(kind, []).append(2 * overlap / (1 + overlap))
+        means = {kind: float(torch.cat(values).mean()) for kind, values in dices.items()}
+        loss = float(torch.cat(losses).mean())
+        return ValidationScores(loss, dice_box=means.get("box"), dice_point=means.get("point"))
 
     def _prompt_losses(
         self,
@@ -83,18 +215,13 @@ class TrainingObjective(nn.Module):
         """Logits and predicted IoU, float32; prompts too, as half precision would move points."""
         sparse, dense = self.model.prompt_encoder(*prompts)
         image_pe = self.model.prompt_encoder.dense_pe()
-        with self._autocast(embeddings.device):
+        with self.autocast(embeddings.device):
             logits, iou = self.model.mask_decoder(embeddings, image_pe, sparse, dense)
         return logits.float(), iou.float()
 
-    def _autocast(self, device: torch.device) -> AbstractContextManager[None]:
-        enabled = self.config.precision == "bf16"
-        return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
-
-def encode(model: SamusHF, batch: TrainingSample) -> Tensor:
-    """Embeddings (B, C, 32, 32) of a batch, in the memory layout in which convolutions are
-    fastest."""
+def encode(model: SamusHF, batch: Sample) -> Tensor:
+    """Embeddings (B, C, 32, 32) of a batch, in the memory layout that is fastest to convolve."""
     layout = torch.channels_last
     embeddings: Tensor = model.image_encoder(
         batch.image.contiguous(memory_format=layout),
@@ -104,8 +231,7 @@ def encode(model: SamusHF, batch: TrainingSample) -> Tensor:
 
 
 def set_training_mode(model: nn.Module) -> None:
-    """Training mode, but for frozen batch normalisation, whose statistics must not change
-    either."""
+    """Training mode, except for frozen batch normalisation, whose statistics must stay."""
     model.train()
     for module in model.modules():
         if isinstance(module, _BatchNorm):

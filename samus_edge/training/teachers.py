@@ -1,4 +1,4 @@
-"""A trained SAMUS-HF as a teacher."""
+"""Teachers: trained models whose embeddings and masks another model learns."""
 
 import math
 from collections.abc import Sequence

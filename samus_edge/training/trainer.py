@@ -14,27 +14,23 @@ from types import FrameType
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from samus_edge.errors import BadArgumentError, JobInterruptedError
-from samus_edge.modeling.samus_hf import SamusHF
+from samus_edge.reporting.figure import require_matplotlib
 from samus_edge.runtime.images.output_files import write_files_atomically
-from samus_edge.training.batches import TrainingData, epoch_batches, load_batches, share, to_device
+from samus_edge.training.batches import load_batches, share
 from samus_edge.training.checkpoint import (
-    EpochRecord,
     TrainingState,
     check_state,
-    history_csv,
     load_state,
     remove_unfinished_files,
     save_state,
 )
-from samus_edge.training.config import TrainConfig, config_document
+from samus_edge.training.config import config_document
+from samus_edge.training.history import EpochRecord, TensorBoardLog, draw_curves, history_csv
 from samus_edge.training.learner import Learner, Processes
-from samus_edge.training.losses import mask_iou, segmentation_loss, upscale
-from samus_edge.training.objective import encode
-from samus_edge.training.prompt_schedule import PromptBatch, box_prompts, click_prompts
-from samus_edge.training.training_samples import LesionDataset, TrainingSample
+from samus_edge.training.objective import Objective
+from samus_edge.training.training_samples import Sample
 from samus_edge.weights.model_file import save_model
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -71,80 +67,22 @@ def stop_on_signal() -> Iterator[threading.Event]:
         restore()
 
 
-@dataclass(frozen=True)
-class ValidationScores:
-    """What the prompts that the training uses give on the validation cases.
-
-    Attributes:
-        loss: mean loss over cases and prompts.
-        dice_box: mean Dice at 256x256 with a jittered box, in [0, 1]; None if boxes are not
-            trained.
-        dice_point: mean Dice at 256x256 with the centre point, in [0, 1]; None if clicks are not
-            trained.
-    """
-
-    loss: float
-    dice_box: float | None
-    dice_point: float | None
-
-
-@torch.no_grad()
-def validate(
-    model: SamusHF, data: LesionDataset, config: TrainConfig, device: torch.device
-) -> ValidationScores:
-    """Score a model, which is left in evaluation mode, in float32.
-
-    Args:
-        model: the model, on the device.
-        data: fixed samples.
-        config: the training configuration.
-        device: what to compute on.
-    """
-    model.eval()
-    losses: list[Tensor] = []
-    dices: dict[str, list[Tensor]] = {}
-    indices = list(range(len(data)))
-    size = config.batch_size
-    batches = [indices[start : start + size] for start in range(0, len(indices), size)]
-    for loaded in load_batches(data, batches, config.num_workers):
-        batch = to_device(loaded, device)
-        embeddings = encode(model, batch)
-        for kind, prompts in _validation_prompts(batch, config).items():
-            logits, iou = model.decode(embeddings, *prompts)
-            losses.append(segmentation_loss(logits, iou, batch.mask, config.loss))
-            overlap = mask_iou(upscale(logits[:, :1]), batch.mask)[:, 0]
-            dices.setdefault(kind, []).append(2 * overlap / (1 + overlap))
-    means = {kind: float(torch.cat(values).mean()) for kind, values in dices.items()}
-    return ValidationScores(
-        float(torch.cat(losses).mean()), dice_box=means.get("box"), dice_point=means.get("point")
-    )
-
-
-def _validation_prompts(batch: TrainingSample, config: TrainConfig) -> dict[str, PromptBatch]:
-    """A box and a click, as far as the training uses them."""
-    prompts = {}
-    if config.prompts.box_probability > 0:
-        prompts["box"] = box_prompts(batch, with_click=False)
-    if config.prompts.click_probability > 0:
-        prompts["point"] = click_prompts(batch)
-    return prompts
-
-
 STATE_FILE = "state.pt"
 BEST_FILE = "best.safetensors"
 HISTORY_FILE = "history.csv"
 CONFIG_FILE = "config.json"
-VALIDATION_SEED = 0
+CURVES_FILE = "curves.png"
+TENSORBOARD_FOLDER = "tensorboard"
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What a step did.
+    """The outcome of a step.
 
     Attributes:
         step: steps done, this one included.
-        loss: its loss, the mean over all processes.
-        learning_rate: its rate of the encoder.
+        loss: mean loss over all processes.
+        learning_rate: learning rate of the encoder.
     """
 
     step: int
@@ -153,9 +91,9 @@ class StepRecord:
 
 
 class Trainer:
-    """Train SAMUS-HF on lesions, from the start or from the last state.
+    """Minimise an objective, from the start or from the last state.
 
-    A step takes ``batch_size * accumulation_steps`` images on each process. On the CPU, a training
+    A step takes ``batch_size * accumulation_steps`` samples on each process. On the CPU, a training
     that was stopped at any moment and resumed ends with the same bits as one that was not.
 
     A finished training is extended by more epochs: it continues at the rate that a training of the
@@ -163,59 +101,32 @@ class Trainer:
     training that was so long from the start.
 
     Args:
-        model: the model with its initial weights; what does not require a gradient stays frozen.
-        config: the training configuration.
-        data: the cases.
+        objective: what to minimise, with the model, its initial weights and the configuration.
         out_dir: folder of checkpoints and history; a state found there is resumed.
         processes: this process among those that train together.
 
     Raises:
-        BadArgumentError: if there are no validation cases, fewer training cases than a step takes,
-            or nothing to train.
+        BadArgumentError: if there are fewer samples than a step takes, or nothing to train.
         WeightsError: if the folder holds a state of another training or a damaged one.
-        DataError: if a case cannot be read or has no lesion.
     """
 
     def __init__(
-        self,
-        model: SamusHF,
-        config: TrainConfig,
-        data: TrainingData,
-        out_dir: Path,
-        processes: Processes | None = None,
+        self, objective: Objective, out_dir: Path, processes: Processes | None = None
     ) -> None:
-        self.config = config
-        self.data = data
+        self.objective = objective
+        self.config = config = objective.config
         self.out_dir = out_dir
         self.processes = processes or Processes()
         self._pass_size = config.batch_size * self.processes.count
-        self.steps_per_epoch = data.train_count // (self._pass_size * config.accumulation_steps)
-        if not self.steps_per_epoch or not data.val_cases:
+        count = len(objective.samples)
+        self.steps_per_epoch = count // (self._pass_size * config.accumulation_steps)
+        if not self.steps_per_epoch:
             raise BadArgumentError(
-                "training needs at least as many cases as a step takes (batch_size "
+                f"{objective.name} needs at least as many images as a step takes (batch_size "
                 f"{config.batch_size} x accumulation_steps {config.accumulation_steps} x "
-                f"{self.processes.count} process(es)) and one to validate on, got "
-                f"{data.train_count} and {len(data.val_cases)}."
+                f"{self.processes.count} process(es)), got {count}. Lower batch_size or add images."
             )
-        image_size = model.prompt_encoder.image_size
-        self.train_data = LesionDataset(
-            data.train_cases,
-            image_size=image_size,
-            augmentation=config.augmentation,
-            seed=config.seed,
-            boxes=config.boxes,
-            normal_cases=data.normal_cases,
-            teacher_masks=data.teacher_masks,
-            source=data.source,
-        )
-        self.val_data = LesionDataset(
-            data.val_cases,
-            image_size=image_size,
-            augmentation=None,
-            seed=VALIDATION_SEED,
-            source=data.source,
-        )
-        self.learner = Learner(model, config, self.total_steps, self.processes)
+        self.learner = Learner(objective, self.total_steps, self.processes)
         self.epoch = 0
         self.best_loss = math.inf
         self.history: list[EpochRecord] = []
@@ -227,10 +138,15 @@ class Trainer:
         """Optimisation steps of the whole training."""
         return self.config.epochs * self.steps_per_epoch
 
+    @property
+    def is_done(self) -> bool:
+        """Whether :meth:`run` has nothing left to do."""
+        return self.epoch >= self.config.epochs
+
     def run(
         self,
-        report: Callable[[EpochRecord], None],
-        progress: Callable[[StepRecord], None],
+        report: Callable[[EpochRecord], None] = lambda record: None,
+        progress: Callable[[StepRecord], None] = lambda record: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Path:
         """Train to the configured number of epochs.
@@ -241,7 +157,7 @@ class Trainer:
             should_stop: asked after each step; the training ends there if any process says yes.
 
         Returns:
-            Path of the best weights, by validation loss.
+            Path of the best weights, by validation loss; of the last ones without validation.
 
         Raises:
             JobInterruptedError: if it was asked to stop; the state was saved before.
@@ -250,9 +166,9 @@ class Trainer:
         if self.processes.is_first:
             self.out_dir.mkdir(parents=True, exist_ok=True)
             remove_unfinished_files(self.out_dir)
-            document = json.dumps(config_document(self.config), indent=2)
+            document = json.dumps(self.objective.settings, indent=2)
             write_files_atomically({self.out_dir / CONFIG_FILE: f"{document}\n".encode()})
-        while self.epoch < self.config.epochs:
+        while not self.is_done:
             self._train_epoch(progress, should_stop)
             self.epoch += 1
             losses, self._epoch_losses = self._epoch_losses, []
@@ -263,7 +179,7 @@ class Trainer:
     def _train_epoch(
         self, progress: Callable[[StepRecord], None], should_stop: Callable[[], bool]
     ) -> None:
-        """The steps of an epoch that are not done yet."""
+        """Take the steps of an epoch that are not done yet."""
         interval = self.config.checkpoint_interval_steps
         done, learner = len(self._epoch_losses), self.learner
         with contextlib.closing(self._batches(done)) as batches:
@@ -278,32 +194,34 @@ class Trainer:
                 if is_due and number < self.steps_per_epoch and self.processes.is_first:
                     self._save()
 
-    def _batches(self, steps_done: int) -> Generator[TrainingSample, None, None]:
+    def _batches(self, steps_done: int) -> Generator[Sample, None, None]:
         """This process's batches of the epoch, from the first that is not done."""
-        self.train_data.epoch = self.epoch
-        config, processes = self.config, self.processes
-        batches = epoch_batches(len(self.train_data), self._pass_size, config.seed, self.epoch)
-        passes = config.accumulation_steps
-        todo = batches[steps_done * passes : self.steps_per_epoch * passes]
-        own = [share(batch, processes.rank, processes.count) for batch in todo]
-        return load_batches(self.train_data, own, config.num_workers)
+        samples, processes, size = self.objective.samples, self.processes, self._pass_size
+        samples.epoch = self.epoch
+        order, passes = samples.order(), self.config.accumulation_steps
+        first, end = (steps * passes * size for steps in (steps_done, self.steps_per_epoch))
+        own = [
+            share(order[start : start + size], processes.rank, processes.count)
+            for start in range(first, end, size)
+        ]
+        return load_batches(samples, own, self.config.num_workers)
 
     def _end_epoch(self, train_loss: float) -> EpochRecord:
         """Validate, keep the weights if they are the best, and save the state."""
-        learner = self.learner
-        scores = validate(learner.averaged, self.val_data, self.config, learner.device)
+        scores = self.objective.validate(self.learner.averaged)
         record = EpochRecord(
             epoch=self.epoch,
             train_loss=train_loss,
-            val_loss=scores.loss,
-            val_dice_box=scores.dice_box,
-            val_dice_point=scores.dice_point,
-            learning_rate=learner.learning_rate,
+            val_loss=None if scores is None else scores.loss,
+            val_dice_box=None if scores is None else scores.dice_box,
+            val_dice_point=None if scores is None else scores.dice_point,
+            learning_rate=self.learner.learning_rate,
         )
         self.history.append(record)
         # before the state: a kill in between repeats the epoch, and ends with the same weights
-        if record.val_loss < self.best_loss or not (self.out_dir / BEST_FILE).exists():
-            self.best_loss = min(self.best_loss, record.val_loss)
+        loss = -math.inf if record.val_loss is None else record.val_loss
+        if scores is None or loss < self.best_loss or not (self.out_dir / BEST_FILE).exists():
+            self.best_loss = min(self.best_loss, loss)
             self._save_best()
         self._save()
         return record
@@ -319,8 +237,9 @@ class Trainer:
             if not (self.out_dir / BEST_FILE).exists():
                 self._save_best()
         raise JobInterruptedError(
-            f"interrupted after step {self.learner.steps_done} of {self.total_steps}. "
-            f"{self.out_dir} holds the state; run the same command again to go on."
+            f"{self.objective.name} interrupted after step {self.learner.steps_done} of "
+            f"{self.total_steps}. {self.out_dir} holds the state; run the same command again to go "
+            "on."
         )
 
     def _save_best(self) -> None:
@@ -335,8 +254,8 @@ class Trainer:
             epoch_losses=self._epoch_losses,
             best_loss=self.best_loss,
             history=[dataclasses.asdict(record) for record in self.history],
-            config=config_document(self.config),
-            data=self.data.fingerprint(),
+            config=self.objective.settings,
+            data=self.objective.fingerprint,
             processes=self.processes.count,
         )
         along = {self.out_dir / HISTORY_FILE: history_csv(self.history).encode()}
@@ -347,18 +266,72 @@ class Trainer:
         if not path.exists():
             return
         state = load_state(path)
-        config = config_document(self.config)
-        before = state.config.get("epochs", 0)
-        if state.epoch == before < self.config.epochs:  # finished, and to be extended
+        config = dict(self.objective.settings)
+        before = state.config.get("epochs")
+        if state.epoch == before < config.get("epochs", 0):  # finished, and to be extended
             config["epochs"] = before
         check_state(
             state,
             path,
             config=config,
-            data=self.data.fingerprint(),
+            data=self.objective.fingerprint,
             processes=self.processes.count,
         )
         self.learner.load_state_dict(state.learner)
         self.epoch, self.best_loss = state.epoch, state.best_loss
         self.history = [EpochRecord(**record) for record in state.history]
         self._epoch_losses = state.epoch_losses
+
+
+def run_training(
+    trainer: Trainer,
+    report: Callable[[EpochRecord], None] = lambda record: None,
+    progress: Callable[[StepRecord], None] = lambda record: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    *,
+    tensorboard: bool = False,
+) -> Path:
+    """Train as :meth:`Trainer.run`, and draw the curves after each epoch.
+
+    Args:
+        trainer: the training.
+        report: called after each epoch, on the first process.
+        progress: called after each step.
+        should_stop: asked after each step.
+        tensorboard: whether to log for TensorBoard, too.
+
+    Returns:
+        Path of the best weights.
+
+    Raises:
+        JobInterruptedError: if it was asked to stop; the state was saved before.
+        OutputFileError: if a file cannot be written; the previous state is whole.
+        MissingExtraError: if matplotlib, or tensorboardX if asked for, is not installed.
+    """
+    require_matplotlib()
+    with contextlib.ExitStack() as stack:
+        log = None
+        if tensorboard and trainer.processes.is_first:
+            log = TensorBoardLog(trainer.out_dir / TENSORBOARD_FOLDER, trainer.learner.steps_done)
+            stack.enter_context(contextlib.closing(log))
+
+        def on_step(record: StepRecord) -> None:
+            if log is not None:
+                scalars = {"loss/step": record.loss, "learning_rate": record.learning_rate}
+                log.add(record.step, scalars)
+            progress(record)
+
+        def on_epoch(record: EpochRecord) -> None:
+            curves = draw_curves(trainer.history)
+            write_files_atomically({trainer.out_dir / CURVES_FILE: curves})
+            if log is not None:
+                scalars = {
+                    "loss/train": record.train_loss,
+                    "loss/val": record.val_loss,
+                    "dice/box": record.val_dice_box,
+                    "dice/point": record.val_dice_point,
+                }
+                log.add(trainer.learner.steps_done, scalars)
+            report(record)
+
+        return trainer.run(on_epoch, on_step, should_stop)

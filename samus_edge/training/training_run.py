@@ -1,7 +1,5 @@
-"""A whole training: from a configuration and subsets to a trainer, and what is written as it
-runs."""
+"""From a configuration and subsets to a training that is ready to run."""
 
-import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable
@@ -12,14 +10,12 @@ from samus_edge.data.dataset import Subsets
 from samus_edge.errors import BadArgumentError
 from samus_edge.modeling.model_parts import select_trainable
 from samus_edge.modeling.samus_hf import SamusHF
-from samus_edge.reporting.figure import require_matplotlib
-from samus_edge.runtime.images.output_files import write_files_atomically
 from samus_edge.training.batches import StageProgress, TrainingData
-from samus_edge.training.checkpoint import EpochRecord, TensorBoardLog, draw_curves
 from samus_edge.training.config import TrainConfig
 from samus_edge.training.distillation import prepare_distillation
 from samus_edge.training.learner import Processes
-from samus_edge.training.trainer import StepRecord, Trainer
+from samus_edge.training.objective import MaskObjective
+from samus_edge.training.trainer import Trainer
 from samus_edge.weights.checkpoint_loading import model_from_checkpoint
 from samus_edge.weights.foreign_checkpoints import default_checkpoint
 from samus_edge.weights.transfer import WeightAccount
@@ -60,9 +56,6 @@ def started_model(
     )
 
 
-CURVES_FILE = "curves.png"
-TENSORBOARD_FOLDER = "tensorboard"
-
 DECODING = "decoding"
 
 
@@ -77,7 +70,8 @@ def prepare_training(
     note: Callable[[str], None] = lambda line: None,
     progress: Callable[[StageProgress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> tuple[Trainer, WeightAccount]:
+    tensorboard: bool = False,
+) -> tuple[Trainer, TrainingData, WeightAccount]:
     """Build what a configuration describes, learned from its teacher, ready to run or to go on.
 
     Args:
@@ -90,9 +84,10 @@ def prepare_training(
         note: called with lines for a log while it learns from the teacher.
         progress: called while the cache is filled and while it learns from the teacher.
         should_stop: asked while it learns from the teacher; it ends there if it says yes.
+        tensorboard: whether learning from the teacher logs for TensorBoard.
 
     Returns:
-        The trainer, and the account of the start weights.
+        The trainer, its cases, and the account of the start weights.
 
     Raises:
         BadArgumentError: if the configuration does not fit the model or the data.
@@ -123,9 +118,11 @@ def prepare_training(
                 report=note,
                 progress=progress,
                 should_stop=should_stop,
+                tensorboard=tensorboard,
             )
         data = dataclasses.replace(data, teacher_masks=masks)
-    return Trainer(model, config, data, out_dir, processes), account
+    trainer = Trainer(MaskObjective(model, config, data), out_dir, processes)
+    return trainer, data, account
 
 
 def _filled_cache(
@@ -137,57 +134,3 @@ def _filled_cache(
     done = itertools.count(1)
     source.fill(cases, lambda case: progress(StageProgress(DECODING, next(done), len(cases))))
     return source
-
-
-def run_training(
-    trainer: Trainer,
-    report: Callable[[EpochRecord], None] = lambda record: None,
-    progress: Callable[[StepRecord], None] = lambda record: None,
-    should_stop: Callable[[], bool] = lambda: False,
-    *,
-    tensorboard: bool = False,
-) -> Path:
-    """Train, and draw the curves after each epoch.
-
-    Args:
-        trainer: from :func:`prepare_training`.
-        report: called after each epoch, on the first process.
-        progress: called after each step.
-        should_stop: asked after each step; the training ends there if any process says yes.
-        tensorboard: whether to log for TensorBoard, too.
-
-    Returns:
-        Path of the best weights.
-
-    Raises:
-        JobInterruptedError: if it was asked to stop; the state was saved before.
-        OutputFileError: if a file cannot be written; the previous state is whole.
-        MissingExtraError: if matplotlib, or tensorboardX if asked for, is not installed.
-    """
-    require_matplotlib()
-    with contextlib.ExitStack() as stack:
-        log = None
-        if tensorboard and trainer.processes.is_first:
-            log = TensorBoardLog(trainer.out_dir / TENSORBOARD_FOLDER, trainer.learner.steps_done)
-            stack.enter_context(contextlib.closing(log))
-
-        def on_step(record: StepRecord) -> None:
-            if log is not None:
-                scalars = {"loss/step": record.loss, "learning_rate": record.learning_rate}
-                log.add(record.step, scalars)
-            progress(record)
-
-        def on_epoch(record: EpochRecord) -> None:
-            curves = draw_curves(trainer.history)
-            write_files_atomically({trainer.out_dir / CURVES_FILE: curves})
-            if log is not None:
-                scalars = {
-                    "loss/train": record.train_loss,
-                    "loss/val": record.val_loss,
-                    "dice/box": record.val_dice_box,
-                    "dice/point": record.val_dice_point,
-                }
-                log.add(trainer.learner.steps_done, scalars)
-            report(record)
-
-        return trainer.run(on_epoch, on_step, should_stop)

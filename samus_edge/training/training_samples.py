@@ -1,14 +1,14 @@
 """Augmented training samples and fixed validation samples from cases."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Protocol, TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from samus_edge.data.augmentation import AugmentationConfig, augment_appearance, augment_geometry
 from samus_edge.data.case import CasesInMemory, CaseSource, UltrasoundCase
@@ -35,12 +35,23 @@ NUM_CLICKS = 3
 
 
 @dataclass(frozen=True)
-class TrainingSample:
-    """One lesion of one frame with prompts; a batch has one more, leading dimension.
+class Sample:
+    """The encoder's input of one frame; a batch has one more, leading dimension.
 
     Attributes:
         image: (1, S, S), float32, grey in [0, 1].
         high_frequency: (1, S, S), float32, in [0, 1].
+    """
+
+    image: Tensor
+    high_frequency: Tensor
+
+
+@dataclass(frozen=True)
+class TrainingSample(Sample):
+    """One lesion of one frame with prompts; a batch has one more, leading dimension.
+
+    Attributes:
         mask: (1, S, S), float32, values in {0, 1}.
         teacher_mask: (1, S, S), float32, values in {0, 1}: the lesion as a teacher marks it; the
             same as ``mask`` without a teacher.
@@ -50,8 +61,6 @@ class TrainingSample:
         background_label: (1,), float32: 0, or -1 where the frame has no background.
     """
 
-    image: Tensor
-    high_frequency: Tensor
     mask: Tensor
     teacher_mask: Tensor
     box: Tensor
@@ -60,7 +69,30 @@ class TrainingSample:
     background_label: Tensor
 
 
-class LesionDataset(Dataset[TrainingSample]):
+SampleT = TypeVar("SampleT", bound=Sample)
+SampleT_co = TypeVar("SampleT_co", bound=Sample, covariant=True)
+
+
+class Samples(Protocol[SampleT_co]):
+    """Samples that depend on the epoch and their index alone.
+
+    Attributes:
+        epoch: number of the epoch, from 0; set by the training.
+    """
+
+    epoch: int
+
+    def __len__(self) -> int:
+        """Samples in each epoch."""
+
+    def __getitem__(self, index: int, /) -> SampleT_co:
+        """One sample of the epoch."""
+
+    def order(self) -> list[int]:
+        """The epoch's order of all indices."""
+
+
+class LesionDataset:
     """Lesions of cases, one per case and epoch.
 
     Samples depend on (seed, epoch, index) only, so a resumed training sees what an uninterrupted
@@ -132,6 +164,13 @@ class LesionDataset(Dataset[TrainingSample]):
         clicks = np.concatenate([simulate_click(prompted, rng) for _ in range(NUM_CLICKS)])
         return self._sample(frame, masks, box, clicks, simulate_background_click(masks[0], rng))
 
+    def order(self) -> list[int]:
+        """The order in which this epoch's samples are learned from."""
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        # a shuffling DataLoader, whose order this is, first draws a seed for its workers
+        torch.empty((), dtype=torch.int64).random_(generator=generator)
+        return list(torch.randperm(len(self), generator=generator).tolist())
+
     def _augmented_lesion(
         self, index: int, augmentation: AugmentationConfig, rng: np.random.Generator
     ) -> tuple[npt.NDArray[np.uint8], list[Mask]]:
@@ -172,11 +211,11 @@ class LesionDataset(Dataset[TrainingSample]):
         clicks: npt.NDArray[np.float32],
         background: tuple[npt.NDArray[np.float32], int],
     ) -> TrainingSample:
-        frames = torch.from_numpy(np.ascontiguousarray(frame))[None]
+        image, high_frequency = frame_inputs(frame, self._input_scaling, self._high_frequency)
         mask, teacher_mask = (torch.from_numpy(mask.astype(np.float32))[None] for mask in masks)
         return TrainingSample(
-            image=self._input_scaling(frames)[0],
-            high_frequency=self._high_frequency(frames)[0] / 255.0,
+            image=image,
+            high_frequency=high_frequency,
             mask=mask,
             teacher_mask=teacher_mask,
             box=torch.from_numpy(box),
@@ -186,12 +225,19 @@ class LesionDataset(Dataset[TrainingSample]):
         )
 
 
-def collate(samples: Sequence[TrainingSample]) -> TrainingSample:
+def collate(samples: Sequence[SampleT]) -> SampleT:
     """Stack samples: every field gains a leading batch dimension."""
-    names = [field.name for field in fields(TrainingSample)]
-    return TrainingSample(
-        **{name: torch.stack([getattr(sample, name) for sample in samples]) for name in names}
-    )
+    names = [field.name for field in fields(samples[0])]
+    stacked = {name: torch.stack([getattr(sample, name) for sample in samples]) for name in names}
+    return replace(samples[0], **stacked)
+
+
+def frame_inputs(
+    frame: npt.NDArray[np.uint8], input_scaling: InputScaling, high_frequency: HighFrequency
+) -> tuple[Tensor, Tensor]:
+    """Image and high-frequency image, both (1, S, S), of a frame (H, W)."""
+    frames = torch.from_numpy(np.ascontiguousarray(frame))[None]
+    return input_scaling(frames)[0], high_frequency(frames)[0] / 255.0
 
 
 def _to_model_frame(

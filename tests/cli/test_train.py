@@ -122,8 +122,8 @@ def test_ctrl_c_saves_the_state_says_how_to_go_on_and_exits_130(
     state = load_state(out / "state.pt")
     steps = state.learner["steps_done"]
     assert last == (
-        f"error: interrupted after step {steps} of 10000. {out} holds the state; run the same "
-        "command again to go on."
+        f"error: training interrupted after step {steps} of 10000. {out} holds the state; run the "
+        "same command again to go on."
     )
     load_model(out / "best.safetensors")
     assert not [path for path in out.iterdir() if path.name.startswith(".")]

@@ -291,7 +291,7 @@ def test_corrections_hit_the_largest_wrong_region_with_the_true_label(
     assert label == int(mask[y, x])
     wrong = mask ^ predicted
     if not wrong.any():
-        assert label == 1
+        assert label == int(mask.any())
         return
     assert wrong[y, x]
     areas = []
@@ -303,6 +303,12 @@ def test_corrections_hit_the_largest_wrong_region_with_the_true_label(
     clicked = wrong.astype(np.uint8)
     area, *_ = cv2.floodFill(clicked, None, (int(x), int(y)), 0, flags=4)
     assert area == max(areas)
+
+
+def test_where_nothing_is_wrong_and_there_is_no_lesion_the_click_is_background() -> None:
+    empty = np.zeros((8, 8), np.bool_)
+    click, label = simulate_correction(empty, empty, np.random.default_rng(0))
+    assert label == 0 and (click >= 0).all() and (click < 8).all()
 
 
 def test_half_of_the_clicks_are_near_the_middle() -> None:

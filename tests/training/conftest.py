@@ -1,7 +1,5 @@
-"""A small model with the real interface, a few cases that can be learned, trainings that end
-anyhow."""
+"""Cases that can be learned by a small model, trainings that end anyhow, and how to compare."""
 
-import importlib.util
 import json
 import struct
 import subprocess
@@ -13,46 +11,20 @@ from typing import Any
 import pytest
 
 from samus_edge.data.case import UltrasoundCase
-from samus_edge.modeling.samus_hf import SamusHF
-
-PROGRAM = Path(__file__).with_name("small_training.py")
+from tests.training import small_training
 
 
 @pytest.fixture(scope="session")
-def small_training() -> Any:
-    """The module `small_training`, which lies beside this file and is a program as well."""
-    spec = importlib.util.spec_from_file_location("small_training", PROGRAM)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def make_small_model(small_training: Any) -> Callable[..., SamusHF]:
-    """Makes a model with 16-dimensional embeddings, always with the same random weights."""
-    make: Callable[..., SamusHF] = small_training.small_model
-    return make
-
-
-@pytest.fixture(scope="session")
-def bright_cases(
-    small_training: Any, tmp_path_factory: pytest.TempPathFactory
-) -> list[UltrasoundCase]:
+def bright_cases(tmp_path_factory: pytest.TempPathFactory) -> list[UltrasoundCase]:
     """Five cases in BUSI's layout: a bright ellipse, which is the lesion, in dark noise."""
-    root: Path = tmp_path_factory.mktemp("bright") / "Dataset"
-    cases: list[UltrasoundCase] = small_training.write_bright_cases(root, lesions=5)
-    return cases
+    return small_training.write_bright_cases(tmp_path_factory.mktemp("bright") / "Data", lesions=5)
 
 
 @pytest.fixture(scope="session")
-def normal_cases(
-    small_training: Any, tmp_path_factory: pytest.TempPathFactory
-) -> list[UltrasoundCase]:
+def normal_cases(tmp_path_factory: pytest.TempPathFactory) -> list[UltrasoundCase]:
     """Two cases of dark noise without a lesion."""
-    root: Path = tmp_path_factory.mktemp("normal") / "Dataset"
-    cases: list[UltrasoundCase] = small_training.write_bright_cases(root, lesions=0, normals=2)
-    return cases
+    root: Path = tmp_path_factory.mktemp("normal") / "Data"
+    return small_training.write_bright_cases(root, lesions=0, normals=2)
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +33,7 @@ def run_scenarios() -> Callable[..., tuple[list[int], str]]:
 
     def run(*scenarios: dict[str, Any]) -> tuple[list[int], str]:
         result = subprocess.run(
-            [sys.executable, str(PROGRAM), json.dumps(scenarios)],
+            [sys.executable, small_training.__file__, json.dumps(scenarios)],
             capture_output=True,
             text=True,
             check=False,

@@ -30,6 +30,7 @@ from samus_edge.modeling.two_way_transformer import TwoWayTransformer
 from samus_edge.training.batches import TrainingData
 from samus_edge.training.config import read_config
 from samus_edge.training.learner import training_processes
+from samus_edge.training.objective import MaskObjective
 from samus_edge.training.trainer import StepRecord, Trainer, stop_on_signal
 
 EMBED_DIM = 16
@@ -89,6 +90,27 @@ def write_bright_cases(root: Path, lesions: int, normals: int = 0) -> list[Ultra
     return list_cases(root)
 
 
+def copied(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of a module's tensors."""
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Equal to the bit, through mappings and lists."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            assert_same(value, other[key])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for left, right in zip(one, other, strict=True):
+            assert_same(left, right)
+    elif isinstance(one, Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
+
+
 def run_scenario(
     root: str,
     out: str,
@@ -141,9 +163,9 @@ def run_scenario(
     try:
         with training_processes(config.device) as processes, stop_on_signal() as stop:
             model = small_model(batch_norm=batch_norm)
-            data = TrainingData(cases[:-1], cases[-1:])
-            trainer = Trainer(model, config, data, Path(out), processes)
-            trainer.run(lambda record: None, on_step, stop.is_set)
+            objective = MaskObjective(model, config, TrainingData(cases[:-1], cases[-1:]))
+            trainer = Trainer(objective, Path(out), processes)
+            trainer.run(progress=on_step, should_stop=stop.is_set)
             torch.save(model.state_dict(), Path(out) / f"rank{processes.rank}.pt")
     except JobInterruptedError as err:
         print(err, file=sys.stderr)

@@ -1,33 +1,15 @@
-"""The order of batches, and their preparation ahead."""
+"""Batches: their share for each process, and their preparation ahead of use."""
 
 import dataclasses
 import threading
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from samus_edge.data.augmentation import AugmentationConfig
 from samus_edge.data.case import UltrasoundCase
-from samus_edge.training.batches import epoch_batches, load_batches, share, to_device
+from samus_edge.training.batches import load_batches, share, to_device
 from samus_edge.training.training_samples import LesionDataset, TrainingSample
-
-
-@pytest.mark.parametrize(("count", "size", "seed", "epoch"), [(10, 3, 0, 0), (388, 8, 5, 17)])
-def test_the_order_is_that_of_a_shuffling_data_loader(
-    count: int, size: int, seed: int, epoch: int
-) -> None:
-    """With the seed that earlier trainings gave to torch's own loader."""
-    generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-    loader: DataLoader[int] = DataLoader(
-        range(count),  # type: ignore[arg-type]  # a sequence is a dataset
-        batch_size=size,
-        shuffle=True,
-        drop_last=True,
-        generator=generator,
-        collate_fn=list,
-    )
-    assert epoch_batches(count, size, seed, epoch) == list(loader)
 
 
 def test_processes_share_a_batch_without_gaps() -> None:

@@ -13,6 +13,7 @@ from samus_edge.data.augmentation import AugmentationConfig
 from samus_edge.data.case import UltrasoundCase
 from samus_edge.errors import BackendError
 from samus_edge.modeling import SamusHF, samus_hf_tiny
+from samus_edge.training.batches import TrainingData
 from samus_edge.training.config import TrainConfig
 from samus_edge.training.learner import (
     Learner,
@@ -23,8 +24,10 @@ from samus_edge.training.learner import (
     set_rates,
     training_processes,
 )
+from samus_edge.training.objective import MaskObjective
 from samus_edge.training.prompt_schedule import PromptConfig
 from samus_edge.training.training_samples import LesionDataset, TrainingSample, collate
+from tests.training.small_training import small_model
 
 
 def test_vectors_and_tables_are_not_decayed_and_the_decoder_learns_slower() -> None:
@@ -42,8 +45,8 @@ def test_vectors_and_tables_are_not_decayed_and_the_decoder_learns_slower() -> N
         assert decay == (0.0 if is_vector or name.endswith("gate.scale") else 0.05)
 
 
-def test_frozen_parameters_are_left_out(make_small_model: Callable[[], SamusHF]) -> None:
-    model = make_small_model()
+def test_frozen_parameters_are_left_out() -> None:
+    model = small_model()
     model.requires_grad_(False)
     with pytest.raises(ValueError, match=r"no trainable parameter\. Name parts"):
         make_optimizer(model, TrainConfig())
@@ -57,12 +60,11 @@ def test_frozen_parameters_are_left_out(make_small_model: Callable[[], SamusHF])
     [("adam", torch.optim.Adam, (0.9, 0.999)), ("adamw", torch.optim.AdamW, (0.9, 0.99))],
 )
 def test_the_optimizer_is_the_one_asked_for(
-    make_small_model: Callable[[], SamusHF],
     name: str,
     kind: type[torch.optim.Optimizer],
     betas: tuple[float, float],
 ) -> None:
-    optimizer = make_optimizer(make_small_model(), TrainConfig(optimizer=name))
+    optimizer = make_optimizer(small_model(), TrainConfig(optimizer=name))
     assert type(optimizer) is kind
     assert all(group["betas"] == betas for group in optimizer.param_groups)
 
@@ -75,8 +77,8 @@ def test_rates_warm_up_and_fall_along_a_cosine_or_stay() -> None:
     assert schedule_factor("cosine", 0, 0, 1) == 1.0
 
 
-def test_rates_are_a_factor_of_each_peak(make_small_model: Callable[[], SamusHF]) -> None:
-    optimizer = make_optimizer(make_small_model(), TrainConfig())
+def test_rates_are_a_factor_of_each_peak() -> None:
+    optimizer = make_optimizer(small_model(), TrainConfig())
     set_rates(optimizer, 0.5)
     set_rates(optimizer, 0.25)  # of the peak, not of the rate before
     rates = {group["peak_lr"]: group["lr"] for group in optimizer.param_groups}
@@ -175,12 +177,15 @@ def batches(samples: list[TrainingSample], size: int) -> Iterator[TrainingSample
 
 
 @pytest.fixture
-def make_learner(make_small_model: Callable[..., SamusHF]) -> Callable[..., Learner]:
+def make_learner(bright_cases: list[UltrasoundCase]) -> Callable[..., Learner]:
     """Makes a learner of the small model, without batch normalisation unless asked for."""
 
-    def make(config: TrainConfig = CONFIG, *, batch_norm: bool = False) -> Learner:
-        model = make_small_model(batch_norm=batch_norm)
-        return Learner(model, config, 10, Processes())
+    def make(
+        config: TrainConfig = CONFIG, *, model: SamusHF | None = None, batch_norm: bool = False
+    ) -> Learner:
+        model = model or small_model(batch_norm=batch_norm)
+        objective = MaskObjective(model, config, TrainingData([], bright_cases[:1]))
+        return Learner(objective, 10, Processes())
 
     return make
 
@@ -240,12 +245,12 @@ def test_a_first_step_of_adam_moves_every_weight_by_its_rate(
 
 
 def test_frozen_parts_do_not_move(
-    make_small_model: Callable[..., SamusHF], samples: list[TrainingSample]
+    make_learner: Callable[..., Learner], samples: list[TrainingSample]
 ) -> None:
-    model = make_small_model(batch_norm=True)
+    model = small_model(batch_norm=True)
     model.prompt_encoder.requires_grad_(False)
     model.image_encoder.requires_grad_(False)
-    learner = Learner(model, CONFIG, 10, Processes())
+    learner = make_learner(model=model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     learner.step(batches(samples[:2], 2))
     after = model.state_dict()

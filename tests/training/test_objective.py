@@ -1,20 +1,24 @@
-"""The loss of a step, against the same loss put together from its parts."""
+"""The loss of a step, put together from its parts by hand, and the scores of a known model."""
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from samus_edge.data.augmentation import AugmentationConfig
 from samus_edge.data.case import UltrasoundCase
 from samus_edge.modeling.samus_hf import SamusHF
+from samus_edge.training.batches import TrainingData
 from samus_edge.training.config import DistillationConfig, TrainConfig
 from samus_edge.training.losses import LossWeights, segmentation_loss
-from samus_edge.training.objective import TrainingObjective, encode, set_training_mode
+from samus_edge.training.objective import MaskObjective, encode, set_training_mode
 from samus_edge.training.prompt_schedule import PromptConfig, box_prompts, click_prompts
 from samus_edge.training.training_samples import LesionDataset, TrainingSample, collate
+from tests.training.small_training import small_model
 
 TOLERANCE = 1e-6
 """Float32, losses around 1."""
@@ -26,6 +30,20 @@ BOX_ONLY = PromptConfig(
     several_clicks_probability=0.0,
     refine_probability=0.0,
 )
+CONFIG = TrainConfig(precision="fp32", prompts=BOX_ONLY)
+
+Make = Callable[..., MaskObjective]
+
+
+@pytest.fixture
+def make(bright_cases: list[UltrasoundCase]) -> Make:
+    """Makes an objective of two training and all validation cases."""
+
+    def call(config: TrainConfig, model: SamusHF | None = None) -> MaskObjective:
+        data = TrainingData(bright_cases[:2], bright_cases)
+        return MaskObjective(model or small_model(batch_norm=False), config, data)
+
+    return call
 
 
 @pytest.fixture
@@ -34,77 +52,97 @@ def batch(bright_cases: list[UltrasoundCase]) -> TrainingSample:
     return collate([data[0], data[1]])
 
 
-def loss(model: SamusHF, config: TrainConfig, batch: TrainingSample) -> float:
-    return float(TrainingObjective(model, config)(batch, np.random.default_rng(0)).detach())
+def loss(objective: MaskObjective, batch: TrainingSample) -> float:
+    return float(objective(batch, np.random.default_rng(0)).detach())
 
 
-def test_it_is_the_mean_over_the_prompts(
-    make_small_model: Callable[..., SamusHF], batch: TrainingSample
-) -> None:
-    model = make_small_model(batch_norm=False)
+def test_it_is_the_mean_over_the_prompts(make: Make, batch: TrainingSample) -> None:
     both = dataclasses.replace(BOX_ONLY, click_probability=1.0)
     weights = LossWeights(bce=0.7)
-    config = TrainConfig(precision="fp32", prompts=both, loss=weights)
+    objective = make(dataclasses.replace(CONFIG, prompts=both, loss=weights))
+    model = objective.model
     embeddings = encode(model, batch)
     parts = [
         segmentation_loss(*model.decode(embeddings, *prompts), batch.mask, weights).mean()
         for prompts in (box_prompts(batch, with_click=False), click_prompts(batch))
     ]
     expected = float((parts[0] + parts[1]).detach() / 2)
-    assert loss(model, config, batch) == pytest.approx(expected, abs=TOLERANCE)
+    assert loss(objective, batch) == pytest.approx(expected, abs=TOLERANCE)
 
 
-def test_the_teachers_masks_get_their_share(
-    make_small_model: Callable[..., SamusHF], batch: TrainingSample
-) -> None:
-    model = make_small_model(batch_norm=False)
+def test_the_teachers_masks_get_their_share(make: Make, batch: TrainingSample) -> None:
     taught = dataclasses.replace(batch, teacher_mask=1.0 - batch.mask)
-    config = TrainConfig(precision="fp32", prompts=BOX_ONLY)
-    shared = dataclasses.replace(
-        config, distillation=DistillationConfig(teacher="lite_medsam", mask_weight=0.25)
-    )
+    distillation = DistillationConfig(teacher="lite_medsam", mask_weight=0.25)
+    shared = dataclasses.replace(CONFIG, distillation=distillation)
     swapped = dataclasses.replace(taught, mask=taught.teacher_mask)
-    expected = 0.75 * loss(model, config, taught) + 0.25 * loss(model, config, swapped)
-    assert loss(model, shared, taught) == pytest.approx(expected, abs=TOLERANCE)
+    expected = 0.75 * loss(make(CONFIG), taught) + 0.25 * loss(make(CONFIG), swapped)
+    assert loss(make(shared), taught) == pytest.approx(expected, abs=TOLERANCE)
 
 
-def test_a_correction_adds_half_of_its_loss(
-    make_small_model: Callable[..., SamusHF], batch: TrainingSample
-) -> None:
+def test_a_correction_adds_half_of_its_loss(make: Make, batch: TrainingSample) -> None:
     """One more loss of about the same size, and a second one."""
-    model = make_small_model(batch_norm=False)
     losses = []
     for probability, iterations in ((0.0, 1), (1.0, 1), (1.0, 2)):
         prompts = dataclasses.replace(
             BOX_ONLY, refine_probability=probability, refine_iterations=iterations
         )
-        losses.append(loss(model, TrainConfig(precision="fp32", prompts=prompts), batch))
+        losses.append(loss(make(dataclasses.replace(CONFIG, prompts=prompts)), batch))
     plain, once, twice = losses
     assert 0.3 * plain < once - plain < 0.7 * plain
     assert 0.3 * plain < twice - once < 0.7 * plain
 
 
 def test_mixed_precision_gives_about_the_same_loss_in_float32(
-    make_small_model: Callable[..., SamusHF], batch: TrainingSample
+    make: Make, batch: TrainingSample
 ) -> None:
-    model = make_small_model()
-    objective = TrainingObjective(model, TrainConfig(precision="bf16", prompts=BOX_ONLY))
+    model = small_model()
+    objective = make(dataclasses.replace(CONFIG, precision="bf16"), model)
     mixed = objective(batch, np.random.default_rng(0))
     assert mixed.dtype == torch.float32
-    exact = loss(model, TrainConfig(precision="fp32", prompts=BOX_ONLY), batch)
+    exact = loss(make(CONFIG, model), batch)
     assert float(mixed.detach()) != exact  # it is in use
     assert float(mixed.detach()) == pytest.approx(exact, rel=0.02)  # bf16 keeps 8 bits
 
 
+@pytest.mark.parametrize("frozen", [True, False])
 def test_frozen_batch_normalisation_keeps_its_statistics(
-    make_small_model: Callable[..., SamusHF], batch: TrainingSample
+    batch: TrainingSample, frozen: bool
 ) -> None:
-    for frozen in (True, False):
-        model = make_small_model()
-        model.image_encoder.requires_grad_(not frozen)
-        set_training_mode(model)
-        assert model.mask_decoder.training
-        before = model.image_encoder.get_buffer("norm.running_mean").clone()
-        encode(model, batch)
-        after = model.image_encoder.get_buffer("norm.running_mean")
-        assert torch.equal(before, after) == frozen
+    model = small_model()
+    model.image_encoder.requires_grad_(not frozen)
+    set_training_mode(model)
+    assert model.mask_decoder.training
+    before = model.image_encoder.get_buffer("norm.running_mean").clone()
+    encode(model, batch)
+    after = model.image_encoder.get_buffer("norm.running_mean")
+    assert torch.equal(before, after) == frozen
+
+
+@pytest.mark.parametrize("kinds", [("box", "point"), ("box",), ("point",)])
+def test_scores_of_a_model_that_marks_everything_for_a_box_and_nothing_for_a_click(
+    make: Make, monkeypatch: pytest.MonkeyPatch, kinds: tuple[str, ...]
+) -> None:
+    """Dice of everything with an area fraction a is 2a / (1 + a); MSE 1 - a; of nothing 0 and a."""
+    model = small_model()
+
+    def decode(embeddings: Tensor, coords: Tensor, labels: Tensor, *rest: Any) -> Any:
+        sign = torch.where((labels == 2).any(dim=1), 40.0, -40.0)
+        logits = sign[:, None, None, None] * torch.ones(len(labels), 4, 128, 128)
+        return logits, torch.zeros(len(labels), 4)
+
+    monkeypatch.setattr(model, "decode", decode)
+    prompts = PromptConfig(
+        box_probability=float("box" in kinds), click_probability=float("point" in kinds)
+    )
+    weights = LossWeights(dice=0, mse=1, multimask=0, iou=0)
+    objective = make(TrainConfig(batch_size=2, prompts=prompts, loss=weights), model)
+    areas = [float(objective.val_samples[index].mask.mean()) for index in range(5)]
+    scores = objective.validate(model)
+    dice = sum(2 * a / (1 + a) for a in areas) / 5
+    assert scores.dice_box == (pytest.approx(dice, abs=1e-6) if "box" in kinds else None)
+    assert scores.dice_point == (0.0 if "point" in kinds else None)
+    mean = sum(areas) / 5
+    losses = {"box": 1 - mean, "point": mean}
+    expected = sum(losses[kind] for kind in kinds) / len(kinds)
+    assert scores.loss == pytest.approx(expected, abs=1e-6)
+    assert not model.training

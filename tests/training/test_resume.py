@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from samus_edge.training.checkpoint import load_state
 from samus_edge.training.config import read_config
+from tests.training.small_training import write_bright_cases
 
 KILLED = -9
 STATE_BYTES = 300_000
@@ -52,13 +53,12 @@ class Outcome:
 
 @pytest.fixture(scope="module")
 def outcome(
-    small_training: Any,
     run_scenarios: Callable[..., tuple[list[int], str]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Outcome:
     folder: Path = tmp_path_factory.mktemp("scenarios")
     root = folder / "Dataset"
-    small_training.write_bright_cases(root, lesions=7)
+    write_bright_cases(root, lesions=7)
 
     def scenario(out: str, settings: list[str] = SETTINGS, **ending: Any) -> dict[str, Any]:
         return {"root": str(root), "out": str(folder / out), "settings": settings, **ending}
@@ -110,9 +110,9 @@ def test_signals_and_a_full_disk_save_the_state_and_say_so_in_one_line(outcome: 
     go_on = f"{folder} holds the state; run the same command again to go on."
     advice = "Give a file in an existing, writable folder with enough free space."
     assert lines == [
-        f"interrupted after step 2 of 6. {go_on}",
+        f"training interrupted after step 2 of 6. {go_on}",
         f"{folder}/state.pt cannot be written (File too large). {advice}",
-        f"interrupted after step 5 of 6. {go_on}",
+        f"training interrupted after step 5 of 6. {go_on}",
     ]
     for name in ("rank0.pt", "best.safetensors"):
         assert same_tensors(folder / name, outcome.folder / "whole" / name)

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from samus_edge.data.augmentation import AugmentationConfig
 from samus_edge.data.case import UltrasoundCase, read_image, read_instances
@@ -22,15 +21,17 @@ from samus_edge.data.prompt_protocol import mask_box
 from samus_edge.errors import JobInterruptedError, OutputFileError, WeightsError
 from samus_edge.evaluation.metrics import dice
 from samus_edge.evaluation.torch_predictor import TorchPredictor
-from samus_edge.modeling import SamusHF, samus_hf_tiny
-from samus_edge.training.batches import TrainingData, epoch_batches
-from samus_edge.training.checkpoint import EpochRecord, load_state
+from samus_edge.modeling import samus_hf_tiny
+from samus_edge.training.batches import TrainingData
+from samus_edge.training.checkpoint import load_state
 from samus_edge.training.config import TrainConfig, config_document
+from samus_edge.training.history import EpochRecord
 from samus_edge.training.learner import schedule_factor
-from samus_edge.training.losses import LossWeights
+from samus_edge.training.objective import MaskObjective
 from samus_edge.training.prompt_schedule import PromptConfig
-from samus_edge.training.trainer import StepRecord, Trainer, stop_on_signal, validate
+from samus_edge.training.trainer import StepRecord, Trainer, stop_on_signal
 from samus_edge.training.training_samples import LesionDataset, TrainingSample
+from tests.training.small_training import assert_same, small_model
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -77,56 +78,6 @@ def test_handlers_are_restored_without_a_signal_and_not_touched_in_other_threads
     assert seen == [(False, before)]
 
 
-CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def all_marked(
-    make_small_model: Callable[..., SamusHF], monkeypatch: pytest.MonkeyPatch
-) -> SamusHF:
-    """A model that marks everything for a box, and nothing for a click."""
-    model = make_small_model()
-
-    def decode(embeddings: Tensor, coords: Tensor, labels: Tensor, *rest: Any) -> Any:
-        sign = torch.where((labels == 2).any(dim=1), 40.0, -40.0)
-        logits = sign[:, None, None, None] * torch.ones(len(labels), 4, 128, 128)
-        return logits, torch.zeros(len(labels), 4)
-
-    monkeypatch.setattr(model, "decode", decode)
-    return model
-
-
-def test_scores_of_a_model_that_marks_everything_for_a_box(
-    all_marked: SamusHF, bright_cases: list[UltrasoundCase]
-) -> None:
-    """Dice of everything with an area fraction a is 2a / (1 + a); MSE 1 - a; of nothing 0 and a."""
-    data = LesionDataset(bright_cases, image_size=256, augmentation=None, seed=0)
-    areas = [float(data[index].mask.mean()) for index in range(5)]
-    config = TrainConfig(batch_size=2, loss=LossWeights(dice=0, mse=1, multimask=0, iou=0))
-    scores = validate(all_marked, data, config, CPU)
-    assert scores.dice_box == pytest.approx(sum(2 * a / (1 + a) for a in areas) / 5, abs=1e-6)
-    assert scores.dice_point == 0.0
-    assert scores.loss == pytest.approx(0.5, abs=1e-6)
-    assert not all_marked.training
-
-
-@pytest.mark.parametrize("kind", ["box", "click"])
-def test_prompts_that_are_not_trained_are_not_scored(
-    all_marked: SamusHF, bright_cases: list[UltrasoundCase], kind: str
-) -> None:
-    data = LesionDataset(bright_cases[:2], image_size=256, augmentation=None, seed=0)
-    areas = [float(data[index].mask.mean()) for index in range(2)]
-    off: Any = {"box": "click_probability", "click": "box_probability"}[kind]
-    prompts = dataclasses.replace(PromptConfig(), **{off: 0})
-    loss = LossWeights(dice=0, mse=1, multimask=0, iou=0)
-    config = TrainConfig(batch_size=2, prompts=prompts, loss=loss)
-    scores = validate(all_marked, data, config, CPU)
-    assert (scores.dice_box is None) == (kind == "click")
-    assert (scores.dice_point is None) == (kind == "box")
-    expected = sum(areas) / 2 if kind == "click" else 1 - sum(areas) / 2
-    assert scores.loss == pytest.approx(expected, abs=1e-6)
-
-
 SMALL = TrainConfig(
     epochs=3,
     batch_size=2,
@@ -143,19 +94,13 @@ class Interrupted(Exception):
     """Stands for a killed process."""
 
 
-def ignore(_: object) -> None:
-    """A callback that does nothing."""
-
-
 @pytest.fixture
-def make_trainer(
-    make_small_model: Callable[[], SamusHF], bright_cases: list[UltrasoundCase]
-) -> Callable[..., Trainer]:
+def make_trainer(bright_cases: list[UltrasoundCase]) -> Callable[..., Trainer]:
     """Makes a trainer of the small model on four cases, two steps an epoch, in a given folder."""
 
     def make(folder: Path, config: TrainConfig = SMALL, **more: Any) -> Trainer:
         data = TrainingData(bright_cases[:4], bright_cases[4:], **more)
-        return Trainer(make_small_model(), config, data, folder)
+        return Trainer(MaskObjective(small_model(), config, data), folder)
 
     return make
 
@@ -164,22 +109,6 @@ def history(folder: Path) -> list[dict[str, float]]:
     """Rows of the history."""
     with (folder / "history.csv").open(newline="") as file:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-
-
-def assert_same(one: Any, other: Any) -> None:
-    """Equal to the bit, through mappings and lists."""
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key, value in one.items():
-            assert_same(value, other[key])
-    elif isinstance(one, list):
-        assert len(one) == len(other)
-        for left, right in zip(one, other, strict=True):
-            assert_same(left, right)
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    else:
-        assert one == other
 
 
 @pytest.mark.slow
@@ -212,8 +141,8 @@ def test_the_tiny_model_learns_a_lesion_and_its_best_weights_find_it(
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.5  # twelve steps are too few for statistics that follow slowly
     records: list[EpochRecord] = []
-    trainer = Trainer(model, config, TrainingData([case] * 6, [case]), tmp_path)
-    best = trainer.run(records.append, ignore)
+    trainer = Trainer(MaskObjective(model, config, TrainingData([case] * 6, [case])), tmp_path)
+    best = trainer.run(records.append)
     assert records[1].train_loss < 0.8 * records[0].train_loss
 
     image, target = read_image(case), read_instances(case)[0]
@@ -228,7 +157,7 @@ def test_a_training_that_failed_in_an_epoch_resumes_bit_for_bit(
     """From the end of the epoch before; `test_resume` kills trainings with states in between."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     steps: list[StepRecord] = []
-    make_trainer(whole).run(ignore, steps.append)
+    make_trainer(whole).run(progress=steps.append)
     assert [record.step for record in steps] == [1, 2, 3, 4, 5, 6]
 
     def interrupt_in_the_second_epoch(record: StepRecord) -> None:
@@ -236,11 +165,11 @@ def test_a_training_that_failed_in_an_epoch_resumes_bit_for_bit(
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        make_trainer(parts).run(ignore, interrupt_in_the_second_epoch)
+        make_trainer(parts).run(progress=interrupt_in_the_second_epoch)
     assert load_state(parts / "state.pt").epoch == 1
     resumed = make_trainer(parts)
     assert (resumed.learner.steps_done, resumed.epoch) == (2, 1)
-    resumed.run(ignore, ignore)
+    resumed.run()
 
     assert_same(vars(load_state(parts / "state.pt")), vars(load_state(whole / "state.pt")))
     assert_same(load_file(parts / "best.safetensors"), load_file(whole / "best.safetensors"))
@@ -252,7 +181,7 @@ def test_a_training_asked_to_stop_saves_itself_and_weights_even_before_the_first
 ) -> None:
     trainer = make_trainer(tmp_path)
     with pytest.raises(JobInterruptedError, match=r"after step 1 of 6\. .* run the same command"):
-        trainer.run(ignore, ignore, lambda: True)
+        trainer.run(should_stop=lambda: True)
     state = load_state(tmp_path / "state.pt")
     assert (state.epoch, len(state.epoch_losses), state.learner["steps_done"]) == (0, 1, 1)
     assert_same(load_file(tmp_path / "best.safetensors"), trainer.learner.averaged.state_dict())
@@ -264,19 +193,19 @@ def test_samples_of_steps_that_are_done_are_not_made_again(
 ) -> None:
     config = dataclasses.replace(SMALL, epochs=1, num_workers=0)
     with pytest.raises(JobInterruptedError):
-        make_trainer(tmp_path, config).run(ignore, ignore, lambda: True)
+        make_trainer(tmp_path, config).run(should_stop=lambda: True)
     resumed = make_trainer(tmp_path, config)
     made: list[int] = []
     make = LesionDataset.__getitem__
 
     def noting(data: LesionDataset, index: int) -> TrainingSample:
-        if data is resumed.train_data:
+        if data is resumed.objective.samples:
             made.append(index)
         return make(data, index)
 
     monkeypatch.setattr(LesionDataset, "__getitem__", noting)
-    resumed.run(ignore, ignore)
-    assert made == epoch_batches(4, 2, config.seed, 0)[1]
+    resumed.run()
+    assert made == resumed.objective.samples.order()[2:]
 
 
 def test_states_are_saved_every_so_many_steps(
@@ -289,7 +218,7 @@ def test_states_are_saved_every_so_many_steps(
         found.append(load_state(path).learner["steps_done"] if path.exists() else 0)
 
     config = dataclasses.replace(SMALL, batch_size=1, epochs=2, checkpoint_interval_steps=3)
-    make_trainer(tmp_path, config).run(ignore, note)
+    make_trainer(tmp_path, config).run(progress=note)
     # seen in the step after: 3, then 4, the end of an epoch, then 6
     assert found == [0, 0, 0, 3, 4, 4, 6, 6]
 
@@ -300,11 +229,11 @@ def test_the_number_of_threads_changes_nothing_and_may_change_in_between(
 ) -> None:
     expected: list[StepRecord] = []
     make_trainer(tmp_path / "one", dataclasses.replace(SMALL, epochs=1)).run(
-        ignore, expected.append
+        progress=expected.append
     )
     config = dataclasses.replace(SMALL, epochs=1, num_workers=workers)
     found: list[StepRecord] = []
-    make_trainer(tmp_path / "other", config).run(ignore, found.append)
+    make_trainer(tmp_path / "other", config).run(progress=found.append)
     assert found == expected
     make_trainer(tmp_path / "one", config)  # resumes
 
@@ -314,9 +243,9 @@ def test_normals_are_trained_on_but_not_validated_on(
 ) -> None:
     config = dataclasses.replace(SMALL, epochs=1, num_workers=0)
     trainer = make_trainer(tmp_path, config, normal_cases=normal_cases)
-    assert (trainer.steps_per_epoch, len(trainer.train_data), len(trainer.val_data)) == (3, 6, 1)
+    assert (trainer.steps_per_epoch, len(trainer.objective.samples)) == (3, 6)
     records: list[EpochRecord] = []
-    trainer.run(records.append, ignore)
+    trainer.run(records.append)
     assert trainer.learner.skipped_steps == 0 and math.isfinite(records[0].train_loss)
     with pytest.raises(WeightsError, match="with other cases"):
         make_trainer(tmp_path, config)
@@ -325,7 +254,7 @@ def test_normals_are_trained_on_but_not_validated_on(
 def test_a_finished_training_is_left_as_it_is(
     make_trainer: Callable[..., Trainer], tmp_path: Path
 ) -> None:
-    best = make_trainer(tmp_path).run(ignore, ignore)
+    best = make_trainer(tmp_path).run()
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
 
     def fail(_: object) -> None:
@@ -348,7 +277,7 @@ def test_history_has_a_row_for_each_epoch_and_the_best_weights_are_those_of_the_
         )
 
     trainer = make_trainer(tmp_path)
-    best = trainer.run(keep, ignore)
+    best = trainer.run(keep)
     rows = history(tmp_path)
     assert rows == [dataclasses.asdict(record) for record in records]
     assert [row["epoch"] for row in rows] == [1, 2, 3]
@@ -364,7 +293,7 @@ def test_a_save_that_fails_leaves_a_state_from_which_the_training_goes_on(
     make_trainer: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    make_trainer(whole).run(ignore, ignore)
+    make_trainer(whole).run()
     trainer = make_trainer(parts)
 
     def full_disk(descriptor: int) -> None:
@@ -375,10 +304,10 @@ def test_a_save_that_fails_leaves_a_state_from_which_the_training_goes_on(
             monkeypatch.setattr(os, "fsync", full_disk)
 
     with pytest.raises(OutputFileError, match="No space left on device"):
-        trainer.run(ignore, fill_the_disk)
+        trainer.run(progress=fill_the_disk)
     monkeypatch.undo()
     assert load_state(parts / "state.pt").epoch == len(history(parts)) == 1
-    make_trainer(parts).run(ignore, ignore)
+    make_trainer(parts).run()
     assert_same(vars(load_state(parts / "state.pt")), vars(load_state(whole / "state.pt")))
     assert (parts / "history.csv").read_bytes() == (whole / "history.csv").read_bytes()
 
@@ -387,7 +316,7 @@ def test_a_state_of_another_configuration_is_refused_with_the_difference(
     make_trainer: Callable[..., Trainer], tmp_path: Path
 ) -> None:
     config = dataclasses.replace(SMALL, epochs=1)
-    make_trainer(tmp_path, config).run(ignore, ignore)
+    make_trainer(tmp_path, config).run()
     other = dataclasses.replace(config, seed=3, augmentation=AugmentationConfig(log_gain=0.0))
     with pytest.raises(WeightsError, match=r"which differs in seed, augmentation\. Use the same"):
         make_trainer(tmp_path, other)
@@ -397,12 +326,12 @@ def test_a_finished_training_is_extended_by_more_epochs(
     make_trainer: Callable[..., Trainer], tmp_path: Path
 ) -> None:
     config = dataclasses.replace(SMALL, epochs=1)
-    make_trainer(tmp_path, config).run(ignore, ignore)
+    make_trainer(tmp_path, config).run()
     first = history(tmp_path)
     longer = dataclasses.replace(config, epochs=3)
     steps: list[StepRecord] = []
     trainer = make_trainer(tmp_path, longer)
-    trainer.run(ignore, steps.append)
+    trainer.run(progress=steps.append)
     assert history(tmp_path)[:1] == first and len(history(tmp_path)) == 3
     assert steps[0].step == trainer.steps_per_epoch + 1
     expected = schedule_factor(
@@ -419,9 +348,9 @@ def test_a_history_left_behind_does_not_join_a_new_training(
     make_trainer: Callable[..., Trainer], tmp_path: Path
 ) -> None:
     config = dataclasses.replace(SMALL, epochs=1)
-    make_trainer(tmp_path, config).run(ignore, ignore)
+    make_trainer(tmp_path, config).run()
     (tmp_path / "state.pt").unlink()
-    make_trainer(tmp_path, config).run(ignore, ignore)
+    make_trainer(tmp_path, config).run()
     assert [row["epoch"] for row in history(tmp_path)] == [1]
 
 
@@ -447,20 +376,18 @@ def test_mixed_precision_learns_about_the_same(
     for precision in ("fp32", "bf16"):
         records: list[EpochRecord] = []
         config = dataclasses.replace(SMALL, epochs=1, precision=precision)
-        make_trainer(tmp_path / precision, config).run(records.append, ignore)
+        make_trainer(tmp_path / precision, config).run(records.append)
         losses.append(records[0].train_loss)
     # bf16 keeps 8 bits; two steps do not multiply its rounding
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
-def test_too_few_cases_are_refused(
-    make_small_model: Callable[[], SamusHF], bright_cases: list[UltrasoundCase], tmp_path: Path
-) -> None:
+def test_too_few_cases_are_refused(bright_cases: list[UltrasoundCase], tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL, accumulation_steps=2)
     for train, val, got in (
-        (bright_cases[:3], bright_cases, "3 and 5"),
-        (bright_cases, [], "5 and 0"),
+        (bright_cases[:3], bright_cases, "batch_size 2 x accumulation_steps 2 .* got 3"),
+        (bright_cases, [], "one case .* to validate on, got 0"),
     ):
-        with pytest.raises(ValueError, match=rf"batch_size 2 x accumulation_steps 2 .* got {got}"):
-            Trainer(make_small_model(), config, TrainingData(train, val), tmp_path)
+        with pytest.raises(ValueError, match=got):
+            Trainer(MaskObjective(small_model(), config, TrainingData(train, val)), tmp_path)
     assert not any(tmp_path.iterdir())

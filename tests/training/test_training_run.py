@@ -14,10 +14,13 @@ from samus_edge.errors import MissingExtraError, WeightsError
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.training.batches import StageProgress, TrainingData
 from samus_edge.training.config import TrainConfig, config_document, read_config
-from samus_edge.training.trainer import StepRecord, Trainer
-from samus_edge.training.training_run import prepare_training, run_training, started_model
+from samus_edge.training.objective import MaskObjective
+from samus_edge.training.trainer import StepRecord, Trainer, run_training
+from samus_edge.training.training_run import prepare_training, started_model
+from samus_edge.training.training_samples import LesionDataset
 from samus_edge.weights.foreign_checkpoints import default_checkpoint
 from samus_edge.weights.model_file import save_model
+from tests.training.small_training import small_model
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +108,13 @@ def test_normals_are_trained_on_if_the_configuration_says_so(
 ) -> None:
     for changes, normals in (([], 0), (["normals=true"], 2)):
         config = read_config(None, ["batch_size=3", *changes])
-        trainer, account = prepare_training(config, subsets, tmp_path, start=start)
+        trainer, data, account = prepare_training(config, subsets, tmp_path, start=start)
         assert not account.new and not account.left_over
-        assert (len(trainer.data.train_cases), len(trainer.data.val_cases)) == (3, 1)
-        assert len(trainer.data.normal_cases) == normals
-        assert len(trainer.train_data) == 3 + normals
+        assert (len(data.train_cases), len(data.val_cases)) == (3, 1)
+        assert len(data.normal_cases) == normals
+        assert len(trainer.objective.samples) == 3 + normals
         assert all(parameter.requires_grad for parameter in trainer.learner.model.parameters())
-        assert trainer.data.teacher_masks is None
+        assert data.teacher_masks is None
     assert not any(tmp_path.iterdir())
 
 
@@ -121,12 +124,13 @@ def test_a_teachers_masks_reach_the_training(subsets: Subsets, start: Path, tmp_
     config = read_config(None, [*settings, "distillation.mask_weight=0.5", "precision=fp32"])
     seen: list[StageProgress] = []
     notes: list[str] = []
-    trainer, _ = prepare_training(
+    trainer, data, _ = prepare_training(
         config, subsets, tmp_path, start=start, note=notes.append, progress=seen.append
     )
-    masks = trainer.data.teacher_masks
+    masks = data.teacher_masks
     assert masks is not None and [len(of_case) for of_case in masks] == [1, 1, 1]
-    assert trainer.train_data.teacher_masks is masks
+    assert isinstance(trainer.objective.samples, LesionDataset)
+    assert trainer.objective.samples.teacher_masks is masks
     assert (seen[-1].done, seen[-1].total) == (3, 3)
     assert len(notes) == 1
 
@@ -136,31 +140,30 @@ def test_a_cache_is_filled_once_and_gives_the_same_samples(
 ) -> None:
     config = read_config(None, ["batch_size=3", "normals=true"])
     cache, out = tmp_path / "cache", tmp_path / "out"
-    in_memory, _ = prepare_training(config, subsets, out, start=start)
+    in_memory, *_ = prepare_training(config, subsets, out, start=start)
     seen: list[StageProgress] = []
-    cached, _ = prepare_training(
+    cached, *_ = prepare_training(
         config, subsets, out, start=start, cache=cache, progress=seen.append
     )
     assert [(stage.done, stage.total) for stage in seen] == [(done, 6) for done in range(1, 7)]
     written = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
     assert len(written) == 6  # five to train on, one to validate on
     for index in range(5):
-        one, other = in_memory.train_data[index], cached.train_data[index]
+        one, other = in_memory.objective.samples[index], cached.objective.samples[index]
         assert torch.equal(one.image, other.image) and torch.equal(one.mask, other.mask)
-    assert torch.equal(in_memory.val_data[0].mask, cached.val_data[0].mask)
     prepare_training(config, subsets, out, start=start, cache=cache)
     assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == written
 
 
 def test_curves_and_scalars_are_written_as_it_runs(
-    make_small_model: Callable[..., SamusHF],
     bright_cases: list[UltrasoundCase],
     tensorboard_events: Callable[[Path], list[Any]],
     tmp_path: Path,
 ) -> None:
     settings = ["epochs=2", "batch_size=2", "precision=fp32", "prompts.box_probability=0"]
     data = TrainingData(bright_cases[:4], bright_cases[4:])
-    trainer = Trainer(make_small_model(), read_config(None, settings), data, tmp_path)
+    objective = MaskObjective(small_model(), read_config(None, settings), data)
+    trainer = Trainer(objective, tmp_path)
     steps: list[StepRecord] = []
     curves: list[bytes] = []
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from samus_edge.data.augmentation import AugmentationConfig
 from samus_edge.data.case import UltrasoundCase, select_lesions
@@ -187,6 +188,21 @@ def test_a_lesion_that_leaves_the_frame_is_shown_unmoved(cases: list[UltrasoundC
     """With shifts of many sides hardly any try keeps the lesion inside."""
     data = dataset(cases, AugmentationConfig(translation=1000.0))
     assert all(float(data[index].mask.sum()) >= 24 for index in range(5))
+
+
+@pytest.mark.parametrize(("seed", "epoch"), [(0, 0), (5, 17)])
+def test_the_order_is_that_of_a_shuffling_data_loader(
+    cases: list[UltrasoundCase], seed: int, epoch: int
+) -> None:
+    """With the seed that earlier trainings gave to torch's own loader."""
+    data = dataset(cases * 20, None, seed)
+    data.epoch = epoch
+    loader: DataLoader[int] = DataLoader(
+        range(len(data)),  # type: ignore[arg-type]  # a sequence is a dataset
+        shuffle=True,
+        generator=torch.Generator().manual_seed(seed * 100_003 + epoch),
+    )
+    assert data.order() == [int(index) for index in loader]
 
 
 def test_a_batch_stacks_every_field(cases: list[UltrasoundCase]) -> None:

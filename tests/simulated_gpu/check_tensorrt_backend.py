@@ -270,3 +270,31 @@ def test_auto_takes_checked_engines_and_falls_back_from_failing_ones(
     assert "do not compute what their graphs compute" in caplog.text
     with pytest.raises(BackendError, match="do not compute"):
         taken("tensorrt")
+
+
+def test_bench_and_soak_measure_on_the_gpu(
+    device: Device, disc_bundle: Path, tmp_path: Path, open_segmenter: Open
+) -> None:
+    from samus_edge.benchmarking.bench_results import rows_of
+    from samus_edge.benchmarking.runtime_subject import RuntimeSubject
+    from samus_edge.benchmarking.subject import Workload
+    from samus_edge.benchmarking.turns import soak, time_in_turns
+
+    workload = Workload.of(FRAMES[0].image, prompts=(1, 2))
+    backend = TensorRTBackend(
+        TensorRTOptions(cache=tmp_path), library=trt.simulated_library, device=device
+    )
+    subject = RuntimeSubject(Bundle.open(disc_bundle), backend, "auto", workload)
+    rows = rows_of(time_in_turns([subject], rounds=1, runs=2))
+    assert [(row.stage, row.items, row.device is not None) for row in rows] == [
+        ("image_encoder", 1, True),
+        ("mask_decoder", 1, True),
+        ("mask_decoder", 2, True),
+        ("end_to_end", 1, False),
+    ]
+    assert subject.is_on_gpu and subject.gpu_memory_bytes is not None
+    assert subject.gpu_memory_bytes > 0
+    subject.close()
+    with open_segmenter() as segmenter:
+        found = soak(segmenter, FRAMES[:2], 4)
+    assert (found.differing, found.gpu_memory_growth_bytes) == (0, 0)

@@ -18,16 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from samus_edge.benchmarking.recipe import (
-    BusiFolder,
-    BusiSplit,
-    Output,
-    Subset,
-    Threads,
-    lesion_cases,
-    print_rows,
-    write_results,
-)
+from samus_edge.benchmarking import recipe
 from samus_edge.benchmarking.synthetic_cine import CineMotion, TrueFrame, synthetic_cine
 from samus_edge.benchmarking.turns import Latency
 from samus_edge.cli.console import progress_bar
@@ -123,18 +114,20 @@ def draw(results: dict[str, list[list[Frame]]]) -> bytes:
 
 
 def command(
-    data: BusiFolder,
-    split: BusiSplit,
-    subset: Subset = "test",
+    data: recipe.BusiFolder,
+    split: recipe.BusiSplit,
+    subset: recipe.Subset = "test",
     limit: Annotated[
         int, typer.Option("--limit", "--count", min=1, help="Lesions, evenly from the list.")
     ] = 24,
-    threads: Threads = 2,
-    output: Output = None,
+    threads: recipe.Threads = 2,
+    output: recipe.Output = None,
     chart: Annotated[Path, typer.Option(help="The chart, PNG.")] = CHART,
 ) -> None:
     """Follow lesions through cines whose true masks are known."""
-    lesions = [case for case in lesion_cases(data, split, subset) if len(case.mask_paths) == 1]
+    lesions = [
+        case for case in recipe.lesion_cases(data, split, subset) if len(case.mask_paths) == 1
+    ]
     chosen = lesions[:: max(1, len(lesions) // limit)][:limit]
     results: dict[str, list[list[Frame]]] = {kind: [] for kind in KINDS}
     with (
@@ -152,7 +145,7 @@ def command(
         {"": name, **{kind: each[name] for kind, each in summaries.items()}}
         for name in summaries["moving"]
     ]
-    print_rows("lesions followed", rows)
+    recipe.print_rows("lesions followed", rows)
     document = {
         "subset": subset,
         "threads": threads,
@@ -160,7 +153,7 @@ def command(
         "results": summaries,
         "cases": [case.key for case in chosen],
     }
-    write_results(__file__, document, output)
+    recipe.write_results(__file__, document, output)
     chart.write_bytes(draw(results))
 
 

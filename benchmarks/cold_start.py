@@ -21,7 +21,7 @@ from typing import Annotated
 
 import typer
 
-from samus_edge.benchmarking.recipe import Output, print_rows, write_results
+from samus_edge.benchmarking import recipe
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 COMMAND = Path(sysconfig.get_path("scripts")) / "samus-edge"
@@ -67,7 +67,7 @@ def install_sizes(folder: Path) -> dict[str, int]:
 def command(
     runs: Annotated[int, typer.Option(min=1, help="Fresh processes to measure.")] = 11,
     size: Annotated[bool, typer.Option(help="Measure the install size (runs pip).")] = True,
-    output: Output = None,
+    output: recipe.Output = None,
 ) -> None:
     """Measure cold start, peak memory and install size of the runtime."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -75,11 +75,13 @@ def command(
         seconds, peaks = zip(*(run_once(Path(scratch)) for _ in range(runs)), strict=True)
         sizes = install_sizes(Path(scratch)) if size else {}
     measured = {"wall_s_median": statistics.median(seconds), "peak_memory_mb_max": max(peaks)}
-    print_rows(f"samus-edge infer, cold, {runs} runs", [measured])
+    recipe.print_rows(f"samus-edge infer, cold, {runs} runs", [measured])
     total = sum(sizes.values())
     if sizes:
         rows = {**sizes, "total": total}.items()
-        print_rows("install size", ({"package": name, "MB": each / 1e6} for name, each in rows))
+        recipe.print_rows(
+            "install size", ({"package": name, "MB": each / 1e6} for name, each in rows)
+        )
     document = {
         **measured,
         "wall_s": seconds,
@@ -87,7 +89,7 @@ def command(
         "install_size_bytes": sizes or None,
         "install_size_bytes_total": total or None,
     }
-    write_results(__file__, document, output)
+    recipe.write_results(__file__, document, output)
 
 
 if __name__ == "__main__":

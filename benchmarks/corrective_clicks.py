@@ -16,16 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from samus_edge.benchmarking.recipe import (
-    BusiFolder,
-    BusiSplit,
-    Limit,
-    Output,
-    Subset,
-    lesion_cases,
-    print_rows,
-    write_results,
-)
+from samus_edge.benchmarking import recipe
 from samus_edge.cli.console import progress_bar
 from samus_edge.data.case import read_image, read_instances
 from samus_edge.data.prompt_protocol import mask_box
@@ -79,18 +70,18 @@ def correct(
 
 
 def command(
-    data: BusiFolder,
-    split: BusiSplit,
-    subset: Subset = "test",
-    limit: Limit = None,
+    data: recipe.BusiFolder,
+    split: recipe.BusiSplit,
+    subset: recipe.Subset = "test",
+    limit: recipe.Limit = None,
     seed: Annotated[int, typer.Option(help="Seed of the boxes.")] = 0,
-    output: Output = None,
+    output: recipe.Output = None,
 ) -> None:
     """Correct masks by clicks."""
     generator = np.random.default_rng(seed)
     scores: dict[str, list[list[float]]] = {way: [] for way in WAYS}
     follows: dict[str, list[tuple[int, bool]]] = {way: [] for way in WAYS}
-    cases = lesion_cases(data, split, subset, limit)
+    cases = recipe.lesion_cases(data, split, subset, limit)
     with Segmenter.load() as segmenter, progress_bar("clicking", len(cases)) as bar:
         for case in cases:
             image = read_image(case)
@@ -117,11 +108,11 @@ def command(
         for way in WAYS
     }
     lesions = len(scores[WAYS[0]])
-    print_rows(
+    recipe.print_rows(
         f"{lesions} lesions of {subset}", ({"way": way, **row} for way, row in results.items())
     )
     document = {"subset": subset, "lesions": lesions, "box_jitter": JITTER, "results": results}
-    write_results(__file__, document, output)
+    recipe.write_results(__file__, document, output)
 
 
 if __name__ == "__main__":

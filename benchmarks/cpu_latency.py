@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+from samus_edge.benchmarking import recipe
 from samus_edge.benchmarking.bench_results import BenchResults, rows_of
-from samus_edge.benchmarking.recipe import Output, Threads, write_results
 from samus_edge.benchmarking.runtime_subject import RuntimeSubject
 from samus_edge.benchmarking.subject import (
     IMAGE_ENCODER,
@@ -103,11 +103,11 @@ def open_rivals(workload: Workload, threads: int) -> tuple[list[Subject], float]
 
 def command(
     bundle: BundlePath = None,
-    threads: Threads = 2,
+    threads: recipe.Threads = 2,
     rounds: Annotated[int, typer.Option(min=1, help="How often each graph gets its turn.")] = 10,
     runs: Annotated[int, typer.Option(min=1, help="Timed runs per turn.")] = 5,
     compare: Annotated[bool, typer.Option(help="Time the others in the same run.")] = True,
-    output: Output = None,
+    output: recipe.Output = None,
 ) -> None:
     """Measure the latency of image encoder and mask decoder on the CPU."""
     box = json.loads((EXAMPLES / "prompts.json").read_text())[IMAGE]
@@ -145,7 +145,7 @@ def command(
         },
         "lite_medsam_onnx_max_abs_difference_to_torch": {"image_embeddings": difference},
     }
-    write_results(__file__, document, output)
+    recipe.write_results(__file__, document, output)
 
 
 if __name__ == "__main__":

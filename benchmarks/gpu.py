@@ -21,10 +21,10 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from samus_edge.benchmarking import recipe
 from samus_edge.benchmarking.bench_results import BenchResults, rows_of
 from samus_edge.benchmarking.bench_run import BenchOptions, open_runtime, run_bench
 from samus_edge.benchmarking.planner import cuda_ceilings, work_of_bundle
-from samus_edge.benchmarking.recipe import COMMAND, Output, Steps, write_results
 from samus_edge.benchmarking.runtime_subject import RuntimeSubject
 from samus_edge.benchmarking.subject import IMAGE_ENCODER, MASK_DECODER, Workload
 from samus_edge.benchmarking.turns import soak, time_in_turns
@@ -52,7 +52,7 @@ def calibrate(out: Path, precisions: tuple[str, ...], *options: str) -> str:
     """Write a bundle with more precisions; the default one's unless options name another."""
     chosen = [argument for name in precisions for argument in ("--precision", name)]
     frames = ("--frames", str(CHECK_FRAMES), "--count", "8", "--allow-failing")
-    calibrating = [*COMMAND, "calibrate", "--out", str(out), *chosen, *frames, *options]
+    calibrating = [*recipe.COMMAND, "calibrate", "--out", str(out), *chosen, *frames, *options]
     subprocess.run(calibrating, check=True, stdout=subprocess.DEVNULL)
     return str(out)
 
@@ -163,7 +163,7 @@ def targets(results: BenchResults) -> dict[str, object]:
 
 
 def command(
-    output: Output = None,
+    output: recipe.Output = None,
     frames: Annotated[int, typer.Option(min=1, help="Frames in a row.")] = FRAMES,
     quick: Annotated[bool, typer.Option("--quick", help="Few runs: to try the script.")] = False,
     vit_b: Annotated[bool, typer.Option(help="Also vit_b, which takes minutes to export.")] = True,
@@ -174,7 +174,7 @@ def command(
     except SamusEdgeError as err:
         print(f"no GPU to measure: {err}")
         raise typer.Exit(1) from err
-    steps = Steps()
+    steps = recipe.Steps()
     measured: list[BenchResults] = []
     working: list[str] = []
     with tempfile.TemporaryDirectory() as name:
@@ -204,7 +204,7 @@ def command(
             vit = Bundle.open(folder / "vit_b")
             steps.run("check vit_b fp16", lambda: check(vit, working[0], "fp16"))
             steps.run("vit_b at batch 8", lambda: vit_b_batch(vit, working[0]))
-    write_results(__file__, {"steps": steps.results}, output)
+    recipe.write_results(__file__, {"steps": steps.results}, output)
 
 
 if __name__ == "__main__":

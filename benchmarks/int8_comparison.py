@@ -21,7 +21,7 @@ import onnx
 import typer
 from onnx import ModelProto
 
-from samus_edge.benchmarking.recipe import BusiFolder, BusiSplit, Output, print_rows, write_results
+from samus_edge.benchmarking import recipe
 from samus_edge.benchmarking.subject import IMAGE_ENCODER, Stage, Subject, cpu_session
 from samus_edge.benchmarking.turns import Latency, time_in_turns
 from samus_edge.calibration.activation_statistics import (
@@ -60,17 +60,17 @@ def our_graphs(encoder: ModelProto, frames: list[PromptedFrame]) -> dict[str, Mo
     largest = {name: each.max_abs for name, each in ranges.items()}
     kept = [node.name for node in nodes_to_keep(encoder, largest)]
     graphs = {"fp16": to_half_precision(encoder, kept)}
-    for recipe in RECIPES.values():
-        candidates = quantisable_nodes(encoder, recipe)
+    for way in RECIPES.values():
+        candidates = quantisable_nodes(encoder, way)
         statistics = measure_activations(encoder, sorted(set(candidates.values())), samples)
         for method in METHODS:
             chosen = {
                 name: select_range(each, RangeMethod(method)) for name, each in statistics.items()
             }
-            graph = quantise(encoder, list(candidates), chosen, recipe)
-            if recipe.half_precision:
+            graph = quantise(encoder, list(candidates), chosen, way)
+            if way.half_precision:
                 graph = to_half_precision(graph, kept)
-            graphs[f"{recipe.name}, {method}"] = graph
+            graphs[f"{way.name}, {method}"] = graph
     return graphs
 
 
@@ -144,8 +144,8 @@ def quantised_nodes(graph: ModelProto) -> int:
 
 
 def command(
-    data: BusiFolder,
-    split: BusiSplit,
+    data: recipe.BusiFolder,
+    split: recipe.BusiSplit,
     bundle: BundlePath = None,
     modelopt_python: Annotated[
         Path | None, typer.Option(help="Python of an environment with ModelOpt.")
@@ -153,7 +153,7 @@ def command(
     frames: Annotated[int, typer.Option(min=1, help="Frames to calibrate on.")] = 32,
     limit: Annotated[int | None, typer.Option(min=1, help="Frames to measure on.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often each graph gets its turn.")] = 12,
-    output: Output = None,
+    output: recipe.Output = None,
 ) -> None:
     """Compare ways to quantise the image encoder."""
     opened = Bundle.open(bundle)
@@ -192,7 +192,7 @@ def command(
             "encoder_ms": round(times[name], 2),
             "time_ratio": round(times[name] / times["fp32"], 3),
         }
-    print_rows(opened.manifest.name, ({"way": name, **row} for name, row in rows.items()))
+    recipe.print_rows(opened.manifest.name, ({"way": name, **row} for name, row in rows.items()))
     document = {
         "calibrated_on": {"subset": "train", "frames": len(calibrating), "seed": SEED},
         "measured_on": {"subset": "val", "frames": len(measured_on)},
@@ -200,7 +200,7 @@ def command(
         "engine": f"TensorRT-RTX for {COMPUTE_CAPABILITY}",
         "rows": rows,
     }
-    write_results(__file__, document, output)
+    recipe.write_results(__file__, document, output)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from samus_edge.benchmarking.recipe import COMMAND, write_results
+from samus_edge.benchmarking import recipe
 from samus_edge.cli.options import BundlePath
 
 
@@ -37,7 +37,9 @@ def steps_for(bundle: Path | None, precisions: Sequence[str], hw: str) -> dict[s
 def run_step(arguments: Sequence[str]) -> dict[str, Any]:
     """Run a command in a process of its own: what it printed, and how it ended."""
     begun = time.perf_counter()
-    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*recipe.COMMAND, *arguments], capture_output=True, text=True, check=False
+    )
     try:
         result = json.loads(done.stdout)
     except ValueError:
@@ -66,7 +68,7 @@ def command(
         steps[name] = run_step(arguments)
         if steps[name]["exit_code"] != 0:
             print(f"  failed: {(steps[name]['messages'].splitlines() or ['no message'])[-1]}")
-    write_results(__file__, {"report": "samus-edge device check", "steps": steps}, output)
+    recipe.write_results(__file__, {"report": "samus-edge device check", "steps": steps}, output)
     print("This file is what to send back.")
     failed = [name for name, each in steps.items() if each["exit_code"] != 0]
     if failed:

@@ -14,16 +14,7 @@ import numpy.typing as npt
 import torch
 import typer
 
-from samus_edge.benchmarking.recipe import (
-    BusiFolder,
-    BusiSplit,
-    Limit,
-    Output,
-    Subset,
-    lesion_cases,
-    print_rows,
-    write_results,
-)
+from samus_edge.benchmarking import recipe
 from samus_edge.cli.console import progress_bar
 from samus_edge.cli.options import BundlePath
 from samus_edge.data.prompt_protocol import box_sweep
@@ -82,15 +73,15 @@ class LiteMedSam:
 
 
 def command(
-    data: BusiFolder,
-    split: BusiSplit,
-    subset: Subset = "test",
-    limit: Limit = None,
+    data: recipe.BusiFolder,
+    split: recipe.BusiSplit,
+    subset: recipe.Subset = "test",
+    limit: recipe.Limit = None,
     bundle: BundlePath = None,
-    output: Output = None,
+    output: recipe.Output = None,
 ) -> None:
     """Evaluate both with boxes of 0 to 20 % jitter, and 5 to 20 % too loose."""
-    cases = lesion_cases(data, split, subset, limit)
+    cases = recipe.lesion_cases(data, split, subset, limit)
     dice: dict[str, dict[str, float]] = {}
     with (
         Segmenter.load(bundle) as segmenter,
@@ -110,8 +101,8 @@ def command(
         {"prompt": prompt, **{name: each[prompt] for name, each in dice.items()}}
         for prompt in dice["samus-edge"]
     ]
-    print_rows(f"mean Dice, {len(cases)} images of {subset}", rows)
-    write_results(__file__, {"subset": subset, **dice}, output)
+    recipe.print_rows(f"mean Dice, {len(cases)} images of {subset}", rows)
+    recipe.write_results(__file__, {"subset": subset, **dice}, output)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from samus_edge.benchmarking import recipe
 from samus_edge.benchmarking.planner import GFLOP, SIDE, LargeProduct
-from samus_edge.benchmarking.recipe import Output, Threads, print_rows, write_results
 from samus_edge.benchmarking.subject import IMAGE_ENCODER, MASK_DECODER, Workload, cpu_session
 from samus_edge.cli.options import BundlePath
 from samus_edge.reporting.figure import new_figure, png_bytes
@@ -143,10 +143,10 @@ def draw(graphs: dict[str, dict[str, Any]], ceiling: float) -> bytes:
 
 def command(
     bundle: BundlePath = None,
-    threads: Threads = 2,
+    threads: recipe.Threads = 2,
     rounds: Annotated[int, typer.Option(min=1, help="How often each graph gets its turn.")] = 20,
     runs: Annotated[int, typer.Option(min=1, help="Runs per turn.")] = 5,
-    output: Output = None,
+    output: recipe.Output = None,
     chart: Annotated[Path, typer.Option(help="The chart, PNG.")] = (
         ROOT / "docs" / "images" / "operator_profile.png"
     ),
@@ -173,11 +173,11 @@ def command(
         nodes = {name: read_profile(each.end_profiling()) for name, each in sessions.items()}
     ceiling = product.gflop_per_s
     graphs = {name: summary(each, ceiling) for name, each in nodes.items()}
-    print_rows(
+    recipe.print_rows(
         f"limit {ceiling:.0f} GFLOP/s", ({"graph": name, **row} for name, row in graphs.items())
     )
     for name, graph in graphs.items():
-        print_rows(name, graph["operators"])
+        recipe.print_rows(name, graph["operators"])
     document = {
         "threads": threads,
         "runs": rounds * runs,
@@ -186,7 +186,7 @@ def command(
         "ceiling_product": [SIDE] * 3,
         "graphs": graphs,
     }
-    write_results(__file__, document, output)
+    recipe.write_results(__file__, document, output)
     chart.write_bytes(draw(graphs, ceiling))
 
 

@@ -20,16 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from samus_edge.benchmarking.recipe import (
-    BusiFolder,
-    BusiSplit,
-    Limit,
-    Output,
-    Subset,
-    lesion_cases,
-    print_rows,
-    write_results,
-)
+from samus_edge.benchmarking import recipe
 from samus_edge.cli.console import progress_bar
 from samus_edge.data.case import read_image, read_instances
 from samus_edge.data.prompt_protocol import STANDARD_PROTOCOLS, Prompt, case_generator
@@ -122,14 +113,14 @@ def anylabeling(encoder: Path, decoder: Path) -> Any:
 
 
 def command(
-    data: BusiFolder,
-    split: BusiSplit,
-    subset: Subset = "val",
-    limit: Limit = None,
-    output: Output = None,
+    data: recipe.BusiFolder,
+    split: recipe.BusiSplit,
+    subset: recipe.Subset = "val",
+    limit: recipe.Limit = None,
+    output: recipe.Output = None,
 ) -> None:
     """Export the default bundle as a pair and compare."""
-    cases = lesion_cases(data, split, subset, limit)
+    cases = recipe.lesion_cases(data, split, subset, limit)
     samexporter: Any = importlib.import_module("samexporter.sam_onnx")
     scores: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     with (
@@ -170,7 +161,7 @@ def command(
             "iou_with_bundle": round(float(ious.mean()), 4),
             "lowest_iou_with_bundle": round(float(ious.min()), 4),
         }
-    print_rows(
+    recipe.print_rows(
         f"{len(cases)} images of {subset}",
         (
             {"way": name, "prompt": prompt, **row}
@@ -179,7 +170,7 @@ def command(
         ),
     )
     document = {"subset": subset, "images": len(cases), "results": results}
-    write_results(__file__, document, output)
+    recipe.write_results(__file__, document, output)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from samus_edge.benchmarking.recipe import COMMAND, Output, Threads, print_rows, write_results
+from samus_edge.benchmarking import recipe
 from samus_edge.benchmarking.subject import resident_bytes
 from samus_edge.benchmarking.turns import Latency
 from samus_edge.cli.options import parse_sizes
@@ -100,17 +100,17 @@ def wait_until_ready(port: int) -> None:
 
 
 def command(
-    threads: Threads = 2,
+    threads: recipe.Threads = 2,
     seconds: Annotated[float, typer.Option(min=1, help="For each number of clients.")] = 15.0,
     clients: Annotated[str, typer.Option(help="Numbers of clients.")] = "1,4,16",
-    output: Output = None,
+    output: recipe.Output = None,
 ) -> None:
     """Load the service."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     serve = ("serve", "--port", str(port), "--threads", str(threads), "--rate", "0")
-    process = subprocess.Popen([*COMMAND, *serve], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*recipe.COMMAND, *serve], stderr=subprocess.DEVNULL)
     rows: list[dict[str, Any]] = []
     try:
         wait_until_ready(port)
@@ -122,8 +122,10 @@ def command(
     finally:
         process.terminate()
         process.wait(30)
-    print_rows(f"samus-edge serve, {threads} threads", rows)
-    write_results(__file__, {"threads": threads, "seconds_each": seconds, "results": rows}, output)
+    recipe.print_rows(f"samus-edge serve, {threads} threads", rows)
+    recipe.write_results(
+        __file__, {"threads": threads, "seconds_each": seconds, "results": rows}, output
+    )
 
 
 if __name__ == "__main__":

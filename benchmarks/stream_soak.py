@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from samus_edge.benchmarking.recipe import Output, Threads, print_rows, write_results
+from samus_edge.benchmarking import recipe
 from samus_edge.benchmarking.subject import resident_bytes
 from samus_edge.benchmarking.synthetic_cine import CineMotion, synthetic_cine
 from samus_edge.runtime import Segmenter, Stream
@@ -24,8 +24,8 @@ SAMPLE_SECONDS = 30
 
 def command(
     minutes: Annotated[float, typer.Option(min=0.05, help="How long.")] = 30.0,
-    threads: Threads = 2,
-    output: Output = None,
+    threads: recipe.Threads = 2,
+    output: recipe.Output = None,
 ) -> None:
     """Stream frames in real time, over and over, and watch the memory."""
     frame = load_check_frames((480, 640))[0]
@@ -59,7 +59,9 @@ def command(
     if len(settled) > 1:
         times, sizes = ([each[name] for each in settled] for name in ("seconds", "mb"))
         slope = float(np.polyfit(np.array(times) / 60, sizes, 1)[0])
-    print_rows(f"{minutes:g} minutes at {RATE:g} frames a second", [{**statistics, **states}])
+    recipe.print_rows(
+        f"{minutes:g} minutes at {RATE:g} frames a second", [{**statistics, **states}]
+    )
     document = {
         "minutes": minutes,
         "threads": threads,
@@ -69,7 +71,7 @@ def command(
         "memory": samples,
         "growth_mb_per_minute_after_a_quarter": round(slope, 4),
     }
-    write_results(__file__, document, output)
+    recipe.write_results(__file__, document, output)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Metrics against hand-computed shapes and brute force over all pairs of pixels."""
+"""Metrics against MONAI, scipy and hand-computed shapes."""
 
 from collections.abc import Callable
 
@@ -49,9 +49,9 @@ def blob(rng: np.random.Generator, side: int) -> Mask:
 
 @pytest.fixture(scope="module")
 def pairs() -> list[tuple[Mask, Mask]]:
-    """Fifteen pairs of different shapes."""
+    """Twenty pairs of different shapes, the smallest of a few pixels."""
     rng = np.random.default_rng(0)
-    return [(blob(rng, side), blob(rng, side)) for side in (24, 64, 150) for _ in range(5)]
+    return [(blob(rng, side), blob(rng, side)) for side in (8, 24, 64, 150) for _ in range(5)]
 
 
 def test_overlaps_and_outlines_agree_with_monai(pairs: list[tuple[Mask, Mask]]) -> None:
@@ -98,25 +98,6 @@ def rectangle(image_hw: tuple[int, int], x1: int, y1: int, x2: int, y2: int) -> 
     mask = np.zeros(image_hw, dtype=np.bool_)
     mask[y1:y2, x1:x2] = True
     return mask
-
-
-def directed_distances(of: Mask, to: Mask, order: int) -> npt.NDArray[np.float64]:
-    """Distance of every pixel of one mask to the nearest of another, over all pairs."""
-    differences = np.argwhere(of)[:, None, :] - np.argwhere(to)[None, :, :]
-    distances: npt.NDArray[np.float64] = np.linalg.norm(differences.astype(float), order, axis=2)
-    nearest: npt.NDArray[np.float64] = distances.min(axis=1)
-    return nearest
-
-
-def outline(mask: Mask) -> Mask:
-    """Mask pixels with a 4-neighbour that is not in the mask, pixel by pixel."""
-    height, width = mask.shape
-    found = np.zeros_like(mask)
-    for y, x in np.argwhere(mask):
-        for j, i in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
-            if not (0 <= j < height and 0 <= i < width and mask[j, i]):
-                found[y, x] = True
-    return found
 
 
 def test_overlap_of_two_rectangles() -> None:
@@ -180,23 +161,6 @@ def test_empty_masks_have_defined_values(
     assert metric(empty, empty) == both_empty
     assert metric(lesion, empty) == one_empty
     assert metric(empty, lesion) == one_empty
-
-
-@given(PAIRS)
-@settings(deadline=None, derandomize=True, max_examples=300)
-def test_distances_agree_with_brute_force(masks: tuple[Mask, Mask]) -> None:
-    a, b = masks
-    if not (a.any() and b.any()):
-        return
-    for order, metric in ((2, hausdorff_distance), (1, manhattan)):
-        expected = max(directed_distances(a, b, order).max(), directed_distances(b, a, order).max())
-        assert metric(a, b) == pytest.approx(expected, abs=FLOAT32_DISTANCE)
-    edge_a, edge_b = outline(a), outline(b)
-    expected_95 = max(
-        np.percentile(directed_distances(edge_a, edge_b, 2), 95),
-        np.percentile(directed_distances(edge_b, edge_a, 2), 95),
-    )
-    assert hausdorff_distance_95(a, b) == pytest.approx(expected_95, abs=FLOAT32_DISTANCE)
 
 
 @given(PAIRS)

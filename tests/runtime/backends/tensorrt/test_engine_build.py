@@ -19,7 +19,7 @@ from samus_edge.runtime.backends.tensorrt.engine_build import (
     image_encoder_profile,
     mask_decoder_profile,
 )
-from samus_edge.runtime.backends.tensorrt.tensorrt_library import TensorRTLibrary, find_tensorrt
+from samus_edge.runtime.backends.tensorrt.tensorrt_library import TensorRTLibrary
 from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.runtime.bundle.manifest import mask_input_hw
 
@@ -75,17 +75,6 @@ VARYING_FRAMES = image_encoder_profile((64, 64), FRAME_HW, (2048, 2048))
 
 
 @pytest.fixture(scope="module")
-def rtx() -> TensorRTLibrary:
-    """TensorRT-RTX."""
-    pytest.importorskip(
-        "tensorrt_rtx",
-        reason="TensorRT-RTX is not installed: pip install 'samus-edge[tensorrt-rtx]'",
-        exc_type=ImportError,
-    )
-    return find_tensorrt("tensorrt_rtx")
-
-
-@pytest.fixture(scope="module")
 def default_graph() -> Callable[[str], bytes]:
     """Reads a graph of the default bundle."""
     return Bundle.open(DEFAULT_BUNDLE).read_graph
@@ -128,7 +117,7 @@ def tensors_of_engine(caplog: pytest.LogCaptureFixture) -> dict[str, tuple[str, 
     return {name: (mode, kind, size) for name, mode, kind, size in TENSOR.findall(layers)}
 
 
-@pytest.mark.parametrize("compute_capability", ["8.6", "8.9", "12.0"])
+@pytest.mark.parametrize("compute_capability", ["8.6", "12.0"])
 def test_the_image_encoder_builds_for_frames_of_many_sizes(
     rtx: TensorRTLibrary,
     default_graph: Callable[[str], bytes],

@@ -214,3 +214,22 @@ def test_the_folder_is_that_of_the_variable_or_the_users_cache(
 def test_the_limits_of_a_check(mean: float, worst: float, failure: str, problems: int) -> None:
     check = EngineCheck(8, 32, mean, worst, 0.0, 1.0, failure)
     assert len(check.problems) == problems
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b'{"x": 1}'])
+def test_checks_that_cannot_be_read_are_made_again(cache: EngineCache, content: bytes) -> None:
+    entry = cache.store(KEY, b"engine", graph="g", build_seconds=1)
+    entry.path.with_suffix(".checks.json").write_bytes(content)
+    assert cache.check_of(entry, entry, "13.0") is None
+    cache.record_check(entry, entry, "13.0", CHECK)
+    assert cache.check_of(entry, entry, "13.0") == CHECK
+
+
+def test_a_check_that_cannot_be_kept_is_said(
+    cache: EngineCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    entry = cache.store(KEY, b"engine", graph="g", build_seconds=1)
+    cache.remove(entry)
+    cache.folder.rmdir()
+    cache.record_check(entry, entry, "13.0", CHECK)
+    assert "the check of the engines is not kept" in caplog.text

@@ -21,7 +21,7 @@ from samus_edge.runtime.backends.tensorrt.engine_build import (
     image_encoder_profile,
     mask_decoder_profile,
 )
-from samus_edge.runtime.backends.tensorrt.tensorrt_library import TensorRTLibrary, find_tensorrt
+from samus_edge.runtime.backends.tensorrt.tensorrt_library import TensorRTLibrary
 from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.runtime.bundle.manifest import mask_input_hw
 from tests.conftest import AssetFrame
@@ -31,17 +31,6 @@ FRAMES = image_encoder_profile((64, 64), (512, 640), (1200, 1920))
 INT8_KERNELS = 40
 """Least number of kernels that multiply int8 by int8 in the quantised encoder; there are 60 or
 so."""
-
-
-@pytest.fixture(scope="module")
-def rtx() -> TensorRTLibrary:
-    """TensorRT-RTX."""
-    pytest.importorskip(
-        "tensorrt_rtx",
-        reason="TensorRT-RTX is not installed: pip install 'samus-edge[tensorrt-rtx]'",
-        exc_type=ImportError,
-    )
-    return find_tensorrt("tensorrt_rtx")
 
 
 @pytest.fixture(scope="module")

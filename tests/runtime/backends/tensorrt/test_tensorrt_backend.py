@@ -26,6 +26,8 @@ from samus_edge.runtime.backends.tensorrt.tensorrt_backend import (
 from samus_edge.runtime.backends.tensorrt.tensorrt_library import find_tensorrt
 from samus_edge.runtime.bundle.manifest import GraphRecord, TensorSpec
 
+pytestmark = pytest.mark.usefixtures("rtx")
+
 RECORD = GraphRecord(
     file="small.onnx",
     sha256="12" * 32,
@@ -76,16 +78,6 @@ def build(folder: Path, **options: Any) -> ProvidedEngine:
         options=EngineOptions(),
         cache=EngineCache(folder),
         **options,
-    )
-
-
-@pytest.fixture(autouse=True)
-def rtx() -> None:
-    """TensorRT-RTX."""
-    pytest.importorskip(
-        "tensorrt_rtx",
-        reason="TensorRT-RTX is not installed: pip install 'samus-edge[tensorrt-rtx]'",
-        exc_type=ImportError,
     )
 
 

@@ -3,20 +3,26 @@
 Tools that run such a pair scale an image so that its long side is 1024 pixels, the *prompt frame*.
 Some give the encoder exactly that, some a canvas that is black to the right of the image or below
 it; the decoder's `orig_im_size` is then the canvas' size. The model takes the image itself,
-stretched to 256x256. So the encoder cuts off what is black, and hands on to the decoder how large
+stretched to 256x256. So the encoder leaves out what is black, and hands on to the decoder how large
 the rest is: a tool keeps the embeddings and does not look into them, so they have one more channel,
 whose first two numbers are the image's width and height in pixels of the prompt frame.
 
 The decoder translates between three frames by pixel edges, not centres: an edge at x of the prompt
 frame is at x / width of the image, so at 256 x / width of the model's frame. Bilinear interpolation
-is written as products with matrices of weights, which needs no more than elementary operators.
+is written as products with matrices of weights, whose shapes do not depend on the image's size on
+its canvas: TensorRT takes no size that is computed from pixels. The size of `masks` is the value of
+an input, so it does not take the decoder, as it takes none of this signature.
 """
 
 import onnx
 from onnx import ModelProto, TensorProto, compose, helper, parser
 
 from samus_edge.export.graph_cleanup import remove_unused, rendered
-from samus_edge.export.torch_graph import image_encoder_graph, mask_decoder_graph
+from samus_edge.export.torch_graph import (
+    PREPROCESSING_NUMBERS,
+    image_encoder_graph,
+    mask_decoder_graph,
+)
 from samus_edge.modeling.samus_hf import SamusHF
 
 __all__ = ["LOW_RES_SIDE", "OUTSIDE_LOGIT", "PROMPT_SIDE", "sam_decoder_graph", "sam_encoder_graph"]
@@ -49,17 +55,21 @@ def sam_encoder_graph(model: SamusHF, *, opset: int) -> ModelProto:
     Returns:
         A graph whose last channel of embeddings holds the size of what was encoded.
     """
-    side = model.prompt_encoder.embedding_size
-    encoder = image_encoder_graph(model, opset=opset)
+    side, size = model.prompt_encoder.embedding_size, model.prompt_encoder.image_size
+    encoder = _without_preprocessing(image_encoder_graph(model, opset=opset), size)
     frame = _parsed(
         "frame",
         ir_version=encoder.ir_version,
         opset=opset,
         side=side,
+        size=size,
         padding=side * side - 2,
         prompt_side=PROMPT_SIDE,
+        model_centres=[index + 0.5 for index in range(size)],
+        **PREPROCESSING_NUMBERS,
     )
-    merged = compose.merge_models(frame, encoder, io_map=[("image", "image")])
+    names = [value.name for value in encoder.graph.input]
+    merged = compose.merge_models(frame, encoder, io_map=[(name, name) for name in names])
     graph = merged.graph
     last = next(node for node in graph.node if "image_embeddings" in node.output)
     last.output[0] = "frame_embeddings"
@@ -164,6 +174,22 @@ def sam_decoder_graph(model: SamusHF, *, opset: int) -> ModelProto:
         ],
     )
     return _finished(merged, "sam_mask_decoder")
+
+
+def _without_preprocessing(encoder: ModelProto, size: int) -> ModelProto:
+    """An image encoder from the images of its two branches on: `grey` and `high_frequency`."""
+    graph = encoder.graph
+    nodes = [node for node in graph.node if not node.name.startswith("preprocessing/")]
+    read = {name for node in nodes for name in node.input}
+    del graph.node[:], graph.input[:]
+    graph.node.extend(nodes)
+    graph.input.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, size, size])
+        for name in ("grey", "high_frequency")
+        if name in read
+    )
+    remove_unused(encoder)
+    return encoder
 
 
 def _parsed(part: str, **values: object) -> ModelProto:

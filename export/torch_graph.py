@@ -101,6 +101,14 @@ HAAR_DETAILS = 0.5 * np.array(
     [[[[1, 1], [-1, -1]]], [[[1, -1], [1, -1]]], [[[1, -1], [-1, 1]]]], dtype=np.float32
 )
 
+PREPROCESSING_NUMBERS = {
+    "per_grey_level": float(np.float32(1.0 / 255.0)),
+    "min_band_range": MIN_BAND_RANGE,
+    "min_sum_range": MIN_SUM_RANGE / 255.0,
+    "haar_details": HAAR_DETAILS.ravel().tolist(),
+}
+"""What templates of preprocessing are filled with."""
+
 
 def preprocessing_graph(*, image_size: int, opset: int, ir_version: int) -> ModelProto:
     """Build the graph from raw frames to the encoder's two inputs.
@@ -124,10 +132,7 @@ def preprocessing_graph(*, image_size: int, opset: int, ir_version: int) -> Mode
         ir_version=ir_version,
         opset=opset,
         size=image_size,
-        per_grey_level=float(np.float32(1.0 / 255.0)),
-        min_band_range=MIN_BAND_RANGE,
-        min_sum_range=MIN_SUM_RANGE / 255.0,
-        haar_details=HAAR_DETAILS.ravel().tolist(),
+        **PREPROCESSING_NUMBERS,
     )
     model = parser.parse_model(text)
     for index, node in enumerate(model.graph.node):

@@ -38,6 +38,7 @@ from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.weights.bundle_file import load_bundle_model
 from tests.conftest import EXAMPLE_BOXES, read_example, spare_export
 from tests.export.conftest import RunGraph, run_graph
+from tests.stock_tools import TOOLS, assert_taken
 
 MIN_RUNTIME_IOU = 0.99
 """Tools resize the image before the model and the mask after it, the runtime does neither; lowest
@@ -275,15 +276,21 @@ def test_the_signature_is_that_of_sams_onnx_pair(pair: SamProfile) -> None:
     assert outputs[2].shape == [1, 1, 256, 256]
 
 
-def test_graphs_are_clean(pair: SamProfile) -> None:
+def test_nodes_have_names(pair: SamProfile) -> None:
     for path in (pair.encoder, pair.decoder):
-        model = onnx.load(path)
-        onnx.checker.check_model(model, full_check=True)
-        names = [node.name for node in model.graph.node]
+        names = [node.name for node in onnx.load(path).graph.node]
         assert all(names) and len(set(names)) == len(names)
-        assert [item.version for item in model.opset_import] == [20]
-        # what ONNX Runtime takes from 1.17 on
-        assert model.ir_version <= 9
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_tools_take_the_encoder_as_it_is(pair: SamProfile, tool: str) -> None:
+    assert_taken(pair.encoder.read_bytes(), tool)
+
+
+@pytest.mark.parametrize("tool", ["onnx", "openvino"])
+def test_all_tools_but_tensorrt_take_the_decoder(pair: SamProfile, tool: str) -> None:
+    """TensorRT takes no output whose size is the value of a float input, `orig_im_size`."""
+    assert_taken(pair.decoder.read_bytes(), tool)
 
 
 def test_at_its_own_size_the_image_gives_the_runtimes_masks_exactly(

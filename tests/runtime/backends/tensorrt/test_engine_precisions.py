@@ -52,24 +52,18 @@ def kept(encoder: ModelProto, asset_frames: list[AssetFrame]) -> list[str]:
     return [node.name for node in nodes_to_keep(encoder, max_abs)]
 
 
-def test_a_half_precision_image_encoder(
+def test_a_half_precision_image_encoder_builds_for_turing(
     rtx: TensorRTLibrary, encoder: ModelProto, kept: list[str]
 ) -> None:
-    single = build_engine(
-        encoder.SerializeToString(),
-        library=rtx,
-        name="fp32",
-        profiles=[FRAMES],
-        compute_capability="8.6",
-    )
-    half = build_engine(
+    """Turing has no float32 products in TensorRT-RTX: none is kept."""
+    engine = build_engine(
         to_half_precision(encoder, kept).SerializeToString(),
         library=rtx,
         name="fp16",
         profiles=[FRAMES],
-        compute_capability="8.6",
+        compute_capability="7.5",
     )
-    assert len(half) < 0.8 * len(single)  # weights of half the size, the kernels as large
+    assert len(engine) > 1_000_000
 
 
 def test_an_8_bit_image_encoder_multiplies_8_bits(
@@ -100,7 +94,7 @@ def test_an_8_bit_image_encoder_multiplies_8_bits(
     assert sum("Datatype: Int8" in inputs for inputs in kernels) >= INT8_KERNELS
 
 
-def test_a_half_precision_mask_decoder(rtx: TensorRTLibrary) -> None:
+def test_a_half_precision_mask_decoder_builds_for_turing(rtx: TensorRTLibrary) -> None:
     bundle = Bundle.open()
     graph = onnx.load_from_string(bundle.read_graph("mask_decoder"))
     expand_weights(graph)
@@ -121,6 +115,6 @@ def test_a_half_precision_mask_decoder(rtx: TensorRTLibrary) -> None:
         library=rtx,
         name="mask_decoder.fp16",
         profiles=[mask_decoder_profile(mask_input_hw(bundle.graph_record("mask_decoder")))],
-        compute_capability="12.0",
+        compute_capability="7.5",
     )
     assert len(engine) > 1_000_000

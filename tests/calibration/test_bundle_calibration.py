@@ -193,18 +193,6 @@ def test_the_manifest_names_what_half_precision_keeps(
         assert len(halves) > len(floats)
 
 
-def test_tensorrts_graph_has_signed_symmetric_grids_alone(calibrated: CalibrationResult) -> None:
-    graph = onnx.load(calibrated.bundle.folder / "image_encoder.int8.onnx").graph
-    tensors = {item.name: item for item in graph.initializer}
-    operators = ("QuantizeLinear", "DequantizeLinear")
-    pairs = [node for node in graph.node if node.op_type in operators]
-    assert pairs
-    for node in pairs:
-        zero_point = onnx.numpy_helper.to_array(tensors[node.input[2]])
-        assert zero_point.dtype == np.int8
-        assert not zero_point.any()
-
-
 def test_the_same_seed_gives_the_same_bytes_and_the_cache_is_used(
     bundle: Bundle,
     frames: list[PromptedFrame],

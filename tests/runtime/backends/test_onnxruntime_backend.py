@@ -176,16 +176,6 @@ def test_a_graph_that_differs_from_its_record_is_refused(
         )
 
 
-def test_the_backend_says_what_computes() -> None:
-    backend = OnnxRuntimeBackend(2)
-    assert (backend.name, backend.device, backend.threads) == (
-        "onnxruntime",
-        "CPUExecutionProvider",
-        2,
-    )
-    assert backend.version[0].isdigit()
-
-
 def test_default_threads_are_the_usable_cores_at_most_eight(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -14,35 +14,6 @@ from samus_edge.runtime.cine.lesion_tracker import Box
 from samus_edge.runtime.cine.stream import BoundedQueue, QueueClosedError, Stream
 
 
-def test_the_oldest_is_dropped() -> None:
-    queue: BoundedQueue[int] = BoundedQueue(2, drops_oldest=True)
-    assert [queue.put(number) for number in range(5)] == [None, None, 0, 1, 2]
-    assert (len(queue), queue.get(), queue.get()) == (2, 3, 4)
-
-
-def test_a_full_queue_makes_the_producer_wait() -> None:
-    queue: BoundedQueue[int] = BoundedQueue(1, drops_oldest=False)
-    queue.put(0)
-    with pytest.raises(TimeoutError):
-        queue.put(1, timeout=0.01)
-    thread = threading.Thread(target=queue.put, args=(2,))
-    thread.start()
-    assert (queue.get(), queue.get()) == (0, 2)
-    thread.join(5)
-    assert not thread.is_alive()
-
-
-def test_what_waits_may_be_taken_after_closing() -> None:
-    queue: BoundedQueue[int] = BoundedQueue(3, drops_oldest=True)
-    queue.put(1)
-    assert queue.close() == 0
-    with pytest.raises(QueueClosedError):
-        queue.put(2)
-    assert queue.get() == 1
-    with pytest.raises(QueueClosedError):
-        queue.get()
-
-
 def test_closing_wakes_who_waits() -> None:
     full: BoundedQueue[int] = BoundedQueue(1, drops_oldest=False)
     full.put(0)
@@ -66,11 +37,6 @@ def test_closing_wakes_who_waits() -> None:
     for thread in threads:
         thread.join(5)
     assert sorted(ended) == ["get", "put"]
-
-
-def test_nothing_within_the_time() -> None:
-    with pytest.raises(TimeoutError):
-        BoundedQueue[int](1, drops_oldest=True).get(timeout=0.01)
 
 
 def test_no_room_at_all_is_refused() -> None:

@@ -70,7 +70,7 @@ class BenchResults:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
-        """As plain values."""
+        """The same as plain values."""
         return {
             "benchmark": "bench",
             **self.facts,

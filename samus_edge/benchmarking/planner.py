@@ -28,7 +28,6 @@ __all__ = [
     "PLANNED_PRECISIONS",
     "Ceiling",
     "Estimate",
-    "GraphTraffic",
     "GraphWork",
     "JetsonModule",
     "LargeProduct",
@@ -89,61 +88,36 @@ def _flop_of(node: "NodeProto", shapes: Mapping[str, tuple[int, ...]]) -> int:
     return 2 * out * first[-1]
 
 
-@dataclass(frozen=True)
-class GraphTraffic:
-    """Bytes of one run.
-
-    Attributes:
-        weights: of the constants that nodes read, each once.
-        inputs: of the graph.
-        outputs: of the graph.
-        between: what nodes write for other nodes, and those read again, each node by itself.
-    """
-
-    weights: int
-    inputs: int
-    outputs: int
-    between: int
-
-    @property
-    def least(self) -> int:
-        """What has to be moved even if all that is between nodes stays in caches."""
-        return self.weights + self.inputs + self.outputs
-
-    @property
-    def most(self) -> int:
-        """What is moved if every node reads from memory and writes to it."""
-        return self.least + self.between
-
-
 def count_traffic(
     model: "ModelProto", feeds: Mapping[str, npt.NDArray[np.generic]]
-) -> GraphTraffic:
+) -> tuple[int, int, int]:
     """Count the bytes that a graph moves in one run, in the dtypes of its tensors.
 
     Args:
         model: the graph, without subgraphs.
         feeds: inputs by name; their shapes are those that are counted for.
+
+    Returns:
+        Bytes of the constants that nodes read; bytes that have to be moved even if all that is
+        between nodes stays in caches (constants, inputs, outputs); and bytes that are moved if
+        every node reads from memory and writes to it.
     """
     graph = model.graph
     from onnx import numpy_helper
 
     from samus_edge.export.graph_cleanup import tensor_values
 
-    constants = {item.name: numpy_helper.to_array(item).nbytes for item in graph.initializer}
     outputs = [value.name for value in graph.output]
     written = [name for node in graph.node for name in node.output if name]
     sizes = {name: value.nbytes for name, value in tensor_values(model, written, feeds).items()}
-    used = {name for node in graph.node for name in node.input if name}
-    reads = [name for node in graph.node for name in node.input if name in sizes]
-    between = sum(sizes[name] for name in written if name not in outputs)
-    between += sum(sizes[name] for name in reads)
-    return GraphTraffic(
-        weights=sum(size for name, size in constants.items() if name in used),
-        inputs=sum(np.asarray(value).nbytes for value in feeds.values()),
-        outputs=sum(sizes[name] for name in outputs),
-        between=between,
+    read = [name for node in graph.node for name in node.input if name]
+    weights = sum(
+        numpy_helper.to_array(item).nbytes for item in graph.initializer if item.name in read
     )
+    least = weights + sum(np.asarray(value).nbytes for value in feeds.values())
+    least += sum(sizes[name] for name in outputs)
+    between = sum(sizes[name] for name in written if name not in outputs)
+    return weights, least, least + between + sum(sizes.get(name, 0) for name in read)
 
 
 _ORIN_FLOP_PER_CLOCK = 2048  # fp16 on tensor cores, dense, of one multiprocessor
@@ -155,11 +129,11 @@ class JetsonModule:
     """What the data sheet says of a module in its fastest power mode.
 
     Attributes:
-        name: as on the command line.
-        title: for people.
+        name: its name on the command line.
+        title: its name for people.
         fp16_tflops: of the GPU's tensor cores, dense; int8 is twice that. Advertised TOPS are
             sparse int8, four times that, and on some modules with the DLA's.
-        gbyte_per_s: of the memory.
+        gbyte_per_s: bandwidth of the memory.
         memory_gb: shared by CPU and GPU.
         source: where the figures are from.
     """
@@ -206,7 +180,7 @@ JETSON_MODULES = {
         ),
     )
 }
-"""By name."""
+"""Modules by name."""
 
 
 SIDE = 2048
@@ -221,9 +195,9 @@ class Ceiling:
     """Limits of one device in one precision, measured.
 
     Attributes:
-        gflop_per_s: of a large matrix product.
-        gbyte_per_s: of a large copy, bytes read and bytes written.
-        how: what was run.
+        gflop_per_s: speed of a large matrix product.
+        gbyte_per_s: speed of a large copy, bytes read and bytes written.
+        how: the product and the copy.
     """
 
     gflop_per_s: float
@@ -239,7 +213,7 @@ class LargeProduct:
     """One large float32 matrix product on ONNX Runtime: the processor's limit.
 
     Args:
-        threads: that compute it.
+        threads: CPU threads that compute it.
     """
 
     def __init__(self, threads: int) -> None:
@@ -274,7 +248,7 @@ def cpu_ceiling(threads: int) -> Ceiling:
     """Measure the CPU.
 
     Args:
-        threads: that compute and copy.
+        threads: CPU threads that compute and copy.
 
     Raises:
         ImportError: without the package onnx.
@@ -343,13 +317,13 @@ def _fastest(work: Callable[[], object]) -> float:
 
 @dataclass(frozen=True)
 class GraphWork:
-    """Of one frame, or one box; in the dtypes of the reference graphs, float32.
+    """Work of a graph for one frame or one box, in the dtypes of the reference graphs, float32.
 
     Attributes:
         flop: multiplications and additions of matrix products and convolutions.
-        weight_bytes: of the constants.
-        least_bytes: that have to be moved: weights, inputs, outputs.
-        most_bytes: moved if no node keeps anything in caches for the next.
+        weight_bytes: size of the constants.
+        least_bytes: bytes that have to be moved: weights, inputs, outputs.
+        most_bytes: bytes moved if no node keeps anything in caches for the next.
     """
 
     flop: int
@@ -363,7 +337,7 @@ class GraphWork:
         return self.flop / self.least_bytes
 
     def to_json(self) -> dict[str, object]:
-        """As plain values."""
+        """The same as plain values."""
         return {**asdict(self), "flop_per_byte": round(self.intensity, 1)}
 
 
@@ -372,7 +346,7 @@ def work_of_bundle(bundle: Bundle, workload: Workload) -> dict[str, GraphWork]:
 
     Args:
         bundle: opened.
-        workload: whose frame and box are counted for.
+        workload: the frame and the box that are counted for.
 
     Raises:
         ImportError: without the package onnx.
@@ -388,9 +362,8 @@ def work_of_bundle(bundle: Bundle, workload: Workload) -> dict[str, GraphWork]:
     work: dict[str, GraphWork] = {}
     for name in records:
         model = onnx.load_from_string(bundle.read_graph(name))
-        traffic = count_traffic(model, feeds[name])
         flop = sum(count_flop(model, feeds[name]).values())
-        work[name] = GraphWork(flop, traffic.weights, traffic.least, traffic.most)
+        work[name] = GraphWork(flop, *count_traffic(model, feeds[name]))
     return work
 
 
@@ -408,7 +381,7 @@ class RooflinePoint:
         graph: its name.
         flop_per_byte: operations for each byte that has to be moved.
         gflop_per_s: reached, at the median.
-        limit_gflop_per_s: that the machine allows at this intensity.
+        limit_gflop_per_s: the machine's limit at this intensity.
         bound: "compute" or "memory": which of the two limits it is.
         ceiling: key of the ceiling, for example "cpu fp32".
     """
@@ -423,11 +396,11 @@ class RooflinePoint:
 
     @property
     def reached(self) -> float:
-        """Of the limit, 0 to 1."""
+        """Reached part of the limit, 0 to 1."""
         return self.gflop_per_s / self.limit_gflop_per_s
 
     def to_json(self) -> dict[str, object]:
-        """As plain values."""
+        """The same as plain values."""
         return {**asdict(self), "reached": round(self.reached, 4)}
 
 
@@ -441,8 +414,8 @@ def roofline(
 
     Args:
         timed: the stages of subjects.
-        work: of one frame or one prompt, by stage.
-        ceilings: by "cpu fp32", "gpu fp16" and so on.
+        work: work of one frame or one prompt, by stage.
+        ceilings: the machine's limits by "cpu fp32", "gpu fp16" and so on.
     """
     points: list[RooflinePoint] = []
     for each in timed:
@@ -482,7 +455,7 @@ class Assumptions:
     Attributes:
         compute: part of the tensor cores' ceiling that is reached.
         bandwidth: part of the memory's.
-        launch_ms: that a graph takes before and after it computes.
+        launch_ms: time that a graph takes before and after it computes.
     """
 
     compute: float
@@ -495,20 +468,19 @@ ASSUMPTIONS = {
     "slow": Assumptions(compute=0.1, bandwidth=0.5, launch_ms=0.5),
 }
 """Small graphs at batch 1 leave most of a GPU idle, so the range is wide. The fast end moves only
-what has to be
-moved, the slow end everything that nodes read and write."""
+what has to be moved, the slow end everything that nodes read and write."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one graph on one module; milliseconds of one frame or one box.
+    """Estimated time of one graph on one module, for one frame or one box.
 
     Attributes:
         module: name of the module.
         graph: name of the graph.
         precision: one of `PLANNED_PRECISIONS`.
-        low_ms: by the fast assumptions.
-        high_ms: by the slow ones.
+        low_ms: time by the fast assumptions.
+        high_ms: time by the slow ones.
         bound: "compute" or "memory": what decides at the fast end.
         is_estimate: always true, for whoever reads the JSON.
     """
@@ -529,7 +501,7 @@ def estimate(module: JetsonModule, work: Mapping[str, GraphWork]) -> list[Estima
 
     Args:
         module: its published figures.
-        work: by graph.
+        work: work of one frame or one box, by graph.
     """
     found: list[Estimate] = []
     for graph, counted in work.items():

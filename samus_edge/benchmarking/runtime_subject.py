@@ -41,9 +41,9 @@ class RuntimeSubject(Subject):
 
         Args:
             bundle: opened.
-            backend: what computes.
-            precision: as the bundle calls it; "auto" for its reference.
-            workload: what is computed.
+            backend: the backend that computes.
+            precision: its name in the bundle; "auto" for its reference.
+            workload: the work that is timed.
             backend_for_batch: makes one whose image encoder takes that number of frames in a run;
                 None if `backend` takes any.
             label: its name; None for backend and precision.

@@ -75,7 +75,7 @@ def cpu_session(
 
     Args:
         graph: ONNX.
-        threads: that compute it; None for `default_threads`.
+        threads: CPU threads that compute it; None for `default_threads`.
         profile: beginning of the path of ONNX Runtime's profile; "" for none.
     """
     options = OnnxRuntimeBackend(threads).session_options()
@@ -109,7 +109,7 @@ class Workload:
         batches: tuple[int, ...] = (1,),
         prompts: tuple[int, ...] = (1,),
     ) -> "Workload":
-        """With a box around the middle of the frame."""
+        """A frame with a box around its middle."""
         height, width = frame.shape
         x1, y1, x2, y2 = _BOX
         return Workload(frame, (x1 * width, y1 * height, x2 * width, y2 * height), batches, prompts)
@@ -135,9 +135,9 @@ class Workload:
         """What one run of the mask decoder graph is fed.
 
         Args:
-            bundle: whose graph it is.
-            embeddings: of the frame, of the host or of the device that decodes.
-            count: of boxes.
+            bundle: the bundle of the graph.
+            embeddings: embeddings of the frame, on the host or on the device that decodes.
+            count: number of boxes.
         """
         hw = mask_input_hw(bundle.graph_record(MASK_DECODER))
         prompts = check_prompts(self.original_hw, boxes=self.boxes(count), mask_input_hw=hw)
@@ -175,11 +175,11 @@ class Subject:
     """One way to compute a bundle.
 
     Attributes:
-        name: for people, for example "onnxruntime fp32".
-        stages: what can be timed.
-        device: what computes.
-        version: of the engine.
-        precision: of most of its arithmetic, for example "fp32".
+        name: its name for people, for example "onnxruntime fp32".
+        stages: the stages that can be timed.
+        device: the device that computes.
+        version: version of the engine.
+        precision: precision of most of its arithmetic, for example "fp32".
         is_on_gpu: whether a GPU computes.
         memory_bytes: growth of the process with it, its first runs included; None if not known.
         gpu_memory_bytes: memory that it takes of the GPU; None if there is none.

@@ -16,10 +16,10 @@ class CineMotion:
     """How a probe moves.
 
     Attributes:
-        frames: of the cine.
+        frames: number of frames.
         period: frames of one to-and-fro.
-        travel: of the lesion's centre, in sides of the frame.
-        turn_degrees: to either side.
+        travel: travel of the lesion's centre, in sides of the frame.
+        turn_degrees: turning to either side.
         squeeze: part of the height that pressure takes away, and the width gains.
         gain: part by which brightness goes up and down.
         speckle: standard deviation of the multiplicative noise, new in every frame.
@@ -69,8 +69,8 @@ def synthetic_cine(
     Args:
         image: (H, W), uint8.
         mask: (H, W), bool, of its lesion.
-        motion: how it moves.
-        seed: of the speckle.
+        motion: the motion of the probe.
+        seed: seed of the speckle.
     """
     generator = np.random.default_rng(seed)
     height, width = image.shape

@@ -88,10 +88,10 @@ class TorchSubject(Subject):
 
         Args:
             bundle: opened.
-            workload: what is computed.
+            workload: the work that is timed.
             precision: a key of `TORCH_DTYPES`.
-            compiled: by `torch.compile`, with CUDA graphs on a GPU.
-            threads: of the CPU; None for torch's own choice.
+            compiled: whether by `torch.compile`, with CUDA graphs on a GPU.
+            threads: CPU threads; None for torch's own choice.
 
         Raises:
             BackendError: if the model cannot be compiled or run.

@@ -53,7 +53,7 @@ class Latency:
         """Sum up.
 
         Args:
-            milliseconds: of each run, at least one.
+            milliseconds: time of each run, at least one.
             items: frames or prompts that one run does.
 
         Raises:
@@ -90,8 +90,8 @@ def ratio_of_medians(
 
     Args:
         rounds: milliseconds of each run, of each round.
-        reference: of as many rounds.
-        seed: of the resampling.
+        reference: the same of the other, of as many rounds.
+        seed: seed of the resampling.
 
     Raises:
         BadArgumentError: if the numbers of rounds differ, or there is none.
@@ -176,9 +176,9 @@ def time_in_turns(
     In a round, subjects take turns at one stage, then at the next; see `time_turn`.
 
     Args:
-        subjects: to be timed; opened, and warm.
-        rounds: of turns.
-        runs: that are timed in a turn.
+        subjects: opened and warm.
+        rounds: number of rounds.
+        runs: timed runs in a turn.
         clock: seconds.
         on_turn: called after each turn.
 
@@ -229,9 +229,9 @@ def soak(
     """Segment frames over and over.
 
     Args:
-        segmenter: what segments.
-        frames: in turns, each with its box.
-        count: of frames to segment, after each was segmented twice.
+        segmenter: the segmenter to run.
+        frames: frames to take in turns, each with its box.
+        count: number of frames to segment, after each was segmented twice.
         on_frame: called after each.
 
     Raises:

@@ -214,8 +214,8 @@ def print_summary(console: "Console", bundle: "Bundle", parity: "ParityReport") 
 
     Args:
         console: where to.
-        bundle: as it was written.
-        parity: of its float32 graphs with torch.
+        bundle: the bundle as it was written.
+        parity: parity of its float32 graphs with torch.
     """
     manifest = bundle.manifest
     columns = ("graph", "precision", "MB", "weights", "opset", "GFLOP")

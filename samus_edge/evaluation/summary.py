@@ -220,6 +220,12 @@ def spread(values: Sequence[float], worst: Callable[[Sequence[float]], float]) -
     return Spread(float(np.mean(values)), float(np.median(values)), worst(values))
 
 
+_WORST: Final[dict[str, Callable[[Sequence[float]], float]]] = {
+    **dict.fromkeys(("iou", "nsd"), min),
+    **dict.fromkeys(("hd", "hd_manhattan", "hd95", "hd_rows"), max),
+}
+
+
 def _summary(scores: Sequence[InstanceScore], class_name: str, size: str, seed: int) -> Summary:
     return Summary(
         prompt=scores[0].prompt,
@@ -234,10 +240,8 @@ def _summary(scores: Sequence[InstanceScore], class_name: str, size: str, seed: 
             np.random.default_rng(seed),
         ),
         dice_worst_key=min(scores, key=lambda score: score.dice).key,
-        iou=spread([score.iou for score in scores], min),
-        nsd=spread([score.nsd for score in scores], min),
-        hd=spread([score.hd for score in scores], max),
-        hd_manhattan=spread([score.hd_manhattan for score in scores], max),
-        hd95=spread([score.hd95 for score in scores], max),
-        hd_rows=spread([score.hd_rows for score in scores], max),
+        **{
+            name: spread([getattr(score, name) for score in scores], worst)
+            for name, worst in _WORST.items()
+        },
     )

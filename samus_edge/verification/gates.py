@@ -185,7 +185,7 @@ class PrecisionFigures:
     error: str = ""
 
     def to_json(self) -> dict[str, JsonValue]:
-        """As plain values; what was not measured is left out."""
+        """The same as plain values; what was not measured is left out."""
         figures = asdict(self)
         return {name: _plain(value) for name, value in figures.items() if value not in (None, "")}
 
@@ -452,7 +452,7 @@ class GateOutcome:
         return f"{label}: {self.value:.6g}{self.gate.unit}, {self.gate.rule}"
 
     def to_json(self) -> dict[str, JsonValue]:
-        """As plain values."""
+        """The same as plain values."""
         return {
             "name": self.name,
             **({"prompt": self.prompt} if self.prompt else {}),

@@ -84,7 +84,7 @@ class PrecisionVerification:
         return [f"{self.precision}: {each.text}" for each in self.outcomes if not each.passed]
 
     def to_json(self) -> dict[str, JsonValue]:
-        """As plain values."""
+        """The same as plain values."""
         return {
             "passed": self.passed,
             "failed": [each.text for each in self.outcomes if not each.passed],
@@ -122,7 +122,7 @@ class VerificationResult:
         return [line for each in self.precisions for line in each.failures()]
 
     def to_json(self) -> dict[str, JsonValue]:
-        """As plain values."""
+        """The same as plain values."""
         return {
             "format": "samus-edge-verification",
             "format_version": "1.0",

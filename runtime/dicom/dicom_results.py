@@ -12,6 +12,7 @@ import numpy.typing as npt
 from samus_edge import __version__
 from samus_edge.errors import BadArgumentError
 from samus_edge.runtime.dicom.dicom_frames import DicomFrames, require_highdicom
+from samus_edge.runtime.dicom.dicom_source import ResultSource, describe_source
 from samus_edge.runtime.measurement.lesion_measurements import LesionMeasurements
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = [
     "MADE_BY",
     "ModelIdentity",
-    "complete_source",
     "dicom_bytes",
     "report_of",
     "segmentation_of",
@@ -31,17 +31,6 @@ __all__ = [
 
 MADE_BY = "samus-edge"
 _SERIES_NUMBER = 900
-_COPIED = (
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-)
 _SYNTAX = "1.2.840.10008.1.2.1"  # Explicit VR Little Endian
 
 
@@ -116,10 +105,11 @@ def segmentation_of(
         )
         for number in range(1, len(masks) + 1)
     ]
+    described = describe_source(source)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they quote values of the source
+        warnings.simplefilter("ignore")
         made = hd.seg.Segmentation(
-            source_images=[_frame_as_source(source.dataset)],
+            source_images=[described.reference],
             pixel_array=masks.transpose(1, 2, 0)[None].astype(np.uint8),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=segments,
@@ -136,7 +126,9 @@ def segmentation_of(
             series_description="samus-edge lesion segmentation",
             transfer_syntax_uid=_SYNTAX,
         )
-    _refer_to_frame(made, source, frame)
+    _refer_to_frame(made, described, frame if len(source) > 1 else None)
+    _identify(made, described)
+    made.PatientOrientation = ""  # not known of ultrasound
     return made
 
 
@@ -147,35 +139,16 @@ def dicom_bytes(dataset: "Dataset") -> bytes:
     return content.getvalue()
 
 
-def _frame_as_source(dataset: "Dataset") -> "Dataset":
-    """An image as if it were one frame of its own.
-
-    highdicom refers to frames of enhanced images only, in a frame of reference. Ultrasound has
-    none: where the probe was is not known. `_refer_to_frame` puts right what the object then says.
-    """
-    from pydicom.uid import UltrasoundImageStorage
-
-    found = complete_source(dataset)
-    for keyword in (
-        *("PixelData", "NumberOfFrames", "FrameIncrementPointer", "FrameTimeVector"),
-        "PixelSpacing",  # highdicom would copy it, and then miss a slice thickness
-    ):
-        if keyword in found:
-            delattr(found, keyword)
-    found.SOPClassUID = UltrasoundImageStorage
-    return found
-
-
-def _refer_to_frame(segmentation: "Dataset", source: DicomFrames, frame: int) -> None:
+def _refer_to_frame(segmentation: "Dataset", described: ResultSource, frame: int | None) -> None:
     """Refer to the source by its own class and, if it has several frames, to the frame, from 1."""
-    instance, class_uid = source.dataset.SOPInstanceUID, source.dataset.SOPClassUID
+    instance = described.reference.SOPInstanceUID
 
     def put_right(dataset: "Dataset", element: "DataElement") -> None:
         if element.keyword == "ReferencedSOPInstanceUID" and element.value == instance:
-            dataset.ReferencedSOPClassUID = class_uid
+            dataset.ReferencedSOPClassUID = described.class_uid
 
     segmentation.walk(put_right)
-    if len(source) == 1:
+    if frame is None:
         return
     for group in segmentation.PerFrameFunctionalGroupsSequence:
         for derivation in group.get("DerivationImageSequence", ()):
@@ -183,18 +156,17 @@ def _refer_to_frame(segmentation: "Dataset", source: DicomFrames, frame: int) ->
                 image.ReferencedFrameNumber = frame + 1
 
 
-def complete_source(dataset: "Dataset") -> "Dataset":
-    """A copy of a source, with empty elements where it lacks what objects that refer to it must
-    copy."""
-    from pydicom import Dataset
+def _refer_by_frame(dataset: "Dataset", element: "DataElement") -> None:
+    """Each frame of our segmentations has one segment, and the standard allows one of both
+    numbers only (PS3.3 C.17.3)."""
+    if element.keyword == "ReferencedSegmentNumber" and "ReferencedFrameNumber" in dataset:
+        del dataset.ReferencedSegmentNumber
 
-    found = Dataset()  # copy.copy would share the elements
-    found.update(dataset)
-    found.file_meta = dataset.file_meta
-    for keyword in _COPIED:
-        if keyword not in found:
-            setattr(found, keyword, "")
-    return found
+
+def _identify(made: "Dataset", described: ResultSource) -> None:
+    """Patient and study, as they were described."""
+    for element in described.identity:
+        made[element.tag] = element
 
 
 _REPORT_SERIES_NUMBER = 901
@@ -228,8 +200,10 @@ def report_of(
     """
     require_highdicom()
     import highdicom as hd
+    from highdicom.coding_schemes import CodingSchemeIdentificationItem
     from pydicom.sr.codedict import codes
     from pydicom.sr.coding import Code
+    from pydicom.uid import generate_uid
 
     segments = segmentation.SegmentSequence
     if len(segments) != len(measurements):
@@ -237,9 +211,10 @@ def report_of(
             f"there are {len(segments)} segments and {len(measurements)} measurements; give one "
             "for each."
         )
+    described = describe_source(source)
     image = hd.sr.SourceImageForSegmentation(
-        source.dataset.SOPClassUID,
-        source.dataset.SOPInstanceUID,
+        described.class_uid,
+        described.reference.SOPInstanceUID,
         [frame + 1] if len(source) > 1 else None,
     )
     groups = [
@@ -268,7 +243,11 @@ def report_of(
     device = hd.sr.ObserverContext(
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
-            uid=hd.UID(), name=MADE_BY, manufacturer_name=MADE_BY, model_name=model.bundle
+            # The same for the same model, wherever it runs.
+            uid=generate_uid(entropy_srcs=[MADE_BY, __version__, model.encoder_sha256]),
+            name=MADE_BY,
+            manufacturer_name=MADE_BY,
+            model_name=model.bundle,
         ),
     )
     content = hd.sr.MeasurementReport(
@@ -276,10 +255,11 @@ def report_of(
         procedure_reported=Code("16310003", "SCT", "Ultrasonography"),
         imaging_measurements=groups,
     )
+    described.reference.SOPClassUID = described.class_uid
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they quote values of the source
-        return hd.sr.ComprehensiveSR(
-            evidence=[complete_source(source.dataset), segmentation],
+        warnings.simplefilter("ignore")
+        made = hd.sr.ComprehensiveSR(
+            evidence=[described.reference, segmentation],
             content=content[0],
             series_instance_uid=hd.UID(),
             series_number=_REPORT_SERIES_NUMBER,
@@ -287,7 +267,15 @@ def report_of(
             instance_number=1,
             manufacturer=MADE_BY,
             series_description="samus-edge lesion measurements",
+            coding_schemes=[
+                CodingSchemeIdentificationItem(
+                    designator=_OWN_CODES, name="samus-edge", responsible_organization=MADE_BY
+                )
+            ],
         )
+    _identify(made, described)
+    made.walk(_refer_by_frame)
+    return made
 
 
 def _coded(found: LesionMeasurements) -> list["Measurement"]:
@@ -304,7 +292,7 @@ def _coded(found: LesionMeasurements) -> list["Measurement"]:
         (Code("103339001", "SCT", "Long Axis"), found.longest.length, length),
         (Code("103340004", "SCT", "Short Axis"), found.perpendicular.length, length),
         (Code("103355008", "SCT", "Width"), found.width, length),
-        (Code("HEIGHT", _OWN_CODES, "Height along the beam"), found.height, length),
+        (Code("121207", "DCM", "Height"), found.height, length),
         (
             Code("HEIGHT_TO_WIDTH", _OWN_CODES, "Height to width ratio"),
             found.height_to_width,

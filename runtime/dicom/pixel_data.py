@@ -472,12 +472,13 @@ class PixelData:
 
 
 _JPEG_2000 = tuple(f"{_JPEG_FAMILY}{number}" for number in (91, 203))
-# Pillow says that it reads extended JPEG, of 8 bits.
-_PARTIAL_PLUGINS = {f"{_JPEG_FAMILY}51": {"pillow"}}
+# These say that they read extended JPEG, but only of 8 bits.
+_PARTIAL_PLUGINS = {f"{_JPEG_FAMILY}51": {"pillow", "gdcm"}}
 _ADVICE = {
     f"{_JPEG_FAMILY}{number}": advice
     for numbers, advice in (
-        ((51, 57), "pip install pylibjpeg pylibjpeg-libjpeg, or python-gdcm"),
+        ((51,), "pip install pylibjpeg pylibjpeg-libjpeg"),
+        ((57,), "pip install pylibjpeg pylibjpeg-libjpeg, or python-gdcm"),
         ((81,), "pip install pyjpegls, or python-gdcm"),
         ((91, 203), "pip install pylibjpeg pylibjpeg-openjpeg"),
     )

@@ -1,5 +1,7 @@
 """Segmentations and reports, read back by highdicom and pydicom."""
 
+import shutil
+import subprocess
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -8,9 +10,11 @@ from typing import Any
 import highdicom as hd
 import numpy as np
 import numpy.typing as npt
+import pydicom.config
 import pytest
 from pydicom import Dataset, dcmread
 
+from samus_edge.errors import ImageFileError
 from samus_edge.runtime.dicom.dicom_frames import DicomFrames
 from samus_edge.runtime.dicom.dicom_results import (
     ModelIdentity,
@@ -18,6 +22,7 @@ from samus_edge.runtime.dicom.dicom_results import (
     report_of,
     segmentation_of,
 )
+from samus_edge.runtime.dicom.dicom_source import describe_source
 from samus_edge.runtime.measurement.lesion_measurements import measure_lesion
 
 Make = Callable[..., Path]
@@ -83,6 +88,157 @@ def test_a_source_without_patient_elements(make_study: Make, cine: Any, masks: A
     dataset.save_as(path)
     made = segmentation_of(DicomFrames.open(path), 0, masks, MODEL)
     assert made.PatientBirthDate == ""
+
+
+REPAIRED = ["source_repaired"]
+
+
+@pytest.mark.parametrize(
+    ("keyword", "vr", "value", "expected", "codes"),
+    [
+        ("PatientBirthDate", "DA", "19700231", "", REPAIRED),
+        ("PatientBirthDate", "DA", "01/02/1970", "", REPAIRED),
+        ("PatientBirthDate", "DA", "1970.02.01", "19700201", REPAIRED),  # ACR-NEMA's form
+        ("StudyTime", "TM", "12:00:00", "120000", REPAIRED),
+        ("StudyTime", "TM", "120000.5", "120000.5", []),
+        ("StudyTime", "TM", "noon", "", REPAIRED),
+        ("PatientSex", "CS", "Female", "F", REPAIRED),
+        ("PatientSex", "CS", "2", "", REPAIRED),
+        ("AccessionNumber", "SH", "SECRET-ACCESSION-NUMBER", "", REPAIRED),
+        ("PatientID", "LO", "P" * 70, "P" * 70, []),
+        ("PatientName", "PN", "Mono", "Mono", []),
+        ("PatientName", "PN", "A^B^C^D^E^F", "", REPAIRED),
+        ("PatientName", "PN", "Müller^Jörg", "Müller^Jörg", []),
+        ("FrameOfReferenceUID", "UI", "1.2.3", None, []),  # without a position
+        ("PatientComments", "LT", "has told that …", None, []),
+        ("OtherPatientNames", "PN", "Other^Name", None, []),
+        ("StudyDescription", "LO", "free text", None, []),
+    ],
+)
+def test_sources_that_do_not_conform(
+    make_study: Make,
+    masks: Any,
+    keyword: str,
+    vr: str,
+    value: str,
+    expected: str | None,
+    codes: list[str],
+    cine: Any,
+    recwarn: pytest.WarningsRecorder,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = make_study(cine)
+    dataset = dcmread(path)
+    dataset.SpecificCharacterSet = "ISO_IR 100"
+    with pydicom.config.disable_value_validation():
+        dataset.add_new(keyword, vr, value)
+        dataset.save_as(path)
+    study = DicomFrames.open(path)
+    recwarn.clear()
+    segmentation = segmentation_of(study, 0, masks, MODEL)
+    measured = measure_lesion(masks[0])
+    assert measured is not None
+    report = report_of(study, 0, segmentation, [measured] * 2, MODEL)
+    notes = describe_source(study).notes
+    assert [note.code for note in notes] == codes
+    for made in (segmentation, report):
+        read = dcmread(BytesIO(dicom_bytes(made)))
+        assert (str(read[keyword].value) if keyword in read else None) == expected
+        assert read.PatientID == (expected if keyword == "PatientID" else "SECRET-17")
+    said = [str(each.message) for each in recwarn.list] + caplog.messages
+    said += [note.text for note in notes]
+    assert not any(value in text for text in said)
+
+
+def test_names_in_several_scripts_are_kept(make_study: Make, cine: Any, masks: Any) -> None:
+    path = make_study(cine)
+    dataset = dcmread(path)
+    dataset.SpecificCharacterSet = ["", "ISO 2022 IR 87"]
+    dataset.PatientName = "Yamada^Tarou=山田^太郎=やまだ^たろう"
+    dataset.save_as(path)
+    made = segmentation_of(DicomFrames.open(path), 0, masks, MODEL)
+    read = dcmread(BytesIO(dicom_bytes(made)))
+    assert read.PatientName == "Yamada^Tarou=山田^太郎=やまだ^たろう"
+    assert read.SpecificCharacterSet == "ISO_IR 192"
+
+
+@pytest.mark.parametrize(
+    ("keyword", "is_refused"),
+    [
+        ("SOPInstanceUID", False),  # the file meta information has it too
+        ("SOPClassUID", False),
+        ("StudyInstanceUID", True),
+        ("SeriesInstanceUID", True),
+    ],
+)
+def test_an_identifier_that_is_missing(
+    make_study: Make, cine: Any, masks: Any, keyword: str, is_refused: bool
+) -> None:
+    path = make_study(cine)
+    dataset = dcmread(path)
+    kept = dataset[keyword].value
+    delattr(dataset, keyword)
+    dataset.save_as(path, enforce_file_format=False)
+    study = DicomFrames.open(path)
+    if is_refused:
+        with pytest.raises(ImageFileError, match=f"no valid {keyword}"):
+            segmentation_of(study, 0, masks, MODEL)
+        return
+    read = dcmread(BytesIO(dicom_bytes(segmentation_of(study, 0, masks, MODEL))))
+    (image,) = (
+        read.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence
+    )
+    assert kept in (image.ReferencedSOPInstanceUID, image.ReferencedSOPClassUID)
+    assert [note.code for note in describe_source(study).notes] == REPAIRED
+
+
+def in_a_frame_of_reference(dataset: Dataset) -> None:
+    dataset.FrameOfReferenceUID = "1.2.3.4"
+    dataset.ImagePositionPatient, dataset.ImageOrientationPatient = [1, 2, 3], [1, 0, 0, 0, 1, 0]
+    dataset.PixelSpacing, dataset.SliceThickness = [0.3, 0.2], 2
+
+
+def test_a_slice_keeps_its_frame_of_reference(make_study: Make, cine: Any, masks: Any) -> None:
+    path = make_study(cine[:1])
+    dataset = dcmread(path)
+    in_a_frame_of_reference(dataset)
+    dataset.save_as(path)
+    made = segmentation_of(DicomFrames.open(path), 0, masks, MODEL)
+    read = hd.seg.segread(BytesIO(dicom_bytes(made)))
+    assert read.FrameOfReferenceUID == "1.2.3.4"
+    (measures,) = read.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    assert (measures.PixelSpacing, measures.SliceThickness) == ([0.3, 0.2], 2)
+    group = read.PerFrameFunctionalGroupsSequence[0]
+    assert group.PlanePositionSequence[0].ImagePositionPatient == [1, 2, 3]
+    np.testing.assert_array_equal(read.pixel_array, masks)
+
+
+@pytest.mark.parametrize("kind", ["one frame", "three frames", "slice", "damaged"])
+def test_dciodvfy_finds_no_error(
+    make_study: Make, cine: Any, masks: Any, kind: str, tmp_path: Path
+) -> None:
+    tool = shutil.which("dciodvfy")
+    if tool is None:
+        pytest.skip("dciodvfy, of the package dicom3tools, is not there")
+    path = make_study(cine if kind == "three frames" else cine[:1])
+    dataset = dcmread(path)
+    if kind == "slice":
+        in_a_frame_of_reference(dataset)
+    elif kind == "damaged":
+        with pydicom.config.disable_value_validation():
+            dataset.PatientBirthDate, dataset.PatientSex = "1/2/70", "woman"
+            dataset.AccessionNumber = "A" * 30
+    dataset.save_as(path)
+    study = DicomFrames.open(path)
+    segmentation = segmentation_of(study, 0, masks, MODEL)
+    measured = [measure_lesion(mask, study.spacing_in((0, 0, 9, 9))) for mask in masks]
+    report = report_of(study, 0, segmentation, [each for each in measured if each], MODEL)
+    for made in (segmentation, report):
+        (tmp_path / "made.dcm").write_bytes(dicom_bytes(made))
+        command = [tool, "-new", str(tmp_path / "made.dcm")]
+        run = subprocess.run(command, check=False, capture_output=True, text=True)
+        lines = (run.stdout + run.stderr).splitlines()
+        assert [line for line in lines if line.startswith("Error")] == []
 
 
 @pytest.mark.parametrize(

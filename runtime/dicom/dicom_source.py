@@ -1,0 +1,185 @@
+"""What results repeat of the image that they are made from: identifiers, and nothing else.
+
+Patient and study have to be copied from the source, so that a result is filed with it. Real
+sources hold dates, sexes and names that the standard does not allow; what has one meaning is
+written as the standard wants it, the rest is left empty. Free text, such as comments on the
+patient, is not copied.
+"""
+
+import re
+import warnings
+from collections.abc import Callable, MutableSequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from samus_edge.errors import ImageFileError
+from samus_edge.runtime.dicom.dicom_frames import DicomFrames
+from samus_edge.runtime.dicom.pixel_pipeline import numbers_of
+from samus_edge.runtime.notes import Note
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+__all__ = ["ResultSource", "describe_source"]
+
+
+@dataclass(frozen=True, eq=False)
+class ResultSource:
+    """A source as its results refer to it.
+
+    Attributes:
+        identity: elements of patient and study that results repeat.
+        reference: image without pixels, by whose identifiers highdicom refers to it.
+        class_uid: SOP class of the source itself.
+        notes: what was written differently, or left empty.
+    """
+
+    identity: "Dataset"
+    reference: "Dataset"
+    class_uid: str
+    notes: tuple[Note, ...]
+
+
+def _date(text: str) -> str | None:
+    digits = re.sub(r"^(\d{4})[.-](\d\d)[.-](\d\d)$", r"\1\2\3", text)  # ACR-NEMA's and ISO's
+    try:
+        return datetime.strptime(digits, "%Y%m%d").strftime("%Y%m%d")
+    except ValueError:
+        return None
+
+
+def _time(text: str) -> str | None:
+    digits = re.sub(r"^(\d\d):(\d\d)(?::(\d\d))?", r"\1\2\3", text)  # ACR-NEMA's and ISO's
+    is_time = re.fullmatch(
+        r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?", digits
+    )  # a leap second is left out
+    return digits if is_time else None
+
+
+def _sex(text: str) -> str | None:
+    return {"F": "F", "M": "M", "O": "O", "FEMALE": "F", "MALE": "M", "OTHER": "O"}.get(
+        text.upper()
+    )
+
+
+def _text(max_characters: int) -> Callable[[str], str | None]:
+    def checked(text: str) -> str | None:
+        is_text = len(text) <= max_characters and "\\" not in text and text.isprintable()
+        return text if is_text else None
+
+    return checked
+
+
+def _name(text: str) -> str | None:
+    groups = text.split("=")
+    is_name = len(groups) <= 3 and all(
+        len(group) <= 64 and group.count("^") <= 4 and "\\" not in group and group.isprintable()
+        for group in groups
+    )
+    return text if is_name else None
+
+
+_IDENTITY: dict[str, Callable[[str], str | None]] = {
+    "PatientName": _name,
+    "PatientID": _text(1024),  # a longer one than the standard allows still files the result
+    "IssuerOfPatientID": _text(64),
+    "PatientBirthDate": _date,
+    "PatientSex": _sex,
+    "StudyDate": _date,
+    "StudyTime": _time,
+    "AccessionNumber": _text(16),
+    "StudyID": _text(16),
+    "ReferringPhysicianName": _name,
+}
+_OPTIONAL = ("IssuerOfPatientID",)
+_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
+# What a segmentation in a frame of reference has to state; ultrasound mostly has none of it.
+_FRAME_OF_REFERENCE = {
+    "ImagePositionPatient": 3,
+    "ImageOrientationPatient": 6,
+    "PixelSpacing": 2,
+    "SliceThickness": 1,
+}
+
+
+def describe_source(source: DicomFrames) -> ResultSource:
+    """What a result repeats of its source.
+
+    Args:
+        source: the image that was segmented.
+
+    Raises:
+        ImageFileError: if an identifier is missing without which a result cannot refer to it.
+    """
+    from pydicom import Dataset
+    from pydicom.uid import UltrasoundImageStorage
+
+    dataset = source.dataset
+    identity, reference = Dataset(), Dataset()
+    notes: list[Note] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they quote values of the source
+        texts = {keyword: _stated(dataset, keyword) for keyword in _IDENTITY}
+    for keyword, conform in _IDENTITY.items():
+        stated = texts[keyword]
+        if keyword in _OPTIONAL and not stated:
+            continue
+        kept = conform(stated)
+        if kept != stated:
+            what = "left empty" if not kept else "written as the standard wants it"
+            notes.append(_repaired(f"{keyword} is not as the standard wants it, and was {what}"))
+        setattr(identity, keyword, kept or "")
+        setattr(reference, keyword, "")  # highdicom checks and quotes it; it is filled in later
+    if not all(str(element.value).isascii() for element in identity):
+        identity.SpecificCharacterSet = "ISO_IR 192"
+    identifiers = {
+        keyword: _identifier(source, keyword, notes)
+        for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+    }
+    for keyword, uid in identifiers.items():
+        setattr(reference, keyword, uid)
+    # highdicom refers to frames of enhanced images only, in a frame of reference.
+    reference.SOPClassUID = UltrasoundImageStorage
+    reference.Rows, reference.Columns = source.original_hw
+    reference.Modality = _text(16)(_stated(dataset, "Modality")) or "OT"
+    frame_of_reference = _stated(dataset, "FrameOfReferenceUID")
+    values = {keyword: numbers_of(dataset.get(keyword)) for keyword in _FRAME_OF_REFERENCE}
+    if (
+        len(source) == 1
+        and _UID.fullmatch(frame_of_reference)
+        and all(len(values[name]) == count for name, count in _FRAME_OF_REFERENCE.items())
+    ):
+        reference.FrameOfReferenceUID = frame_of_reference
+        for keyword, numbers in values.items():
+            setattr(reference, keyword, numbers if len(numbers) > 1 else numbers[0])
+    return ResultSource(identity, reference, identifiers["SOPClassUID"], tuple(notes))
+
+
+def _stated(dataset: "Dataset", keyword: str) -> str:
+    """An element as text, without the padding of the file; empty where there is none."""
+    value = dataset.get(keyword)
+    values = value if isinstance(value, MutableSequence) else [value]
+    return "\\".join("" if each is None else str(each).strip("\0 ") for each in values)
+
+
+def _identifier(source: DicomFrames, keyword: str, notes: list[Note]) -> str:
+    """A UID, which the file meta information has as well in the case of the instance's own."""
+    stated = _stated(source.dataset, keyword)
+    if not stated and keyword.startswith("SOP"):
+        meta = getattr(source.dataset, "file_meta", None)
+        stated = "" if meta is None else _stated(meta, f"MediaStorage{keyword}")
+        if stated:
+            notes.append(
+                _repaired(f"{keyword} is missing; that of the file meta information counts")
+            )
+    if not _UID.fullmatch(stated) or len(stated) > 64:
+        raise ImageFileError(
+            f"{source.path} has no valid {keyword}, by which a DICOM segmentation or report refers "
+            "to its image. Export the study again, or write a PNG mask."
+        )
+    return stated
+
+
+def _repaired(what: str) -> Note:
+    return Note("source_repaired", "warning", f"{what}.")

@@ -30,7 +30,7 @@ class TrainingDisplay:
     """One line for each epoch on stderr and, on a terminal, a progress bar for each stage.
 
     Args:
-        visible: whether anything is shown at all; several processes show one of them.
+        visible: whether to show anything; of several processes only the first one does.
 
     Attributes:
         bars: a context manager; enter it while the training runs.
@@ -80,7 +80,7 @@ class TrainingDisplay:
         )
 
     def stage(self, progress: "StageProgress") -> None:
-        """Show how far what comes before the steps is."""
+        """Show the progress of a stage before the steps."""
         self._show(f"{self._label}{progress.stage}", progress.done, progress.total)
 
     def step(self, record: "StepRecord") -> None:

@@ -34,22 +34,6 @@ from samus_edge.errors import DataError, ImageFileError
 from samus_edge.runtime.images import image_io
 from samus_edge.runtime.images.output_files import write_files_atomically
 
-__all__ = [
-    "NORMAL_CLASS",
-    "UNNAMED_CLASS",
-    "CaseCache",
-    "CaseSource",
-    "CasesInMemory",
-    "UltrasoundCase",
-    "decode_case",
-    "list_problems",
-    "natural_order",
-    "read_image",
-    "read_instances",
-    "select_lesions",
-]
-
-
 NORMAL_CLASS: Final = "normal"
 """Class of the images without a lesion."""
 
@@ -137,7 +121,7 @@ def decode_case(case: UltrasoundCase, problems: list[str]) -> tuple[Image | None
 
     Args:
         case: the case.
-        problems: what is wrong is appended to it, each with the file's path.
+        problems: list to which problems are appended, each with the file's path.
 
     Returns:
         The image (None if broken) and the masks that are neither empty nor broken.
@@ -211,7 +195,7 @@ class CaseCache:
     """Decoded cases in a folder. Several processes may use one folder at the same time.
 
     Args:
-        folder: where the files go; created if missing. Delete it to free the space.
+        folder: folder of the files; created if missing. Delete it to free the space.
 
     Raises:
         DataError: if the folder cannot be created.
@@ -258,11 +242,11 @@ class CaseCache:
         cases: Iterable[UltrasoundCase],
         on_case: Callable[[UltrasoundCase], object] = lambda case: None,
     ) -> int:
-        """Decode every case that is not cached yet, before a run that shall not wait for it.
+        """Decode every case that is not cached yet, so that a run need not wait for it.
 
         Args:
             cases: the cases.
-            on_case: told each case when it is there.
+            on_case: called with each case that is there.
 
         Returns:
             How many cases were decoded.

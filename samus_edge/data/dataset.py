@@ -1,67 +1,49 @@
-"""Datasets in any of the three layouts: their cases and their subsets.
+"""Datasets in any of three layouts: their cases and their subsets.
 
-| layout | folder |
-| --- | --- |
-| ``busi`` | BUSI as published: class folders with ``name.png`` and ``name_mask.png`` (`busi`) |
-| ``us30k`` | US30K of SAMUS: ``MainPatient/`` and ``DATASET/img``, ``DATASET/label`` (`us30k`) |
-| ``folders`` | ``images/`` and ``masks/`` with the same file names (`image_mask_folders`) |
-
-A plain folder of images and a folder of masks with the same names.
+**folders**: a folder of images and a folder of masks with the same names.
 
 ```
-my_dataset/
-    images/case_7.png                the image: PNG, JPEG, BMP or TIFF
-    masks/case_7.png                 the first lesion, same name, any of these formats
-    masks/case_7_1.png               further lesions, if any
+images/case_7.png                the image: PNG, JPEG, BMP or TIFF
+masks/case_7.png                 the first lesion, in any of these formats
+masks/case_7_1.png               further lesions, if any
 ```
 
 Images may lie in one level of class folders, ``images/benign/...`` with ``masks/benign/...``. The
-images of a class folder called ``normal`` show no lesion and need no mask.
+images of a class folder called ``normal`` show no lesion and need no mask. A mask belongs to the
+image of its own name; only without one, its ending ``_1``, ``_2`` ... is the number of a lesion.
 
-A mask file belongs to the image of its own name; only if there is none, its ending ``_1``, ``_2``
-... is taken for the number of a further lesion.
-
-US30K, the collection that SAMUS was trained on, in the layout that its code reads.
+**us30k**: US30K, the collection that SAMUS was trained on, as SAMUS's code reads it.
 
 ```
-US30K/
-    MainPatient/class.json           {"Breast-BUSI": 2, "Echocardiography-CAMUS": 4, ...}: classes
-    of
-                                     each dataset, the background included
-    MainPatient/train.txt            lines "class/dataset/file":
-    2/Echocardiography-CAMUS/0055_2CH_000 MainPatient/val.txt              the same
-    MainPatient/test.txt             lines "dataset/file", class 1; "class/dataset/file" is read too
-    MainPatient/train-TASK.txt ...   the same for a part of the collection, also val- and test-
-    Breast-BUSI/img/benign0046.png   the image; the file in a line has no ending
-    Breast-BUSI/label/benign0046.png its label map: pixels hold class numbers
+MainPatient/class.json           {"Breast-BUSI": 2, ...}: classes with the background, by dataset
+MainPatient/train.txt, val.txt   lines "class/dataset/file"
+MainPatient/test.txt             lines "dataset/file" for class 1, or "class/dataset/file"
+MainPatient/train-TASK.txt ...   the same for a part of the collection, also val- and test-
+Breast-BUSI/img/benign0046.png   the image; the file in a line has no ending
+Breast-BUSI/label/benign0046.png its label map, whose pixels hold class numbers
 ```
 
-A case is an image with one class: the mask is what holds that number. In a dataset of two classes
-any value but 0 is class 1, because some of its label maps hold 255. Each dataset is a class here;
-in those of more than two the number is part of the name, as in ``"Echocardiography-CAMUS:2"``.
+A case is an image with one class, and its mask the pixels with that number. In a dataset of two
+classes any value but 0 is class 1, because some of its label maps hold 255. Each dataset is a class
+here; in those of more than two the number is part of the name: ``"Echocardiography-CAMUS:2"``.
+Source: `ImageToImage2D` in utils/data_us.py and example_of_required_dataset_format of
+https://github.com/xianlin7/SAMUS (commit 030ed07). We differ: broken lines are errors, empty lines
+are not.
 
-Source:
-    `ImageToImage2D` in utils/data_us.py and example_of_required_dataset_format of
-    https://github.com/xianlin7/SAMUS (commit 030ed07). We differ: broken lines are errors, empty
-    lines are not.
-
-BUSI, the breast ultrasound dataset, in its original folder layout.
+**busi**: BUSI, the breast ultrasound dataset, as published.
 
 ```
-Dataset_BUSI_with_GT/
-    benign/benign (1).png            the image
-    benign/benign (1)_mask.png       the first lesion
-    benign/benign (1)_mask_1.png     further lesions, if any
-    malignant/...
-    normal/...                       images without a lesion, with empty masks
+benign/benign (1).png            the image
+benign/benign (1)_mask.png       the first lesion
+benign/benign (1)_mask_1.png     further lesions, if any
+malignant/...
+normal/...                       images without a lesion, with empty masks
 ```
 
-Facts the reader handles: a few images are stored in colour because of coloured callipers, two masks
-are RGBA with an opaque alpha channel, the masks of normal images are black RGB images.
-
-Source:
-    W. Al-Dhabyani, M. Gomaa, H. Khaled, A. Fahmy, "Dataset of breast ultrasound images",
-    Data in Brief 28 (2020) 104863.
+A few images are stored in colour because of coloured callipers, two masks are RGBA with an opaque
+alpha channel, and the masks of normal images are black RGB images. Source: W. Al-Dhabyani,
+M. Gomaa, H. Khaled, A. Fahmy, "Dataset of breast ultrasound images", Data in Brief 28 (2020)
+104863.
 """
 
 import re
@@ -75,24 +57,6 @@ from samus_edge.data.splitting import SUBSETS, find_leaks, load_groups, load_spl
 from samus_edge.errors import BadArgumentError, DataError
 from samus_edge.runtime.bundle.records import Bound, from_json, parse_json
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "LAYOUTS",
-    "DatasetListing",
-    "Subsets",
-    "image_groups",
-    "is_busi",
-    "is_image_mask_folders",
-    "is_us30k",
-    "list_cases",
-    "load_subsets",
-    "scan_busi",
-    "scan_dataset",
-    "scan_image_mask_folders",
-    "scan_us30k",
-    "task_of_file",
-]
-
 
 @dataclass(frozen=True)
 class DatasetListing:
@@ -102,10 +66,10 @@ class DatasetListing:
         root: the folder.
         layout: name of the layout.
         cases: whole cases by key, in order.
-        broken: what is wrong with a case, by key; also lines that name no case, by file and line.
+        broken: problems by the case's key, or by file and line where a line names no case.
         own_subsets: keys (also those of ``broken``) of ``train``, ``val`` and ``test`` where the
             layout names them itself, by task; the task of the whole dataset is ``""``.
-        missing_text: what to say of a key that is in none of these, with ``{key}`` and ``{root}``.
+        missing_text: message for a key that is in none of these, with ``{key}`` and ``{root}``.
     """
 
     root: Path
@@ -199,7 +163,7 @@ def _owner(name: str, images: dict[str, list[Path]]) -> tuple[str, int]:
 
 
 def _files(folder: Path) -> dict[str, list[Path]]:
-    """Image files of a folder and its subfolders by their path without ending; hidden ones not."""
+    """Image files of a folder and its subfolders, but hidden ones, by their path without ending."""
     found: dict[str, list[Path]] = {}
     for pattern in ("*", "*/*"):
         for path in sorted(folder.glob(pattern)):
@@ -396,8 +360,7 @@ LAYOUTS: Final[Mapping[str, _Layout]] = {  # in the order in which they are trie
         is_us30k,
         scan_us30k,
         "us30k: MainPatient/class.json, MainPatient/train.txt (val, test), DATASET/img/NAME.png "
-        "and "
-        "DATASET/label/NAME.png",
+        "and DATASET/label/NAME.png",
     ),
     "folders": _Layout(
         is_image_mask_folders,
@@ -435,7 +398,7 @@ class Subsets:
 
 
 def scan_dataset(root: str | Path, layout: str = "auto") -> DatasetListing:
-    """List what a dataset folder holds, without decoding it (see `dataset_check`).
+    """List the content of a dataset folder without decoding it (see `dataset_check`).
 
     Args:
         root: the dataset folder.
@@ -490,12 +453,9 @@ def list_cases(
 
 
 def load_subsets(
-    root: str | Path,
-    split_file: str | Path | None = None,
-    *,
-    names: Sequence[str] = SUBSETS,
+    root: str | Path, split_file: str | Path | None = None, *, names: Sequence[str] = SUBSETS
 ) -> Subsets:
-    """List the subsets of a dataset: what training and evaluation start from.
+    """List the subsets of a dataset, from which training and evaluation start.
 
     Args:
         root: the dataset folder, in any layout.
@@ -536,7 +496,7 @@ def load_subsets(
 
 
 def image_groups(cases: Iterable[UltrasoundCase]) -> dict[str, int]:
-    """Number the images: the group of each case key. Cases of several classes share an image."""
+    """Group number of each case's image, by key. Cases of several classes share an image."""
     numbers: dict[Path, int] = {}
     return {case.key: numbers.setdefault(case.image_path, len(numbers)) for case in cases}
 

@@ -10,15 +10,13 @@ from samus_edge.data.dataset import DatasetListing, image_groups, scan_dataset, 
 from samus_edge.data.splitting import find_leaks, group_cases, read_split
 from samus_edge.errors import DataError
 
-__all__ = ["ClassCount", "DatasetReport", "check_cases", "check_dataset", "find_broken"]
-
 WHOLE = "all"
 """Name of the subset of all cases, where there are no subsets."""
 
 
 @dataclass(frozen=True)
 class ClassCount:
-    """What one subset has of one class.
+    """Number of cases and lesions of one class in one subset.
 
     Attributes:
         subset: name of the subset, or `WHOLE`.
@@ -35,7 +33,7 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """What a check found.
+    """Result of a check.
 
     Attributes:
         layout: name of the layout.
@@ -62,10 +60,10 @@ def check_dataset(
         root: the dataset folder, in any layout.
         split_file: a split file as `load_subsets` takes it; its cases alone are checked. None for
             the whole folder, with all subsets that the layout names itself.
-        near_duplicates: whether images are compared, and those that are near-duplicates of an
-            image in another subset are problems, too.
-        on_start: told how many cases there are.
-        on_case: told each case when it has been read.
+        near_duplicates: whether to compare the images, too, and to report near-duplicates in
+            different subsets.
+        on_start: called with the number of cases.
+        on_case: called with each case that has been read.
 
     Returns:
         The report. Problems are missing, undecodable, empty (but for normal images) and mismatched
@@ -120,10 +118,10 @@ def find_broken(
 
     Args:
         cases: the cases.
-        on_case: told each case when it has been read.
+        on_case: called with each case that has been read.
 
     Returns:
-        Number of lesions of each whole case by key, and what is wrong with the others.
+        Number of lesions of each whole case by key, and the problems of the others.
     """
     lesions: dict[str, int] = {}
     problems: list[str] = []

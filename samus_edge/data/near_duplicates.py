@@ -29,8 +29,6 @@ import numpy.typing as npt
 
 from samus_edge.errors import BadArgumentError
 
-__all__ = ["NearDuplicate", "Similarity", "connected_groups", "find_near_duplicates", "thumbnail"]
-
 THUMBNAIL_PX: Final = 32
 BLUR_SIGMA_PX: Final = 4.0
 """Of a thumbnail; what is larger than about an eighth of the image is not detail."""
@@ -51,8 +49,8 @@ class Similarity:
     """From which correlation on two images are near-duplicates.
 
     Attributes:
-        threshold: of thumbnails, in (0, 1].
-        detail_threshold: of their details, in (0, 1].
+        threshold: correlation of thumbnails, in (0, 1].
+        detail_threshold: correlation of their details, in (0, 1].
     """
 
     threshold: float = 0.92
@@ -110,7 +108,7 @@ def find_near_duplicates(
     """Compare all images with each other.
 
     Args:
-        thumbnails: of each image.
+        thumbnails: thumbnail of each image.
         similarity: thresholds; None for the default ones.
 
     Returns:

@@ -23,26 +23,6 @@ import numpy.typing as npt
 from samus_edge.errors import BadArgumentError
 from samus_edge.runtime.bundle.records import Bound, Fraction, check_record
 
-__all__ = [
-    "BOX_JITTERS",
-    "CENTRE_POINT",
-    "JITTERED_BOX",
-    "STANDARD_PROTOCOLS",
-    "BoxProtocol",
-    "PointProtocol",
-    "Prompt",
-    "PromptArrays",
-    "PromptProtocol",
-    "box_sweep",
-    "case_generator",
-    "centre_point",
-    "jittered_box",
-    "mask_box",
-    "ordered_edges",
-    "prompt_arrays",
-    "scale_prompt",
-]
-
 
 def _no_points() -> npt.NDArray[np.float32]:
     return np.zeros((0, 2), dtype=np.float32)
@@ -151,7 +131,7 @@ def simulate_box(mask: Mask, rng: np.random.Generator, config: BoxConfig) -> Poi
     Args:
         mask: (S, S), bool, not empty.
         rng: source of randomness.
-        config: how boxes miss the lesion.
+        config: ways in which boxes miss the lesion.
 
     Returns:
         (2, 2), float32: top left and bottom right (x, y) in pixels, inside the frame.

@@ -12,14 +12,6 @@ from samus_edge.data.case import UltrasoundCase, read_image, read_instances
 from samus_edge.errors import BadArgumentError
 from samus_edge.reporting.contact_sheets import SheetCell, SheetRow, draw_contact_sheet
 
-__all__ = [
-    "AUGMENTATIONS",
-    "draw_augmentation_sheet",
-    "draw_group_sheet",
-    "only",
-]
-
-
 MAX_ROWS: Final = 150
 """Larger groups first; the sheet has about 180 pixels per row."""
 MAX_CELLS: Final = 8

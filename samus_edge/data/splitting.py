@@ -34,20 +34,6 @@ from samus_edge.data.near_duplicates import (
 from samus_edge.errors import BadArgumentError, DataError
 from samus_edge.runtime.bundle.records import JsonValue, RecordError, from_json, parse_json
 
-__all__ = [
-    "SUBSETS",
-    "DuplicateGroups",
-    "Fractions",
-    "assign_subsets",
-    "find_leaks",
-    "group_cases",
-    "load_groups",
-    "load_split",
-    "read_split",
-    "split_file_text",
-]
-
-
 SUBSETS: Final = ("train", "val", "test")
 """Names of the subsets in a split file."""
 
@@ -157,7 +143,7 @@ def split_file_text(
     Args:
         split: case keys of each subset in ``SUBSETS``.
         groups: group number of each key.
-        about: where the split comes from; put first.
+        about: origin of the split; put first.
     """
     document = {
         **about,
@@ -222,7 +208,7 @@ def group_cases(
         similarity: thresholds; None for the default ones.
         patient_pattern: regular expression; cases in whose key it finds the same text (that of its
             first group if it has one) are together, such as ``patient\\d+``.
-        on_case: told each case when it has been read.
+        on_case: called with each case that has been read.
 
     Raises:
         DataError: if images cannot be read; all are named.

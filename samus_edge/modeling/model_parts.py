@@ -177,7 +177,7 @@ def select_trainable(
     Args:
         model: the model.
         train_decoder: whether prompt encoder and mask decoder are trained as well.
-        unfreeze: what else is trained: names of parts, or beginnings of parameters' names up to a
+        unfreeze: further trained parts: names of parts, or beginnings of parameters' names up to a
             dot, such as `image_encoder.blocks.11`.
 
     Raises:

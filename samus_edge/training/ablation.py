@@ -246,7 +246,7 @@ class AblationResults:
         """As a JSON document.
 
         Args:
-            about: what was trained and evaluated, put before the results.
+            about: description of the training and evaluation, put before the results.
         """
         document = {
             "format": "samus-edge-ablation",

@@ -54,8 +54,8 @@ class StageProgress:
 
     Attributes:
         stage: its name.
-        done: what is done: views, steps or cases.
-        total: how many there are.
+        done: number of views, steps or cases that are done.
+        total: their number in all.
     """
 
     stage: str

@@ -26,7 +26,7 @@ class TrainingState:
         history: the fields of each `EpochRecord`.
         config: the training configuration as plain values.
         data: tells the cases from others: `TrainingData.fingerprint`.
-        processes: how many processes share each batch.
+        processes: number of processes that share each batch.
     """
 
     learner: dict[str, Any]
@@ -84,7 +84,7 @@ def check_state(
         path: its file, for the message.
         config: the configuration to go on with, as plain values.
         data: fingerprint of the cases to go on with.
-        processes: how many processes go on.
+        processes: number of processes to go on with.
 
     Raises:
         WeightsError: naming everything that differs.

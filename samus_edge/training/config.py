@@ -101,7 +101,7 @@ class TrainConfig:
         learning_rate: peak rate of the encoder.
         decoder_learning_rate: peak rate of prompt encoder and mask decoder.
         weight_decay: decay of matrices and kernels; vectors are not decayed.
-        schedule: what follows the warm-up: "cosine" to zero, or "constant".
+        schedule: course of the rate after the warm-up: "cosine" to zero, or "constant".
         warmup_steps: steps of linear warm-up.
         gradient_clip: largest norm of the gradient; 0 for any.
         ema_decay: decay per step of the averaged weights, which are the ones validated and kept; 0
@@ -114,9 +114,9 @@ class TrainConfig:
             epoch is saved, too. 0 for these alone.
         augmentation: strengths of the augmentations.
         prompts: chances of the prompts.
-        boxes: how boxes miss the lesion.
+        boxes: ways in which boxes miss the lesion.
         loss: weights of the loss.
-        distillation: what is learned from a teacher.
+        distillation: learning from a teacher.
     """
 
     arch: Annotated[str, one_of(ARCHS)] = "tiny"

@@ -54,7 +54,7 @@ class TensorBoardLog:
     """An event file in a folder, written at once and not by a thread that could fail unseen.
 
     Args:
-        folder: where the file goes, beside those of earlier parts of the same training.
+        folder: folder of the file and of those of earlier parts of the same training.
         step: steps done; what an earlier part has logged after it is shown no more.
 
     Raises:

@@ -99,8 +99,8 @@ class Processes:
 
     Attributes:
         rank: number of this process, from 0, which alone writes and validates.
-        count: how many there are.
-        device: what this process computes on.
+        count: number of processes.
+        device: the device of this process.
     """
 
     rank: int = 0

@@ -84,7 +84,7 @@ def segmentation_loss(
         low_res_masks: (N, M, h, w), float32 logits; index 0 is the single-mask output.
         iou_predictions: (N, M), float32.
         mask_targets: (N, 1, 256, 256), float32, values in {0, 1}.
-        weights: of the terms; one that is 0 is not computed.
+        weights: weights of the terms; a term with weight 0 is not computed.
 
     Returns:
         (N,), float32.

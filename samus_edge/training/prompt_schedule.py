@@ -122,7 +122,7 @@ class PromptConfig:
         several_clicks_probability: chance of two or three clicks and one off the lesion, together.
         refine_probability: chance that every prompt is decoded again with the previous mask and a
             corrective click, as Segment Anything does.
-        refine_iterations: how many times then.
+        refine_iterations: number of such decodings.
     """
 
     box_probability: Fraction = 1.0

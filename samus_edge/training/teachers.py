@@ -69,7 +69,7 @@ def load_teacher(name: str, *, precision: str, device: torch.device | None = Non
     Args:
         name: "lite_medsam", or the path of weights of ours (`.safetensors`).
         precision: "fp32", or "bf16" for automatic mixed precision in the image encoder.
-        device: where it computes; None for the CPU.
+        device: the device to compute on; None for the CPU.
 
     Raises:
         MissingExtraError: if LiteMedSAM's checkpoint is not installed.
@@ -95,7 +95,7 @@ class SamusTeacher:
         model: the model.
         weights_sha256: SHA-256 of its weights file.
         precision: "fp32", or "bf16" for automatic mixed precision in the image encoder.
-        device: where it computes.
+        device: the device to compute on.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class LiteMedSamTeacher:
         model: LiteMedSAM, from :func:`load_lite_medsam_model`.
         weights_sha256: SHA-256 of its checkpoint.
         precision: "fp32", or "bf16" for automatic mixed precision in the image encoder.
-        device: where it computes.
+        device: the device to compute on.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ def started_model(
 
     Args:
         config: the training configuration.
-        checkpoint: of any kind that the architecture starts from; None for LiteMedSAM's, which
+        checkpoint: any kind that the architecture starts from; None for LiteMedSAM's, which
             starts `tiny`.
 
     Returns:

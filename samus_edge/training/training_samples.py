@@ -104,7 +104,7 @@ class LesionDataset:
         augmentation: strengths, or None for fixed samples: no augmentation, the first lesion, and
             the evaluation's jittered box and centre point as prompts.
         seed: seed of all samples.
-        boxes: how boxes miss the lesion; the default without it.
+        boxes: ways in which boxes miss the lesion; None for the default.
         normal_cases: cases without a lesion, prompted as if there were one and with an empty mask
             as the answer; they come after the others. Only with an augmentation.
         teacher_masks: for each case, a teacher's mask of each lesion, (H, W), bool; None without a

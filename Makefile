@@ -91,7 +91,7 @@ demo: $(DEMO_VENV)/.installed ## Install the runtime (no torch) and segment real
 
 .PHONY: test
 test: $(VENV)/.installed ## Install everything that the suite needs, then run it.
-	@$(VENV)/bin/pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	@$(VENV)/bin/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: check
 check: $(VENV)/.installed ## The quick half of lint and test, in seconds: style, layers, arguments, imports, the command.

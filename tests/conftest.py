@@ -38,6 +38,23 @@ EXAMPLE_BOXES: dict[str, list[int]] = json.loads((EXAMPLES_DIR / "prompts.json")
 """The lesions of the example images, XYXY in pixels."""
 
 
+SLOW_FILES = (
+    *("test_ablate.py", "test_ablation.py", "test_bundle_calibration.py", "test_calibrate.py"),
+    *("test_cpp_example.py", "test_distillation.py", "test_engine_build.py", "test_export.py"),
+    *("test_foreign_checkpoints.py", "test_killed_export.py", "test_packaging.py", "test_page.py"),
+    *("test_resume.py", "test_sam_profile.py", "test_simulated_gpu.py", "test_teachers.py"),
+    *("test_torch_graph.py", "test_train.py", "test_trainer.py", "test_training_run.py"),
+    *("test_triton_client.py", "test_triton_repository.py"),
+)
+"""They go first where processes share the suite, so that none is left with one at the end."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the slow files first, in the processes of pytest-xdist alone."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path.name not in SLOW_FILES)
+
+
 def made_once(
     tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]
 ) -> Path:

@@ -215,6 +215,10 @@ class DicomFrames:
     def frame_seconds(self) -> tuple[float, ...]:
         """When each frame was taken, from the first one's time; empty where the file does not
         say."""
+        with _readable(self._path):  # elements are decoded when they are asked for
+            return self._frame_seconds()
+
+    def _frame_seconds(self) -> tuple[float, ...]:
         vector = self._dataset.get("FrameTimeVector")
         if vector is not None and len(self) > 1:
             steps = numbers_of(vector)

@@ -102,6 +102,18 @@ def test_a_video_in_memory_has_a_limit(
         open_frames(content, "x", max_video_frames=5)
 
 
+def test_a_study_whose_times_are_damaged_is_refused(tmp_path: Path) -> None:
+    from pydicom.data import get_testdata_file
+
+    content = Path(str(get_testdata_file("examples_ybr_color.dcm", download=False))).read_bytes()
+    frame_time = b"\x18\x00\x63\x10"
+    assert content.count(frame_time + b"DS") == 1
+    path = tmp_path / "x.dcm"
+    path.write_bytes(content.replace(frame_time + b"DS", frame_time + b"D6"))
+    with pytest.raises(ImageFileError, match="is damaged"):
+        open_cine(str(path))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -1,7 +1,7 @@
 """An evaluation as one HTML file with its plots and pictures."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ __all__ = [
     "render_evaluation",
 ]
 
+Scored = TypeVar("Scored", InstanceScore, Summary)
 PANELS_PER_ROW: Final = 4
 DICE_BINS: Final = 20
 
@@ -85,14 +86,12 @@ def plot_dice_distribution(scores: Sequence[InstanceScore]) -> str:
 
     figure = new_figure(5.2, 3.0)
     axes = figure.subplots()
-    for index, prompt in enumerate(_prompts(scores)):
-        dices = [score.dice for score in scores if score.prompt == prompt]
+    for index, (prompt, mine) in enumerate(_by_prompt(scores).items()):
+        dices, colour = [score.dice for score in mine], _colour(index)
         counts, edges = np.histogram(dices, bins=DICE_BINS, range=(0.0, 1.0))
-        axes.stairs(
-            counts, edges, color=_colour(index), linewidth=1.6, label=prompt, zorder=3 + index
-        )
-        axes.stairs(counts, edges, color=_colour(index), alpha=0.18, fill=True)
-        axes.axvline(float(np.mean(dices)), color=_colour(index), linewidth=1.0, linestyle="--")
+        axes.stairs(counts, edges, color=colour, linewidth=1.6, label=prompt, zorder=3 + index)
+        axes.stairs(counts, edges, color=colour, alpha=0.18, fill=True)
+        axes.axvline(float(np.mean(dices)), color=colour, linewidth=1.0, linestyle="--")
     axes.set(xlabel="Dice (dashed: mean)", ylabel="lesions", xlim=(0.0, 1.0))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="upper left", frameon=False)
@@ -103,12 +102,11 @@ def plot_groups(summaries: Sequence[Summary]) -> str:
     """Mean Dice with its interval for each class and each lesion size; an SVG document."""
     figure = new_figure(5.2, 3.0)
     axes = figure.subplots()
-    prompts = list(dict.fromkeys(summary.prompt for summary in summaries))
-    first = [summary for summary in summaries if summary.prompt == prompts[0]]
+    by_prompt = _by_prompt(summaries)
+    first = next(iter(by_prompt.values()))
     labels = [f"{summary.group}\n({summary.lesions})" for summary in first]
-    shifts = np.linspace(-0.18, 0.18, len(prompts)) if len(prompts) > 1 else np.zeros(1)
-    for index, prompt in enumerate(prompts):
-        mine = [summary for summary in summaries if summary.prompt == prompt]
+    shifts = np.linspace(-0.18, 0.18, len(by_prompt)) if len(by_prompt) > 1 else np.zeros(1)
+    for index, (prompt, mine) in enumerate(by_prompt.items()):
         _points(
             axes,
             np.arange(len(mine)) + shifts[index],
@@ -129,8 +127,7 @@ def plot_dice_over_size(scores: Sequence[InstanceScore]) -> str:
     """Dice of every lesion over its diameter; an SVG document."""
     figure = new_figure(5.2, 3.0)
     axes = figure.subplots()
-    for index, prompt in enumerate(_prompts(scores)):
-        mine = [score for score in scores if score.prompt == prompt]
+    for index, (prompt, mine) in enumerate(_by_prompt(scores).items()):
         axes.scatter(
             [score.diameter_px for score in mine],
             [score.dice for score in mine],
@@ -237,8 +234,11 @@ def _points(
     )
 
 
-def _prompts(scores: Sequence[InstanceScore]) -> list[str]:
-    return list(dict.fromkeys(score.prompt for score in scores))
+def _by_prompt(found: Sequence[Scored]) -> dict[str, list[Scored]]:
+    groups: dict[str, list[Scored]] = {}
+    for each in found:
+        groups.setdefault(each.prompt, []).append(each)
+    return groups
 
 
 def _colour(index: int) -> str:

@@ -497,13 +497,12 @@ def judge(
             outcomes.append(held(name, measured))
     if figures.is_reference:
         missing = "the manifest has none; export the bundle again"
-        recorded = {
-            "parity_logit_error": parity.get("max_abs_logit_error"),
-            "parity_mask_iou": parity.get("min_mask_iou"),
-        }
-        outcomes += [
-            held(name, _number(value), missing=missing) for name, value in recorded.items()
-        ]
+        recorded = {"parity_logit_error": "max_abs_logit_error", "parity_mask_iou": "min_mask_iou"}
+        for name, key in recorded.items():
+            value = parity.get(key)
+            if not isinstance(value, (int, float)) or isinstance(value, bool):
+                value = None
+            outcomes.append(held(name, value, missing=missing))
         return tuple(outcomes)
     kind = "int8" if figures.precision.startswith("int8") else "fp16"
     for protocol in figures.protocols:
@@ -514,8 +513,3 @@ def judge(
             limited["fp16_worst_mask_iou"] = protocol.mask_iou_worst
         outcomes += [held(name, value, protocol.prompt) for name, value in limited.items()]
     return tuple(outcomes)
-
-
-def _number(value: JsonValue) -> float | None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number else None  # type: ignore[arg-type]  # checked just above

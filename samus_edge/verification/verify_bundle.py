@@ -241,13 +241,26 @@ def record_verification(
     folder = bundle.folder
     verification = dict(bundle.manifest.verification)
     for verified in result.precisions:
-        _check_graphs(bundle, verified)
-        verification[verified.precision] = _entry(result, verified, allow_failing, command)
-    manifest = replace(
-        bundle.manifest,
-        verification=verification,
-        format_version=_at_least(bundle.manifest.format_version, FORMAT_VERSION),
+        for kind, expected in _hashes(bundle, verified.precision).items():
+            if verified.graphs[kind] != expected:
+                measured = f"{verified.precision} {kind} {verified.graphs[kind]}"
+                raise BadArgumentError(
+                    f"the verification is of the {measured}, and {bundle.path} has {expected}. "
+                    "Verify this bundle."
+                )
+        allowed = allow_failing and not verified.passed
+        document = {**verified.to_json(), **result.about}
+        verification[verified.precision] = {
+            "passed": document.pop("passed"),
+            **({"allowed_failing": True} if allowed else {}),
+            **{name: _recorded(value) for name, value in document.items()},
+            **({"command": _recorded(command)} if command else {}),
+        }
+    newer = max(
+        (bundle.manifest.format_version, FORMAT_VERSION),
+        key=lambda version: tuple(map(int, version.split("."))),
     )
+    manifest = replace(bundle.manifest, verification=verification, format_version=newer)
     manifest.write(folder / MANIFEST_FILE)
     return manifest
 
@@ -261,51 +274,18 @@ def _hashes(bundle: Bundle, precision: str) -> dict[str, str]:
     }
 
 
-def _check_graphs(bundle: Bundle, verified: PrecisionVerification) -> None:
-    for kind, expected in _hashes(bundle, verified.precision).items():
-        found = verified.graphs[kind]
-        if found != expected:
-            raise BadArgumentError(
-                f"the verification is of the {verified.precision} {kind} {found}, and "
-                f"{bundle.path} has {expected}. Verify this bundle."
-            )
-
-
-def _entry(
-    result: VerificationResult,
-    verified: PrecisionVerification,
-    allow_failing: bool,
-    command: str | None,
-) -> dict[str, JsonValue]:
-    allowed = allow_failing and not verified.passed
-    document = {**verified.to_json(), **result.about}
-    return {
-        "passed": verified.passed,
-        **({"allowed_failing": True} if allowed else {}),
-        **{name: _recorded(value) for name, value in document.items() if name != "passed"},
-        **({"command": _printable(command)} if command else {}),
-    }
-
-
 def _recorded(value: JsonValue) -> JsonValue:
-    """As a manifest may hold it: rounded, printable, without the names of frames."""
+    """The form for a manifest: rounded, printable, without the names of frames.
+
+    Names of folders may hold what a manifest may not: control characters, lone surrogates.
+    """
     if isinstance(value, Mapping):
         return {key: _recorded(item) for key, item in value.items() if key not in _FILE_NAMES}
     if isinstance(value, str):
-        return _printable(value)
+        return "".join(each if each.isprintable() else "?" for each in value)
     if isinstance(value, (list, tuple)):
         return [_recorded(item) for item in value]
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
-
-
-def _printable(text: str) -> str:
-    """Names of folders may hold what a manifest may not: control characters, lone surrogates."""
-    return "".join(each if each.isprintable() else "?" for each in text)
-
-
-def _at_least(version: str, lowest: str) -> str:
-    """The newer one of two "major.minor"."""
-    return max(version, lowest, key=lambda each: tuple(map(int, each.split("."))))
 
 
 def prove(

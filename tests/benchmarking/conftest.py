@@ -1,6 +1,10 @@
 """What tests of benchmarking share."""
 
+import importlib.util
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -39,3 +43,19 @@ def workload() -> Workload:
     """A small frame, one and two at once."""
     frame = np.random.default_rng(0).integers(0, 256, (48, 64), np.uint8)
     return Workload.of(frame, batches=(1, 2), prompts=(1, 3))
+
+
+@pytest.fixture
+def load_script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Imports a script of `benchmarks/` by its name."""
+
+    def load(name: str) -> ModuleType:
+        path = Path(__file__).parents[2] / "benchmarks" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load

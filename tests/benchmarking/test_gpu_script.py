@@ -1,9 +1,9 @@
 """`benchmarks/gpu.py`, as far as it runs without a GPU."""
 
-import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -18,14 +18,9 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def script(load_script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module that takes the CPU for a GPU, and compares with nothing."""
-    spec = importlib.util.spec_from_file_location("gpu_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "gpu_script", module)  # dataclasses look it up
-    spec.loader.exec_module(module)
+    module = load_script("gpu")
     monkeypatch.setattr(module, "list_gpus", list)
     monkeypatch.setattr(module, "GPU_BACKENDS", ("onnxruntime",))
     monkeypatch.setattr(module, "PRECISIONS", ("fp32", "fp16"))  # int8 takes most of a minute

@@ -1,27 +1,18 @@
 """`benchmarks/jetson_check.py`, on a machine that need not be a Jetson."""
 
-import importlib.util
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import typer
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "jetson_check.py"
-
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def script(load_script: Callable[[str], ModuleType]) -> ModuleType:
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("jetson_check", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "jetson_check", module)  # dataclasses look it up
-    spec.loader.exec_module(module)
-    return module
+    return load_script("jetson_check")
 
 
 def test_a_failing_step_is_in_the_report_and_the_others_run(

@@ -1,7 +1,7 @@
 """Limits and how figures are held against them."""
 
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 
@@ -33,15 +33,6 @@ FINE = PrecisionFigures(
 def failed(figures: PrecisionFigures) -> list[str]:
     """Names of the limits that do not hold."""
     return [each.name for each in judge(figures, GATES, {}) if not each.passed]
-
-
-def test_the_limits_are_those_of_the_design() -> None:
-    assert (GATES.fp16_dice_drop.limit, GATES.int8_dice_drop.limit) == (0.2, 0.5)
-    assert (GATES.fp16_mean_mask_iou.limit, GATES.fp16_worst_mask_iou.limit) == (0.995, 0.96)
-    assert (GATES.parity_logit_error.limit, GATES.parity_mask_iou.limit) == (1e-3, 0.999)
-    for item in fields(GATES):
-        gate = getattr(GATES, item.name)
-        assert gate.reason.endswith(".")
 
 
 def test_a_limit_itself_passes() -> None:
@@ -136,12 +127,9 @@ def test_a_few_percent_are_not_faster(ms: float, is_faster: bool) -> None:
     assert latency_figures(own, reference).is_faster is is_faster
 
 
-def test_the_reference_is_compared_with_nothing() -> None:
-    figures = latency_figures(PrecisionTimes([8], [[2]]), None)
-    assert (figures.encoder_ms, figures.ratio, figures.is_faster) == (8, None, None)
-
-
-def test_what_is_not_judged_says_why() -> None:
+def test_neither_the_reference_nor_a_recipe_for_another_machine_is_faster() -> None:
     times = PrecisionTimes([8], [[2]])
+    figures = latency_figures(times, None)
+    assert (figures.encoder_ms, figures.ratio, figures.is_faster) == (8, None, None)
     figures = latency_figures(times, times, not_judged="another machine")
     assert (figures.ratio, figures.is_faster, figures.note) == (1.0, None, "another machine")

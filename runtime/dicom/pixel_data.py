@@ -49,7 +49,7 @@ _VIDEO = tuple(f"{_JPEG_FAMILY}{number}" for number in range(100, 109))
 _MAX_FRAMES = 1 << 20
 _ITEM, _ITEM_HEADER = b"\xfe\xff\x00\xe0", 8
 # Decoders of JPEG 2000 hold every sample in four bytes, and more than once.
-_MAX_JPEG_2000_SAMPLES = 1 << 25
+_MAX_JPEG_2000_SAMPLES = 1 << 26
 _RLE_GAIN = 64  # two bytes become at most 128
 _MAX_RLE_BYTES = 1 << 26
 

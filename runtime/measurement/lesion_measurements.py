@@ -138,6 +138,15 @@ class PixelSpacing:
                     f"{self.column_mm:g}."
                 )
 
+    def to_json(self) -> dict[str, float | str]:
+        """As a JSON object: one pixel down and across, in `unit`."""
+        return {
+            "row": self.row_mm,
+            "column": self.column_mm,
+            "unit": self.unit,
+            "source": self.source,
+        }
+
     @staticmethod
     def square(mm: float) -> "PixelSpacing":
         """The same in both directions."""
@@ -192,6 +201,8 @@ class LesionMeasurements:
         other_area: of the other parts.
         cut_by: sides of the frame that the lesion touches, of "left", "top", "right", "bottom";
             then it may go on outside, and its sizes are lower bounds.
+        spacing: size or shape of a pixel that was used, with its source; None for square ones of
+            unknown size.
     """
 
     unit: str
@@ -207,6 +218,7 @@ class LesionMeasurements:
     components: int
     other_area: float
     cut_by: tuple[str, ...]
+    spacing: PixelSpacing | None
 
     @property
     def height_to_width(self) -> float:
@@ -236,6 +248,7 @@ class LesionMeasurements:
             "components": self.components,
             "other_area": round(self.other_area, _DIGITS),
             "cut_by": list(self.cut_by),
+            "spacing": None if self.spacing is None else self.spacing.to_json(),
         }
 
 
@@ -310,6 +323,7 @@ def measure_lesion(
         components=count - 1,
         other_area=(int(areas.sum()) - area_px) * pixel_area,
         cut_by=tuple(name for name, is_cut in sides.items() if is_cut),
+        spacing=spacing,
     )
 
 

@@ -452,19 +452,23 @@ def to_ybr(rgb: npt.NDArray[Any]) -> Levels:
     return np.asarray(rgb.astype(float) @ np.array(matrix).T + [0, 128, 128])
 
 
-@pytest.mark.parametrize("syntax", list(SYNTAXES))
-@pytest.mark.parametrize("planar", [0, 1])
-@pytest.mark.parametrize("label", ["RGB", "YBR_FULL"])
-@pytest.mark.parametrize(
-    ("allocated", "bits", "high_bit"),
-    [(8, 8, 7), (16, 8, 7), (16, 8, 15), (16, 12, 11), (16, 16, 15)],
-)
-def test_colours(
-    syntax: str, planar: int, label: str, allocated: int, bits: int, high_bit: int
-) -> None:
-    compressed = syntax in ("jpeg-ls", "jpeg-2000")
-    if compressed and (allocated > 8 or planar == 1 or (syntax == "jpeg-2000" and label != "RGB")):
-        pytest.skip("not written by the encoders that are installed")
+COLOUR_BITS = [(8, 8, 7), (16, 8, 7), (16, 8, 15), (16, 12, 11), (16, 16, 15)]
+COLOUR_KINDS = [
+    *product(
+        ("implicit", "explicit", "big", "deflated", "rle"),
+        (0, 1),
+        ("RGB", "YBR_FULL"),
+        COLOUR_BITS,
+    ),
+    # What the encoders that are installed can write.
+    *product(("jpeg-ls",), (0,), ("RGB", "YBR_FULL"), COLOUR_BITS[:1]),
+    ("jpeg-2000", 0, "RGB", COLOUR_BITS[0]),
+]
+
+
+@pytest.mark.parametrize(("syntax", "planar", "label", "sample"), COLOUR_KINDS)
+def test_colours(syntax: str, planar: int, label: str, sample: tuple[int, int, int]) -> None:
+    allocated, bits, high_bit = sample
     rgb = smooth_rgb()
     samples = np.rint((rgb if label == "RGB" else to_ybr(rgb)) * ((2**bits - 1) / 255))
     values = samples.astype(f"u{allocated // 8}") << (high_bit + 1 - bits)

@@ -150,3 +150,9 @@ def test_the_shape_of_pixels_alone_corrects_ratios_in_pixels() -> None:
     assert measured is not None
     assert (measured.unit, measured.height, measured.width) == ("px", 60, 30)
     assert measured.is_taller_than_wide
+    assert measured.to_json()["spacing"] == {
+        "row": 3.0,
+        "column": 1.0,
+        "unit": "px",
+        "source": "PixelAspectRatio",
+    }

@@ -121,12 +121,8 @@ def is_image_mask_folders(root: Path) -> bool:
 def scan_image_mask_folders(root: Path) -> DatasetListing:
     """List the cases of a folder, keys such as ``"case_7"`` or ``"benign/case_7"``.
 
-    Args:
-        root: the folder that contains ``images`` and ``masks``.
-
-    Returns:
-        The listing. Broken are images without a mask, masks without an image, and names that
-        several files share because they differ in their format alone.
+    Broken are images without a mask, masks without an image, and names that several files share
+    because they differ in their format alone.
     """
     images, masks = _files(root / _IMAGES), _files(root / _MASKS)
     broken: dict[str, str] = {}
@@ -199,14 +195,10 @@ def task_of_file(path: Path) -> str | None:
 
 
 def scan_us30k(root: Path) -> DatasetListing:
-    """List the cases that the subset files name.
+    """List the cases that the subset files name, and the subsets of every task.
 
-    Args:
-        root: the folder that contains ``MainPatient``.
-
-    Returns:
-        The listing, with the subsets of every task. Broken are lines that are malformed, of an
-        unknown dataset or class, or without an image or a label file.
+    Broken are lines that are malformed, of an unknown dataset or class, or without an image or a
+    label file.
 
     Raises:
         DataError: if class.json or a subset file cannot be read.
@@ -294,7 +286,7 @@ class _Reader:
 
 @dataclass(frozen=True)
 class _Classes:
-    """Number of classes by dataset; the background counts."""
+    """Number of classes by dataset, with the background."""
 
     classes: Mapping[str, Annotated[int, Bound("2 or more", lambda count: count >= 2)]]
 
@@ -313,18 +305,14 @@ _MASK_NAME: Final = re.compile(r"(?P<stem>.+)_mask(?:_(?P<index>\d+))?")
 
 
 def is_busi(root: Path) -> bool:
-    """Whether a folder has subfolders with masks named as BUSI's."""
+    """Whether a folder has subfolders with masks named like BUSI's."""
     return any(_MASK_NAME.fullmatch(path.stem) for path in root.glob("*/*.png"))
 
 
 def scan_busi(root: Path) -> DatasetListing:
     """List the cases of a folder, keys such as ``"benign/benign (104)"``, numbers by value.
 
-    Args:
-        root: the folder that contains ``benign``, ``malignant`` and ``normal``, or other classes.
-
-    Returns:
-        The listing. An image without a mask file and a mask file without an image are broken.
+    An image without a mask file and a mask file without an image are broken.
     """
     images: dict[str, Path] = {}
     masks: dict[str, list[tuple[int, Path]]] = {}
@@ -381,9 +369,6 @@ class Subsets:
     """The cases of each subset; those that were not asked for are empty.
 
     Attributes:
-        train: cases to train on.
-        val: cases to choose by.
-        test: cases to report.
         groups: group number by case key; near-duplicates share one. May lack keys.
     """
 
@@ -437,12 +422,9 @@ def list_cases(
 
     Args:
         root: the dataset folder, in any layout.
-        keys: case keys such as ``"benign/benign (104)"``; None for every case of the dataset.
+        keys: case keys such as ``"benign/benign (104)"``; None for every case, sorted by key
+            (numbers by value), or in the order of the layout's subset files.
         layout: one of `LAYOUTS`, or ``"auto"``.
-
-    Returns:
-        One case per key in the order given; for None sorted by key (numbers by value), or in the
-        order of the subset files where the layout has them.
 
     Raises:
         DataError: if ``root`` is no such folder, or if files of a case are missing. All such cases

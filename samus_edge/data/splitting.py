@@ -25,7 +25,6 @@ import numpy.typing as npt
 
 from samus_edge.data.case import UltrasoundCase, list_problems, natural_order, read_image
 from samus_edge.data.near_duplicates import (
-    NearDuplicate,
     Similarity,
     connected_groups,
     find_near_duplicates,
@@ -39,7 +38,7 @@ SUBSETS: Final = ("train", "val", "test")
 
 
 def load_split(split_file: str | Path) -> dict[str, list[str]]:
-    """Read which cases belong to which subset.
+    """Read the cases of each subset.
 
     A split file is a JSON object with the lists ``train``, ``val`` and ``test`` of case keys and,
     optionally, ``groups``: a group number for each key. Near-duplicate images share a group.
@@ -65,7 +64,7 @@ def load_split(split_file: str | Path) -> dict[str, list[str]]:
 
 
 def load_groups(split_file: str | Path) -> dict[str, int]:
-    """Read which images are near-duplicates of each other, from a split file (see `load_split`).
+    """Read the groups of near-duplicate images from a split file (see `load_split`).
 
     Returns:
         Group number of each case key; empty if the file names no groups.
@@ -102,7 +101,7 @@ def read_split(split_file: str | Path) -> tuple[dict[str, list[str]], dict[str, 
 
 @dataclass(frozen=True)
 class _Split:
-    """A split file; where the split comes from is among the other keys."""
+    """A split file; its other keys describe the origin of the split."""
 
     train: tuple[str, ...]
     val: tuple[str, ...]
@@ -183,7 +182,7 @@ class Fractions:
 
 @dataclass(frozen=True)
 class DuplicateGroups:
-    """Which cases must stay together.
+    """Cases that must stay together.
 
     Attributes:
         groups: group number by case key.
@@ -239,7 +238,10 @@ def group_cases(
     group_of_image = connected_groups(len(images), links)
     return DuplicateGroups(
         groups={case.key: group_of_image[numbers[case.image_path]] for case in cases},
-        pairs=[(of_image[pair.first], of_image[pair.second]) for pair in _sorted(found)],
+        pairs=[
+            (of_image[pair.first], of_image[pair.second])
+            for pair in sorted(found, key=lambda pair: -pair.similarity)
+        ],
     )
 
 
@@ -290,7 +292,7 @@ def assign_subsets(
 
 
 def _patients(cases: Sequence[UltrasoundCase], pattern: str | None) -> dict[str, str]:
-    """What the pattern finds in each key; empty without a pattern."""
+    """The text that the pattern finds in each key; empty without a pattern."""
     if pattern is None:
         return {}
     try:
@@ -307,7 +309,3 @@ def _patients(cases: Sequence[UltrasoundCase], pattern: str | None) -> dict[str,
             f"keys, such as {unmatched[0]!r}. Make it find the patient in every key."
         )
     return {key: match[1 if compiled.groups else 0] for key, match in matches.items() if match}
-
-
-def _sorted(pairs: Iterable[NearDuplicate]) -> list[NearDuplicate]:
-    return sorted(pairs, key=lambda pair: -pair.similarity)

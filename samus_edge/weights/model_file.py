@@ -89,10 +89,10 @@ def is_own(checkpoint: CheckpointFile) -> bool:
 
 
 def read_settings(checkpoint: CheckpointFile) -> ModelSettings:
-    """The settings of the model that our own weights are of.
+    """The settings of the model in a file of our own weights.
 
     Raises:
-        WeightsError: if the file does not say it, or names an unknown architecture.
+        WeightsError: if they are not in the file, or name an unknown architecture.
     """
     path, document = checkpoint.path, checkpoint.metadata.get("settings", "")
     try:
@@ -105,7 +105,7 @@ def read_settings(checkpoint: CheckpointFile) -> ModelSettings:
 
 
 def settings_of(model: SamusHF) -> ModelSettings:
-    """What a model is, by its modules and tensors."""
+    """A model's settings, read from its modules and tensors."""
     switches = switches_of(model.state_dict())
     return ModelSettings(arch_of(model), hf=switches["hf"], gate=switches["gate"])
 
@@ -113,7 +113,7 @@ def settings_of(model: SamusHF) -> ModelSettings:
 def load_own(model: SamusHF, checkpoint: CheckpointFile) -> WeightAccount:
     """Copy our own weights into a model, in place, which may have more switches on than they had.
 
-    What such a switch adds is new and adds nothing until it is trained.
+    The parts of such a switch are new and change nothing until they are trained.
 
     Raises:
         WeightsError: if the weights do not fit, or were trained with a switch that is off now.
@@ -142,7 +142,7 @@ def load_own(model: SamusHF, checkpoint: CheckpointFile) -> WeightAccount:
 
 
 def switches_of(tensors: Mapping[str, Any]) -> dict[str, bool]:
-    """The switches `hf` and `gate` of the model that a state dict is of, of tensors or arrays."""
+    """The switches `hf` and `gate` of the model of a state dict, of tensors or arrays."""
     kernel = tensors.get(TINY_STEM_KERNEL)
     is_tiny_hf = kernel is not None and kernel.ndim == 4 and kernel.shape[1] == 2
     return {

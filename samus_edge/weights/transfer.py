@@ -14,10 +14,10 @@ from samus_edge.modeling.samus_hf import SamusHF
 
 @dataclass(frozen=True)
 class WeightAccount:
-    """What happened to every tensor of a model and of the checkpoint that it was started from.
+    """An account of every tensor of a model and of the checkpoint that it was started from.
 
     Attributes:
-        source: What the weights were loaded from.
+        source: Origin of the weights.
         taken: Model tensors copied unchanged.
         adapted: Model tensors computed from a checkpoint tensor, with how.
         new: Model tensors that keep their own initial value.
@@ -89,7 +89,7 @@ def transfer(
         model: The model.
         converted: Tensors by the model's names.
         path: The checkpoint, for errors.
-        kind: What the checkpoint is, for the account and for errors.
+        kind: Kind of the checkpoint, for the account and for errors.
         may_be_new: Parts of the model, or beginnings of names, that may keep their initial values.
         takes_all: Whether a tensor that the model does not have is an error.
 

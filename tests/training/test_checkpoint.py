@@ -69,32 +69,6 @@ def test_a_write_that_fails_leaves_the_previous_files_whole(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["note.txt", "state.pt"]
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"\x80\x04\x95garbage"])
-def test_a_file_that_is_no_state_is_named(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "state.pt"
-    path.write_bytes(content)
-    with pytest.raises(
-        WeightsError, match=r"state\.pt is not a training state of this version .* start afresh"
-    ):
-        load_state(path)
-
-
-@pytest.mark.parametrize("content", [{"model": {}}, [1], {"surprise": 1}])
-def test_another_torch_file_is_named(content: Any, tmp_path: Path) -> None:
-    path = tmp_path / "state.pt"
-    torch.save(content, path)
-    with pytest.raises(WeightsError, match=r"state\.pt is not a training state"):
-        load_state(path)
-
-
-def test_a_truncated_state_is_named(state: TrainingState, tmp_path: Path) -> None:
-    path = tmp_path / "state.pt"
-    save_state(state, path)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(WeightsError, match=r"state\.pt is not a training state"):
-        load_state(path)
-
-
 class Malicious:
     """Runs a command when it is unpickled."""
 
@@ -103,18 +77,6 @@ class Malicious:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, (f"touch {self.trace}",)
-
-
-def test_a_malicious_state_is_refused_and_not_run(tmp_path: Path) -> None:
-    path, trace = tmp_path / "state.pt", tmp_path / "trace"
-    for write in (
-        lambda: torch.save({"model": Malicious(trace)}, path),
-        lambda: path.write_bytes(pickle.dumps(Malicious(trace))),
-    ):
-        write()
-        with pytest.raises(WeightsError, match=r"state\.pt is not a training state"):
-            load_state(path)
-    assert not trace.exists()
 
 
 def test_a_state_of_another_training_is_refused_with_every_difference(
@@ -141,3 +103,27 @@ def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path: Path) ->
         (tmp_path / name).write_bytes(b"whole")
     remove_unfinished_files(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "note.tmp", "state.pt"]
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x80\x04\x95garbage", b"truncated"])
+def test_a_file_that_is_no_state_is_named(
+    state: TrainingState, content: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "state.pt"
+    save_state(state, path)
+    path.write_bytes(path.read_bytes()[:-100] if content == b"truncated" else content)
+    with pytest.raises(WeightsError, match=r"state\.pt is not a training state .* start afresh"):
+        load_state(path)
+
+
+def test_another_or_malicious_torch_file_is_refused_and_not_run(tmp_path: Path) -> None:
+    path, trace = tmp_path / "state.pt", tmp_path / "trace"
+    contents: list[Any] = [{"model": {}}, [1], {"surprise": 1}, {"model": Malicious(trace)}]
+    for content in contents:
+        torch.save(content, path)
+        with pytest.raises(WeightsError, match=r"state\.pt is not a training state"):
+            load_state(path)
+    path.write_bytes(pickle.dumps(Malicious(trace)))
+    with pytest.raises(WeightsError, match=r"state\.pt is not a training state"):
+        load_state(path)
+    assert not trace.exists()

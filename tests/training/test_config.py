@@ -21,11 +21,6 @@ from samus_edge.training.losses import LossWeights
 from samus_edge.training.prompt_schedule import PromptConfig
 
 
-def test_nothing_is_learned_from_a_teacher_by_default() -> None:
-    assert TrainConfig().distillation.teacher == "none"
-    assert TrainConfig().distillation.mask_weight == 0.0
-
-
 @pytest.mark.parametrize("teacher", ["none", "lite_medsam", "runs/vit_b/best.safetensors"])
 def test_a_teacher_has_a_name_or_a_file(teacher: str) -> None:
     assert DistillationConfig(teacher=teacher).teacher == teacher
@@ -56,13 +51,6 @@ def test_distillation_config_a_bad_value_is_named(name: str, value: Any, expecte
 def test_masks_of_no_teacher_are_refused() -> None:
     with pytest.raises(ValueError, match=r"mask_weight must be 0 without a teacher, got 0\.5"):
         DistillationConfig(mask_weight=0.5)
-
-
-def test_the_section_is_read_from_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "c.yaml"
-    path.write_text("distillation:\n  teacher: lite_medsam\n  mask_weight: 0.5\n")
-    expected = DistillationConfig(teacher="lite_medsam", mask_weight=0.5)
-    assert read_config(path) == TrainConfig(distillation=expected)
 
 
 SHIPPED = sorted(Path(str(importlib.resources.files("samus_edge") / "configs")).glob("*.yaml"))

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import torch
@@ -21,7 +20,6 @@ from samus_edge.training.learner import (
     averaged_copy,
     make_optimizer,
     schedule_factor,
-    set_rates,
     training_processes,
 )
 from samus_edge.training.objective import MaskObjective
@@ -75,14 +73,6 @@ def test_rates_warm_up_and_fall_along_a_cosine_or_stay() -> None:
     assert factors == pytest.approx([0.5, 1.0, *cosine])
     assert [schedule_factor("constant", step, 2, 6) for step in range(6)] == [0.5, 1, 1, 1, 1, 1]
     assert schedule_factor("cosine", 0, 0, 1) == 1.0
-
-
-def test_rates_are_a_factor_of_each_peak() -> None:
-    optimizer = make_optimizer(small_model(), TrainConfig())
-    set_rates(optimizer, 0.5)
-    set_rates(optimizer, 0.25)  # of the peak, not of the rate before
-    rates = {group["peak_lr"]: group["lr"] for group in optimizer.param_groups}
-    assert rates == {3e-4: 0.75e-4, 1e-4: 0.25e-4}
 
 
 def test_without_torchrun_this_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,26 +260,6 @@ def test_a_step_whose_gradient_is_not_finite_is_skipped(
     vars(learner.model.image_encoder)["poisoned"] = False
     learner.step(batches(samples[:2], 2))
     assert learner.skipped_steps == 1
-
-
-def test_a_learner_goes_on_from_its_state(
-    make_learner: Callable[..., Learner], samples: list[TrainingSample]
-) -> None:
-    def state_after(learner: Learner, steps: int) -> dict[str, Any]:
-        for _ in range(steps):
-            learner.step(batches(samples[:2], 2))
-        return learner.state_dict()
-
-    whole = make_learner(batch_norm=True)
-    state_after(whole, 2)
-    first, second = make_learner(batch_norm=True), make_learner(batch_norm=True)
-    second.load_state_dict(state_after(first, 1))
-    state_after(second, 1)
-    assert second.steps_done == 2
-    for one, other in ((whole.model, second.model), (whole.averaged, second.averaged)):
-        expected = one.state_dict()
-        for name, tensor in other.state_dict().items():
-            assert torch.equal(tensor, expected[name])
 
 
 def test_the_average_follows_the_model(

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 
 from samus_edge.training.checkpoint import load_state
-from samus_edge.training.config import read_config
 from tests.training.small_training import write_bright_cases
 
 KILLED = -9
@@ -150,8 +149,3 @@ def test_processes_that_accumulate_and_refine_stay_together(outcome: Outcome) ->
         if "running" not in name:
             assert torch.equal(tensor, other[name]), name
     assert load_state(folder / "state.pt").learner["steps_done"] == 1
-
-
-def test_the_settings_of_the_scenarios_are_valid() -> None:
-    assert read_config(None, SETTINGS).checkpoint_interval_steps == 1
-    assert read_config(None, ALONE).gradient_clip == 0.5

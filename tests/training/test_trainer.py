@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from samus_edge.data.augmentation import AugmentationConfig
 from samus_edge.data.case import UltrasoundCase, read_image, read_instances
 from samus_edge.data.prompt_protocol import mask_box
-from samus_edge.errors import JobInterruptedError, OutputFileError, WeightsError
+from samus_edge.errors import JobInterruptedError, WeightsError
 from samus_edge.evaluation.metrics import dice
 from samus_edge.evaluation.torch_predictor import TorchPredictor
 from samus_edge.modeling import samus_hf_tiny
@@ -287,29 +287,6 @@ def test_history_has_a_row_for_each_epoch_and_the_best_weights_are_those_of_the_
     losses = [row["val_loss"] for row in rows]
     assert_same(load_file(best), saved[losses.index(min(losses))])
     assert json.loads((tmp_path / "config.json").read_text()) == config_document(SMALL)
-
-
-def test_a_save_that_fails_leaves_a_state_from_which_the_training_goes_on(
-    make_trainer: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    make_trainer(whole).run()
-    trainer = make_trainer(parts)
-
-    def full_disk(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    def fill_the_disk(record: StepRecord) -> None:
-        if record.step == 4:  # the last of the second epoch
-            monkeypatch.setattr(os, "fsync", full_disk)
-
-    with pytest.raises(OutputFileError, match="No space left on device"):
-        trainer.run(progress=fill_the_disk)
-    monkeypatch.undo()
-    assert load_state(parts / "state.pt").epoch == len(history(parts)) == 1
-    make_trainer(parts).run()
-    assert_same(vars(load_state(parts / "state.pt")), vars(load_state(whole / "state.pt")))
-    assert (parts / "history.csv").read_bytes() == (whole / "history.csv").read_bytes()
 
 
 def test_a_state_of_another_configuration_is_refused_with_the_difference(

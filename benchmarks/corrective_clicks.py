@@ -3,10 +3,10 @@
 `python benchmarks/corrective_clicks.py --data BUSI --split split.json`
 
 A box is up to 20 % off on each side, so that there is something to correct. Each click is in the
-middle of the largest error, on the lesion or beside it, as in the literature. There are three ways
-to use them: all clicks at once beside the box; each click refines the mask before it (its logits go
-in as well); and `predict_with_clicks`, which also makes the clicked place follow, and is what the
-service and its page do.
+middle of the largest error, on the lesion or beside it, as in the literature. Three ways to use
+them: all clicks at once beside the box; each click refines the mask before it (its logits go in as
+well), both as the network alone answers; and `Segmenter.predict`, which also sees to it that the
+clicked place follows.
 """
 
 from typing import Annotated, Any
@@ -22,10 +22,9 @@ from samus_edge.data.case import read_image, read_instances
 from samus_edge.data.prompt_protocol import mask_box
 from samus_edge.evaluation.metrics import Mask, dice
 from samus_edge.runtime import Segmenter
-from samus_edge.runtime.segmenter import predict_with_clicks
 
 JITTER, CLICKS = 0.2, 3
-WAYS = ("at once", "each refines", "predict_with_clicks")
+WAYS = ("at once", "each refines", "predict")
 
 
 def next_click(mask: Mask, truth: Mask) -> tuple[list[int], int]:
@@ -51,12 +50,12 @@ def correct(
         point, label = next_click(prediction.masks[0, 0], truth)
         points.append(point)
         labels.append(label)
-        if way == "predict_with_clicks":
-            prediction = predict_with_clicks(
-                segmenter, embedding, box=box, point_coords=points, point_labels=labels
+        if way == "predict":
+            prediction = segmenter.predict(
+                embedding, boxes=[box], point_coords=[points], point_labels=[labels]
             )
         else:
-            prediction = segmenter.predict(
+            prediction = segmenter.decode(
                 embedding,
                 boxes=[box],
                 point_coords=[points],

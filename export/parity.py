@@ -93,8 +93,8 @@ def measure_parity(
                 prompts += 1
                 for multimask in (False, True):
                     options: dict[str, Any] = {**prompt, "multimask_output": multimask}
-                    shipped = segmenter.predict(shipped_embedding, **options)
-                    expected = reference.predict(embedding, **options)
+                    shipped = segmenter.decode(shipped_embedding, **options)
+                    expected = reference.decode(embedding, **options)
                     logit_errors.append(
                         largest_difference(shipped.low_res_logits, expected.low_res_logits)
                     )

@@ -68,7 +68,7 @@ def check_sam_profile(model: SamusHF, encoder: Path, decoder: Path) -> None:
         image_embeddings = run_encoder.run(None, {"input_image": rgb})[0]
         embedding = reference.encode(frame)
         for box, points in _prompts(frame_hw):
-            expected = reference.predict(
+            expected = reference.decode(
                 embedding,
                 boxes=None if box is None else box[None],
                 point_coords=None if points is None else points[None],

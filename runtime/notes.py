@@ -20,6 +20,7 @@ class Note:
     | `blank_frame`, `blank_box` | warning | no contrast in the frame, or in the box |
     | `normalised_coordinates` | warning | all coordinates are at most 1, but pixels are expected |
     | `mask_outside_box` | warning | most of the mask lies outside its box |
+    | `empty_mask` | warning | no pixel is in the mask |
     | `low_quality` | warning | the mask is probably not good |
     | `spacing_unknown` | warning | sizes are in pixels; the text says why |
     | `spacing_implausible` | warning | the size of a pixel is outside 0.005 to 2 mm |

@@ -1,27 +1,69 @@
-"""From embeddings and prompts to masks, and how far two predictions are apart."""
+"""From embeddings and prompts to masks: the mask decoder, and the one rule of what is made of it.
 
-from collections.abc import Mapping
+The same image, bundle and prompts give the same mask wherever they are asked for (`predict_masks`):
+
+- A prompt's points are clicks, in their order. The first step is the box alone, or the points up to
+  the first foreground point; each further click refines the mask before it, whose logits go in as
+  well. With logits of the caller's own (`mask_input`), all points go in at once beside them.
+- Clicks are obeyed: a pixel clicked as foreground is in the mask, one clicked as background is not.
+  The network alone seldom follows a click against a box (on BUSI, one clicked pixel in ten does).
+  So where the clicked pixel is on the wrong side, the logits around it are shifted, most at the
+  click, and less with the distance to the border of the wrong region.
+- There are no crumbs: each connected part of a mask holds a foreground click, but for the largest
+  part that reaches into the prompt's box.
+- A mask that was edited so is scored again: the decoder is asked what it makes of the edited logits
+  as `mask_input`; its predicted IoU counts, less where its mask is another than the edited one.
+"""
+
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from samus_edge.runtime.backends.backend import Tensor
 from samus_edge.runtime.bundle.manifest import MASKS_PER_PROMPT
-from samus_edge.runtime.prompts import DecoderPrompts, Prompts, decoder_prompts
+from samus_edge.runtime.notes import Note
+from samus_edge.runtime.prediction_notes import GreyRange
+from samus_edge.runtime.prompts import (
+    FOREGROUND_LABEL,
+    PADDING_LABEL,
+    DecoderPrompts,
+    Prompts,
+    decoder_prompts,
+)
 
 if TYPE_CHECKING:
     from samus_edge.runtime.backends.gpu.device import DeviceTensor
 
 __all__ = [
+    "MULTIMASK",
+    "SINGLE_MASK",
     "Embedding",
     "Prediction",
     "decode_prompts",
     "mask_decoder_feeds",
     "masks_from_logits",
+    "predict_masks",
     "upsample_logits",
 ]
+
+Logits: TypeAlias = npt.NDArray[np.float32]
+Decode: TypeAlias = Callable[[Prompts, slice], tuple[Logits, Logits]]
+"""From N prompts, and which M of a prompt's four masks to keep, to (N, M, h, w) logits and (N, M)
+predicted IoU."""
+
+SINGLE_MASK = slice(0, 1)
+MULTIMASK = slice(1, MASKS_PER_PROMPT)
+# The least distance of a clicked logit from the threshold; 4 is a probability of 0.98.
+_MARGIN = np.float32(4.0)
+# Standard deviation of a shift, in distances from the click to the border of the wrong region.
+_REACH = 2.0
+_MIN_REACH = 1.5  # pixels of the logits: less would be a dot
+# IoU of an edited mask and the network's next one, from which on its predicted IoU counts in full.
+_AGREEING = 0.8
 
 
 class MaskDecoder(Protocol):
@@ -104,6 +146,182 @@ def decode_prompts(
     return logits, ious
 
 
+def predict_masks(
+    decode: Decode, prompts: Prompts, mask_threshold: float, multimask_output: bool
+) -> tuple[Logits, Logits]:
+    """Predict by the one prompt rule, which is told at the top of this module.
+
+    Args:
+        decode: runs the mask decoder.
+        prompts: N checked prompts.
+        mask_threshold: A pixel belongs to the mask where its logit is greater than this.
+        multimask_output: False for one mask per prompt, True for three alternatives.
+
+    Returns:
+        (N, M, h, w) logits and (N, M) predicted IoU, float32; M is 1 or 3.
+    """
+    counts = prompts.point_counts
+    first = counts if prompts.mask_input is not None else prompts.needed_points
+    kept = MULTIMASK if multimask_output else SINGLE_MASK
+    groups: list[tuple[npt.NDArray[np.int64], Logits, Logits]] = []
+    for steps in np.unique(counts - first):
+        rows = np.flatnonzero(counts - first == steps)
+        earlier = None if prompts.mask_input is None else prompts.mask_input[rows]
+        for step in range(steps):
+            shown = prompts.part(rows, first[rows] + step, earlier)
+            earlier, _ = decode(shown, SINGLE_MASK)
+            for row in range(len(rows)):
+                earlier[row, 0] = _obeying(earlier[row, 0], shown, row, mask_threshold)
+        shown = prompts.part(rows, counts[rows], earlier)
+        logits, ious = decode(shown, kept)
+        edited = np.stack(
+            [_edited(each, shown, row, mask_threshold) for row, each in enumerate(logits)]
+        )
+        is_other = ((edited > mask_threshold) != (logits > mask_threshold)).any((2, 3))  # (n, M)
+        for index in np.flatnonzero(is_other.any(axis=0)):
+            which = np.flatnonzero(is_other[:, index])
+            mask_input = edited[which, index : index + 1]
+            again = prompts.part(rows[which], counts[rows[which]], mask_input)
+            ious[which, index] = _score_again(decode, again, mask_threshold)
+        groups.append((rows, edited, ious))
+    order = np.argsort(np.concatenate([rows for rows, _, _ in groups]))
+    return (
+        np.concatenate([logits for _, logits, _ in groups])[order],
+        np.concatenate([ious for _, _, ious in groups])[order],
+    )
+
+
+def _edited(logits: Logits, prompts: Prompts, row: int, mask_threshold: float) -> Logits:
+    """A prompt's (M, h, w) logits, new, made to obey its clicks and free of crumbs."""
+    return np.stack(
+        [
+            _without_crumbs(
+                _obeying(network, prompts, row, mask_threshold), prompts, row, mask_threshold
+            )
+            for network in logits
+        ]
+    )
+
+
+def _score_again(decode: Decode, prompts: Prompts, mask_threshold: float) -> Logits:
+    """(n,) predicted IoU of masks that are the `mask_input` of n prompts.
+
+    On BUSI's validation part, after 1 to 3 corrective clicks, this score is off by 0.044 in the
+    mean (bias 0.002), the network's score before the edit by 0.046; but of a lesion with its middle
+    clicked away that one still says 0.9.
+    """
+    assert prompts.mask_input is not None
+    logits, ious = decode(prompts, SINGLE_MASK)
+    mine, networks = prompts.mask_input[:, 0] > mask_threshold, logits[:, 0] > mask_threshold
+    both = np.count_nonzero(mine & networks, axis=(1, 2))
+    agreement = both / np.maximum(np.count_nonzero(mine | networks, axis=(1, 2)), 1)  # (n,)
+    scores: Logits = ious[:, 0] * np.minimum(agreement / _AGREEING, 1.0).astype(np.float32)
+    return scores
+
+
+def _obeying(logits: Logits, prompts: Prompts, row: int, mask_threshold: float) -> Logits:
+    """(h, w) logits of a prompt, new, in which its clicks are on their side of the threshold."""
+    labels = prompts.point_labels[row]
+    clicks = labels != PADDING_LABEL
+    if not clicks.any():
+        return logits
+    shift = np.float32(mask_threshold)
+    coords = prompts.point_coords[row][clicks]
+    shifted = shift_to_clicks(logits - shift, coords, labels[clicks], prompts.original_hw)
+    return np.asarray(shifted + shift, np.float32)
+
+
+def _without_crumbs(logits: Logits, prompts: Prompts, row: int, mask_threshold: float) -> Logits:
+    """(h, w) logits of a prompt, mirrored at the threshold where a part of the mask is a crumb."""
+    import cv2
+
+    # Parts that touch at corners only come apart when the logits are upsampled.
+    count, parts, statistics, _ = cv2.connectedComponentsWithStats(
+        (logits > mask_threshold).astype(np.uint8), connectivity=4
+    )
+    if count <= 2:  # the background, and at most one part
+        return logits
+    kept = np.zeros(count, np.bool_)
+    height, width = logits.shape
+    scale = np.array([width, height]) / np.array(prompts.original_hw[::-1])  # x, y
+    if prompts.boxes is not None:
+        left, top, right, bottom = ((prompts.boxes[row] + 0.5) * np.tile(scale, 2)).tolist()
+        x, y, part_width, part_height, area = statistics.T  # (count,) each
+        reaches = (x < right) & (x + part_width > left) & (y < bottom) & (y + part_height > top)
+        reaches[0] = False
+        if not reaches[1:].any():
+            reaches[1:] = True
+        kept[np.argmax(np.where(reaches, area, 0))] = True
+    for xy in prompts.point_coords[row][prompts.point_labels[row] == FOREGROUND_LABEL]:
+        kept[parts[_around(xy, logits.shape, prompts.original_hw)[0]]] = True
+    kept[0] = True
+    mirrored = 2 * np.float32(mask_threshold) - logits
+    cleaned: Logits = np.where(kept[parts], logits, mirrored)
+    return cleaned
+
+
+def shift_to_clicks(
+    logits: Logits,
+    point_coords: npt.NDArray[np.floating[Any]],
+    point_labels: npt.NDArray[np.int32],
+    original_hw: tuple[int, int],
+) -> Logits:
+    """Shift logits around clicks that are on the wrong side.
+
+    Args:
+        logits: (h, w), above 0 on the lesion.
+        point_coords: (P, 2), pixels of the frame.
+        point_labels: (P,), 1 on the lesion, 0 beside it.
+        original_hw: (H, W) of the frame.
+
+    Returns:
+        (h, w), new. Upsampled to the frame, the pixel of each click is on its side; of clicks with
+        different labels within one pixel of the logits, the last is.
+    """
+    import cv2
+
+    rows, columns = np.mgrid[: logits.shape[0], : logits.shape[1]].astype(np.float32)
+    shifted = logits.astype(np.float32, copy=True)
+    for xy, label in zip(point_coords, point_labels, strict=True):
+        sign = np.float32(1.0 if label == FOREGROUND_LABEL else -1.0)
+        _, (row, column) = _around(xy, logits.shape, original_hw)
+        at = round(row), round(column)
+        lacking = _MARGIN - sign * shifted[at]
+        if lacking > 0:
+            wrong = shifted <= 0 if sign > 0 else shifted > 0
+            border = cv2.distanceTransform(np.pad(wrong, 1).astype(np.uint8), cv2.DIST_L2, 5)
+            reach = max(_MIN_REACH, _REACH * float(border[at[0] + 1, at[1] + 1]))
+            distances = (columns - column) ** 2 + (rows - row) ** 2
+            shifted += sign * lacking * np.exp(-distances / (2 * reach**2)).astype(np.float32)
+    for xy, label in zip(point_coords, point_labels, strict=True):
+        # The clicked pixel's logit is a mean of the four around it: steep ones outvote the nearest.
+        where, (row, column) = _around(xy, logits.shape, original_hw)
+        around = shifted[where]
+        across = around[:, 0] + (around[:, -1] - around[:, 0]) * (column % 1)
+        value = across[0] + (across[-1] - across[0]) * (row % 1)
+        if label == FOREGROUND_LABEL and value <= 0.1 * _MARGIN:
+            np.maximum(around, _MARGIN, out=around)
+        elif label != FOREGROUND_LABEL and value > -0.1 * _MARGIN:
+            np.minimum(around, -_MARGIN, out=around)
+    return shifted
+
+
+def _around(
+    xy: npt.NDArray[np.floating[Any]], logits_hw: tuple[int, ...], original_hw: tuple[int, int]
+) -> tuple[tuple[slice, slice], tuple[float, float]]:
+    """Where in a map of logits the clicked pixel of the frame is.
+
+    Returns:
+        The one, two or four logits that its own is a mean of, and its (row, column) among all.
+        Pixel centres are at integers in both grids.
+    """
+    size = np.array(logits_hw[::-1])
+    centre = (np.floor(xy + 0.5) + 0.5) * size / np.array(original_hw[::-1]) - 0.5
+    column, row = np.clip(centre, 0, size - 1).tolist()
+    rows = slice(math.floor(row), math.ceil(row) + 1)
+    return (rows, slice(math.floor(column), math.ceil(column) + 1)), (row, column)
+
+
 def upsample_logits(
     logits: npt.NDArray[np.float32], original_hw: tuple[int, int]
 ) -> npt.NDArray[np.float32]:
@@ -159,11 +377,14 @@ class Embedding:
         original_hw: (H, W) of the image, pixels.
         encoder_sha256: SHA-256 of the image encoder that made it; another bundle's decoder refuses
             it.
+        grey: (2, h, w), uint8: the least and the greatest grey value of the image in the cells of a
+            coarse grid; None for an image that was in the memory of a GPU.
     """
 
     tensor: "npt.NDArray[np.float32] | DeviceTensor"
     original_hw: tuple[int, int]
     encoder_sha256: str
+    grey: GreyRange | None = None
 
     @property
     def image_embeddings(self) -> npt.NDArray[np.float32]:
@@ -182,9 +403,11 @@ class Prediction:
         iou_predictions: (N, M), float32: the model's estimate of each mask's IoU; not clipped, may
             leave [0, 1].
         original_hw: (H, W) of the image, pixels.
+        notes: What looks wrong: a blank image, coordinates that are no pixels, a poor mask.
     """
 
     masks: npt.NDArray[np.bool_]
     low_res_logits: npt.NDArray[np.float32]
     iou_predictions: npt.NDArray[np.float32]
     original_hw: tuple[int, int]
+    notes: tuple[Note, ...] = ()

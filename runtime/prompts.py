@@ -25,6 +25,7 @@ __all__ = [
 
 
 PADDING_LABEL = -1
+FOREGROUND_LABEL = 1
 BOX_CORNER_LABELS = (2, 3)
 # Bounds memory: the decoder holds a copy of the image embeddings for every prompt of a run.
 MAX_PROMPTS_PER_RUN = 32
@@ -70,7 +71,7 @@ def assign_points_to_boxes(
 
 @dataclass(frozen=True)
 class Prompts:
-    """N checked prompts, each with a box, with points, or with both.
+    """N checked prompts, each with a box, with a foreground point, or with both.
 
     Attributes:
         original_hw: (H, W) of the image that they were given for, pixels.
@@ -89,6 +90,49 @@ class Prompts:
 
     def __len__(self) -> int:
         return len(self.point_coords)
+
+    @property
+    def point_counts(self) -> npt.NDArray[np.int64]:
+        """(N,): how many points each prompt has, without padding."""
+        return np.asarray(np.count_nonzero(self.point_labels != PADDING_LABEL, axis=1), np.int64)
+
+    @property
+    def needed_points(self) -> npt.NDArray[np.int64]:
+        """(N,): how many of a prompt's points it takes to say what to segment.
+
+        None beside a box, else those up to the first foreground point.
+        """
+        if self.boxes is not None:
+            return np.zeros(len(self), np.int64)
+        first = np.argmax(self.point_labels == FOREGROUND_LABEL, axis=1)  # (N,)
+        needed: npt.NDArray[np.int64] = self._ranks()[np.arange(len(self)), first]
+        return needed
+
+    def part(
+        self,
+        rows: npt.NDArray[np.int64],
+        point_counts: npt.NDArray[np.int64],
+        mask_input: npt.NDArray[np.float32] | None,
+    ) -> "Prompts":
+        """Some of the prompts, each with its first points alone.
+
+        Args:
+            rows: (n,), which prompts.
+            point_counts: (n,), how many points each keeps; the others become padding.
+            mask_input: (n, 1, h, w), logits to go with them.
+        """
+        is_shown = self._ranks()[rows] <= point_counts[:, None]  # (n, P)
+        return Prompts(
+            original_hw=self.original_hw,
+            boxes=None if self.boxes is None else self.boxes[rows],
+            point_coords=self.point_coords[rows],
+            point_labels=np.where(is_shown, self.point_labels[rows], PADDING_LABEL),
+            mask_input=mask_input,
+        )
+
+    def _ranks(self) -> npt.NDArray[np.int64]:
+        """(N, P): 1 for a prompt's first point, 2 for its second; padding does not count."""
+        return np.cumsum(self.point_labels != PADDING_LABEL, axis=1)
 
 
 @dataclass(frozen=True)
@@ -130,8 +174,8 @@ def check_prompts(
 
     Raises:
         TypeError: if something is not numbers.
-        BadArgumentError: if there is no prompt, a shape or a value is wrong, or numbers of prompts
-            differ.
+        BadArgumentError: if there is no prompt, one has neither a box nor a foreground point, a
+            shape or a value is wrong, or numbers of prompts differ.
     """
     if point_coords is None and point_labels is not None:
         raise BadArgumentError(
@@ -143,9 +187,9 @@ def check_prompts(
         coords = np.zeros((count, 0, 2), np.float32)
         labels = np.zeros((count, 0), np.int32)
     else:
-        shape = np.shape(point_coords)
-        labels = _check_point_labels(point_labels, shape)  # (N, P)
-        coords = _check_points(point_coords, labels, original_hw)  # (N, P, 2)
+        values = _numbers("point_coords", point_coords)
+        labels = _check_point_labels(point_labels, values.shape)  # (N, P)
+        coords = _check_points(values, labels, original_hw)  # (N, P, 2)
     if checked_boxes is not None and len(checked_boxes) != len(coords):
         raise BadArgumentError(
             f"boxes and point_coords must have one row per prompt, got {len(checked_boxes)} boxes "
@@ -155,7 +199,8 @@ def check_prompts(
     if len(coords) == 0:
         raise BadArgumentError("no prompt was given. Give at least one box or one point.")
     if checked_boxes is None:
-        _refuse_rows_without_points(labels)
+        _refuse_rows_without_foreground(labels)
+    _refuse_contradictions(coords, labels)
     checked_mask = (
         None if mask_input is None else _check_mask_input(mask_input, len(coords), mask_input_hw)
     )
@@ -225,13 +270,12 @@ def _check_point_labels(
 
 
 def _check_points(
-    point_coords: npt.ArrayLike,
+    point_coords: npt.NDArray[np.float64],
     point_labels: npt.NDArray[np.int32],
     original_hw: tuple[int, int],
 ) -> npt.NDArray[np.float32]:
     """(N, P, 2), float32, inside the image; zeros for padding, whose coordinates are ignored."""
-    values = _numbers("point_coords", point_coords)
-    values = values.reshape(*point_labels.shape, 2)  # (N, P, 2)
+    values = point_coords.reshape(*point_labels.shape, 2)  # (N, P, 2)
     values = np.where(point_labels[..., None] == PADDING_LABEL, 0.0, values)
     height, width = original_hw
     for x, y in values.reshape(-1, 2):
@@ -298,7 +342,8 @@ def _numbers(name: str, value: npt.ArrayLike) -> npt.NDArray[np.float64]:
         array = np.asarray(value)
     except ValueError as err:  # nested sequences of unequal lengths
         raise BadArgumentError(
-            f"{name} must be an array with rows of equal length ({err})."
+            f"{name} must have rows of equal length, got {value!r:.60}. Give every prompt the same "
+            "number of points; fill up with points of label -1."
         ) from err
     if array.dtype.kind not in "iuf":
         raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}: {value!r:.60}.")
@@ -309,13 +354,28 @@ def _show(values: Iterable[float]) -> str:
     return "(" + ", ".join(f"{value:.10g}" for value in values) + ")"
 
 
-def _refuse_rows_without_points(labels: npt.NDArray[np.int32]) -> None:
-    empty = np.flatnonzero((labels != PADDING_LABEL).sum(axis=1) == 0)
-    if len(empty):
+def _refuse_rows_without_foreground(labels: npt.NDArray[np.int32]) -> None:
+    """Refuse prompts of padding and background points, which do not say what to segment."""
+    lacking = np.flatnonzero((labels != FOREGROUND_LABEL).all(axis=1))
+    if len(lacking):
+        has_background = (labels[lacking[0]] == 0).any()
+        what = "only background points" if has_background else "no box and no point, only padding"
         raise BadArgumentError(
-            f"prompt {empty[0]} has no box and no point, only padding. "
-            "Give it at least one point with label 1 or 0."
+            f"prompt {lacking[0]} has {what}, so nothing says where the lesion is. Give it a box, "
+            "or a point with label 1 on the lesion."
         )
+
+
+def _refuse_contradictions(coords: npt.NDArray[np.float32], labels: npt.NDArray[np.int32]) -> None:
+    """Refuse prompts with a foreground and a background point on one pixel."""
+    for row, (row_coords, row_labels) in enumerate(zip(coords, labels, strict=True)):
+        pixels = np.floor(row_coords + 0.5)  # (P, 2)
+        for pixel in pixels[row_labels == 0]:
+            if (pixels[row_labels == FOREGROUND_LABEL] == pixel).all(axis=1).any():
+                raise BadArgumentError(
+                    f"prompt {row} has a foreground and a background point on one pixel, "
+                    f"{_show(pixel)}. Leave one of them out."
+                )
 
 
 def to_model_frame(
@@ -358,7 +418,7 @@ def decoder_prompts(
         exactly once.
     """
     size = min(MAX_PROMPTS_PER_RUN, max_prompts or MAX_PROMPTS_PER_RUN)
-    counts = (prompts.point_labels != PADDING_LABEL).sum(axis=1)  # (N,)
+    counts = prompts.point_counts  # (N,)
     for count in np.unique(counts):
         same_count = np.flatnonzero(counts == count)
         for start in range(0, len(same_count), size):

@@ -1,14 +1,9 @@
-"""The runtime's one entry: from an image and prompts to masks, without torch.
-
-`predict_with_clicks` corrects a mask click by click. The network alone seldom follows a click
-against a box: on BUSI, one clicked pixel in ten does. So each click refines the mask before it, and
-where the clicked pixel is still on the wrong side, the logits around it are shifted, most at the
-click, and less with the distance to the mask's border.
-"""
+"""The runtime's one entry: from an image and prompts to masks, without torch."""
 
 import os
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import numpy.typing as npt
@@ -25,33 +20,27 @@ from samus_edge.runtime.bundle.bundle import Bundle, check_precision, precision_
 from samus_edge.runtime.bundle.manifest import (
     IMAGE_ENCODER,
     MASK_DECODER,
-    MASKS_PER_PROMPT,
     check_graph,
     mask_input_hw,
 )
 from samus_edge.runtime.images.image_io import GreyFrame, grey_frame
 from samus_edge.runtime.prediction import (
+    MULTIMASK,
+    SINGLE_MASK,
     Embedding,
+    Logits,
     Prediction,
     decode_prompts,
     masks_from_logits,
+    predict_masks,
 )
+from samus_edge.runtime.prediction_notes import grey_range, prediction_notes
 from samus_edge.runtime.prompts import Prompts, check_prompts
 
 if TYPE_CHECKING:
     from samus_edge.runtime.backends.gpu.device import DeviceArray, DeviceTensor
 
-__all__ = [
-    "Segmenter",
-    "predict_with_clicks",
-    "shift_to_clicks",
-]
-
-
-Logits: TypeAlias = npt.NDArray[np.float32]
-
-_SINGLE_MASK = slice(0, 1)
-_MULTIMASK = slice(1, MASKS_PER_PROMPT)
+__all__ = ["Segmenter"]
 
 
 @final
@@ -236,6 +225,8 @@ class Segmenter:
 
         Coordinates are pixels of the original image, (x, y), with pixel centres at integers. A
         prompt is a box, points, or both; each gives its masks independently of the other prompts.
+        Points are clicks, in their order: each refines the mask before it, which obeys it; see
+        docs/prompts.md for the rule, which is the same wherever masks are asked for.
 
         Args:
             embedding: A result of this segmenter's `encode`.
@@ -252,8 +243,8 @@ class Segmenter:
 
         Raises:
             TypeError: if a prompt is not numbers, or the embedding not an Embedding.
-            BadArgumentError: if there is no prompt, one is malformed or outside the image, or the
-                embedding is of another bundle.
+            BadArgumentError: if there is no prompt, one is malformed, outside the image or without
+                a box and a foreground point, or the embedding is of another bundle.
             RuntimeError: if the segmenter is closed.
             BackendError: if the backend fails, or gives values that are not finite.
         """
@@ -261,6 +252,26 @@ class Segmenter:
         hw = embedding.original_hw
         prompts = self._check_prompts(hw, boxes, point_coords, point_labels, mask_input)
         return self._predict(embedding, prompts, multimask_output)
+
+    def decode(
+        self,
+        embedding: Embedding,
+        *,
+        boxes: npt.ArrayLike | None = None,
+        point_coords: npt.ArrayLike | None = None,
+        point_labels: npt.ArrayLike | None = None,
+        mask_input: npt.ArrayLike | None = None,
+        multimask_output: bool = False,
+    ) -> Prediction:
+        """What the mask decoder alone gives, with all points at once, to compare graphs by.
+
+        Arguments, result and errors are those of `predict`.
+        """
+        self._check_embedding(embedding)
+        hw = embedding.original_hw
+        prompts = self._check_prompts(hw, boxes, point_coords, point_labels, mask_input)
+        kept = MULTIMASK if multimask_output else SINGLE_MASK
+        return self._prediction(embedding, prompts, *self._decode(embedding, prompts, kept))
 
     def close(self) -> None:
         """Give the graphs' memory back; calls under way end normally. Closing twice is fine."""
@@ -325,17 +336,21 @@ class Segmenter:
             tensor=outputs["image_embeddings"],
             original_hw=_original_hw(frame),
             encoder_sha256=self._encoder_sha256,
+            grey=grey_range(frame) if isinstance(frame, np.ndarray) else None,
         )
 
     def _predict(
         self, embedding: Embedding, prompts: Prompts, multimask_output: bool
     ) -> Prediction:
-        kept = _MULTIMASK if multimask_output else _SINGLE_MASK
-        return self._prediction(*self._decode(embedding, prompts, kept), embedding.original_hw)
+        logits, ious = predict_masks(
+            partial(self._decode, embedding),
+            prompts,
+            self._bundle.manifest.mask_threshold,
+            multimask_output,
+        )
+        return self._prediction(embedding, prompts, logits, ious)
 
-    def _decode(
-        self, embedding: Embedding, prompts: Prompts, kept: slice = _SINGLE_MASK
-    ) -> tuple[Logits, Logits]:
+    def _decode(self, embedding: Embedding, prompts: Prompts, kept: slice) -> tuple[Logits, Logits]:
         """The logits (N, M, h, w) and predicted IoU (N, M) of N prompts, finite."""
         _, decoder = self._open_sessions()
         model_size = self._bundle.manifest.prompts.size
@@ -349,13 +364,17 @@ class Segmenter:
             )
         return logits, ious
 
-    def _prediction(self, logits: Logits, ious: Logits, original_hw: tuple[int, int]) -> Prediction:
+    def _prediction(
+        self, embedding: Embedding, prompts: Prompts, logits: Logits, ious: Logits
+    ) -> Prediction:
         threshold = self._bundle.manifest.mask_threshold
+        masks = masks_from_logits(logits, embedding.original_hw, threshold)
         return Prediction(
-            masks=masks_from_logits(logits, original_hw, threshold),
+            masks=masks,
             low_res_logits=logits,
             iou_predictions=ious,
-            original_hw=original_hw,
+            original_hw=embedding.original_hw,
+            notes=prediction_notes(embedding.grey, prompts, masks, ious),
         )
 
     def _open_sessions(self) -> tuple[GraphSession, GraphSession]:
@@ -368,99 +387,3 @@ class Segmenter:
 def _original_hw(frame: "GreyFrame | DeviceTensor") -> tuple[int, int]:
     height, width = frame.shape
     return height, width
-
-
-_MARGIN = 4.0
-"""The least distance of a clicked logit from zero; 4 is a probability of 0.98."""
-_REACH = 2.0
-"""Standard deviation of a shift, in distances from the click to the border of the wrong region."""
-_LEAST_REACH = 1.5  # pixels of the logits: less would be a dot
-
-
-def predict_with_clicks(
-    segmenter: Segmenter,
-    embedding: Embedding,
-    *,
-    box: npt.ArrayLike | None = None,
-    point_coords: npt.ArrayLike = (),
-    point_labels: npt.ArrayLike = (),
-) -> Prediction:
-    """Predict one mask, and let each click refine the one before it.
-
-    Args:
-        segmenter: A segmenter of the bundle that made the embedding.
-        embedding: The encoded frame.
-        box: (4,), XYXY, pixels of the frame; None without.
-        point_coords: (P, 2), pixels of the frame, in the order in which they were clicked.
-        point_labels: (P,), 1 on the lesion, 0 beside it.
-
-    Returns:
-        One mask of the frame's size; the same for the same clicks.
-
-    Raises:
-        BadArgumentError: if there is neither box nor point, or they do not fit the frame.
-        BackendError: if the backend fails.
-    """
-    points = np.asarray(point_coords, np.float64).reshape(-1, 2)
-    labels = np.asarray(point_labels, np.int32).reshape(-1)
-    if len(points) != len(labels):
-        raise BadArgumentError(
-            f"got {len(points)} points and {len(labels)} labels; give one for each."
-        )
-    if box is None and len(points) == 0:
-        raise BadArgumentError("there is no prompt. Give a box, points, or both.")
-    segmenter._check_embedding(embedding)
-    hw = embedding.original_hw
-    threshold = np.float32(segmenter.bundle.manifest.mask_threshold)
-    boxes = None if box is None else np.asarray(box, np.float64)[None]
-    logits: Logits | None = None
-    for count in range(0 if box is not None else 1, len(points) + 1):
-        coords = points[None, :count] if count else None
-        prompts = segmenter._check_prompts(
-            hw, boxes, coords, None if coords is None else labels[None, :count], logits
-        )
-        logits, ious = segmenter._decode(embedding, prompts)
-        if count:
-            shifted = shift_to_clicks(logits[0, 0] - threshold, points[:count], labels[:count], hw)
-            logits = shifted[None, None] + threshold
-    assert logits is not None
-    return segmenter._prediction(logits, ious, hw)
-
-
-def shift_to_clicks(
-    logits: Logits,
-    point_coords: npt.NDArray[np.float64],
-    point_labels: npt.NDArray[np.int32],
-    original_hw: tuple[int, int],
-) -> Logits:
-    """Shift logits around clicks that are on the wrong side.
-
-    Args:
-        logits: (h, w), above 0 on the lesion.
-        point_coords: (P, 2), pixels of the frame.
-        point_labels: (P,), 1 on the lesion, 0 beside it.
-        original_hw: (H, W) of the frame.
-
-    Returns:
-        (h, w), new.
-    """
-    import cv2
-
-    height, width = logits.shape
-    rows, columns = np.mgrid[:height, :width].astype(np.float32)
-    shifted = logits.astype(np.float32, copy=True)
-    for (x, y), label in zip(point_coords, point_labels, strict=True):
-        sign = 1.0 if label == 1 else -1.0
-        # Pixel centres are at integers in both grids.
-        column = float(np.clip((x + 0.5) * width / original_hw[1] - 0.5, 0, width - 1))
-        row = float(np.clip((y + 0.5) * height / original_hw[0] - 0.5, 0, height - 1))
-        at = round(row), round(column)
-        lacking = _MARGIN - sign * float(shifted[at])
-        if lacking <= 0:
-            continue
-        wrong = (shifted <= 0) if label == 1 else (shifted > 0)
-        border = cv2.distanceTransform(np.pad(wrong, 1).astype(np.uint8), cv2.DIST_L2, 5)
-        reach = max(_LEAST_REACH, _REACH * float(border[at[0] + 1, at[1] + 1]))
-        distances = (columns - column) ** 2 + (rows - row) ** 2
-        shifted += np.float32(sign * lacking) * np.exp(-distances / (2 * reach**2))
-    return shifted

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,15 @@ import torch
 
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime import Prediction
-from samus_edge.runtime.bundle.manifest import MASKS_PER_PROMPT
-from samus_edge.runtime.prediction import decode_prompts, masks_from_logits
-from samus_edge.runtime.prompts import check_prompts
+from samus_edge.runtime.prediction import (
+    MULTIMASK,
+    SINGLE_MASK,
+    Logits,
+    decode_prompts,
+    masks_from_logits,
+    predict_masks,
+)
+from samus_edge.runtime.prompts import Prompts, check_prompts
 from samus_edge.weights.model_file import load_model
 
 __all__ = ["TorchEmbedding", "TorchPredictor"]
@@ -78,7 +85,6 @@ class TorchPredictor:
         frames = torch.from_numpy(np.ascontiguousarray(image))[None]
         return TorchEmbedding(self.model.encode_frames(frames), (image.shape[0], image.shape[1]))
 
-    @torch.no_grad()
     def predict(
         self,
         embedding: TorchEmbedding,
@@ -89,21 +95,44 @@ class TorchPredictor:
         multimask_output: bool = False,
     ) -> Prediction:
         """Predict masks; arguments and errors as `samus_edge.runtime.Segmenter.predict`."""
+        hw = embedding.original_hw
         prompts = check_prompts(
-            embedding.original_hw, boxes=boxes, point_coords=point_coords, point_labels=point_labels
+            hw, boxes=boxes, point_coords=point_coords, point_labels=point_labels
         )
+        decode = partial(self._decode, embedding)
+        return _prediction(*predict_masks(decode, prompts, MASK_THRESHOLD, multimask_output), hw)
+
+    def decode(
+        self,
+        embedding: TorchEmbedding,
+        *,
+        boxes: npt.ArrayLike | None = None,
+        point_coords: npt.ArrayLike | None = None,
+        point_labels: npt.ArrayLike | None = None,
+        multimask_output: bool = False,
+    ) -> Prediction:
+        """What the mask decoder alone gives, as `samus_edge.runtime.Segmenter.decode`."""
+        hw = embedding.original_hw
+        prompts = check_prompts(
+            hw, boxes=boxes, point_coords=point_coords, point_labels=point_labels
+        )
+        kept = MULTIMASK if multimask_output else SINGLE_MASK
+        return _prediction(*self._decode(embedding, prompts, kept), hw)
+
+    @torch.no_grad()
+    def _decode(
+        self, embedding: TorchEmbedding, prompts: Prompts, kept: slice
+    ) -> tuple[Logits, Logits]:
         side = 4 * self.model.prompt_encoder.embedding_size
-        low_res_logits, iou_predictions = decode_prompts(
-            _TorchDecoder(self.model),
-            embedding.tensor,
-            prompts,
-            self.model.prompt_encoder.image_size,
-            (side, side),
-            slice(1, MASKS_PER_PROMPT) if multimask_output else slice(0, 1),
-        )
-        return Prediction(
-            masks=masks_from_logits(low_res_logits, embedding.original_hw, MASK_THRESHOLD),
-            low_res_logits=low_res_logits,
-            iou_predictions=iou_predictions,
-            original_hw=embedding.original_hw,
-        )
+        size = self.model.prompt_encoder.image_size
+        decoder = _TorchDecoder(self.model)
+        return decode_prompts(decoder, embedding.tensor, prompts, size, (side, side), kept)
+
+
+def _prediction(logits: Logits, ious: Logits, original_hw: tuple[int, int]) -> Prediction:
+    return Prediction(
+        masks=masks_from_logits(logits, original_hw, MASK_THRESHOLD),
+        low_res_logits=logits,
+        iou_predictions=ious,
+        original_hw=original_hw,
+    )

@@ -41,9 +41,7 @@ from samus_edge.runtime.images.overlay import (
 )
 from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
 from samus_edge.runtime.notes import Note
-from samus_edge.runtime.prediction import Embedding, Prediction
-from samus_edge.runtime.prompts import Prompts
-from samus_edge.runtime.segmenter import Segmenter, predict_with_clicks
+from samus_edge.runtime.segmenter import Segmenter
 
 if TYPE_CHECKING:
     from samus_edge.runtime.dicom.dicom_frames import DicomFrames
@@ -62,8 +60,8 @@ class FileSegmentation:
     """What to segment, with what, and where results go.
 
     Boxes without points give one mask for each box. Points without boxes are one prompt: one mask.
-    With one box, points correct its mask, one after the other (`predict_with_clicks`); with
-    several, a point refines each box that contains it.
+    With one box, points correct its mask, one after the other; with several, a point corrects
+    that of each box that contains it.
 
     Attributes:
         image: A PNG, JPEG, BMP, TIFF, WebP or DICOM file.
@@ -218,7 +216,12 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
         clock.lap("load")
         embedding = segmenter.encode(image)
         clock.lap("encode")
-        prediction = _predict(job, segmenter, embedding, prompts)
+        prediction = segmenter.predict(
+            embedding,
+            boxes=prompts.boxes,
+            point_coords=prompts.point_coords,
+            point_labels=prompts.point_labels,
+        )
         clock.lap("decode")
         masks = prediction.masks[:, 0]  # (N, H, W)
         records = mask_records(prediction, prompts, job.boxes, source, job.spacing)
@@ -254,25 +257,6 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
             computed_by=computed_by(segmenter),
             notes=all_notes(source, records),
         )
-
-
-def _predict(
-    job: FileSegmentation, segmenter: Segmenter, embedding: Embedding, prompts: Prompts
-) -> Prediction:
-    if len(job.boxes) == 1 and job.points:
-        return predict_with_clicks(
-            segmenter,
-            embedding,
-            box=job.boxes[0],
-            point_coords=[point[:2] for point in job.points],
-            point_labels=[point[2] for point in job.points],
-        )
-    return segmenter.predict(
-        embedding,
-        boxes=prompts.boxes,
-        point_coords=prompts.point_coords,
-        point_labels=prompts.point_labels,
-    )
 
 
 def _check_job(job: FileSegmentation) -> None:

@@ -21,7 +21,7 @@ from samus_edge.jobs.record import (
 from samus_edge.jobs.segment_file import dicom_files, overlay_picture
 from samus_edge.jobs.track_cine import Followed, follow_lesion
 from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
-from samus_edge.runtime.segmenter import Segmenter, predict_with_clicks
+from samus_edge.runtime.segmenter import Segmenter
 from samus_edge.server.schemas import MaskRequest, MaskResult, Masks, TrackRequest
 from samus_edge.server.session import Session
 
@@ -127,12 +127,11 @@ class SegmentationService:
         begun = time.perf_counter()
         embedding, was_there = session.embedding(self._segmenter, request.frame)
         encoded = time.perf_counter()
-        prediction = predict_with_clicks(
-            self._segmenter,
+        prediction = self._segmenter.predict(
             embedding,
-            box=request.box,
-            point_coords=[point[:2] for point in points],
-            point_labels=[point[2] for point in points],
+            boxes=prompts.boxes,
+            point_coords=prompts.point_coords,
+            point_labels=prompts.point_labels,
         )
         decoded = time.perf_counter()
         (record,) = mask_records(prediction, prompts, boxes, session.image, _spacing(request))

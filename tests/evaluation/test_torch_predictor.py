@@ -32,7 +32,7 @@ def test_a_box_and_points_in_pixels_of_the_image_reach_the_model(
     box, point = [3.0, 5.0, width - 8.0, height - 4.0], [width / 2, height / 3]
     embedding = predictor.encode(image)
     assert embedding.original_hw == image.shape
-    prediction = predictor.predict(embedding, boxes=[box], point_coords=[[point]])
+    prediction = predictor.decode(embedding, boxes=[box], point_coords=[[point]])
     corners = np.array([box[:2], box[2:], point])
     coords = (corners + 0.5) * (256 / width, 256 / height) - 0.5
     with torch.no_grad():

@@ -219,7 +219,7 @@ def test_tools_give_the_masks_of_the_runtime(
         masks = np.asarray(tool.predict_masks(embedding, marks))
         assert masks.shape == (1, 1, *case.image.shape)
         mask = masks[0, 0] > 0
-        expected = segmenter.predict(
+        expected = segmenter.decode(
             runtime_embedding,
             boxes=[box] if rectangle in marks else None,
             point_coords=[[point]] if click in marks else None,
@@ -240,8 +240,11 @@ def test_a_background_point_takes_away_from_the_mask(tool: Any, segmenter: Segme
     embedding = tool.encode(np.repeat(case.image[..., None], 3, axis=2))
     mask = np.asarray(tool.predict_masks(embedding, marks))[0, 0] > 0
     without = np.asarray(tool.predict_masks(embedding, marks[:1]))[0, 0] > 0
-    expected = segmenter.segment(
-        case.image, boxes=[case.box], point_coords=[[[x, y]]], point_labels=[[0]]
+    expected = segmenter.decode(
+        segmenter.encode(case.image),
+        boxes=[case.box],
+        point_coords=[[[x, y]]],
+        point_labels=[[0]],
     ).masks[0, 0]
     assert iou(mask, expected) >= MIN_RUNTIME_IOU
     assert mask.sum() < without.sum()
@@ -299,7 +302,7 @@ def test_at_its_own_size_the_image_gives_the_runtimes_masks_exactly(
     case = example("malignant_29")
     embeddings = encode({"input_image": rgb(case.image)})["image_embeddings"]
     mask = decode(feeds(embeddings, case.image.shape, case.box, [2, 3]))
-    expected = segmenter.segment(case.image, boxes=[case.box])
+    expected = segmenter.decode(segmenter.encode(case.image), boxes=[case.box])
     logits = cv2.resize(expected.low_res_logits[0, 0], case.image.shape[::-1])
     np.testing.assert_allclose(mask["masks"][0, 0], logits, atol=EXACT_LOGITS)
     np.testing.assert_allclose(mask["iou_predictions"], expected.iou_predictions, atol=EXACT_LOGITS)
@@ -330,8 +333,8 @@ def test_fed_back_logits_refine_like_the_runtimes(
         first = decode(feeds(embeddings, hw, case.box, [2, 3]))
         second = decode(feeds(embeddings, hw, point, [1], first["low_res_masks"]))
         embedding = segmenter.encode(case.image)
-        before = segmenter.predict(embedding, boxes=[case.box])
-        expected = segmenter.predict(
+        before = segmenter.decode(embedding, boxes=[case.box])
+        expected = segmenter.decode(
             embedding, point_coords=[[point]], mask_input=before.low_res_logits
         )
         mask = second["masks"][0, 0] > 0

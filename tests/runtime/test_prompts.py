@@ -148,8 +148,8 @@ def test_coordinates_of_padding_are_ignored() -> None:
 @pytest.mark.parametrize(
     ("labels", "shape", "expected"),
     [
-        ([1, 0, -1], (3, 2), [[1, 0, -1]]),
-        ([[1], [0]], (2, 1, 2), [[1], [0]]),
+        ([1, 1, -1], (3, 2), [[1, 1, -1]]),
+        ([[1], [1]], (2, 1, 2), [[1], [1]]),
         (None, (2, 3, 2), np.ones((2, 3))),
         ([1.0], (1, 2), [[1]]),
     ],
@@ -291,6 +291,27 @@ def test_no_prompt_is_an_error() -> None:
 def test_a_prompt_of_padding_alone_is_an_error() -> None:
     with pytest.raises(ValueError, match="prompt 1 has no box and no point"):
         check_prompts(HW, point_coords=[[[5, 5]], [[6, 6]]], point_labels=[[1], [-1]])
+
+
+def test_background_points_alone_are_refused() -> None:
+    with pytest.raises(ValueError, match="prompt 1 has only background points"):
+        check_prompts(
+            (100, 100),
+            point_coords=[[[1, 1], [2, 2]], [[3, 3], [4, 4]]],
+            point_labels=[[1, 0], [0, -1]],
+        )
+
+
+def test_both_labels_on_one_pixel_are_refused() -> None:
+    points = [[[10.4, 20.0], [9.6, 20.3]]]
+    with pytest.raises(ValueError, match=r"prompt 0 .* one pixel, \(10, 20\)"):
+        check_prompts((100, 100), point_coords=points, point_labels=[[1, 0]])
+    check_prompts((100, 100), point_coords=points, point_labels=[[1, 1]])
+
+
+def test_rows_of_unequal_length_are_named_in_our_words() -> None:
+    with pytest.raises(ValueError, match=r"point_coords must have rows of equal length.*label -1"):
+        check_prompts((100, 100), point_coords=[[[1, 1]], [[2, 2], [3, 3]]])
 
 
 def test_no_points_at_all_are_no_prompt() -> None:

@@ -21,7 +21,6 @@ from samus_edge.jobs.segment_file import FileSegmentation, segment_file
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.bundle.check_frame import load_check_frames
 from samus_edge.runtime.cine.lesion_tracker import LesionTracker
-from samus_edge.runtime.segmenter import predict_with_clicks
 
 ClientOf = Callable[..., Any]
 Client = TestClient
@@ -84,12 +83,11 @@ def test_points_refine(client: Client, example: dict[str, Any], segmenter: Segme
     prompts = {"box": box, "points": [point, beside]}
     found = masks(client, example, **prompts)["mask"]
     frame = next(each for each in load_check_frames() if each.name == "benign_256.png")
-    expected = predict_with_clicks(
-        segmenter,
-        segmenter.encode(frame.image),
-        box=box,
-        point_coords=[[x, y], [beside["x"], beside["y"]]],
-        point_labels=[1, 0],
+    expected = segmenter.segment(
+        frame.image,
+        boxes=[box],
+        point_coords=[[[x, y], [beside["x"], beside["y"]]]],
+        point_labels=[[1, 0]],
     )
     assert found["area_px"] == int(expected.masks[0, 0].sum())
     in_mm = masks(client, example, box=box, pixel_mm=0.1)["mask"]["measurements"]
@@ -271,7 +269,6 @@ def test_errors_for_the_client_keep_their_message(
     def fail(*arguments: object) -> None:
         raise error("what was wrong")
 
-    monkeypatch.setattr("samus_edge.server.segmentation_service.predict_with_clicks", fail)
     monkeypatch.setattr("samus_edge.server.session.Session.embedding", fail)
     response = client.post(f"/v1/images/{example['id']}/masks", json={"box": [1, 1, 50, 50]})
     assert (response.status_code, response.json()["detail"]) == (status, "what was wrong")

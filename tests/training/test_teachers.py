@@ -69,7 +69,7 @@ def test_masks_are_those_of_the_evaluation(
     height, width = frame.image.shape
     boxes = np.stack([frame.box, np.array([0, 0, width / 2, height / 2], np.float32)])
     predictor = TorchPredictor(random_model)
-    expected = predictor.predict(predictor.encode(frame.image), boxes=boxes).masks[:, 0]
+    expected = predictor.decode(predictor.encode(frame.image), boxes=boxes).masks[:, 0]
     got = load_teacher(str(weights), precision="fp32").masks(frame.image, boxes)
     assert got.shape == (2, height, width)
     assert got.dtype == np.bool_

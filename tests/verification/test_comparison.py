@@ -34,8 +34,8 @@ def test_masks_are_those_of_the_runtime(
     decoded = graphs.decode(embeddings, (80, 100), PROMPTS)
     with Segmenter.load(folder, precision="fp16", threads=1) as segmenter:
         embedding = segmenter.encode(frame)
-        one = segmenter.predict(embedding, boxes=BOXES)
-        three = segmenter.predict(embedding, boxes=BOXES, multimask_output=True)
+        one = segmenter.decode(embedding, boxes=BOXES)
+        three = segmenter.decode(embedding, boxes=BOXES, multimask_output=True)
     np.testing.assert_array_equal(embeddings, embedding.image_embeddings)
     np.testing.assert_array_equal(decoded.low_res_masks[:, :1], one.low_res_logits)
     np.testing.assert_array_equal(decoded.low_res_masks[:, 1:], three.low_res_logits)

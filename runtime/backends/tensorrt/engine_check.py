@@ -96,8 +96,8 @@ def compare_predictors(
                 cosine_similarity(embedding.image_embeddings, expected_embedding.image_embeddings)
             )
             for prompt in (_box(frame), _point(frame)):
-                expected = reference.predict(expected_embedding, **prompt)
-                actual = tested.predict(embedding, **prompt)
+                expected = reference.decode(expected_embedding, **prompt)
+                actual = tested.decode(embedding, **prompt)
                 logit_errors.append(
                     largest_difference(actual.low_res_logits, expected.low_res_logits)
                 )

@@ -147,3 +147,28 @@ def test_an_empty_folder_and_a_missing_camera_are_refused(tmp_path: Path) -> Non
         open_cine(str(tmp_path))
     with pytest.raises(ImageFileError, match="camera:99 cannot be opened"):
         open_cine("camera:99")
+
+
+@pytest.mark.parametrize("form", ["path", "bytes"])
+def test_a_short_video_is_kept_and_read_in_any_order(
+    tmp_path: Path, moving: list[TrueFrame], form: str
+) -> None:
+    path = tmp_path / "cine.mp4"
+    write_video(path, moving[:5])
+    source = path if form == "path" else path.read_bytes()
+    video = open_frames(source, "cine.mp4", max_video_frames=5)
+    assert (video.kind, len(video)) == ("video", 5)
+    assert video.memory_bytes == 5 * video.original_hw[0] * video.original_hw[1]
+    assert [frame.index for frame in video.part(3, 9)] == [3, 4]
+    np.testing.assert_array_equal(video.read(1), list(video)[1].image)
+    with pytest.raises(ValueError, match="frames 0 to 4 and no frame 5"):
+        video.read(5)
+    with pytest.raises(ImageFileError, match="more than 4 frames"):
+        open_frames(source, "cine.mp4", max_video_frames=4)
+
+
+def test_an_image_has_one_frame(tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    cv2.imwrite(str(path), np.zeros((4, 4), np.uint8))
+    with pytest.raises(ValueError, match=r"image\.png is one image and has no frame 1"):
+        open_frames(path).read(1)

@@ -50,6 +50,7 @@ HEAD_BYTES = _PREAMBLE_BYTES + len(_PREFIX)
 # byte), and a value representation or, in implicit files, a length below 65536.
 _FIRST_GROUPS = (b"\2\0", b"\x08\0", b"\0\x08")
 _SECONDS = 1e-3
+_FRAME_TIME = 0x00181063  # its tag, to which Frame Increment Pointer may point
 # Of a deflated file, which may expand to a thousand times its size.
 _MAX_INFLATED_BYTES = 1 << 28
 
@@ -213,19 +214,21 @@ class DicomFrames:
 
     @property
     def frame_seconds(self) -> tuple[float, ...]:
-        """When each frame was taken, from the first one's time; empty where the file does not
-        say."""
+        """When each frame was taken, from the first one's time; empty where the file does not say.
+
+        By the vector of frame times unless the file points to a constant one, then by rates.
+        """
         with _readable(self._path):  # elements are decoded when they are asked for
             return self._frame_seconds()
 
     def _frame_seconds(self) -> tuple[float, ...]:
-        vector = self._dataset.get("FrameTimeVector")
-        if vector is not None and len(self) > 1:
-            steps = numbers_of(vector)
-            # Of a file that was cut off, the vector goes on.
-            if len(steps) >= len(self) and all(step >= 0 for step in steps):
-                steps = steps[: len(self)]
-                return tuple((np.cumsum(steps) - steps[0]).astype(float) * _SECONDS)
+        pointer = self._dataset.get("FrameIncrementPointer")
+        is_constant = pointer is not None and _FRAME_TIME in numbers_of(pointer)
+        steps = numbers_of(self._dataset.get("FrameTimeVector"))
+        # Of a file that was cut off, the vector goes on.
+        if 1 < len(self) <= len(steps) and min(steps) >= 0 and not is_constant:
+            steps = steps[: len(self)]
+            return tuple((np.cumsum(steps) - steps[0]).astype(float) * _SECONDS)
         for keyword in ("FrameTime", "CineRate", "RecommendedDisplayFrameRate"):
             values = numbers_of(self._dataset.get(keyword))
             if len(values) == 1 and values[0] > 0:

@@ -118,10 +118,11 @@ class Scale:
     ) -> None:
         self._regions = regions
         self._lists_regions = bool(dataset.get("SequenceOfUltrasoundRegions"))
+        own = frames if "PerFrameFunctionalGroupsSequence" in dataset else 1
         measures = [
             _pair(None if item is None else item.get("PixelSpacing"), "PixelMeasures")
             for item in (
-                functional_group(dataset, frame, "PixelMeasuresSequence") for frame in range(frames)
+                functional_group(dataset, frame, "PixelMeasuresSequence") for frame in range(own)
             )
         ]
         self._measures_differ = any(not _agree(measures[0], each) for each in measures[1:])

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.uid import (
     MPEG4HP41,
     UID,
@@ -157,6 +157,15 @@ def test_a_grey_palette_gives_its_grey() -> None:
     [
         ({"FrameTime": "40"}, (0, 0.04, 0.08)),
         ({"FrameTimeVector": [0, 30, 50]}, (0, 0.03, 0.08)),
+        ({"FrameTimeVector": [0, 30, 50], "FrameTime": "40"}, (0, 0.03, 0.08)),
+        (
+            {
+                "FrameTimeVector": [0, 30, 50],
+                "FrameTime": "40",
+                "FrameIncrementPointer": 0x00181063,
+            },
+            (0, 0.04, 0.08),
+        ),
         ({"CineRate": "20"}, (0, 0.05, 0.1)),
         ({"RecommendedDisplayFrameRate": "10"}, (0, 0.1, 0.2)),
         ({"FrameTime": "0"}, ()),
@@ -250,6 +259,38 @@ def test_the_whole_frames_of_a_cine_that_was_cut_off_are_read(
     for index in range(2):
         assert np.abs(study.read(index).astype(int) - frames[index]).max() <= 2
     assert study.frame_seconds == pytest.approx((0, 0.03))
+
+
+@pytest.mark.parametrize("has_table", [True, False])
+@pytest.mark.parametrize("stated", [3, 0])
+def test_frames_in_several_fragments(
+    make_study: Make, tmp_path: Path, has_table: bool, stated: int
+) -> None:
+    frames = [np.full((40, 60), level, np.uint8) for level in (30, 120, 210)]
+    jpegs = [cv2.imencode(".jpg", frame)[1].tobytes() for frame in frames]
+    dataset = dcmread(make_study(np.stack(frames)))
+    dataset.PixelData = encapsulate(jpegs, fragments_per_frame=3, has_bot=has_table)
+    dataset["PixelData"].VR = "OB"
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    dataset.NumberOfFrames = stated
+    dataset.save_as(tmp_path / "fragments.dcm")
+    study = DicomFrames.open(tmp_path / "fragments.dcm")
+    assert len(study) == 3
+    assert [round(float(study.read(index).mean())) for index in (2, 0, 1)] == [210, 30, 120]
+
+
+def test_an_extended_offset_table(make_study: Make, tmp_path: Path) -> None:
+    frames = [np.full((40, 60), level, np.uint8) for level in (30, 120, 210)]
+    jpegs = [cv2.imencode(".jpg", frame)[1].tobytes() for frame in frames]
+    dataset = dcmread(make_study(np.stack(frames)))
+    content, offsets, lengths = encapsulate_extended(jpegs)
+    dataset.PixelData, dataset.ExtendedOffsetTable = content, offsets
+    dataset.ExtendedOffsetTableLengths = lengths
+    dataset["PixelData"].VR = "OB"
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    dataset.save_as(tmp_path / "extended.dcm")
+    study = DicomFrames.open(tmp_path / "extended.dcm")
+    assert [round(float(study.read(index).mean())) for index in (2, 0, 1)] == [210, 30, 120]
 
 
 @pytest.mark.parametrize(("stated", "noted"), [(0, ["tag_ignored"]), (None, ["tag_ignored"])])

@@ -97,7 +97,7 @@ class MaskRecord:
         spacing: The size of a pixel that it is measured by; None for sizes in pixels.
         measurements: Sizes of its largest component; None if empty.
         prompt: What it was prompted by; empty for a mask that the tracker prompted.
-        notes: What a user should know of the size of its pixels.
+        notes: What a user should know of the prediction and of the size of its pixels.
     """
 
     area_px: int
@@ -168,6 +168,7 @@ def mask_record(
     source: CineSource | None,
     spacing: PixelSpacing | None = None,
     prompt: PromptRecord = PromptRecord(),
+    notes: tuple[Note, ...] = (),
 ) -> MaskRecord:
     """Measure a mask.
 
@@ -177,11 +178,11 @@ def mask_record(
         source: Where the frame is from; None for a source that knows nothing of sizes.
         spacing: The size of a pixel; None takes what the source says.
         prompt: What it was prompted by.
+        notes: What a user should know of the prediction.
     """
     box = box_around(mask)
-    notes: tuple[Note, ...] = ()
     if spacing is None and source is not None and box is not None:
-        spacing, notes = source.spacing_in(box), source.spacing_notes(box)
+        spacing, notes = source.spacing_in(box), (*notes, *source.spacing_notes(box))
     return MaskRecord(
         area_px=int(np.count_nonzero(mask)),
         box=box,
@@ -216,6 +217,7 @@ def mask_records(
             source,
             spacing,
             _prompt_record(prompts, index, boxes[index] if boxes else None),
+            prediction.notes,
         )
         for index in range(len(prompts))
     )

@@ -165,6 +165,15 @@ def test_the_lines_are_for_people(job: FileSegmentation) -> None:
     lines = segment_file(dataclasses.replace(job, mask_file=mask_file)).lines()
     assert lines[0] == f"{job.image}: 640 x 480 pixels"
     assert "mask 1: 235" in lines[1] and "predicted IoU 2.10" in lines[1]
-    assert lines[2] == f"  mask file: {mask_file} (0 and 255)"
-    assert lines[3].startswith("  discs (fp32) on onnxruntime, 1 threads: ")
+    assert lines[2].startswith("  warning: ")  # the image is black
+    assert lines[3] == f"  mask file: {mask_file} (0 and 255)"
+    assert lines[4].startswith("  discs (fp32) on onnxruntime, 1 threads: ")
     assert "Not a medical device" in lines[-1]
+
+
+def test_what_looks_wrong_is_noted_once(job: FileSegmentation) -> None:
+    boxes = [(100, 50, 300, 250), (400, 300, 600, 450)]
+    report = segment_file(dataclasses.replace(job, boxes=boxes))
+    codes = [note.code for note in report.notes]
+    assert codes.count("blank_frame") == 1  # the image is black
+    assert [note["code"] for note in report.to_json()["notes"]] == codes

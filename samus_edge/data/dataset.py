@@ -93,17 +93,13 @@ class DatasetListing:
         return found
 
     def find(self, keys: Iterable[str]) -> tuple[list[UltrasoundCase], list[str]]:
-        """The cases of the given keys that are whole, and what is wrong with the others."""
-        found: list[UltrasoundCase] = []
-        problems: list[str] = []
-        for key in keys:
-            if key in self.cases:
-                found.append(self.cases[key])
-            else:
-                problems.append(
-                    self.broken.get(key) or self.missing_text.format(key=key, root=self.root)
-                )
-        return found, problems
+        """The whole cases of the given keys, and the problems of the others."""
+        keys = list(keys)
+        return [self.cases[key] for key in keys if key in self.cases], [
+            self.broken.get(key) or self.missing_text.format(key=key, root=self.root)
+            for key in keys
+            if key not in self.cases
+        ]
 
 
 IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")

@@ -111,7 +111,7 @@ def test_more_prompts_than_an_engine_takes_are_split(
 
 
 def test_more_points_than_an_engine_takes_are_refused(open_segmenter: Open) -> None:
-    message = r"point_coords is \(1, 5, 2\), and the engine takes .* samus-edge build"
+    message = r"point_coords is \(1, 4, 2\), and the engine takes .* samus-edge build"
     with (
         open_segmenter(engine=EngineOptions(max_points=3)) as segmenter,
         pytest.raises(ValueError, match=message),

@@ -22,7 +22,7 @@ class Note:
     | `mask_outside_box` | warning | most of the mask lies outside its box |
     | `empty_mask` | warning | no pixel is in the mask |
     | `low_quality` | warning | the mask is probably not good |
-    | `spacing_unknown` | warning | sizes are in pixels; the text says why |
+    | `spacing_unknown` | warning | sizes are in pixels; the text says why; info without DICOM |
     | `spacing_implausible` | warning | the size of a pixel is outside 0.005 to 2 mm |
     | `spacing_contradiction` | warning | tags give different sizes of a pixel; which was taken |
     | `cine_truncated` | warning | the file has fewer whole frames than it states |

@@ -20,6 +20,7 @@ from samus_edge.runtime.images.image_io import (
     MAX_IMAGE_PIXELS,
     GreyFrame,
     decode_image,
+    depth_of_series,
     is_image,
     is_video,
     read_image,
@@ -45,6 +46,12 @@ _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _MAX_FRAMES_PER_SECOND = 1000.0
 MAX_VIDEO_BYTES = 1 << 29
 """Of the decoded frames of a video that is kept in memory."""
+
+_NO_SPACING = Note(
+    "spacing_unknown",
+    "info",
+    "Sizes are in pixels: images and videos that are not DICOM do not say how large a pixel is.",
+)
 
 FileKind: TypeAlias = Literal["image", "dicom", "video"]
 Kind: TypeAlias = Literal[FileKind, "folder", "camera"]
@@ -97,7 +104,7 @@ class CineSource(ABC):
 
     def spacing_notes(self, box: Box) -> tuple[Note, ...]:
         """What a user should know of the size of pixels in a box."""
-        return () if self.study is None else self.study.spacing_notes(box)
+        return (_NO_SPACING,) if self.study is None else self.study.spacing_notes(box)
 
     @abstractmethod
     def __iter__(self) -> Iterator[CineFrame]:
@@ -122,6 +129,7 @@ class FileFrames(CineSource):
         name: For messages.
         kind: What it is.
         frames: Of an image or a video, at least one.
+        seconds: Of a video, the time of each frame, where it says.
         frames_per_second: Of a video.
         study: A DICOM file, which has its own frames.
     """
@@ -134,17 +142,16 @@ class FileFrames(CineSource):
         kind: FileKind,
         frames: Sequence[GreyFrame] = (),
         *,
+        seconds: Sequence[float] = (),
         frames_per_second: float | None = None,
         study: "DicomFrames | None" = None,
     ) -> None:
         self._frames, self.study = frames, study
-        self._seconds: Sequence[float] = ()
+        self._seconds = seconds
         if study is not None:
             self._seconds = seconds = study.frame_seconds
             if len(seconds) > 1 and seconds[-1] > 0:
                 frames_per_second = (len(seconds) - 1) / seconds[-1]
-        elif frames_per_second is not None:
-            self._seconds = [index / frames_per_second for index in range(len(frames))]
         super().__init__(name, kind, len(self), frames_per_second)
 
     def __len__(self) -> int:
@@ -253,6 +260,7 @@ def _frames_of_video(source: Path | bytes, name: str, max_frames: int) -> FileFr
 
 def _kept(video: "_Video", max_frames: int) -> FileFrames:
     frames: list[GreyFrame] = []
+    seconds: list[float] = []
     memory_bytes = 0
     try:
         for frame in video:
@@ -264,9 +272,12 @@ def _kept(video: "_Video", max_frames: int) -> FileFrames:
                     "it down."
                 )
             frames.append(frame.image)
+            seconds += [] if frame.seconds is None else [frame.seconds]
     finally:
         video.close()
-    kept = FileFrames(video.name, "video", frames, frames_per_second=video.frames_per_second)
+    kept = FileFrames(
+        video.name, "video", frames, seconds=seconds, frames_per_second=video.frames_per_second
+    )
     kept.notes = video.notes
     return kept
 
@@ -347,20 +358,28 @@ class _Video(CineSource):
 
         rate, index = self.frames_per_second, 0
         shape: tuple[int, ...] | None = None
+        first_ms, last = 0.0, -1.0
         while True:
             is_read, image = self._capture.read()
             if not is_read:
                 break
             grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
             shape = _same_shape(self.name, index, grey.shape, shape)
-            yield CineFrame(
-                index, None if rate is None else index / rate, np.asarray(grey, np.uint8)
-            )
+            seconds = None if rate is None else index / rate
+            if self.kind == "video":
+                # The container's own time: frames need not be evenly spaced.
+                at_ms = float(self._capture.get(cv2.CAP_PROP_POS_MSEC))
+                first_ms = at_ms if index == 0 else first_ms
+                if index == 0 or (at_ms - first_ms) / 1000 > last >= 0:
+                    seconds = last = (at_ms - first_ms) / 1000
+                else:  # it stands still: the container has none
+                    last = -1.0
+            yield CineFrame(index, seconds, np.asarray(grey, np.uint8))
             index += 1
         if index == 0:
             raise ImageFileError(f"{self.name} has no frame that can be read. Export it again.")
         if self.frame_count is not None and index < self.frame_count:
-            text = f"The video states {self.frame_count} frames, and {index} could be read."
+            text = f"The video is truncated: {index} of {self.frame_count} frames could be read."
             self.notes = (Note("cine_truncated", "warning", text),)
 
     def close(self) -> None:
@@ -398,8 +417,10 @@ class _Folder(CineSource):
 
     def __iter__(self) -> Iterator[CineFrame]:
         shape: tuple[int, ...] | None = None
+        # One scale for all: a frame that happens to be dark is dark.
+        depth = depth_of_series(self._paths)
         for index, path in enumerate(self._paths):
-            image = read_image(path)
+            image = read_image(path, depth=depth)
             shape = _same_shape(str(path), index, image.shape, shape)
             yield CineFrame(index, None, image)
 

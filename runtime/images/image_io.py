@@ -10,6 +10,8 @@ import os
 import stat
 import threading
 import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -27,6 +29,7 @@ __all__ = [
     "MAX_IMAGE_PIXELS",
     "GreyFrame",
     "decode_image",
+    "depth_of_series",
     "grey_frame",
     "is_image",
     "is_video",
@@ -122,7 +125,7 @@ _decoding = threading.Lock()  # filters of warnings belong to the whole process
 _PLAIN_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L")
 
 
-def read_image(path: str | os.PathLike[str]) -> GreyFrame:
+def read_image(path: str | os.PathLike[str], *, depth: int | None = None) -> GreyFrame:
     """Read an image file as one grey frame.
 
     The size that the header states is checked before anything is decoded, and a file that ends
@@ -137,6 +140,8 @@ def read_image(path: str | os.PathLike[str]) -> GreyFrame:
     Args:
         path: a PNG, JPEG, BMP, TIFF or WebP file of at most `MAX_FILE_BYTES` and
             `MAX_IMAGE_PIXELS`.
+        depth: Significant bits of 16-bit samples, so that frames of one series are scaled alike;
+            None for the smallest of 8, 10, 12, 14 and 16 that holds this image's largest.
 
     Returns:
         (H, W), uint8, [0, 255]. 16-bit samples are scaled by `scale_to_8_bits`; transparent pixels
@@ -147,27 +152,56 @@ def read_image(path: str | os.PathLike[str]) -> GreyFrame:
             not such an image. The message names the file and the reason.
     """
     file = Path(path)
-    return decode_image(_read_bytes(file), file)
+    return decode_image(_read_bytes(file), file, depth=depth)
 
 
-def decode_image(content: bytes, name: Path) -> GreyFrame:
+def decode_image(content: bytes, name: Path, *, depth: int | None = None) -> GreyFrame:
     """Decode the content of an image file as `read_image` does.
 
     Args:
         content: of the whole file.
         name: for messages.
+        depth: As for `read_image`.
 
     Raises:
         ImageFileError: as `read_image`.
     """
+    with _named(name):
+        image, is_min_white = _decode(content)
+        grey = _grey(image, depth)
+        return 255 - grey if is_min_white else grey
+
+
+def depth_of_series(paths: Iterable[Path]) -> int | None:
+    """The bits that hold the largest sample of several images; None if one has 8-bit samples.
+
+    Raises:
+        ImageFileError: as `read_image`.
+    """
+    deepest = None
+    for path in paths:
+        content = _read_bytes(path)
+        with _named(path):
+            image, _ = _decode(content)
+        if image.dtype != np.uint16:
+            return None  # a series of 8 bits, at its first image
+        deepest = max(deepest or 0, _depth(image))
+    return deepest
+
+
+@contextmanager
+def _named(name: Path) -> Iterator[None]:
+    """Name the file, and say what to do, in errors of decoding."""
     try:
-        return _grey(_decode(content))
+        yield
     except ImageFileError as err:
         reason, advice = (*err.args, _ADVICE)[:2]
         raise ImageFileError(f"{name} {reason}. {advice}") from err
 
 
-def scale_to_8_bits(samples: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
+def scale_to_8_bits(
+    samples: npt.NDArray[np.uint16], depth: int | None = None
+) -> npt.NDArray[np.uint8]:
     """Scale 16-bit samples to 8 bits.
 
     Devices store 8, 10, 12 or 14 significant bits in 16-bit files and mostly do not say how many,
@@ -176,16 +210,24 @@ def scale_to_8_bits(samples: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
 
     Args:
         samples: any shape, uint16.
+        depth: Significant bits, of all frames of a series; larger samples become 255.
 
     Returns:
         The same shape, uint8.
     """
-    largest = int(samples.max(initial=0))
-    depth = next(bits for bits in _BIT_DEPTHS if largest < 1 << bits)
+    if depth is None:
+        depth = _depth(samples)
+    else:
+        samples = np.minimum(samples, (1 << depth) - 1).astype(np.uint16)
     full_scale = (1 << depth) - 1
     values = np.arange(full_scale + 1, dtype=np.uint32)
     table = ((values * 255 + full_scale // 2) // full_scale).astype(np.uint8)
     return table[samples]
+
+
+def _depth(samples: npt.NDArray[Any]) -> int:
+    largest = int(samples.max(initial=0))
+    return next(bits for bits in _BIT_DEPTHS if largest < 1 << bits)
 
 
 def _read_bytes(file: Path) -> bytes:
@@ -211,9 +253,9 @@ def _read_bytes(file: Path) -> bytes:
         raise ImageFileError(f"{file} cannot be read ({err.strerror}).") from err
 
 
-def _decode(content: bytes) -> npt.NDArray[Any]:
+def _decode(content: bytes) -> tuple[npt.NDArray[Any], bool]:
     """Decode a whole file: (H, W), (H, W, 2) with alpha, (H, W, 3) RGB or (H, W, 4) RGBA, 8 or 16
-    bits."""
+    bits; and whether 0 is white."""
     found = _format_of(content)
     if is_video(content):
         raise ImageFileError(
@@ -268,8 +310,8 @@ def is_video(content: bytes) -> bool:
     return is_avi or content.startswith(_VIDEO_STARTS)
 
 
-def _samples(picture: "Image", content: bytes) -> npt.NDArray[Any]:
-    """The samples of a picture as viewers show it, whatever its mode."""
+def _samples(picture: "Image", content: bytes) -> tuple[npt.NDArray[Any], bool]:
+    """The samples of a picture as viewers show it, whatever its mode; and whether 0 is white."""
     from PIL import ImageOps
 
     raw = str(picture.tile[0][3]) if picture.tile else ""  # type: ignore[attr-defined]  # of files
@@ -284,23 +326,24 @@ def _samples(picture: "Image", content: bytes) -> npt.NDArray[Any]:
     orientation = picture.getexif().get(_ORIENTATION, 1)
     picture.load()
     if is_deep_colour:  # Pillow keeps 8 of 16 bits
-        return _oriented(_deep_samples(content), orientation)
+        return _oriented(_deep_samples(content), orientation), False
     transparent = picture.info.get("transparency")
     if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
         samples = np.asarray(ImageOps.exif_transpose(picture))
         if picture.mode == "I" and not 0 <= samples.min() <= samples.max() <= 65535:
             raise ImageFileError("has 32-bit pixels; convert it to 8 or 16 bits unsigned")
         samples = samples.astype(np.uint16)
-        if tags.get(_PHOTOMETRIC) == 0:  # MinIsWhite, which Pillow inverts in 8 bits alone
-            return 255 - scale_to_8_bits(samples)
-        return samples if transparent is None else np.where(samples == transparent, 0, samples)
+        if transparent is not None:
+            samples = np.where(samples == transparent, 0, samples).astype(np.uint16)
+        return samples, tags.get(_PHOTOMETRIC) == 0  # MinIsWhite: Pillow inverts 8 bits alone
     if picture.mode in ("F", "LAB", "HSV"):
         raise ImageFileError(f"has pixels of the kind {picture.mode}; convert it to grey or RGB")
     if transparent is not None or picture.mode in ("PA", "La", "RGBa"):
         picture = picture.convert("RGBA")
     elif picture.mode not in _PLAIN_MODES:
         picture = picture.convert("L" if picture.mode == "1" else "RGB")
-    return np.array(ImageOps.exif_transpose(picture))  # a copy, since Pillow's own is read-only
+    # A copy, since Pillow's own is read-only.
+    return np.array(ImageOps.exif_transpose(picture)), False
 
 
 def _deep_samples(content: bytes) -> npt.NDArray[Any]:
@@ -325,14 +368,14 @@ def _oriented(image: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
     return image
 
 
-def _grey(image: npt.NDArray[Any]) -> GreyFrame:
+def _grey(image: npt.NDArray[Any], depth: int | None) -> GreyFrame:
     """Grey of 8 bits; transparent pixels are laid over black."""
     if image.ndim == 2:
-        return np.ascontiguousarray(_to_8_bits(image))
+        return np.ascontiguousarray(_to_8_bits(image, depth))
     import cv2
 
     has_alpha = image.shape[2] in (2, 4)
-    colour = _to_8_bits(image[..., : image.shape[2] - has_alpha])  # (H, W, 1) or (H, W, 3)
+    colour = _to_8_bits(image[..., : image.shape[2] - has_alpha], depth)  # (H, W, 1) or (H, W, 3)
     if has_alpha:
         alpha = image[..., -1:]  # (H, W, 1)
         opaque = np.iinfo(image.dtype).max
@@ -344,7 +387,7 @@ def _grey(image: npt.NDArray[Any]) -> GreyFrame:
     return np.asarray(grey, dtype=np.uint8)
 
 
-def _to_8_bits(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+def _to_8_bits(image: npt.NDArray[Any], depth: int | None) -> npt.NDArray[np.uint8]:
     if image.dtype == np.uint16:
-        return scale_to_8_bits(image)
+        return scale_to_8_bits(image, depth)
     return np.asarray(image, dtype=np.uint8)

@@ -11,6 +11,7 @@ from samus_edge.cli.options import (
     BundlePath,
     PrecisionName,
     Spacing,
+    Strict,
     Threads,
     parse_box,
     parse_point,
@@ -93,6 +94,7 @@ def command(
         bool, typer.Option("--callipers", help="Draw the diameters on the overlay.")
     ] = False,
     threads: Threads = None,
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
     """Segment one image by boxes and points.
@@ -122,6 +124,7 @@ def command(
             overlay_file=overlay,
             spacing=size,
             has_callipers=callipers,
+            is_strict=strict,
             frame=frame,
             dicom_seg_file=dicom_seg,
             dicom_sr_file=dicom_sr,

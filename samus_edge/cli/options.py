@@ -26,6 +26,7 @@ __all__ = [
     "PrecisionName",
     "Spacing",
     "SplitFile",
+    "Strict",
     "Threads",
     "check_outputs",
     "command_line",
@@ -156,6 +157,13 @@ Spacing = Annotated[
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document instead of text for people.")
+]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Fail (exit code 1) where a note of level warning says that the result may be wrong.",
+    ),
 ]
 AllowFailing = Annotated[
     bool,

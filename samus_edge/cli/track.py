@@ -12,6 +12,7 @@ from samus_edge.cli.options import (
     BundlePath,
     PrecisionName,
     Spacing,
+    Strict,
     Threads,
     parse_box,
     parse_spacing,
@@ -65,6 +66,7 @@ def command(
         Path | None,
         typer.Option("--csv", metavar="FILE.csv", help="Write a line for each frame."),
     ] = None,
+    strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
     """Follow a lesion through the frames of a cine, and measure it in each.
@@ -79,6 +81,7 @@ def command(
     size = parse_spacing(spacing)
 
     # Here, so that --help and a mistyped option answer at once.
+    from samus_edge.jobs.record import refuse_warnings
     from samus_edge.jobs.track_cine import CineTracking, TrackReport, track_cine
 
     silence_opencv()
@@ -111,6 +114,8 @@ def command(
             print_json(report.to_json())
     if not as_json:
         typer.echo("\n".join(_lines(job.source, report, [out, csv])))
+    if strict:
+        refuse_warnings(report.notes)
     if report.is_lost:
         raise typer.Exit(_EXIT_LOST)
 

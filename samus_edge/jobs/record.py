@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge import __version__
+from samus_edge.errors import SamusEdgeError
 from samus_edge.runtime.cine.cine_source import CineSource
 from samus_edge.runtime.cine.lesion_tracker import TrackedFrame
 from samus_edge.runtime.measurement.lesion_measurements import (
@@ -38,6 +39,7 @@ __all__ = [
     "legend_note",
     "mask_records",
     "prompts_for",
+    "refuse_warnings",
 ]
 
 Box: TypeAlias = tuple[float, float, float, float]
@@ -323,6 +325,17 @@ def all_notes(source: CineSource, masks: Iterable[MaskRecord | None]) -> tuple[N
     """What a user should know of a file and of masks in it, each once."""
     of_masks = chain.from_iterable(mask.notes for mask in masks if mask is not None)
     return tuple(dict.fromkeys([*source.notes, *of_masks]))
+
+
+def refuse_warnings(notes: Iterable[Note]) -> None:
+    """Fail where a note says that a result may be wrong.
+
+    Raises:
+        SamusEdgeError: with the texts of all notes of level warning.
+    """
+    texts = [note.text for note in notes if note.level == "warning"]
+    if texts:
+        raise SamusEdgeError(f"not accepted with --strict: {' '.join(texts)}")
 
 
 def legend_note(segmenter: Segmenter) -> str:

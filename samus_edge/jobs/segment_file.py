@@ -19,6 +19,7 @@ from samus_edge.jobs.record import (
     legend_note,
     mask_records,
     prompts_for,
+    refuse_warnings,
 )
 from samus_edge.runtime.backends.backend_selection import check_backend, check_threads
 from samus_edge.runtime.bundle.bundle import check_precision
@@ -75,6 +76,7 @@ class FileSegmentation:
         overlay_file: PNG or JPEG for people, see `draw_overlay`; None for none.
         spacing: Size of a pixel; None takes it from a DICOM file, and else measures in pixels.
         has_callipers: Whether diameters are drawn on the overlay.
+        is_strict: Whether a note of level warning is an error; then nothing is written.
         frame: Index of the frame of a DICOM file, from 0.
         dicom_seg_file: DICOM file for the masks of a DICOM image; None for none.
         dicom_sr_file: DICOM file for their measurements, which refer to that; None for none.
@@ -91,6 +93,7 @@ class FileSegmentation:
     overlay_file: Path | None = None
     spacing: PixelSpacing | None = None
     has_callipers: bool = False
+    is_strict: bool = False
     frame: int = 0
     dicom_seg_file: Path | None = None
     dicom_sr_file: Path | None = None
@@ -197,6 +200,7 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
         ImageFileError: if the image cannot be read.
         BundleError: if the bundle is missing, damaged or of a newer format.
         BackendError: if the backend is not available or fails.
+        SamusEdgeError: if the result may be wrong, and the job is strict.
         OutputFileError: if a result cannot be written; then none is.
     """
     clock = Clock()
@@ -225,6 +229,9 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
         clock.lap("decode")
         masks = prediction.masks[:, 0]  # (N, H, W)
         records = mask_records(prediction, prompts, job.boxes, source, job.spacing)
+        notes = all_notes(source, records)
+        if job.is_strict:
+            refuse_warnings(notes)
         outputs: dict[Path, bytes] = {}
         if job.mask_file is not None:
             outputs[job.mask_file] = encode_image(job.mask_file, mask_image(masks))
@@ -255,7 +262,7 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
             masks=records,
             timings_ms=clock.timings_ms(),
             computed_by=computed_by(segmenter),
-            notes=all_notes(source, records),
+            notes=notes,
         )
 
 

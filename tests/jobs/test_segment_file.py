@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from samus_edge.errors import SamusEdgeError
 from samus_edge.jobs.segment_file import FileSegmentation, segment_file
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.images.image_io import read_image
@@ -166,8 +167,9 @@ def test_the_lines_are_for_people(job: FileSegmentation) -> None:
     assert lines[0] == f"{job.image}: 640 x 480 pixels"
     assert "mask 1: 235" in lines[1] and "predicted IoU 2.10" in lines[1]
     assert lines[2].startswith("  warning: ")  # the image is black
-    assert lines[3] == f"  mask file: {mask_file} (0 and 255)"
-    assert lines[4].startswith("  discs (fp32) on onnxruntime, 1 threads: ")
+    assert lines[3].startswith("  info: Sizes are in pixels")
+    assert lines[4] == f"  mask file: {mask_file} (0 and 255)"
+    assert lines[5].startswith("  discs (fp32) on onnxruntime, 1 threads: ")
     assert "Not a medical device" in lines[-1]
 
 
@@ -177,3 +179,18 @@ def test_what_looks_wrong_is_noted_once(job: FileSegmentation) -> None:
     codes = [note.code for note in report.notes]
     assert codes.count("blank_frame") == 1  # the image is black
     assert [note["code"] for note in report.to_json()["notes"]] == codes
+
+
+def test_a_strict_job_fails_at_a_warning_and_writes_nothing(
+    job: FileSegmentation, tmp_path: Path
+) -> None:
+    blank = tmp_path / "blank.png"
+    cv2.imwrite(str(blank), np.full((480, 640), 9, np.uint8))
+    mask_file = tmp_path / "mask.png"
+    lenient = dataclasses.replace(job, image=blank, mask_file=mask_file)
+    codes = [note.code for note in segment_file(lenient).notes]
+    assert codes[0] == "blank_frame" and "spacing_unknown" in codes
+    mask_file.unlink()
+    with pytest.raises(SamusEdgeError, match="--strict: The frame has no contrast"):
+        segment_file(dataclasses.replace(lenient, is_strict=True))
+    assert not mask_file.exists()

@@ -1,11 +1,13 @@
 """Frames from files."""
 
 import os
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 
 from samus_edge.benchmarking.synthetic_cine import TrueFrame
 from samus_edge.errors import BadArgumentError, ImageFileError
@@ -60,6 +62,43 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "frame11.png"), np.zeros((4, 4), np.uint8))
     with pytest.raises(ImageFileError, match="frame 3 is 4 x 4, the first is 9 x 8"):
         list(open_cine(str(tmp_path)))
+
+
+@pytest.mark.parametrize("is_min_white", [False, True])
+def test_a_folder_of_16_bit_frames_has_one_scale(tmp_path: Path, is_min_white: bool) -> None:
+    samples = np.arange(64, dtype=np.uint16).reshape(8, 8) * 60  # 12 bits
+    for index, divisor in enumerate((1, 20, 2)):  # the second alone would pass for 8 bits
+        tifffile.imwrite(
+            tmp_path / f"{index}.tif",
+            samples // divisor,
+            photometric="miniswhite" if is_min_white else "minisblack",
+        )
+    for frame, divisor in zip(open_cine(str(tmp_path)), (1, 20, 2), strict=True):
+        expected = np.rint(samples // divisor * (255 / 4095))
+        expected = 255 - expected if is_min_white else expected
+        np.testing.assert_allclose(frame.image, expected, atol=1)
+
+
+def test_times_of_a_video_are_the_container_s(tmp_path: Path, moving: list[TrueFrame]) -> None:
+    path = tmp_path / "cine.mkv"
+    height, width = moving[0].image.shape
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (width, height))
+    for frame in moving[:5]:
+        writer.write(np.repeat(frame.image[..., None], 3, axis=2))
+    writer.release()
+    # Matroska's blocks: track, time in ms (16 bits, big endian), flags, here before a JPEG image.
+    # Each is in a cluster of its own, at 0, 100, 200 ms and so on, to which the block adds.
+    times_ms = iter((0, 0, 50, 400, 500))
+    content, count = re.subn(
+        rb"\x81..(.\xff\xd8\xff)",
+        lambda block: b"\x81" + next(times_ms).to_bytes(2, "big") + block[1],
+        path.read_bytes(),
+        flags=re.DOTALL,
+    )
+    assert count == 5
+    path.write_bytes(content)
+    for frames in (list(open_cine(str(path))), list(open_frames(path, max_video_frames=9))):
+        assert [frame.seconds for frame in frames] == pytest.approx([0, 0.1, 0.25, 0.7, 0.9])
 
 
 def test_one_image_is_a_cine_of_one_frame_read_as_images_are(tmp_path: Path) -> None:

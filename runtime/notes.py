@@ -3,7 +3,12 @@
 from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
-__all__ = ["Note", "NoteLevel"]
+import numpy as np
+import numpy.typing as npt
+
+from samus_edge.runtime.prompts import PADDING_LABEL, Prompts
+
+__all__ = ["GreyRange", "Note", "NoteLevel", "grey_range", "prediction_notes"]
 
 
 NoteLevel: TypeAlias = Literal["info", "warning"]
@@ -44,3 +49,118 @@ class Note:
     def to_json(self) -> dict[str, str]:
         """As a JSON object."""
         return asdict(self)
+
+
+GreyRange = npt.NDArray[np.uint8]
+"""(2, h, w): the least and the greatest grey value of each cell of a frame."""
+
+_CELLS = 64
+_SAMPLES = 256  # rows and columns that are looked at: enough for what is blank
+BLANK_RANGE = 2  # grey levels: less than the noise of any scanner
+OUTSIDE_SHARE = 0.5
+LOW_PREDICTED_IOU = 0.6
+
+
+def grey_range(frame: npt.NDArray[np.uint8]) -> GreyRange:
+    """The range of grey values in the cells of a coarse grid over a (H, W) frame."""
+    steps = [max(1, side // _SAMPLES) for side in frame.shape]
+    sampled = frame[:: steps[0], :: steps[1]]
+    starts = [
+        np.unique(np.linspace(0, side, _CELLS, endpoint=False, dtype=int)) for side in sampled.shape
+    ]
+    least, greatest = sampled, sampled
+    for axis in (0, 1):
+        least = np.minimum.reduceat(least, starts[axis], axis)
+        greatest = np.maximum.reduceat(greatest, starts[axis], axis)
+    return np.stack([least, greatest])
+
+
+def prediction_notes(
+    grey: GreyRange | None,
+    prompts: Prompts,
+    masks: npt.NDArray[np.bool_],
+    iou_predictions: npt.NDArray[np.float32],
+) -> tuple[Note, ...]:
+    """Say what a user should look at again.
+
+    Args:
+        grey: range of grey values of the frame; None if it is not known.
+        prompts: N checked prompts.
+        masks: (N, M, H, W), bool; alternatives (M > 1) are not judged.
+        iou_predictions: (N, M), float32.
+    """
+    found: list[tuple[str, str]] = []
+    is_blank = grey is not None and _is_blank(grey)
+    if is_blank:
+        found.append(("blank_frame", "The frame has no contrast: nothing is seen in it."))
+    if _looks_normalised(prompts):
+        height, width = prompts.original_hw
+        text = (
+            "All coordinates are at most 1. They are pixels of the image, x from 0 to "
+            f"{width - 1} and y from 0 to {height - 1}; multiply fractions by width and height."
+        )
+        found.append(("normalised_coordinates", text))
+    for row in range(len(prompts)):
+        box = None if prompts.boxes is None else prompts.boxes[row]
+        judged: list[tuple[str, str]] = []
+        if grey is not None and not is_blank and box is not None:
+            judged += _box_notes(grey, box, prompts.original_hw)
+        if masks.shape[1] == 1:
+            judged += _mask_notes(masks[row, 0], box, float(iou_predictions[row, 0]))
+        which = "" if len(prompts) == 1 else f"Prompt {row}: "
+        found += [(code, which + text) for code, text in judged]
+    return tuple(Note(code, "warning", text) for code, text in found)
+
+
+def _box_notes(
+    grey: GreyRange, box: npt.NDArray[np.float32], original_hw: tuple[int, int]
+) -> list[tuple[str, str]]:
+    """Whether the cells that lie wholly in a box have no contrast."""
+    rows, columns = grey.shape[1:]
+    height, width = original_hw
+    x1, y1, x2, y2 = (box + 0.5) * np.array([columns / width, rows / height] * 2)
+    inside = grey[:, int(np.ceil(y1)) : int(y2), int(np.ceil(x1)) : int(x2)]
+    if inside.size == 0 or not _is_blank(inside):
+        return []
+    return [("blank_box", "The image has no contrast inside the box.")]
+
+
+def _mask_notes(
+    mask: npt.NDArray[np.bool_], box: npt.NDArray[np.float32] | None, predicted_iou: float
+) -> list[tuple[str, str]]:
+    area = int(np.count_nonzero(mask))
+    if area == 0:
+        return [("empty_mask", "The mask is empty: no lesion was found there.")]
+    notes = []
+    if predicted_iou < LOW_PREDICTED_IOU:
+        text = (
+            f"The mask is probably not good (predicted IoU {predicted_iou:.2f}). Look at it, and "
+            "correct it with a click or a tighter box."
+        )
+        notes.append(("low_quality", text))
+    outside = 0.0 if box is None else 1 - _area_in(mask, box) / area
+    if outside > OUTSIDE_SHARE:
+        text = (
+            f"{100 * outside:.0f} % of the mask lie outside its box. A box is its corners x1, y1, "
+            "x2, y2, not x, y, width, height."
+        )
+        notes.append(("mask_outside_box", text))
+    return notes
+
+
+def _is_blank(grey: GreyRange) -> bool:
+    return int(grey[1].max()) - int(grey[0].min()) <= BLANK_RANGE
+
+
+def _looks_normalised(prompts: Prompts) -> bool:
+    points = prompts.point_coords[prompts.point_labels != PADDING_LABEL]
+    boxes = np.empty(0) if prompts.boxes is None else prompts.boxes
+    values = np.concatenate([points.ravel(), boxes.ravel()])
+    return bool((values <= 1).all()) and min(prompts.original_hw) > 8
+
+
+def _area_in(mask: npt.NDArray[np.bool_], box: npt.NDArray[np.float32]) -> int:
+    """Pixels of a mask whose centres are in a box."""
+    x1, y1, x2, y2 = box
+    first_x, first_y = (max(0, int(np.ceil(value))) for value in (x1, y1))
+    return int(np.count_nonzero(mask[first_y : int(y2) + 1, first_x : int(x2) + 1]))

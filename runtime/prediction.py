@@ -25,8 +25,7 @@ import numpy.typing as npt
 
 from samus_edge.runtime.backends.backend import Tensor
 from samus_edge.runtime.bundle.manifest import MASKS_PER_PROMPT
-from samus_edge.runtime.notes import Note
-from samus_edge.runtime.prediction_notes import GreyRange
+from samus_edge.runtime.notes import GreyRange, Note
 from samus_edge.runtime.prompts import (
     FOREGROUND_LABEL,
     PADDING_LABEL,

@@ -24,6 +24,7 @@ from samus_edge.runtime.bundle.manifest import (
     mask_input_hw,
 )
 from samus_edge.runtime.images.image_io import GreyFrame, grey_frame
+from samus_edge.runtime.notes import grey_range, prediction_notes
 from samus_edge.runtime.prediction import (
     MULTIMASK,
     SINGLE_MASK,
@@ -34,7 +35,6 @@ from samus_edge.runtime.prediction import (
     masks_from_logits,
     predict_masks,
 )
-from samus_edge.runtime.prediction_notes import grey_range, prediction_notes
 from samus_edge.runtime.prompts import Prompts, check_prompts
 
 if TYPE_CHECKING:

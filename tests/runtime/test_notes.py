@@ -8,7 +8,7 @@ import pytest
 
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.bundle.check_frame import load_check_frames
-from samus_edge.runtime.prediction_notes import grey_range, prediction_notes
+from samus_edge.runtime.notes import grey_range, prediction_notes
 from samus_edge.runtime.prompts import check_prompts
 
 NOISE = np.random.default_rng(0).integers(0, 256, (480, 640)).astype(np.uint8)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
 import numpy as np
 
@@ -23,7 +23,9 @@ from samus_edge.runtime.images.image_io import (
     depth_of_series,
     is_image,
     is_video,
+    page_count,
     read_image,
+    read_image_file,
 )
 from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
 from samus_edge.runtime.notes import Note
@@ -122,6 +124,37 @@ class CineSource(ABC):
         """Let files and devices go."""
 
 
+class _Pages(Sequence[GreyFrame]):
+    """The pages of an image file, decoded as they are read."""
+
+    def __init__(self, content: bytes, name: Path, count: int) -> None:
+        self._content, self._name, self._count = content, name, count
+        # One scale for all pages of 16 bits.
+        self._depth = depth_of_series((content, name, page) for page in range(count))
+        self._first = decode_image(content, name, depth=self._depth)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> GreyFrame: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[GreyFrame]: ...
+
+    def __getitem__(self, index: int | slice) -> GreyFrame | Sequence[GreyFrame]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(self._count)[index]]
+        if index == 0:
+            return self._first
+        return decode_image(self._content, self._name, depth=self._depth, page=index)
+
+    @property
+    def nbytes(self) -> int:
+        """Of the file, and the page that is kept."""
+        return len(self._content) + self._first.nbytes
+
+
 class FileFrames(CineSource):
     """An image, a DICOM file or a video in memory, whose frames are read in any order.
 
@@ -171,6 +204,8 @@ class FileFrames(CineSource):
         """What its pixels take, as they are kept."""
         if self.study is not None:
             return len(self.study.dataset.PixelData)
+        if isinstance(self._frames, _Pages):
+            return self._frames.nbytes
         return sum(frame.nbytes for frame in self._frames)
 
     def read(self, index: int) -> GreyFrame:
@@ -185,7 +220,7 @@ class FileFrames(CineSource):
         if not 0 <= index < len(self._frames):
             raise BadArgumentError(
                 f"{self.name} is one image and has no frame {index}. Leave the frame out."
-                if self.kind == "image"
+                if len(self._frames) == 1
                 else f"{self.name} has frames 0 to {len(self._frames) - 1} and no frame {index}."
             )
         return self._frames[index]
@@ -226,8 +261,14 @@ def open_frames(source: Path | bytes, name: str = "", *, max_video_frames: int =
         return FileFrames(str(path), "dicom", study=study)
     if max_video_frames and is_video(head):
         return _frames_of_video(source, str(path), max_video_frames)
-    image = decode_image(source, path) if isinstance(source, bytes) else read_image(path)
-    return FileFrames(str(path), "image", [image])
+    content = source if isinstance(source, bytes) else read_image_file(path)
+    pages = page_count(content, path)
+    if pages == 1:
+        return FileFrames(str(path), "image", [decode_image(content, path)])
+    frames = FileFrames(str(path), "image", _Pages(content, path, pages))
+    text = f"The file has {pages} pages, which are frames 0 to {pages - 1}."
+    frames.notes = (Note("several_pages", "info", text),)
+    return frames
 
 
 def _head(path: Path) -> bytes:
@@ -418,7 +459,7 @@ class _Folder(CineSource):
     def __iter__(self) -> Iterator[CineFrame]:
         shape: tuple[int, ...] | None = None
         # One scale for all: a frame that happens to be dark is dark.
-        depth = depth_of_series(self._paths)
+        depth = depth_of_series((read_image_file(path), path, 0) for path in self._paths)
         for index, path in enumerate(self._paths):
             image = read_image(path, depth=depth)
             shape = _same_shape(str(path), index, image.shape, shape)

@@ -33,7 +33,9 @@ __all__ = [
     "grey_frame",
     "is_image",
     "is_video",
+    "page_count",
     "read_image",
+    "read_image_file",
     "scale_to_8_bits",
 ]
 
@@ -125,7 +127,9 @@ _decoding = threading.Lock()  # filters of warnings belong to the whole process
 _PLAIN_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L")
 
 
-def read_image(path: str | os.PathLike[str], *, depth: int | None = None) -> GreyFrame:
+def read_image(
+    path: str | os.PathLike[str], *, depth: int | None = None, page: int = 0
+) -> GreyFrame:
     """Read an image file as one grey frame.
 
     The size that the header states is checked before anything is decoded, and a file that ends
@@ -142,6 +146,7 @@ def read_image(path: str | os.PathLike[str], *, depth: int | None = None) -> Gre
             `MAX_IMAGE_PIXELS`.
         depth: Significant bits of 16-bit samples, so that frames of one series are scaled alike;
             None for the smallest of 8, 10, 12, 14 and 16 that holds this image's largest.
+        page: Of a TIFF or WebP file with several; see `page_count`.
 
     Returns:
         (H, W), uint8, [0, 255]. 16-bit samples are scaled by `scale_to_8_bits`; transparent pixels
@@ -152,37 +157,52 @@ def read_image(path: str | os.PathLike[str], *, depth: int | None = None) -> Gre
             not such an image. The message names the file and the reason.
     """
     file = Path(path)
-    return decode_image(_read_bytes(file), file, depth=depth)
+    return decode_image(read_image_file(file), file, depth=depth, page=page)
 
 
-def decode_image(content: bytes, name: Path, *, depth: int | None = None) -> GreyFrame:
+def decode_image(
+    content: bytes, name: Path, *, depth: int | None = None, page: int = 0
+) -> GreyFrame:
     """Decode the content of an image file as `read_image` does.
 
     Args:
         content: of the whole file.
         name: for messages.
         depth: As for `read_image`.
+        page: As for `read_image`.
 
     Raises:
         ImageFileError: as `read_image`.
     """
     with _named(name):
-        image, is_min_white = _decode(content)
+        image, is_min_white = _decode(content, page)
         grey = _grey(image, depth)
         return 255 - grey if is_min_white else grey
 
 
-def depth_of_series(paths: Iterable[Path]) -> int | None:
+def page_count(content: bytes, name: Path) -> int:
+    """The pages of a TIFF file, or the frames of an animated WebP file; 1 of any other image.
+
+    Raises:
+        ImageFileError: as `read_image`.
+    """
+    with _named(name), _opened(content) as (kind, picture):
+        return int(getattr(picture, "n_frames", 1)) if kind in ("TIFF", "WebP") else 1
+
+
+def depth_of_series(pages: Iterable[tuple[bytes, Path, int]]) -> int | None:
     """The bits that hold the largest sample of several images; None if one has 8-bit samples.
+
+    Args:
+        pages: Content and name of each file, and which page of it.
 
     Raises:
         ImageFileError: as `read_image`.
     """
     deepest = None
-    for path in paths:
-        content = _read_bytes(path)
-        with _named(path):
-            image, _ = _decode(content)
+    for content, name, page in pages:
+        with _named(name):
+            image, _ = _decode(content, page)
         if image.dtype != np.uint16:
             return None  # a series of 8 bits, at its first image
         deepest = max(deepest or 0, _depth(image))
@@ -230,7 +250,8 @@ def _depth(samples: npt.NDArray[Any]) -> int:
     return next(bits for bits in _BIT_DEPTHS if largest < 1 << bits)
 
 
-def _read_bytes(file: Path) -> bytes:
+def read_image_file(file: Path) -> bytes:
+    """The content of a regular file that is not too large; errors as of `read_image`."""
     try:
         status = file.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -253,9 +274,27 @@ def _read_bytes(file: Path) -> bytes:
         raise ImageFileError(f"{file} cannot be read ({err.strerror}).") from err
 
 
-def _decode(content: bytes) -> tuple[npt.NDArray[Any], bool]:
-    """Decode a whole file: (H, W), (H, W, 2) with alpha, (H, W, 3) RGB or (H, W, 4) RGBA, 8 or 16
-    bits; and whether 0 is white."""
+def _decode(content: bytes, page: int) -> tuple[npt.NDArray[Any], bool]:
+    """Decode a page: (H, W), (H, W, 2) with alpha, (H, W, 3) RGB or (H, W, 4) RGBA, 8 or 16 bits;
+    and whether 0 is white."""
+    with _opened(content) as (kind, picture):
+        if page:
+            picture.seek(page)
+        width, height = picture.size
+        if width * height > MAX_IMAGE_PIXELS:
+            raise ImageFileError(
+                f"has {width} x {height} pixels, more than the limit of {MAX_IMAGE_PIXELS}",
+                "Crop it or scale it down.",
+            )
+        if kind == "PNG":  # the chunks and their checksums, up to the end
+            with _opener(kind)(BytesIO(content)) as checked:
+                checked.verify()
+        return _samples(picture, content, page)
+
+
+@contextmanager
+def _opened(content: bytes) -> Iterator[tuple[str, "Image"]]:
+    """The kind of a file, and the file as Pillow opens it, without pixels yet."""
     found = _format_of(content)
     if is_video(content):
         raise ImageFileError(
@@ -264,32 +303,28 @@ def _decode(content: bytes) -> tuple[npt.NDArray[Any], bool]:
         )
     if found is None:
         raise ImageFileError("is not a PNG, JPEG, BMP, TIFF or WebP file")
-    name, _, module, plugin = found
-    # The plugins by themselves: Image.open would look for others, and warn of sizes on its own.
-    plugins = importlib.import_module(f"PIL.{module}")
-    opener = getattr(plugins, plugin)
-    if name == "TIFF":
-        # Pillow knows 16-bit MinIsWhite in little-endian files only; `_samples` inverts both.
-        plugins.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
+    kind = found[0]
+    opener = _opener(kind)
     try:
         with _decoding, warnings.catch_warnings(), opener(BytesIO(content)) as picture:
             # Pillow warns of a directory that is cut off, and goes on.
             warnings.filterwarnings("error", module=r"PIL\b")
-            width, height = picture.size
-            if width * height > MAX_IMAGE_PIXELS:
-                raise ImageFileError(
-                    f"has {width} x {height} pixels, more than the limit of {MAX_IMAGE_PIXELS}",
-                    "Crop it or scale it down.",
-                )
-            if name == "PNG":  # the chunks and their checksums, up to the end
-                with opener(BytesIO(content)) as checked:
-                    checked.verify()
-            return _samples(picture, content)
+            yield kind, picture
     except ImageFileError:
         raise
     except Exception as err:  # decoders have no error in common
         reason = str(err) or type(err).__name__
-        raise ImageFileError(f"is a {name} file that is truncated or damaged ({reason})") from err
+        raise ImageFileError(f"is a {kind} file that is truncated or damaged ({reason})") from err
+
+
+def _opener(kind: str) -> Any:
+    """Pillow's plugin by itself: Image.open would look for others, and warn of sizes on its own."""
+    module, plugin = next(each[2:] for each in _FORMATS if each[0] == kind)
+    plugins = importlib.import_module(f"PIL.{module}")
+    if kind == "TIFF":
+        # Pillow knows 16-bit MinIsWhite in little-endian files only; `_samples` inverts both.
+        plugins.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
+    return getattr(plugins, plugin)
 
 
 def is_image(head: bytes) -> bool:
@@ -310,7 +345,7 @@ def is_video(content: bytes) -> bool:
     return is_avi or content.startswith(_VIDEO_STARTS)
 
 
-def _samples(picture: "Image", content: bytes) -> tuple[npt.NDArray[Any], bool]:
+def _samples(picture: "Image", content: bytes, page: int) -> tuple[npt.NDArray[Any], bool]:
     """The samples of a picture as viewers show it, whatever its mode; and whether 0 is white."""
     from PIL import ImageOps
 
@@ -326,6 +361,8 @@ def _samples(picture: "Image", content: bytes) -> tuple[npt.NDArray[Any], bool]:
     orientation = picture.getexif().get(_ORIENTATION, 1)
     picture.load()
     if is_deep_colour:  # Pillow keeps 8 of 16 bits
+        if page:
+            raise ImageFileError("has several pages of 16-bit colour; export the page as PNG")
         return _oriented(_deep_samples(content), orientation), False
     transparent = picture.info.get("transparency")
     if picture.mode in ("I;16", "I;16B", "I;16L", "I"):

@@ -70,7 +70,10 @@ def command(
         ),
     ] = None,
     frame: Annotated[
-        int, typer.Option("--frame", min=0, metavar="N", help="Frame of a DICOM file, from 0.")
+        int,
+        typer.Option(
+            "--frame", min=0, metavar="N", help="Frame of a DICOM file, or page of a TIFF, from 0."
+        ),
     ] = 0,
     dicom_seg: Annotated[
         Path | None,

@@ -77,7 +77,7 @@ class FileSegmentation:
         spacing: Size of a pixel; None takes it from a DICOM file, and else measures in pixels.
         has_callipers: Whether diameters are drawn on the overlay.
         is_strict: Whether a note of level warning is an error; then nothing is written.
-        frame: Index of the frame of a DICOM file, from 0.
+        frame: Index of the frame of a DICOM file or the page of a TIFF file, from 0.
         dicom_seg_file: DICOM file for the masks of a DICOM image; None for none.
         dicom_sr_file: DICOM file for their measurements, which refer to that; None for none.
     """
@@ -258,7 +258,7 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
             job=job,
             image_sha256=sha256_of_file(job.image),
             original_hw=source.original_hw,
-            frame=None if source.study is None else job.frame,
+            frame=job.frame if source.study is not None or len(source) > 1 else None,
             masks=records,
             timings_ms=clock.timings_ms(),
             computed_by=computed_by(segmenter),

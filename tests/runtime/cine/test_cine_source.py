@@ -3,9 +3,11 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 import tifffile
 
@@ -211,3 +213,22 @@ def test_an_image_has_one_frame(tmp_path: Path) -> None:
     cv2.imwrite(str(path), np.zeros((4, 4), np.uint8))
     with pytest.raises(ValueError, match=r"image\.png is one image and has no frame 1"):
         open_frames(path).read(1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_pages_of_a_tiff_are_frames(tmp_path: Path, dtype: type) -> None:
+    pages: npt.NDArray[Any] = np.random.default_rng(0).integers(0, 250, (3, 20, 30)).astype(dtype)
+    if dtype is np.uint16:  # of 12 bits, of which the first page uses 8
+        pages[1:] *= 16
+    scale = 255 / 4095 if dtype is np.uint16 else 1
+    path = tmp_path / "pages.tif"
+    tifffile.imwrite(path, pages, photometric="minisblack")
+    for source in (open_frames(path), open_frames(path.read_bytes(), "pages.tif")):
+        assert (len(source), source.original_hw) == (3, (20, 30))
+        assert [note.code for note in source.notes] == ["several_pages"]
+        for index in (2, 0, 1):
+            np.testing.assert_allclose(source.read(index), pages[index] * scale, atol=0.51)
+        with pytest.raises(BadArgumentError, match="frames 0 to 2 and no frame 3"):
+            source.read(3)
+    images = [frame.image for frame in open_cine(str(path))]
+    np.testing.assert_allclose(images, pages * scale, atol=0.51)

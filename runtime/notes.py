@@ -26,6 +26,7 @@ class Note:
     | `normalised_coordinates` | warning | all coordinates are at most 1, but pixels are expected |
     | `mask_outside_box` | warning | most of the mask lies outside its box |
     | `empty_mask` | warning | no pixel is in the mask |
+    | `click_not_obeyed` | warning | a point is on the wrong side of the mask's edge |
     | `low_quality` | warning | the mask is probably not good |
     | `spacing_unknown` | warning | sizes are in pixels; the text says why; info without DICOM |
     | `spacing_implausible` | warning | the size of a pixel is outside 0.005 to 2 mm |
@@ -108,6 +109,7 @@ def prediction_notes(
             judged += _box_notes(grey, box, prompts.original_hw)
         if masks.shape[1] == 1:
             judged += _mask_notes(masks[row, 0], box, float(iou_predictions[row, 0]))
+            judged += _click_notes(masks[row, 0], prompts, row)
         which = "" if len(prompts) == 1 else f"Prompt {row}: "
         found += [(code, which + text) for code, text in judged]
     return tuple(Note(code, "warning", text) for code, text in found)
@@ -147,6 +149,22 @@ def _mask_notes(
         )
         notes.append(("mask_outside_box", text))
     return notes
+
+
+def _click_notes(mask: npt.NDArray[np.bool_], prompts: Prompts, row: int) -> list[tuple[str, str]]:
+    """Whether a click is on its side: two with different labels may be too near to one another."""
+    labels = prompts.point_labels[row]
+    clicks = labels != PADDING_LABEL
+    last = np.array(mask.shape[::-1]) - 1
+    columns, rows = np.minimum(np.floor(prompts.point_coords[row] + 0.5), last).astype(int).T
+    count = int(np.count_nonzero((mask[rows, columns] != (labels == 1))[clicks]))
+    if count == 0:
+        return []
+    text = (
+        f"The mask is on the wrong side of {count} of its points: points with different labels are "
+        "too near to one another. Move them apart."
+    )
+    return [("click_not_obeyed", text)]
 
 
 def _is_blank(grey: GreyRange) -> bool:

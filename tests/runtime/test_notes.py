@@ -56,7 +56,7 @@ def test_coordinates_up_to_one_are_fractions() -> None:
     tiny = box_mask(0, 0, 1, 1)
     assert codes(NOISE, tiny, boxes=[[0.0, 0.0, 1.0, 1.0]]) == ["normalised_coordinates"]
     assert codes(NOISE, tiny, point_coords=[[0.4, 0.5]]) == ["normalised_coordinates"]
-    assert codes(NOISE, tiny, point_coords=[[0.4, 1.5]]) == []
+    assert codes(NOISE, tiny, point_coords=[[0.4, 1.4]]) == []
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.4, []), (0.6, ["mask_outside_box"])])
@@ -95,3 +95,11 @@ def test_segment_carries_them(disc_bundle: Path) -> None:
     frame = load_check_frames()[1]
     with Segmenter.load(threads=1) as segmenter:
         assert segmenter.segment(frame.image, boxes=frame.box[None]).notes == ()
+
+
+@pytest.mark.parametrize(("label", "expected"), [(1, []), (0, ["click_not_obeyed"])])
+def test_a_click_on_the_wrong_side_is_noted(label: int, expected: list[str]) -> None:
+    points = [[[200.0, 200.0], [639.4, 479.4], [0.0, 0.0]]]
+    labels = [[label, 0, -1]]
+    found = codes(NOISE, box_mask(*BOX), boxes=[BOX], point_coords=points, point_labels=labels)
+    assert found == expected

@@ -1,9 +1,11 @@
 """The runtime's one entry: from an image and prompts to masks, without torch."""
 
+import ctypes
 import os
+import weakref
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NoReturn, final
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from samus_edge.runtime.backends.gpu.device import DeviceArray, DeviceTensor
 
 __all__ = ["Segmenter"]
+
+_open_segmenters: "weakref.WeakSet[Segmenter]" = weakref.WeakSet()
 
 
 @final
@@ -86,6 +90,8 @@ class Segmenter:
             open_bundle_graph(backend, bundle, graphs.image_encoder),
             open_bundle_graph(backend, bundle, graphs.mask_decoder),
         )
+        self._is_of_parent = False
+        _open_segmenters.add(self)
         try:
             backend.check(self, self.reference)
         except BaseException:
@@ -282,6 +288,12 @@ class Segmenter:
     def __enter__(self) -> "Segmenter":
         return self
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Segmenter cannot be pickled or copied: it holds an engine's graphs and threads. "
+            "Call Segmenter.load() in each process; the threads of a process may share one."
+        )
+
     def __exit__(
         self,
         exc_type: type[BaseException] | None,
@@ -379,11 +391,37 @@ class Segmenter:
 
     def _open_sessions(self) -> tuple[GraphSession, GraphSession]:
         sessions = self._sessions
+        if sessions is None and self._is_of_parent:
+            raise BackendError(
+                "this Segmenter was loaded before the process forked, and its threads stayed in "
+                "the parent. Call Segmenter.load() after the fork: in gunicorn without --preload "
+                "or in post_fork, for a DataLoader in worker_init_fn; or start processes with the "
+                "method 'spawn'."
+            )
         if sessions is None:
             raise RuntimeError("this Segmenter is closed. Load another with Segmenter.load().")
         return sessions
+
+    def _leave_to_parent(self) -> None:
+        """Let go of the graphs in a forked child, without ending them.
+
+        An engine that ends waits for its threads, and a child has none of them: it would wait for
+        ever, at the latest when the interpreter ends.
+        """
+        if self._sessions is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object((self._sessions, self._backend)))
+            self._sessions, self._is_of_parent = None, True
 
 
 def _original_hw(frame: "GreyFrame | DeviceTensor") -> tuple[int, int]:
     height, width = frame.shape
     return height, width
+
+
+def _leave_all_to_parent() -> None:
+    for segmenter in list(_open_segmenters):
+        segmenter._leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_leave_all_to_parent)

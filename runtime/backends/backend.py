@@ -1,9 +1,10 @@
 """What the runtime asks of an inference engine."""
 
+import math
 import os
 import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -27,6 +28,7 @@ __all__ = [
     "default_cache_folder",
     "default_threads",
     "open_bundle_graph",
+    "usable_cores",
 ]
 
 # A graph takes arrays of several dtypes, and their ranks are checked at run time.
@@ -188,12 +190,52 @@ _MAX_DEFAULT_THREADS = 8
 
 
 def default_threads() -> int:
-    """The CPU cores that this process may run on, at most 8."""
+    """The CPU cores that this process may use, at most 8: its affinity and its container's quota
+    count."""
+    return min(usable_cores(), _MAX_DEFAULT_THREADS)
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """The CPU cores that this process may use; part of a core counts as one.
+
+    Args:
+        root: Where `proc` and `sys` are.
+    """
     if hasattr(os, "sched_getaffinity"):  # not on macOS or Windows
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    return min(cores, _MAX_DEFAULT_THREADS)
+    return min([cores, *(math.ceil(quota) for quota in _cpu_quotas(root))])
+
+
+def _cpu_quotas(root: Path) -> Iterator[float]:
+    """Cores that the control groups of this process allow it, by Linux's cgroups(7).
+
+    A group's own quota and those of the groups above it hold; in a container, what is above is not
+    visible, and its group is the root of what is mounted.
+    """
+    try:
+        groups = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return  # not Linux
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mounted = root / "sys/fs/cgroup" / ("cpu" if controllers else "")  # version 1 or 2
+        group = PurePosixPath(path)
+        for each in (group, *group.parents):
+            folder = mounted / each.relative_to("/")
+            try:
+                if controllers:
+                    quota = (folder / "cpu.cfs_quota_us").read_text()
+                    period = (folder / "cpu.cfs_period_us").read_text()
+                else:
+                    quota, period = (folder / "cpu.max").read_text().split()
+                if quota != "max" and float(quota) > 0:  # -1: none, in version 1
+                    yield float(quota) / float(period)
+            except (OSError, ValueError):
+                continue  # a group that is not visible
 
 
 CACHE_VARIABLE = "SAMUS_EDGE_CACHE"

@@ -1,5 +1,6 @@
 """Live frames in, lesions out: the newest frame first, encoding and decoding at the same time."""
 
+import os
 import threading
 import time
 from collections import deque
@@ -11,7 +12,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from samus_edge.errors import BadArgumentError
+from samus_edge.errors import BackendError, BadArgumentError
 from samus_edge.runtime.backends.backend import default_threads
 from samus_edge.runtime.cine.lesion_tracker import Box, LesionTracker, TrackedFrame, TrackerOptions
 from samus_edge.runtime.images.image_io import GreyFrame, grey_frame
@@ -276,6 +277,7 @@ class Stream:
         overlaps: bool | None = None,
     ) -> None:
         self._segmenter = segmenter
+        self._process = os.getpid()
         self._tracker_options = tracker
         self._counters = StreamCounters()
         self._incoming: BoundedQueue[_Frame] = BoundedQueue(capacity, drops_oldest=drops_frames)
@@ -317,6 +319,7 @@ class Stream:
             Exception: what has ended the stream, for example a BackendError.
         """
         frame = grey_frame(image)
+        self._check_process()
         self._raise_error()
         number = self._counters.submitted()
         entry = _Frame(number, frame, time.perf_counter())
@@ -383,6 +386,7 @@ class Stream:
             StopIteration: if the stream is closed, and all results are taken.
             Exception: what has ended the stream.
         """
+        self._check_process()
         try:
             return self._results.get(timeout)
         except QueueClosedError:
@@ -433,6 +437,13 @@ class Stream:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise BackendError(
+                "this stream was opened before the process forked, and its threads stayed in the "
+                "parent. Load a Segmenter and open a Stream after the fork."
+            )
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """Run a thread; what ends it ends the stream."""

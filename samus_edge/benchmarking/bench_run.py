@@ -16,7 +16,7 @@ from samus_edge.benchmarking.subject import WARM_UP_RUNS, Subject, Workload
 from samus_edge.benchmarking.turns import time_in_turns
 from samus_edge.errors import BackendError, SamusEdgeError
 from samus_edge.jobs.doctor import cpu_features, cpu_model, find_jetson, package_versions
-from samus_edge.runtime.backends.backend import Backend, default_threads
+from samus_edge.runtime.backends.backend import Backend, default_threads, usable_cores
 from samus_edge.runtime.backends.backend_selection import AUTO_ORDER, select_backend
 from samus_edge.runtime.backends.gpu.find_device import list_gpus
 from samus_edge.runtime.backends.tensorrt.engine_build import EngineOptions, ShapeRange
@@ -37,7 +37,7 @@ def describe_hardware() -> dict[str, object]:
         "cpu": cpu_model(),
         "cpu_features": list(cpu_features()),
         "logical_cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "usable_cores": usable_cores(),
         "machine": platform.machine(),
         "system": platform.system(),
         "gpus": [asdict(gpu) for gpu in gpus],

@@ -83,6 +83,7 @@ class RuntimeSubject(Subject):
         for _ in range(WARM_UP_RUNS):
             segment()
         self.memory_bytes, self.gpu_memory_bytes = meter.growth()
+        self.version = backend.version  # which says so if CUDA graphs were lost in these runs
 
         graphs = select_graphs(bundle, self.precision)
 

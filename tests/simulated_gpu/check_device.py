@@ -166,6 +166,36 @@ def test_a_captured_graph_does_its_work_at_each_launch(
     assert driver.live() == {"primary": 1}
 
 
+@pytest.mark.skipif(BINDING == "pycuda", reason="PyCUDA has no CUDA graphs")
+def test_what_is_given_back_during_a_capture_is_freed_after_it(
+    device: Device, driver: SimulatedDriver
+) -> None:
+    with device.current():
+        stream, pinned = device.create_stream(), device.allocate_pinned(4)
+        buffers = [device.allocate(4) for _ in range(3)]
+        cycle: list[Any] = [buffers.pop()]
+        cycle.append(cycle)
+        counts: list[int] = []
+
+        def work() -> None:
+            nonlocal cycle
+            device.copy_to_device(buffers[0].address, pinned.address, 4, stream)
+            del cycle
+            gc.collect()
+            buffers.pop().close()
+            counts.append(driver.counts()["allocations"])
+
+        device.capture(stream, work).launch(stream)
+        stream.synchronize()
+        assert counts == [3]
+        assert driver.counts()["allocations"] == 1
+        with pytest.raises(BackendError, match="CAPTURE"):
+            device.capture(stream, stream.synchronize)
+        device.capture(stream, lambda: None).close()  # the next one is not touched by it
+        for owned in (*buffers, pinned, stream):
+            owned.close()
+
+
 @pytest.mark.skipif(BINDING != "pycuda", reason="cuda-python has CUDA graphs")
 def test_what_pycuda_lacks_is_said(device: Device) -> None:
     with device.current(), pytest.raises(BackendError, match="PyCUDA cannot capture CUDA graphs"):

@@ -66,6 +66,18 @@ def test_a_frame_on_the_gpu_gives_the_same_masks(
         del embedding
 
 
+@pytest.mark.parametrize("interface", [{"version": 2}, {}, {"stream": 1}])
+def test_a_frame_that_is_still_being_written_is_waited_for(
+    device: Device, driver: SimulatedDriver, interface: dict[str, Any]
+) -> None:
+    written, frame = _Grabber(device, FRAME.image), _Grabber(device, 0 * FRAME.image, **interface)
+    driver.set_delays(of_default=100_000)
+    with device.current():
+        size = FRAME.image.size
+        driver.copy_in_default_stream(frame.memory.address, written.memory.address, size)
+    np.testing.assert_array_equal(device_frame(frame, device).numpy(), FRAME.image)
+
+
 def test_it_is_taken_without_a_copy(device: Device, driver: SimulatedDriver) -> None:
     grabber = _Grabber(device, FRAME.image)
     taken = device_frame(grabber, device)
@@ -147,6 +159,7 @@ class _DlpackGrabber:
             shape=self._shape,
         )
         self.asked_for: list[int] = []
+        self.__cuda_array_interface__: dict[str, str]
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self._device
@@ -159,8 +172,11 @@ class _DlpackGrabber:
         return new(ctypes.addressof(self._managed), b"dltensor", None)
 
 
-def test_dlpack_is_read(device: Device) -> None:
+@pytest.mark.parametrize("has_both", [False, True])
+def test_dlpack_is_read_and_comes_first(device: Device, has_both: bool) -> None:
     grabber = _DlpackGrabber(device, FRAME.image)
+    if has_both:  # as PyTorch
+        grabber.__cuda_array_interface__ = {"shape": "must not be looked at"}
     np.testing.assert_array_equal(device_frame(grabber, device).numpy(), FRAME.image)
     assert grabber.asked_for == [1]
 

@@ -295,6 +295,11 @@ def test_bench_and_soak_measure_on_the_gpu(
     assert subject.is_on_gpu and subject.gpu_memory_bytes is not None
     assert subject.gpu_memory_bytes > 0
     subject.close()
+    trt.faults["uncapturable"] = True
+    subject = RuntimeSubject(Bundle.open(disc_bundle), backend, "auto", workload)
+    assert subject.version == "TensorRT 10.99.0, without CUDA graphs"
+    subject.close()
+    trt.faults["uncapturable"] = False
     with open_segmenter() as segmenter:
         found = soak(segmenter, FRAMES[:2], 4)
     assert (found.differing, found.gpu_memory_growth_bytes) == (0, 0)

@@ -1,5 +1,6 @@
 """Sessions of TensorRT on the simulated driver: numbers, shapes, threads, graphs, memory."""
 
+import gc
 import os
 import threading
 from collections.abc import Iterator
@@ -132,7 +133,9 @@ def test_without_graphs_nothing_is_captured(device: Device, driver: SimulatedDri
     session.close()
 
 
-def test_what_cannot_be_captured_runs_all_the_same(device: Device, driver: SimulatedDriver) -> None:
+def test_what_cannot_be_captured_runs_all_the_same_and_is_said(
+    device: Device, driver: SimulatedDriver, caplog: pytest.LogCaptureFixture
+) -> None:
     trt.faults["uncapturable"] = True
     session = _session(device)
     begun = driver.counts()["launches"]
@@ -140,6 +143,9 @@ def test_what_cannot_be_captured_runs_all_the_same(device: Device, driver: Simul
         feeds = _feeds(2)
         np.testing.assert_allclose(session.run(feeds)["z"], _expected(feeds), rtol=1e-6)
     assert driver.counts()["launches"] == begun
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "graph 'g' runs without a CUDA graph" in warning.message
+    assert len(session.graph_losses) == 1
     session.close()
 
 
@@ -161,6 +167,69 @@ def test_outputs_that_stay_on_the_device_are_fed_to_the_next_run(
     assert driver.live()["allocations"] == 1  # the tensor outlives the session
     np.testing.assert_allclose(kept.numpy(), _expected(feeds), rtol=1e-6)
     del kept
+    assert driver.live() == {"primary": 1}
+
+
+def test_memory_that_another_library_still_reads_is_not_used_again(
+    device: Device, driver: SimulatedDriver
+) -> None:
+    session = _session(device)
+    kept = session.run_on_device(_feeds(2))["z"]
+    assert isinstance(kept, DeviceTensor)
+    expected = kept.numpy()
+    with device.current():
+        copy = device.allocate(kept.nbytes)
+        driver.set_delays(of_default=100_000)
+        address = kept.__cuda_array_interface__["data"][0]
+        driver.copy_in_default_stream(copy.address, address, kept.nbytes)
+        shape, dtype = kept.shape, kept.dtype
+    del kept
+    after = session.run_on_device(_feeds(2, 7))["z"]
+    with device.current():
+        device.synchronize()
+    np.testing.assert_array_equal(DeviceTensor(device, copy, shape, dtype).numpy(), expected)
+    del after
+    session.close()
+    copy.close()
+    assert driver.live() == {"primary": 1}
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_tensor_may_outlive_its_session_and_its_device(
+    device: Device, driver: SimulatedDriver
+) -> None:
+    session = _session(device)
+    kept = session.run_on_device(_feeds(2))["z"]
+    session.close()
+    device.close()
+    del kept, session
+    assert driver.live() == {}
+
+
+@pytest.mark.skipif(not HAS_GRAPHS, reason="PyCUDA has no CUDA graphs")
+def test_garbage_that_is_collected_during_a_capture_does_not_end_it(
+    device: Device, driver: SimulatedDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, forgotten = _session(device), [_session(device)]
+    forgotten.append(forgotten)  # type: ignore[arg-type]  # a cycle, for the collector alone
+    execute, runs = trt._Context.execute_async_v3, 0
+
+    def collect(context: trt._Context, stream: int) -> bool:
+        nonlocal forgotten, runs
+        if runs == 1:
+            forgotten = []
+            gc.collect()
+        runs += 1
+        return execute(context, stream)
+
+    monkeypatch.setattr(trt._Context, "execute_async_v3", collect)
+    begun = driver.counts()["launches"]
+    for seed in range(3):
+        feeds = _feeds(2, seed)
+        np.testing.assert_allclose(session.run(feeds)["z"], _expected(feeds), rtol=1e-6)
+    assert driver.counts()["launches"] == begun + 2
+    assert session.graph_losses == frozenset()
+    session.close()
     assert driver.live() == {"primary": 1}
 
 

@@ -22,6 +22,7 @@ def driver() -> Iterator[SimulatedDriver]:
     yield simulated
     simulated.lose_after(-1)
     simulated.set_memory(1 << 33)
+    simulated.set_delays()
 
 
 @pytest.fixture

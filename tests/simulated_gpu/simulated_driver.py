@@ -25,6 +25,7 @@ class SimulatedDriver:
         self._library.sim_count.restype = ctypes.c_long
         self._library.sim_set_memory.argtypes = (ctypes.c_long,)
         self._library.sim_lose_after.argtypes = (ctypes.c_long,)
+        self._library.sim_set_delays.argtypes = (ctypes.c_long, ctypes.c_long)
 
     def counts(self) -> dict[str, int]:
         """What is alive, and how many graphs were launched."""
@@ -42,6 +43,17 @@ class SimulatedDriver:
     def set_memory(self, size_bytes: int) -> None:
         """Let the GPU have so much memory."""
         self._library.sim_set_memory(size_bytes)
+
+    def set_delays(self, own: int = 20, of_default: int = 20) -> None:
+        """Let every piece of work begin so late, in microseconds: in streams that were made, and in
+        the default stream."""
+        self._library.sim_set_delays(own, of_default)
+
+    def copy_in_default_stream(self, destination: int, source: int, size_bytes: int) -> None:
+        """Queue a copy within the GPU's memory, as another library does: in the default stream."""
+        copy = self._library.cuMemcpyDtoDAsync_v2
+        copy.argtypes = (ctypes.c_uint64, ctypes.c_uint64, ctypes.c_size_t, ctypes.c_void_p)
+        assert copy(destination, source, size_bytes, None) == 0
 
     def lose_after(self, calls: int) -> None:
         """Let the GPU fail for good after so many copies, launches and waits; -1 mends it."""

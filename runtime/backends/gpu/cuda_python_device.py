@@ -92,7 +92,7 @@ class CudaPythonDevice(Device):
         event = _check("make an event", driver.cuEventCreate(flags))
         return DeviceEvent(self, event, driver.cuEventDestroy)
 
-    def capture(self, stream: DeviceStream, work: Callable[[], None]) -> CapturedGraph:
+    def _capture(self, stream: DeviceStream, work: Callable[[], None]) -> CapturedGraph:
         what, mode = "capture a CUDA graph", driver.CUstreamCaptureMode
         thread_local = mode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         _check(what, driver.cuStreamBeginCapture(stream.handle, thread_local))
@@ -123,6 +123,9 @@ class CudaPythonDevice(Device):
     ) -> None:
         queued = _COPIES[way](destination, source, size_bytes, stream.handle)
         _check(f"copy {size_bytes} bytes {way.value}", queued)
+
+    def _synchronize(self) -> None:
+        _check("finish its work", driver.cuCtxSynchronize())
 
     def _synchronize_stream(self, stream: Any) -> None:
         _check("finish its work", driver.cuStreamSynchronize(stream))

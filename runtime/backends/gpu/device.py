@@ -35,6 +35,7 @@ __all__ = [
     "Way",
     "cuda_error",
     "has_nvidia_driver",
+    "outside_capture",
 ]
 
 
@@ -117,6 +118,10 @@ class DeviceMemory(Protocol):
     @property
     def size_bytes(self) -> int: ...
 
+    def lend(self) -> None:
+        """Note that another library may read it, in a stream that is not known here."""
+        ...
+
     def close(self) -> None:
         """Give the memory back; a second call does nothing."""
         ...
@@ -131,6 +136,24 @@ class StreamHandle(Protocol):
 
     @property
     def handle(self) -> int: ...
+
+
+_capturing = threading.local()
+# While a stream of a context is captured, that context must not be waited for.
+_capture_lock = threading.Lock()
+
+
+def outside_capture(action: Callable[[], None]) -> None:
+    """Do something now, or after the capture if this thread is in one.
+
+    Whatever frees memory of the GPU there ends the capture, and a collection of garbage may come at
+    any time.
+    """
+    deferred: list[Callable[[], None]] | None = getattr(_capturing, "deferred", None)
+    if deferred is None:
+        action()
+    else:
+        deferred.append(action)
 
 
 _Release: TypeAlias = Callable[[Any], object]
@@ -149,7 +172,10 @@ class _Owned:
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Give it back; a second call does nothing."""
+        """Give it back, after a capture that this thread is in; a second call does nothing."""
+        outside_capture(self._give_back)
+
+    def _give_back(self) -> None:
         with self._lock:
             value, self.value = self.value, None
         if value is not None:
@@ -171,6 +197,9 @@ class DeviceBuffer(_Owned):
         super().__init__(device, value, release)
         self.address = address
         self.size_bytes = size_bytes
+
+    def lend(self) -> None:
+        """Do nothing: the driver frees memory when everything queued is done."""
 
 
 class PinnedBuffer(DeviceBuffer):
@@ -288,12 +317,26 @@ class Device(ABC):
         """Queue a copy within the device's memory."""
         self._copy(Way.ON_DEVICE, destination, source, size_bytes, stream)
 
-    @abstractmethod
     def capture(self, stream: DeviceStream, work: Callable[[], None]) -> CapturedGraph:
         """Record what `work` queues in a stream, without doing it.
 
-        What `work` raises is raised again; the stream is usable afterwards.
+        What `work` raises is raised again; the stream is usable afterwards. What is given back
+        meanwhile in this thread, by a collection of garbage for example, is freed afterwards.
         """
+        deferred: list[Callable[[], None]] = []
+        _capturing.deferred = deferred
+        try:
+            with _capture_lock:
+                return self._capture(stream, work)
+        finally:
+            del _capturing.deferred
+            for action in deferred:
+                action()
+
+    def synchronize(self) -> None:
+        """Wait for everything that is queued on the device, by anybody in this process."""
+        with _capture_lock:
+            self._synchronize()
 
     @abstractmethod
     def free_memory_bytes(self) -> int:
@@ -310,6 +353,12 @@ class Device(ABC):
     def _copy(
         self, way: Way, destination: int, source: int, size_bytes: int, stream: DeviceStream
     ) -> None: ...
+
+    @abstractmethod
+    def _capture(self, stream: DeviceStream, work: Callable[[], None]) -> CapturedGraph: ...
+
+    @abstractmethod
+    def _synchronize(self) -> None: ...
 
     @abstractmethod
     def _synchronize_stream(self, stream: Any) -> None: ...
@@ -342,8 +391,8 @@ class DeviceTensor:
     """A dense array in row-major order in the memory of a GPU.
 
     Other libraries read it without a copy through `__cuda_array_interface__`, for example
-    `torch.as_tensor(tensor, device="cuda")` or `cupy.asarray(tensor)`; they must keep it
-    alive. It must not be written to.
+    `torch.as_tensor(tensor, device="cuda")` or `cupy.asarray(tensor)`; they must keep it alive
+    until what reads it is queued. It must not be written to.
     """
 
     def __init__(
@@ -392,7 +441,8 @@ class DeviceTensor:
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         """Version 3 of Numba's interface. What is in the array is ready: no stream is to be waited
-        for."""
+        for. Its memory is not used again before what reads it is done."""
+        self._memory.lend()
         return {
             "shape": self._shape,
             "typestr": self._dtype.str,

@@ -121,6 +121,9 @@ class _ForeignMemory:
         self.address = address
         self.size_bytes = size_bytes
 
+    def lend(self) -> None:
+        """Do nothing: the owner knows who reads it."""
+
     def close(self) -> None:
         """Let the owner go."""
         self._owner = None
@@ -175,16 +178,17 @@ def device_frame(image: Any, device: Device) -> DeviceTensor:
     if interface.get("mask") is not None:
         raise BadArgumentError("image must not have a mask.")
     address = int(interface["data"][0])
-    _wait_for_producer(interface.get("stream"), device)
+    # Version 2, which PyTorch has, knows no streams: its arrays are those of the default stream.
+    _wait_for_producer(interface.get("stream", _LEGACY_STREAM), device)
     memory = _ForeignMemory(image, address, height * width)
     return DeviceTensor(device, memory, shape, np.uint8)
 
 
 def _interface(image: Any, device: Device) -> dict[str, Any]:
-    """The CUDA array interface of an image, made from DLPack where it has only that."""
-    interface = getattr(image, "__cuda_array_interface__", None)
-    if interface is not None:
-        return dict(interface)
+    """The CUDA array interface of an image, made from DLPack where it has that.
+
+    DLPack comes first: through it the producer makes the stream that is named wait for its own.
+    """
     if hasattr(image, "__dlpack_device__") and hasattr(image, "__dlpack__"):
         kind, index = image.__dlpack_device__()
         if int(kind) in _DLPACK_CUDA:
@@ -195,6 +199,9 @@ def _interface(image: Any, device: Device) -> dict[str, Any]:
                 )
 
             return read_dlpack(image)
+    interface = getattr(image, "__cuda_array_interface__", None)
+    if interface is not None:
+        return dict(interface)
     raise TypeError(
         f"image must be a numpy array, or an array in the memory of the GPU with "
         f"__cuda_array_interface__ or __dlpack__, got {type(image).__name__}."

@@ -111,7 +111,7 @@ class PyCudaDevice(Device):
         with _errors("make an event"):
             return DeviceEvent(self, cuda.Event(), _forget)
 
-    def capture(self, stream: DeviceStream, work: Callable[[], None]) -> CapturedGraph:
+    def _capture(self, stream: DeviceStream, work: Callable[[], None]) -> CapturedGraph:
         raise BackendError(
             "PyCUDA cannot capture CUDA graphs. With cuda-python launches are faster: "
             "pip install 'samus-edge[cuda]'"
@@ -139,6 +139,10 @@ class PyCudaDevice(Device):
                 cuda.memcpy_dtoh_async(_host(destination, size_bytes), source, stream.value)
             else:
                 cuda.memcpy_dtod_async(destination, source, size_bytes, stream.value)
+
+    def _synchronize(self) -> None:
+        with _errors("finish its work"):
+            cuda.Context.synchronize()
 
     def _synchronize_stream(self, stream: Any) -> None:
         with _errors("finish its work"):

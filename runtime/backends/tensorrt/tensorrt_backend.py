@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -233,6 +234,7 @@ class TensorRTBackend:
         self._target = EngineTarget.of(self._library, device.info)
         self._entries: dict[str, CachedEngine] = {}
         self._frames: dict[str, ShapeRange] = {}
+        self._sessions: weakref.WeakSet[TensorRTSession] = weakref.WeakSet()
 
     @property
     def name(self) -> str:
@@ -246,8 +248,9 @@ class TensorRTBackend:
 
     @property
     def version(self) -> str:
-        """Flavour and version of the library."""
-        return str(self._library)
+        """Flavour and version of the library; and where CUDA graphs were lost, that they were."""
+        lost = any(session.graph_losses for session in self._sessions)
+        return f"{self._library}{', without CUDA graphs' if lost else ''}"
 
     @property
     def threads(self) -> int:
@@ -299,12 +302,14 @@ class TensorRTBackend:
                 self._frames[record.sha256] = ShapeRange(
                     sizes.smallest[1:], sizes.typical[1:], sizes.largest[1:]
                 )
-        return TensorRTSession(
+        session = TensorRTSession(
             loaded,
             record,
             max_contexts=self._options.max_contexts,
             use_cuda_graphs=self._options.use_cuda_graphs,
         )
+        self._sessions.add(session)
+        return session
 
     def check(self, tested: Predictor, open_reference: Callable[[], Predictor]) -> None:
         """Compare engines with ONNX Runtime, or recall that this was done; see `Backend.check`.

@@ -4,6 +4,7 @@ import logging
 import math
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ class _PooledBuffer:
     def __init__(self, pool: "DeviceBufferPool", buffer: DeviceBuffer) -> None:
         self._pool: DeviceBufferPool | None = pool
         self._buffer = buffer
+        self._is_lent = False
 
     @property
     def address(self) -> int:
@@ -44,11 +46,15 @@ class _PooledBuffer:
         """As asked for."""
         return self._buffer.size_bytes
 
+    def lend(self) -> None:
+        """Let the pool wait for its readers before it is used again."""
+        self._is_lent = True
+
     def close(self) -> None:
         """Give it back to the pool; a second call does nothing."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            pool._take_back(self._buffer)
+            pool._take_back(self._buffer, self._is_lent)
 
     def __del__(self) -> None:
         self.close()
@@ -73,6 +79,7 @@ class DeviceBufferPool:
         # Reentrant: a collection of garbage may free a buffer while this thread holds the lock.
         self._lock = threading.RLock()
         self._idle: dict[int, list[DeviceBuffer]] = {}
+        self._lent: dict[int, list[DeviceBuffer]] = {}  # another library may still read them
         self._is_closed = False
 
     def allocate(self, size_bytes: int) -> DeviceMemory:
@@ -82,28 +89,36 @@ class DeviceBufferPool:
             BackendError: if there is not enough memory.
         """
         with self._lock:
-            idle = self._idle.get(size_bytes)
+            idle = self._idle.setdefault(size_bytes, [])
             if idle:
                 return _PooledBuffer(self, idle.pop())
+            lent = self._lent.pop(size_bytes, [])
+        if lent:
+            # Where that fails, they are freed instead, which waits as well.
+            with suppress(BackendError):
+                self._device.synchronize()
+                with self._lock:
+                    idle += lent[1:]
+                return _PooledBuffer(self, lent[0])
         return _PooledBuffer(self, self._device.allocate(size_bytes))
 
     def close(self) -> None:
         """Free what is idle; what is still in use is freed when it comes back."""
         with self._lock:
             self._is_closed = True
-            idle, self._idle = self._idle, {}
-        for buffers in idle.values():
+            idle = [*self._idle.values(), *self._lent.values()]
+            self._idle, self._lent = {}, {}
+        for buffers in idle:
             for buffer in buffers:
                 buffer.close()
 
-    def _take_back(self, buffer: DeviceBuffer) -> None:
+    def _take_back(self, buffer: DeviceBuffer, is_lent: bool) -> None:
         with self._lock:
-            kept = self._idle.setdefault(buffer.size_bytes, [])
+            kept = (self._lent if is_lent else self._idle).setdefault(buffer.size_bytes, [])
             if not self._is_closed and len(kept) < self._max_kept:
                 kept.append(buffer)
                 return
-        with self._device.current():
-            buffer.close()
+        buffer.close()
 
 
 class TensorRTContext:
@@ -114,6 +129,10 @@ class TensorRTContext:
     whole. A change of shape drops the graph, since it belongs to the context's state.
 
     All methods are called while the device is current.
+
+    Attributes:
+        graph_loss: Why runs are queued step by step although graphs were asked for; "" if they are
+            not.
     """
 
     def __init__(
@@ -133,6 +152,7 @@ class TensorRTContext:
         self._device = engine.device
         self._pool = pool
         self._captures = use_cuda_graphs
+        self.graph_loss = ""
         self._graph: CapturedGraph | None = None
         self._runs_of_shape = 0
         self._input_shapes: dict[str, Shape] = {}
@@ -148,11 +168,6 @@ class TensorRTContext:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def is_captured(self) -> bool:
-        """Whether the next run of the same shapes is a CUDA graph."""
-        return self._graph is not None
 
     def run(self, feeds: Mapping[str, Feed]) -> dict[str, FloatTensor]:
         """Run once, and wait for it.
@@ -332,7 +347,10 @@ class TensorRTContext:
             self._graph = self._device.capture(self._stream, self._execute)
         except BackendError as err:
             self._captures = False  # it would fail again, every time
-            _logger.info("graph %r runs without a CUDA graph: %s", self._engine.name, err)
+            self.graph_loss = str(err)
+            _logger.warning(
+                "graph %r runs without a CUDA graph, which is slower: %s", self._engine.name, err
+            )
 
     def _drop_graph(self) -> None:
         graph, self._graph = self._graph, None

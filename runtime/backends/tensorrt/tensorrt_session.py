@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 from samus_edge.errors import BackendError
 from samus_edge.runtime.backends.backend import Feed, FloatTensor, check_feeds
-from samus_edge.runtime.backends.gpu.device import DeviceTensor
+from samus_edge.runtime.backends.gpu.device import DeviceTensor, outside_capture
 from samus_edge.runtime.backends.tensorrt.tensorrt_context import DeviceBufferPool, TensorRTContext
 from samus_edge.runtime.backends.tensorrt.tensorrt_engine import TensorRTEngine
 from samus_edge.runtime.bundle.manifest import GraphRecord
@@ -53,8 +53,15 @@ class TensorRTSession:
         self._idle: list[TensorRTContext] = []
         self._made = 0
         self._is_closed = False
+        self._graph_losses: set[str] = set()
         with self._context():
             pass
+
+    @property
+    def graph_losses(self) -> frozenset[str]:
+        """Why contexts run step by step although CUDA graphs were asked for; see
+        `TensorRTContext`."""
+        return frozenset(self._graph_losses)
 
     def largest(self, name: str, axis: int) -> int | None:
         """The largest size of an input's axis."""
@@ -104,8 +111,11 @@ class TensorRTSession:
         # Not by name, as of a segmenter that nobody closed. `_engine` is the last that fails to be
         # made.
         if not getattr(self, "_is_closed", True):
-            with suppress(BackendError, RuntimeError):
-                self.close()
+            outside_capture(self._close_quietly)
+
+    def _close_quietly(self) -> None:
+        with suppress(BackendError, RuntimeError):
+            self.close()
 
     @contextmanager
     def _context(self) -> Iterator[TensorRTContext]:
@@ -154,4 +164,6 @@ class TensorRTSession:
                 self._made -= 1
             else:
                 self._idle.append(context)
+                if context.graph_loss:
+                    self._graph_losses.add(context.graph_loss)
             self._changed.notify_all()

@@ -3,6 +3,7 @@
 One test takes the default bundle; the others take that of `tests/discs.py`, which is quick.
 """
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -16,10 +17,12 @@ import pytest
 import simulated_tensorrt as trt
 from samus_edge.errors import BackendError
 from samus_edge.runtime import Segmenter
+from samus_edge.runtime.backends.backend import open_bundle_graph
 from samus_edge.runtime.backends.gpu.device import Device, DeviceTensor
 from samus_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from samus_edge.runtime.backends.tensorrt import tensorrt_backend
 from samus_edge.runtime.backends.tensorrt.engine_build import EngineOptions, ShapeRange
+from samus_edge.runtime.backends.tensorrt.engine_check import EngineCheck, compare_predictors
 from samus_edge.runtime.backends.tensorrt.tensorrt_backend import TensorRTBackend, TensorRTOptions
 from samus_edge.runtime.backends.tensorrt.tensorrt_library import TensorRTLibrary
 from samus_edge.runtime.bundle.bundle import Bundle
@@ -63,11 +66,6 @@ def open_segmenter(device: Device, disc_bundle: Path, tmp_path: Path) -> Callabl
 Open = Callable[..., Segmenter]
 FRAMES = load_check_frames()
 GRAPHS = ["image_encoder", "mask_decoder"]
-
-
-def _pretend(device: Any, **changes: str) -> None:
-    """Let the GPU be another."""
-    device.info = replace(device.info, **changes)
 
 
 def test_masks_are_those_of_onnx_runtime(
@@ -153,7 +151,7 @@ def test_wrong_engines_are_not_used_and_the_verdict_is_of_this_driver(
     trt.faults.update(sound)
     with pytest.raises(BackendError, match=message):  # as it was found
         open_segmenter()
-    _pretend(device, driver_version="13.1")
+    device.info = replace(device.info, driver_version="13.1")
     open_segmenter().close()
 
 
@@ -176,9 +174,15 @@ def test_an_engine_of_another_version_or_gpu_is_not_used(
     message = "no engine of graph 'image_encoder' .* built by tensorrt 10.99.0, here is 10.99.1"
     with pytest.raises(BackendError, match=message):
         open_segmenter(library=newer, build_missing=False)
-    _pretend(device, name="Other GPU")
-    with pytest.raises(BackendError, match="built on Simulated GPU, this GPU is Other GPU"):
-        open_segmenter(build_missing=False)
+    here = device.info
+    for change, other in (
+        ({"name": "Other GPU"}, r"Other GPU \(20 multiprocessors, 8 GiB\)"),
+        ({"multiprocessors": 8}, r"Simulated GPU \(8 multiprocessors, 8 GiB\)"),
+        ({"total_memory_bytes": 1 << 36}, r"Simulated GPU \(20 multiprocessors, 64 GiB\)"),
+    ):
+        device.info = replace(here, **change)
+        with pytest.raises(BackendError, match=f"built on Simulated GPU .*, this GPU is {other}"):
+            open_segmenter(build_missing=False)
     open_segmenter().close()
     assert builds == GRAPHS * 2
 
@@ -216,6 +220,51 @@ def test_engines_of_one_frame_size_take_no_other_and_are_found_again(
             with pytest.raises(ValueError, match=r"image is \(1, 301, 400\), and the engine takes"):
                 segmenter.encode(np.zeros((301, 400), np.uint8))
     assert builds == GRAPHS
+
+
+def test_engines_of_several_options_live_side_by_side(
+    builds: list[str],
+    disc_bundle: Path,
+    device: Device,
+    tmp_path: Path,
+    open_segmenter: Open,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With options, the engine of these and no other; without, a frame's narrowest engine."""
+    fixed = EngineOptions(frames=ShapeRange.fixed((300, 400)))
+    for engine in (EngineOptions(), fixed, replace(fixed, tf32=True), EngineOptions(), fixed):
+        open_segmenter(engine=engine).close()
+    graphs = ["image_encoder", "mask_decoder", "image_encoder", *GRAPHS]  # no size in the decoder
+    assert builds == graphs
+    backend = TensorRTBackend(
+        TensorRTOptions(cache=tmp_path, engine=replace(fixed, frames_per_run=4)),
+        library=trt.simulated_library,
+        device=device,
+    )
+    bundle = Bundle.open(disc_bundle)
+    with contextlib.closing(open_bundle_graph(backend, bundle, "image_encoder")) as batched:
+        assert batched.largest("image", 0) == 4
+    assert len(builds) == 6
+
+    compared: list[EngineCheck] = []
+
+    def compare(*those: Any) -> EngineCheck:
+        compared.append(compare_predictors(*those))
+        return compared[-1]
+
+    monkeypatch.setattr(tensorrt_backend, "compare_predictors", compare)
+    for checks in tmp_path.glob("*.checks.json"):
+        checks.unlink()
+    for seen in (2, 2):  # each encoder once: that of any frame, and the newest of the fixed size
+        with open_segmenter() as segmenter:
+            assert len(compared) == seen
+            before = trt.live["engines"]
+            for hw in ((300, 400), (301, 400), (300, 400)):
+                image = np.full(hw, 90, np.uint8)
+                masks = segmenter.segment(image, boxes=[[10, 10, 90, 90]]).masks
+                assert masks.shape == (1, 1, *hw)
+    assert before == 2  # the second encoder was not needed before the second frame
+    assert len(builds) == 6
 
 
 def test_threads_share_a_segmenter(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from samus_edge.errors import BackendError, OutputFileError
 from samus_edge.runtime.backends.backend import CACHE_VARIABLE, default_cache_folder
-from samus_edge.runtime.backends.tensorrt.engine_build import EngineProfile
+from samus_edge.runtime.backends.tensorrt.engine_build import EngineProfile, ShapeRange
 from samus_edge.runtime.backends.tensorrt.engine_check import EngineCheck
 from samus_edge.runtime.bundle.records import from_json, parse_json, to_json
 from samus_edge.runtime.images.output_files import write_files_atomically
@@ -21,6 +21,7 @@ __all__ = [
     "CachedEngine",
     "EngineCache",
     "EngineKey",
+    "image_sizes",
     "process_lock",
     "profiles_to_json",
 ]
@@ -39,8 +40,8 @@ class EngineKey:
     Attributes:
         flavour: "tensorrt" or "tensorrt_rtx".
         version: Version of that library, for example "1.7.1.116".
-        gpu_name: the GPU that it was built on; None for any of the compute capability, which
-            TensorRT-RTX builds for.
+        gpu_name: the GPU that it was built on, see `EngineTarget`; None for any of the compute
+            capability, which TensorRT-RTX builds for.
         compute_capability: for example "8.6".
         graph_sha256: SHA-256 of the ONNX file.
         profiles: A result of `profiles_to_json`.
@@ -65,8 +66,13 @@ class EngineKey:
         text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
-    def why_not(self, other: "EngineKey") -> list[str]:
-        """What keeps an engine of this key from being used where `other` is asked for, in words."""
+    def why_not(self, other: "EngineKey", *, any_options: bool = False) -> list[str]:
+        """What keeps an engine of this key from being used where `other` is asked for, in words.
+
+        Args:
+            other: The key that is asked for.
+            any_options: Whether an engine of other options does as well.
+        """
         reasons: list[str] = []
         if self.graph_sha256 != other.graph_sha256:
             reasons.append(
@@ -88,7 +94,26 @@ class EngineKey:
             reasons.append(f"it was built on {self.gpu_name}, this GPU is {other.gpu_name}")
         if self.engine_format != other.engine_format:
             reasons.append("it was built by another version of samus-edge")
+        if not any_options:
+            names = {"profiles": "sizes", "tf32": "tf32", "workspace_bytes": "workspace"}
+            others = [
+                word for name, word in names.items() if getattr(self, name) != getattr(other, name)
+            ]
+            if others:
+                reasons.append(f"it was built with other {', '.join(others)}")
         return reasons
+
+
+def image_sizes(profiles: str) -> ShapeRange | None:
+    """The shapes (B, H, W) of images that an engine takes; None if it takes no image of open size.
+
+    Args:
+        profiles: A result of `profiles_to_json`.
+    """
+    for profile in json.loads(profiles):
+        if "image" in profile:
+            return ShapeRange(*map(tuple, profile["image"]))
+    return None
 
 
 def profiles_to_json(profiles: Sequence[EngineProfile]) -> str:
@@ -230,25 +255,30 @@ class EngineCache:
             return None
         return entry if entry.key == key and entry.path.is_file() else None
 
-    def find(self, wanted: EngineKey) -> CachedEngine | None:
-        """The engine to use for a graph on a GPU, or None.
+    def find(self, wanted: EngineKey, *, any_options: bool = False) -> list[CachedEngine]:
+        """The engines that may be used for a graph on a GPU, the newest first.
 
         Args:
-            wanted: the key with the default options; an engine of other options fits as well, and
-                the one that was built last is taken: whoever builds with options means to use them.
+            wanted: The key that is asked for.
+            any_options: Whether an engine of other options does as well; of those for the same
+                sizes the newest alone is given. One for several images in each run does not.
         """
-        return next(
-            (entry for entry in self.entries() if not entry.key.why_not(wanted)),
-            None,
-        )
+        found: dict[str, CachedEngine] = {}
+        for entry in self.entries():
+            if entry.path.is_file() and not entry.key.why_not(wanted, any_options=any_options):
+                sizes = image_sizes(entry.key.profiles)
+                if not any_options or sizes is None or sizes.smallest[0] == 1:
+                    found.setdefault(entry.key.profiles, entry)
+        return list(found.values())
 
-    def why_none(self, wanted: EngineKey) -> list[str]:
-        """Why no engine of the same graph fits, a line for each that is there."""
-        return [
-            f"{entry.path.name}: {'; '.join(entry.key.why_not(wanted))}"
+    def why_none(self, wanted: EngineKey, *, any_options: bool = False) -> list[str]:
+        """Why no engine of the same graph fits, a line for each that is there; see `find`."""
+        reasons = {
+            entry.path.name: entry.key.why_not(wanted, any_options=any_options)
             for entry in self.entries()
-            if entry.key.graph_sha256 == wanted.graph_sha256 and entry.key.why_not(wanted)
-        ]
+            if entry.key.graph_sha256 == wanted.graph_sha256
+        }
+        return [f"{name}: {'; '.join(why)}" for name, why in reasons.items() if why]
 
     def store(
         self, key: EngineKey, engine: bytes, *, graph: str, build_seconds: float

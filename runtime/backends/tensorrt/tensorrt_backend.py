@@ -5,7 +5,7 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from samus_edge.errors import BackendError, BundleError, OutputFileError
@@ -22,6 +22,7 @@ from samus_edge.runtime.backends.tensorrt.engine_cache import (
     CachedEngine,
     EngineCache,
     EngineKey,
+    image_sizes,
     process_lock,
     profiles_to_json,
 )
@@ -33,7 +34,7 @@ from samus_edge.runtime.backends.tensorrt.tensorrt_library import (
     installed_flavour,
     refuse_known_problem,
 )
-from samus_edge.runtime.backends.tensorrt.tensorrt_session import TensorRTSession
+from samus_edge.runtime.backends.tensorrt.tensorrt_session import EngineChoice, TensorRTSession
 from samus_edge.runtime.bundle.check_frame import load_check_frames
 from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER, MASK_DECODER, GraphRecord
 
@@ -59,7 +60,8 @@ class EngineTarget:
     Attributes:
         library: The library that builds and runs them.
         compute_capability: That of the GPU, for example "8.6".
-        gpu_name: Name of the GPU; None for any GPU of the compute capability.
+        gpu_name: Name and size of the GPU, as Orin Nano and AGX Orin have one name; None for any
+            GPU of the compute capability.
     """
 
     library: TensorRTLibrary
@@ -69,7 +71,9 @@ class EngineTarget:
     @staticmethod
     def of(library: TensorRTLibrary, gpu: GpuInfo) -> "EngineTarget":
         """The GPU of this machine."""
-        return EngineTarget(library, gpu.compute_capability, gpu.name)
+        gib = round(gpu.total_memory_bytes / 2**30)
+        name = f"{gpu.name} ({gpu.multiprocessors} multiprocessors, {gib} GiB)"
+        return EngineTarget(library, gpu.compute_capability, name)
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,9 @@ class TensorRTOptions:
         device_index: Index of the GPU; None for that of the thread's PyCUDA context, or the first.
         cache: Folder of the engines; None for the default one.
         build_missing: Whether to build what the cache lacks; else that is an error.
-        engine: How missing engines are built.
+        engine: How engines are built; one of other options is not used. None takes whatever the
+            cache has of a graph, each frame on the narrowest engine that takes it, and builds with
+            the defaults where it has none.
         max_contexts: Most threads that run one graph at the same time; each takes its own memory.
         use_cuda_graphs: Whether a frame is launched as a whole; only cuda-python can do that.
         force: Whether to use a version of TensorRT that is known to give wrong results.
@@ -194,7 +200,7 @@ class TensorRTOptions:
     device_index: int | None = None
     cache: Path | None = None
     build_missing: bool = True
-    engine: EngineOptions = field(default_factory=EngineOptions)
+    engine: EngineOptions | None = None
     max_contexts: int = 2
     use_cuda_graphs: bool = True
     force: bool = False
@@ -232,9 +238,12 @@ class TensorRTBackend:
         self._device = device
         self._cache = EngineCache(self._options.cache)
         self._target = EngineTarget.of(self._library, device.info)
-        self._entries: dict[str, CachedEngine] = {}
+        self._entries: dict[str, list[CachedEngine]] = {}
         self._frames: dict[str, ShapeRange] = {}
         self._sessions: weakref.WeakSet[TensorRTSession] = weakref.WeakSet()
+        self._choices: weakref.WeakValueDictionary[str, EngineChoice] = (
+            weakref.WeakValueDictionary()
+        )
 
     @property
     def name(self) -> str:
@@ -268,12 +277,13 @@ class TensorRTBackend:
         return self._cache
 
     def entry(self, graph_sha256: str) -> CachedEngine | None:
-        """Where the cache has the engine that an opened graph runs on; None if it could not be
-        kept."""
-        return self._entries.get(graph_sha256)
+        """Where the cache has the engine that an opened graph runs on, the newest if there are
+        several; None if it could not be kept."""
+        return next(iter(self._entries.get(graph_sha256, ())), None)
 
     def frame_sizes(self, graph_sha256: str) -> ShapeRange | None:
-        """The frames that the engine of an opened image encoder takes."""
+        """The frames (H, W) that the engine of an opened image encoder takes, the newest if there
+        are several."""
         return self._frames.get(graph_sha256)
 
     def open_graph(
@@ -293,15 +303,26 @@ class TensorRTBackend:
             record.precision,
             force=self._options.force,
         )
-        engine = self._engine_of(name, graph, record)
+        session = self._open_session(name, self._engine_of(name, graph, record), record)
+        entries = self._entries.get(record.sha256, [])
+        sizes = [image_sizes(entry.key.profiles) for entry in entries]
+        known = [each for each in sizes if each is not None]
+        if len(known) < 2:
+            return session
+
+        def open_other(index: int) -> TensorRTSession:
+            return self._open_session(name, entries[index].read(), record) if index else session
+
+        self._choices[record.sha256] = choice = EngineChoice(known, open_other)
+        return choice
+
+    def _open_session(self, name: str, engine: bytes, record: GraphRecord) -> TensorRTSession:
         with self._device.current():
             loaded = TensorRTEngine(name, engine, library=self._library, device=self._device)
         for tensor in loaded.tensors:
             if tensor.name == "image":
                 (sizes, *_) = tensor.profiles  # (B, H, W)
-                self._frames[record.sha256] = ShapeRange(
-                    sizes.smallest[1:], sizes.typical[1:], sizes.largest[1:]
-                )
+                self._frames.setdefault(record.sha256, _without_batch(sizes))
         session = TensorRTSession(
             loaded,
             record,
@@ -328,16 +349,36 @@ class TensorRTBackend:
     def engine_check(
         self, tested: Predictor, open_reference: Callable[[], Predictor]
     ) -> EngineCheck:
-        """The figures of the check, kept or measured now."""
-        hashes = tested.graph_hashes
-        encoder, decoder = self.entry(hashes[IMAGE_ENCODER]), self.entry(hashes[MASK_DECODER])
+        """The figures of the check, kept or measured now; those of the worst engine if a frame may
+        go to several."""
+        encoder = tested.graph_hashes[IMAGE_ENCODER]
+        choice = self._choices.get(encoder)
+        if choice is None:
+            sizes = self.frame_sizes(encoder)
+            return self._engine_check(tested, open_reference, self.entry(encoder), sizes)
+        found: list[EngineCheck] = []
+        for index, sizes in enumerate(choice.sizes):
+            entry = self._entries[encoder][index]
+            with choice.only(index):
+                frames = _without_batch(sizes)
+                found.append(self._engine_check(tested, open_reference, entry, frames))
+        return max(found, key=lambda check: (len(check.problems), -check.worst_mask_iou))
+
+    def _engine_check(
+        self,
+        tested: Predictor,
+        open_reference: Callable[[], Predictor],
+        encoder: CachedEngine | None,
+        sizes: ShapeRange | None,
+    ) -> EngineCheck:
+        decoder = self.entry(tested.graph_hashes[MASK_DECODER])
         driver = self.gpu.info.driver_version
         kept = None
         if encoder is not None and decoder is not None:
             kept = self.cache.check_of(encoder, decoder, driver)
         if kept is not None:
             return kept
-        frames = load_check_frames(_frame_hw(self.frame_sizes(hashes[IMAGE_ENCODER])))
+        frames = load_check_frames(_frame_hw(sizes))
         with contextlib.closing(open_reference()) as reference:
             found = compare_predictors(tested, reference, frames)
         _logger.info("engines on %s: %s", self.device, found)
@@ -346,17 +387,21 @@ class TensorRTBackend:
         return found
 
     def _engine_of(self, name: str, graph: bytes, record: GraphRecord) -> bytes:
-        wanted = engine_key(self._target, record, self._options.engine)
-        found = self._cache.find(wanted)
-        if found is not None:
+        """Its content; `_entries` then has all engines that may be used."""
+        any_options = self._options.engine is None
+        options = self._options.engine or EngineOptions()
+        wanted = engine_key(self._target, record, options)
+        found = self._cache.find(wanted, any_options=any_options)
+        while found:
             try:
-                engine = found.read()
+                engine = found[0].read()
             except BackendError as err:
                 _logger.warning("%s", err)
+                del found[0]
             else:
                 self._entries[record.sha256] = found
                 return engine
-        others = self._cache.why_none(wanted)
+        others = self._cache.why_none(wanted, any_options=any_options)
         if not self._options.build_missing:
             why = f" Those of this graph do not fit: {'; '.join(others)}." if others else ""
             raise BackendError(
@@ -376,12 +421,17 @@ class TensorRTBackend:
             graph,
             record,
             target=self._target,
-            options=self._options.engine,
+            options=options,
             cache=self._cache,
         )
         if provided.entry is not None:
-            self._entries[record.sha256] = provided.entry
+            self._entries[record.sha256] = [provided.entry]
         return provided.engine
+
+
+def _without_batch(sizes: ShapeRange) -> ShapeRange:
+    """(B, H, W) to (H, W)."""
+    return ShapeRange(sizes.smallest[1:], sizes.typical[1:], sizes.largest[1:])
 
 
 def _frame_hw(sizes: ShapeRange | None) -> tuple[int, int] | None:

@@ -1,18 +1,20 @@
 """One graph on TensorRT: an engine, and as many contexts as threads run it at once."""
 
 import logging
+import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from samus_edge.errors import BackendError
 from samus_edge.runtime.backends.backend import Feed, FloatTensor, check_feeds
 from samus_edge.runtime.backends.gpu.device import DeviceTensor, outside_capture
+from samus_edge.runtime.backends.tensorrt.engine_build import ShapeRange
 from samus_edge.runtime.backends.tensorrt.tensorrt_context import DeviceBufferPool, TensorRTContext
 from samus_edge.runtime.backends.tensorrt.tensorrt_engine import TensorRTEngine
 from samus_edge.runtime.bundle.manifest import GraphRecord
 
-__all__ = ["TensorRTSession"]
+__all__ = ["EngineChoice", "TensorRTSession"]
 
 _logger = logging.getLogger(__name__)
 
@@ -167,3 +169,76 @@ class TensorRTSession:
                 if context.graph_loss:
                     self._graph_losses.add(context.graph_loss)
             self._changed.notify_all()
+
+
+class EngineChoice:
+    """One image encoder on several engines: every frame goes to the narrowest that takes it.
+
+    An engine is loaded when the first frame needs it.
+    """
+
+    def __init__(
+        self, sizes: Sequence[ShapeRange], open_session: Callable[[int], TensorRTSession]
+    ) -> None:
+        """Load the first engine.
+
+        Args:
+            sizes: For each engine, the shapes (B, H, W) of images that it takes.
+            open_session: Loads the engine of that index.
+
+        Raises:
+            BackendError: if it cannot be loaded.
+        """
+        self.sizes = tuple(sizes)
+        self._open_session = open_session
+        self._lock = threading.Lock()
+        self._only: int | None = None
+        self._is_closed = False
+        self._sessions = {0: open_session(0)}
+
+    @property
+    def graph_losses(self) -> frozenset[str]:
+        """See `TensorRTSession`."""
+        return frozenset().union(*(each.graph_losses for each in self._sessions.values()))
+
+    @contextmanager
+    def only(self, index: int) -> Iterator[None]:
+        """Let one engine take every frame, to check it."""
+        self._only = index
+        try:
+            yield
+        finally:
+            self._only = None
+
+    def largest(self, name: str, axis: int) -> int | None:
+        """The largest size of the image's axis."""
+        return max(sizes.largest[axis] for sizes in self.sizes)
+
+    def run(self, feeds: Mapping[str, Feed]) -> dict[str, FloatTensor]:
+        """Run the graph; see `GraphSession.run`."""
+        return self._session(feeds).run(feeds)
+
+    def run_on_device(self, feeds: Mapping[str, Feed]) -> dict[str, FloatTensor | DeviceTensor]:
+        """Run the graph; see `GraphSession.run_on_device`."""
+        return self._session(feeds).run_on_device(feeds)
+
+    def close(self) -> None:
+        """Close every engine that was loaded."""
+        with self._lock:
+            self._is_closed = True
+        for session in self._sessions.values():
+            session.close()
+
+    def _session(self, feeds: Mapping[str, Feed]) -> TensorRTSession:
+        shape = tuple(feeds["image"].shape) if "image" in feeds else ()
+        fitting = [
+            (math.prod(sizes.largest), index)
+            for index, sizes in enumerate(self.sizes)
+            if sizes.contains(shape)
+        ]
+        index = min(fitting)[1] if fitting else 0  # which says what it takes
+        with self._lock:
+            index = index if self._only is None else self._only
+            if index not in self._sessions and not self._is_closed:
+                self._sessions[index] = self._open_session(index)
+            return self._sessions.get(index, self._sessions[0])

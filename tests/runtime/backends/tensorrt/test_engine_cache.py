@@ -10,7 +10,12 @@ import pytest
 
 from samus_edge.errors import BackendError, OutputFileError
 from samus_edge.runtime.backends.backend import default_cache_folder
-from samus_edge.runtime.backends.tensorrt.engine_cache import EngineCache, EngineKey
+from samus_edge.runtime.backends.tensorrt.engine_build import ShapeRange
+from samus_edge.runtime.backends.tensorrt.engine_cache import (
+    EngineCache,
+    EngineKey,
+    profiles_to_json,
+)
 from samus_edge.runtime.backends.tensorrt.engine_check import EngineCheck
 from samus_edge.runtime.bundle.records import from_json, to_json
 from samus_edge.runtime.images import output_files as atomic_write
@@ -62,27 +67,45 @@ def test_an_engine_of_something_else_is_not_taken(
 ) -> None:
     cache.store(KEY, b"engine", graph="image_encoder", build_seconds=1)
     wanted = replace(KEY, **change)  # type: ignore[arg-type]  # one field
-    assert cache.find(wanted) is None
+    assert cache.find(wanted, any_options=True) == []
     assert cache.get(wanted) is None
     assert reason in "; ".join(KEY.why_not(wanted))
-    lines = cache.why_none(wanted)
+    lines = cache.why_none(wanted, any_options=True)
     assert (reason in "".join(lines)) == ("graph_sha256" not in change)
 
 
-def test_other_options_fit_and_the_newest_is_taken(cache: EngineCache) -> None:
-    cache.store(KEY, b"first", graph="g", build_seconds=1)
-    other = replace(KEY, profiles='[{"x":1}]', tf32=True)
-    cache.store(other, b"second", graph="g", build_seconds=1)
-    for wanted in (KEY, other):
-        found = cache.find(wanted)
-        assert found is not None
-        assert found.read() == b"second"
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"profiles": "[{}]"}, "sizes"),
+        ({"tf32": True}, "tf32"),
+        ({"workspace_bytes": 1}, "workspace"),
+    ],
+)
+def test_options_are_asked_for_or_left_open(
+    cache: EngineCache, change: dict[str, object], word: str
+) -> None:
+    other = replace(KEY, **change)  # type: ignore[arg-type]  # one field
+    first = cache.store(KEY, b"first", graph="g", build_seconds=1)
+    assert cache.find(other) == []
+    assert cache.why_none(other) == [f"{first.path.name}: it was built with other {word}"]
+    second = cache.store(other, b"second", graph="g", build_seconds=1)
+    assert (cache.find(KEY), cache.find(other)) == ([first], [second])
+    newest_of_each_size = [second, first] if "profiles" in change else [second]
+    assert cache.find(KEY, any_options=True) == newest_of_each_size
+
+
+def test_an_engine_for_several_images_is_for_who_asks_for_it(cache: EngineCache) -> None:
+    profile = {"image": ShapeRange.fixed((4, 300, 400))}
+    batched = replace(KEY, profiles=profiles_to_json([profile]))
+    entry = cache.store(batched, b"four", graph="g", build_seconds=1)
+    assert (cache.find(batched), cache.find(batched, any_options=True)) == ([entry], [])
 
 
 def test_an_engine_for_a_capability_fits_every_gpu_that_has_it(cache: EngineCache) -> None:
     cache.store(replace(KEY, gpu_name=None), b"any", graph="g", build_seconds=1)
-    assert cache.find(replace(KEY, gpu_name="Whatever")) is not None
-    assert cache.find(replace(KEY, compute_capability="8.9")) is None
+    assert cache.find(replace(KEY, gpu_name="Whatever"))
+    assert not cache.find(replace(KEY, compute_capability="8.9"))
 
 
 def test_keys_are_told_apart_by_each_field() -> None:

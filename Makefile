@@ -101,11 +101,13 @@ check: $(VENV)/.installed ## The quick half of lint and test, in seconds: style,
 	@$(VENV)/bin/pytest -q $(QUICK_TESTS)
 
 .PHONY: lint
-lint: $(VENV)/.installed ## Check style (ruff), who imports whom (import-linter) and types (mypy, strict).
+lint: $(VENV)/.installed ## Check style (ruff), layers (import-linter), types (mypy, strict; the runtime's on Windows and macOS, too).
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/lint-imports --no-logo
 	@$(VENV)/bin/mypy
+	@for platform in win32 darwin; do $(VENV)/bin/mypy --platform $$platform \
+		--cache-dir .mypy_cache/$$platform --package samus_edge.runtime | sed "s/^/on $$platform: /"; done
 
 .PHONY: test-docs
 test-docs: $(DOCS_VENV)/.installed ## Run the code blocks of README and docs against a plain install, in the root of a copy.

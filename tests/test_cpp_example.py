@@ -207,6 +207,19 @@ def test_the_masks_of_the_examples_are_those_of_the_python_runtime(
     assert_same_as_python(program, segmenter, read_example(name), EXAMPLE_BOXES[name], tmp_path)
 
 
+def test_nothing_is_written_into_the_home_folder(
+    program: Program, frame_pgm: Path, tmp_path: Path
+) -> None:
+    """Telemetry of ONNX Runtime keeps its events there, from its first session on."""
+    home = tmp_path / "home"
+    home.mkdir()
+    kept = {k: v for k, v in program.environment.items() if k != "ORT_DISABLE_TELEMETRY"}
+    watched = Program(program.file, kept | {"HOME": str(home), "XDG_CACHE_HOME": ""})
+    ran = watched.run(default_bundle_path(), frame_pgm, "135,88,446,368", tmp_path / "m.pgm", "2")
+    assert ran.returncode == 0, ran.stderr
+    assert list(home.rglob("*")) == []
+
+
 @pytest.mark.parametrize(
     ("size", "box"),
     [

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <stdexcept>
@@ -79,7 +80,16 @@ inline Ort::Env open_environment() {
         throw std::runtime_error("ONNX Runtime " + version + " is older than the headers that "
                                  "this program was built with");
     }
-    return Ort::Env(ORT_LOGGING_LEVEL_FATAL, "samus-edge");  // errors come as exceptions
+    // Official builds send telemetry: on Linux from 1.30 on unless this variable is set before the
+    // environment is made, on Windows until they are told not to.
+#ifdef _WIN32
+    _putenv_s("ORT_DISABLE_TELEMETRY", "1");
+#else
+    setenv("ORT_DISABLE_TELEMETRY", "1", 0);
+#endif
+    Ort::Env env(ORT_LOGGING_LEVEL_FATAL, "samus-edge");  // errors come as exceptions
+    env.DisableTelemetryEvents();
+    return env;
 }
 
 inline Ort::Session open_graph(const Ort::Env& env, const fs::path& path, int threads,

@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge.errors import BadArgumentError
+from samus_edge.runtime.measurement.callipers import Points, callipers_of
 
 __all__ = [
     "Diameter",
     "LesionMeasurements",
     "PixelSpacing",
     "box_around",
-    "convex_outline",
     "measure_lesion",
     "outline_length",
 ]
@@ -35,35 +35,9 @@ def box_around(mask: npt.NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
     return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
 
 
-Points = npt.NDArray[np.float64]
-
 # Of the moving average that takes the stairs out of an outline: points to either side.
 _HALF_WINDOW = 2
 _POINTS_TO_SMOOTH = 12  # for each of them; a few pixels would shrink to a point
-
-
-def convex_outline(region: npt.NDArray[np.bool_]) -> Points:
-    """The convex hull of a region.
-
-    A pixel is a square; the outline goes through the middles of its sides. So a bar of w pixels is
-    w long, and a disc neither too large nor too small, which it would be by pixel centres or by
-    corners.
-
-    Args:
-        region: (H, W), with at least one pixel.
-
-    Returns:
-        (K, 2), x and y in pixels, in order around the region.
-    """
-    import cv2
-
-    contours, _ = cv2.findContours(
-        region.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
-    )
-    corners = cv2.convexHull(np.concatenate(contours)).reshape(-1, 2).astype(np.float64)
-    sides = np.array([[0.5, 0], [-0.5, 0], [0, 0.5], [0, -0.5]])
-    middles = (corners[:, None] + sides).reshape(-1, 2).astype(np.float32)
-    return np.asarray(cv2.convexHull(middles).reshape(-1, 2), np.float64)
 
 
 def outline_length(region: npt.NDArray[np.bool_], scale_xy: tuple[float, float]) -> float:
@@ -190,9 +164,10 @@ class LesionMeasurements:
         area: of the component without its holes, in the unit squared.
         hole_area: enclosed by it.
         perimeter: of its outer outline.
-        longest: the longest distance between two points of its outline.
-        perpendicular: the longest line across its convex hull at a right angle to the longest
-            diameter.
+        longest: the longest axis, the longest straight line that is inside all along.
+        perpendicular: the longest line inside that crosses the longest axis at a right angle.
+        longest_at_most: a bound for all lines inside; greater than the length of `longest` only
+            where the mask is so ragged that the search for it was cut short.
         width: extent along the image's rows, parallel to the skin.
         height: extent along the image's columns, away from the skin.
         equivalent_diameter: of the disc with the same area.
@@ -211,6 +186,7 @@ class LesionMeasurements:
     perimeter: float
     longest: Diameter
     perpendicular: Diameter
+    longest_at_most: float
     width: float
     height: float
     equivalent_diameter: float
@@ -294,13 +270,12 @@ def measure_lesion(
     scale_x, scale_y = (1.0, 1.0) if spacing is None else (spacing.column_mm, spacing.row_mm)
     pixel_area = scale_x * scale_y
     area_px = int(areas[largest - 1])
-    hull = convex_outline(region)
-    scaled = hull * (scale_x, scale_y)
-    longest, perpendicular = _longest(scaled), _perpendicular(scaled)
+    callipers = callipers_of(region, (scale_x, scale_y))
 
     def diameter(ends: Points) -> Diameter:
-        start, end = (ends / (scale_x, scale_y) + (left, top)).tolist()
-        return Diameter(math.dist(ends[0], ends[1]), (start[0], start[1]), (end[0], end[1]))
+        start, end = (ends + np.array([left, top])).tolist()
+        length = math.hypot(scale_x * (end[0] - start[0]), scale_y * (end[1] - start[1]))
+        return Diameter(length, (start[0], start[1]), (end[0], end[1]))
 
     rows, columns = mask.shape
     sides = {
@@ -314,8 +289,9 @@ def measure_lesion(
         area=area_px * pixel_area,
         hole_area=_hole_pixels(region) * pixel_area,
         perimeter=outline_length(region, (scale_x, scale_y)),
-        longest=diameter(longest),
-        perpendicular=diameter(perpendicular),
+        longest=diameter(callipers.longest),
+        perpendicular=diameter(callipers.perpendicular),
+        longest_at_most=callipers.longest_at_most,
         width=width * scale_x,
         height=height * scale_y,
         equivalent_diameter=2 * math.sqrt(area_px * pixel_area / math.pi),
@@ -325,48 +301,6 @@ def measure_lesion(
         cut_by=tuple(name for name, is_cut in sides.items() if is_cut),
         spacing=spacing,
     )
-
-
-def _longest(hull: Points) -> Points:
-    """(2, 2): the two points of a convex hull that are farthest from each other."""
-    distances = np.linalg.norm(hull[:, None] - hull[None], axis=2)
-    first, second = np.unravel_index(int(np.argmax(distances)), distances.shape)
-    return hull[[first, second]]
-
-
-def _perpendicular(hull: Points) -> Points:
-    """(2, 2): the longest line across a convex hull at a right angle to its longest diameter."""
-    start, end = _longest(hull)
-    along = (end - start) / np.linalg.norm(end - start)
-    across = np.array([-along[1], along[0]])
-    # In a frame whose x is along the diameter: upper and lower chain are functions of x, and the
-    # distance between them is greatest at a corner of one of them.
-    x, y = (hull - start) @ along, (hull - start) @ across
-    at = np.unique(x)
-    chains = [_chain(x, y, at, np.maximum), _chain(x, y, at, np.minimum)]
-    widest = int(np.argmax(chains[0] - chains[1]))
-    return np.stack([start + at[widest] * along + chain[widest] * across for chain in chains])
-
-
-def _chain(
-    x: npt.NDArray[np.float64],
-    y: npt.NDArray[np.float64],
-    at: npt.NDArray[np.float64],
-    extreme: np.ufunc,
-) -> npt.NDArray[np.float64]:
-    """The upper or lower side of a convex polygon, at some x."""
-    values = np.full(len(at), -np.inf if extreme is np.maximum else np.inf)
-    for index in range(len(x)):
-        x1, y1, x2, y2 = x[index - 1], y[index - 1], x[index], y[index]
-        if x1 > x2:
-            x1, y1, x2, y2 = x2, y2, x1, y1
-        is_over = (at >= x1) & (at <= x2)
-        if x1 == x2:
-            values[is_over] = extreme(values[is_over], extreme(y1, y2))
-        else:
-            line = y1 + (at[is_over] - x1) / (x2 - x1) * (y2 - y1)
-            values[is_over] = extreme(values[is_over], line)
-    return values
 
 
 def _hole_pixels(region: npt.NDArray[np.bool_]) -> int:

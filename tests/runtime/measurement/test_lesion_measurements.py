@@ -223,7 +223,6 @@ def test_every_mask_has_finite_sizes_and_transposing_swaps_width_and_height(
     numbers = [found.area, found.perimeter, found.longest.length, found.perpendicular.length]
     assert all(math.isfinite(number) and number > 0 for number in numbers)
     assert found.perpendicular.length <= found.longest.length + 1e-9
-    assert found.longest.length >= max(found.width, found.height) - 1e-9
     if found.components == 1:
         assert (found.width, found.height) == (turned.height, turned.width)
         assert found.longest.length == pytest.approx(turned.longest.length)

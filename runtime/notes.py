@@ -32,6 +32,7 @@ class Note:
     | `spacing_implausible` | warning | the size of a pixel is outside 0.005 to 2 mm |
     | `spacing_contradiction` | warning | tags give different sizes of a pixel; which was taken |
     | `cine_truncated` | warning | the file has fewer whole frames than it states |
+    | `frames_left_out` | info | frames without a mask, which DICOM results leave out |
     | `several_pages` | info | an image file with pages, of which one was taken |
     | `tag_ignored` | warning | a DICOM element is missing, wrong or contradicts others |
     | `window_ignored` | info | a grey value window without an extent was passed over |

@@ -1,9 +1,12 @@
-"""Masks as a DICOM segmentation that refers to the frame that they were drawn on."""
+"""Masks as a DICOM segmentation that refers to the frames that they were drawn on."""
 
 import io
 import warnings
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,12 +19,12 @@ from samus_edge.runtime.dicom.dicom_source import ResultSource, describe_source
 from samus_edge.runtime.measurement.lesion_measurements import LesionMeasurements
 
 if TYPE_CHECKING:
-    from highdicom.seg import Segmentation
     from highdicom.sr import ComprehensiveSR, Measurement
     from pydicom import DataElement, Dataset
 
 __all__ = [
     "MADE_BY",
+    "LesionFrame",
     "ModelIdentity",
     "dicom_bytes",
     "report_of",
@@ -49,38 +52,83 @@ class ModelIdentity:
     precision: str
 
 
+@dataclass(frozen=True, eq=False)
+class LesionFrame:
+    """A lesion in a frame; its mask is kept deflated, so that those of a long cine take little.
+
+    Attributes:
+        lesion: number of the lesion, the same in all frames.
+        frame: index of the frame in its source, from 0.
+        measurements: of the mask.
+        comment: what a reader should know of the mask; at most some words, none of a file.
+    """
+
+    lesion: int
+    frame: int
+    measurements: LesionMeasurements
+    comment: str
+    _hw: tuple[int, int]
+    _deflated: bytes
+
+    @classmethod
+    def of(
+        cls,
+        lesion: int,
+        frame: int,
+        mask: npt.NDArray[np.bool_],
+        measurements: LesionMeasurements,
+        comment: str = "",
+    ) -> "LesionFrame":
+        """From a mask, (H, W), that is not empty."""
+        height, width = mask.shape
+        deflated = zlib.compress(np.packbits(mask).tobytes(), 1)
+        return cls(lesion, frame, measurements, comment, (height, width), deflated)
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """(H, W)."""
+        height, width = self._hw
+        packed = np.frombuffer(zlib.decompress(self._deflated), np.uint8)
+        return np.unpackbits(packed, count=height * width).reshape(self._hw).astype(np.bool_)
+
+
 def segmentation_of(
-    source: DicomFrames, frame: int, masks: npt.NDArray[np.bool_], model: ModelIdentity
-) -> "Segmentation":
-    """Make a binary DICOM segmentation of one frame.
+    source: DicomFrames, found: Sequence[LesionFrame], model: ModelIdentity
+) -> "Dataset":
+    """Make a binary DICOM segmentation of one or several frames, one segment for each lesion.
 
     Patient and study are copied from the source, as the standard demands: the file identifies the
     patient as the source does.
 
     Args:
         source: the image that was segmented.
-        frame: index of the frame in it, from 0.
-        masks: (N, H, W), bool; each its own segment.
+        found: lesions in frames, each at most once in a frame. Frames without a mask are left out.
         model: what drew the masks.
 
     Returns:
-        highdicom's Segmentation; `save_as` writes it.
+        The segmentation, its frames sorted by lesion, then by frame of the source.
 
     Raises:
-        BadArgumentError: if the masks do not fit the source, or one is empty.
+        BadArgumentError: if masks do not fit the source, one is empty, or there are none.
         MissingExtraError: without highdicom.
     """
     require_highdicom()
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
-    if masks.shape[1:] != source.original_hw or not len(masks) or not 0 <= frame < len(source):
-        raise BadArgumentError(
-            f"masks of shape {masks.shape} of frame {frame} do not fit {len(source)} frames of "
-            f"{source.original_hw}."
-        )
-    if not masks.any(axis=(1, 2)).all():
-        raise BadArgumentError("a mask is empty: there is nothing to write. Leave it out.")
+    found = _sorted(found)
+    height, width = source.original_hw
+    if not found:
+        raise BadArgumentError("there is no mask to write. Give another prompt.")
+    for each in found:
+        if each.mask.shape != (height, width) or not 0 <= each.frame < len(source):
+            raise BadArgumentError(
+                f"a mask of shape {each.mask.shape} of frame {each.frame} does not fit "
+                f"{len(source)} frames of {source.original_hw}."
+            )
+        if not each.mask.any():
+            raise BadArgumentError("a mask is empty: there is nothing to write. Leave it out.")
+    lesions = sorted({each.lesion for each in found})
     algorithm = hd.AlgorithmIdentificationSequence(
         name=f"{MADE_BY} {model.bundle}"[:64],
         family=codes.DCM.ArtificialIntelligence,
@@ -103,14 +151,15 @@ def segmentation_of(
             tracking_uid=hd.UID(),
             tracking_id=f"Lesion {number}",
         )
-        for number in range(1, len(masks) + 1)
+        for number in range(1, len(lesions) + 1)
     ]
     described = describe_source(source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = hd.seg.Segmentation(
             source_images=[described.reference],
-            pixel_array=masks.transpose(1, 2, 0)[None].astype(np.uint8),
+            # A frame of each segment, for what they have in common; see `_put_frames`.
+            pixel_array=np.ones((1, height, width, len(lesions)), np.uint8),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=segments,
             series_instance_uid=hd.UID(),
@@ -126,7 +175,8 @@ def segmentation_of(
             series_description="samus-edge lesion segmentation",
             transfer_syntax_uid=_SYNTAX,
         )
-    _refer_to_frame(made, described, frame if len(source) > 1 else None)
+    _refer_to_class(made, described)
+    _put_frames(made, found, described, is_multiframe=len(source) > 1)
     _identify(made, described)
     made.PatientOrientation = ""  # not known of ultrasound
     return made
@@ -139,8 +189,13 @@ def dicom_bytes(dataset: "Dataset") -> bytes:
     return content.getvalue()
 
 
-def _refer_to_frame(segmentation: "Dataset", described: ResultSource, frame: int | None) -> None:
-    """Refer to the source by its own class and, if it has several frames, to the frame, from 1."""
+def _sorted(found: Sequence[LesionFrame]) -> list[LesionFrame]:
+    """In the order of a segmentation's frames."""
+    return sorted(found, key=lambda each: (each.lesion, each.frame))
+
+
+def _refer_to_class(segmentation: "Dataset", described: ResultSource) -> None:
+    """Refer to the source by its own class."""
     instance = described.reference.SOPInstanceUID
 
     def put_right(dataset: "Dataset", element: "DataElement") -> None:
@@ -148,12 +203,74 @@ def _refer_to_frame(segmentation: "Dataset", described: ResultSource, frame: int
             dataset.ReferencedSOPClassUID = described.class_uid
 
     segmentation.walk(put_right)
-    if frame is None:
-        return
-    for group in segmentation.PerFrameFunctionalGroupsSequence:
-        for derivation in group.get("DerivationImageSequence", ()):
-            for image in derivation.SourceImageSequence:
-                image.ReferencedFrameNumber = frame + 1
+
+
+def _put_frames(
+    segmentation: "Dataset",
+    found: Sequence[LesionFrame],
+    described: ResultSource,
+    *,
+    is_multiframe: bool,
+) -> None:
+    """Put masks in the place of the one frame of each segment, which highdicom makes.
+
+    Without a frame of reference highdicom takes no more than one; they are told apart by their
+    order in time or, in an enhanced volume, in space.
+    """
+    from pydicom import Dataset
+    from pydicom.datadict import tag_for_keyword
+
+    groups = list(segmentation.PerFrameFunctionalGroupsSequence)
+    lesions = sorted({each.lesion for each in found})
+    frames = sorted({each.frame for each in found})
+    order = "InStackPositionNumber" if described.is_volume else "TemporalPositionIndex"
+    made = []
+    for each in found:
+        segment = lesions.index(each.lesion)
+        group = deepcopy(groups[segment])
+        content = group.FrameContentSequence[0]
+        if is_multiframe:
+            (image,) = group.DerivationImageSequence[0].SourceImageSequence
+            image.ReferencedFrameNumber = each.frame + 1
+        if len(frames) > 1:
+            place = frames.index(each.frame) + 1
+            setattr(content, order, place)
+            if described.is_volume:
+                content.StackID = "1"
+            content.DimensionIndexValues = [segment + 1, place]
+        if each.comment:
+            content.FrameComments = each.comment
+        made.append(group)
+    if len(frames) > 1:
+        dimension = Dataset()
+        dimension.DimensionIndexPointer = tag_for_keyword(order)
+        dimension.FunctionalGroupPointer = tag_for_keyword("FrameContentSequence")
+        dimension.DimensionDescriptionLabel = "Order of the source frames"
+        known = segmentation.DimensionIndexSequence
+        dimension.DimensionOrganizationUID = known[0].DimensionOrganizationUID
+        known.append(dimension)
+    segmentation.PerFrameFunctionalGroupsSequence = made
+    segmentation.NumberOfFrames = len(made)
+    pixels = b"".join(_packed(found))
+    segmentation.PixelData = pixels + b"\0" * (len(pixels) % 2)
+    segmentation.SegmentsOverlap = "YES" if _do_overlap(found) else "NO"
+
+
+def _packed(found: Sequence[LesionFrame]) -> Iterator[bytes]:
+    """The bits of all masks, the first in the lowest; frames begin where the last one ends, also
+    within a byte (PS3.5, 8.1.1)."""
+    for start in range(0, len(found), 8):  # eight frames always end with a byte
+        bits = np.concatenate([each.mask.ravel() for each in found[start : start + 8]])
+        yield np.packbits(bits, bitorder="little").tobytes()
+
+
+def _do_overlap(found: Sequence[LesionFrame]) -> bool:
+    by_frame = sorted(found, key=lambda each: each.frame)
+    for _, same in groupby(by_frame, key=lambda each: each.frame):
+        masks = [each.mask for each in same]
+        if len(masks) > 1 and np.sum(masks, axis=0, dtype=np.uint16).max() > 1:
+            return True
+    return False
 
 
 def _refer_by_frame(dataset: "Dataset", element: "DataElement") -> None:
@@ -175,27 +292,26 @@ _OWN_CODES = "99SAMUS"
 
 def report_of(
     source: DicomFrames,
-    frame: int,
+    found: Sequence[LesionFrame],
     segmentation: "Dataset",
-    measurements: Sequence[LesionMeasurements],
     model: ModelIdentity,
 ) -> "ComprehensiveSR":
     """Make a structured report by template TID 1500, Measurement Report.
 
-    It is neither complete nor verified: a person has to look at it.
+    It has a group of measurements for each lesion in each frame; a lesion keeps its tracking
+    identifier. It is neither complete nor verified: a person has to look at it.
 
     Args:
         source: the image that was segmented.
-        frame: index of the frame in it, from 0.
-        segmentation: of `segmentation_of`, with one segment for each of the measurements.
-        measurements: in the order of the segments.
+        found: lesions in frames, as the segmentation has them.
+        segmentation: of `segmentation_of`.
         model: what drew the masks.
 
     Returns:
         highdicom's ComprehensiveSR; `save_as` writes it.
 
     Raises:
-        BadArgumentError: if segments and measurements are not as many.
+        BadArgumentError: if the segmentation has other frames.
         MissingExtraError: without highdicom.
     """
     require_highdicom()
@@ -205,27 +321,28 @@ def report_of(
     from pydicom.sr.coding import Code
     from pydicom.uid import generate_uid
 
-    segments = segmentation.SegmentSequence
-    if len(segments) != len(measurements):
+    found = _sorted(found)
+    if segmentation.NumberOfFrames != len(found):
         raise BadArgumentError(
-            f"there are {len(segments)} segments and {len(measurements)} measurements; give one "
-            "for each."
+            f"there are {segmentation.NumberOfFrames} frames and {len(found)} measurements; give "
+            "one for each."
         )
     described = describe_source(source)
-    image = hd.sr.SourceImageForSegmentation(
-        described.class_uid,
-        described.reference.SOPInstanceUID,
-        [frame + 1] if len(source) > 1 else None,
-    )
+    lesions = sorted({each.lesion for each in found})
+    segments = [segmentation.SegmentSequence[lesions.index(each.lesion)] for each in found]
     groups = [
         hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
             tracking_identifier=hd.sr.TrackingIdentifier(segment.TrackingUID, segment.TrackingID),
             referenced_segment=hd.sr.ReferencedSegmentationFrame(
                 segmentation.SOPClassUID,
                 segmentation.SOPInstanceUID,
-                frame_number=index + 1,  # one frame for each segment, in their order
-                segment_number=index + 1,
-                source_image=image,
+                frame_number=index + 1,
+                segment_number=segment.SegmentNumber,
+                source_image=hd.sr.SourceImageForSegmentation(
+                    described.class_uid,
+                    described.reference.SOPInstanceUID,
+                    [each.frame + 1] if len(source) > 1 else None,
+                ),
             ),
             finding_type=codes.SCT.Lesion,
             algorithm_id=hd.sr.AlgorithmIdentification(
@@ -236,9 +353,9 @@ def report_of(
                     f"precision={model.precision}",
                 ],
             ),
-            measurements=_coded(found),
+            measurements=_coded(each.measurements),
         )
-        for index, (segment, found) in enumerate(zip(segments, measurements, strict=True))
+        for index, (segment, each) in enumerate(zip(segments, found, strict=True))
     ]
     device = hd.sr.ObserverContext(
         observer_type=codes.DCM.Device,

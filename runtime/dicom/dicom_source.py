@@ -32,12 +32,14 @@ class ResultSource:
         identity: elements of patient and study that results repeat.
         reference: image without pixels, by whose identifiers highdicom refers to it.
         class_uid: SOP class of the source itself.
+        is_volume: whether its frames are planes of a volume.
         notes: what was written differently, or left empty.
     """
 
     identity: "Dataset"
     reference: "Dataset"
     class_uid: str
+    is_volume: bool
     notes: tuple[Note, ...]
 
 
@@ -113,7 +115,7 @@ def describe_source(source: DicomFrames) -> ResultSource:
         ImageFileError: if an identifier is missing without which a result cannot refer to it.
     """
     from pydicom import Dataset
-    from pydicom.uid import UltrasoundImageStorage
+    from pydicom.uid import EnhancedUSVolumeStorage, UltrasoundImageStorage
 
     dataset = source.dataset
     identity, reference = Dataset(), Dataset()
@@ -153,7 +155,9 @@ def describe_source(source: DicomFrames) -> ResultSource:
         reference.FrameOfReferenceUID = frame_of_reference
         for keyword, numbers in values.items():
             setattr(reference, keyword, numbers if len(numbers) > 1 else numbers[0])
-    return ResultSource(identity, reference, identifiers["SOPClassUID"], tuple(notes))
+    class_uid = identifiers["SOPClassUID"]
+    is_volume = class_uid == EnhancedUSVolumeStorage
+    return ResultSource(identity, reference, class_uid, is_volume, tuple(notes))
 
 
 def _stated(dataset: "Dataset", keyword: str) -> str:

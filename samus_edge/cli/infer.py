@@ -9,6 +9,8 @@ from samus_edge.cli.options import (
     AsJson,
     BackendName,
     BundlePath,
+    DicomSeg,
+    DicomSr,
     PrecisionName,
     Spacing,
     Strict,
@@ -75,23 +77,8 @@ def command(
             "--frame", min=0, metavar="N", help="Frame of a DICOM file, or page of a TIFF, from 0."
         ),
     ] = 0,
-    dicom_seg: Annotated[
-        Path | None,
-        typer.Option(
-            "--dicom-seg",
-            metavar="FILE.dcm",
-            help="Write the masks as a DICOM segmentation of a DICOM image; it identifies the "
-            "patient as that does.",
-        ),
-    ] = None,
-    dicom_sr: Annotated[
-        Path | None,
-        typer.Option(
-            "--dicom-sr",
-            metavar="FILE.dcm",
-            help="Write their measurements as a DICOM structured report; with --dicom-seg.",
-        ),
-    ] = None,
+    dicom_seg: DicomSeg = None,
+    dicom_sr: DicomSr = None,
     spacing: Spacing = None,
     callipers: Annotated[
         bool, typer.Option("--callipers", help="Draw the diameters on the overlay.")

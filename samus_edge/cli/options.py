@@ -23,6 +23,8 @@ __all__ = [
     "BackendName",
     "BundlePath",
     "DataFolder",
+    "DicomSeg",
+    "DicomSr",
     "PrecisionName",
     "Spacing",
     "SplitFile",
@@ -153,6 +155,23 @@ Spacing = Annotated[
         metavar="MM|ROW,COLUMN",
         help="Size of a pixel, mm: one number, or from row to row and from column to column. Left "
         "out: as a DICOM file says, else sizes are in pixels.",
+    ),
+]
+DicomSeg = Annotated[
+    Path | None,
+    typer.Option(
+        "--dicom-seg",
+        metavar="FILE.dcm",
+        help="Write the masks as a DICOM segmentation of a DICOM image; it identifies the patient "
+        "as that does.",
+    ),
+]
+DicomSr = Annotated[
+    Path | None,
+    typer.Option(
+        "--dicom-sr",
+        metavar="FILE.dcm",
+        help="Write their measurements as a DICOM structured report; with --dicom-seg.",
     ),
 ]
 AsJson = Annotated[

@@ -10,6 +10,8 @@ from samus_edge.cli.options import (
     AsJson,
     BackendName,
     BundlePath,
+    DicomSeg,
+    DicomSr,
     PrecisionName,
     Spacing,
     Strict,
@@ -22,7 +24,7 @@ from samus_edge.cli.options import (
 
 if TYPE_CHECKING:
     from samus_edge.jobs.record import FrameRecord
-    from samus_edge.jobs.track_cine import TrackReport
+    from samus_edge.jobs.track_cine import CineTracking, TrackReport
 
 __all__ = ["command"]
 
@@ -66,6 +68,16 @@ def command(
         Path | None,
         typer.Option("--csv", metavar="FILE.csv", help="Write a line for each frame."),
     ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            "--masks",
+            metavar="FOLDER|FILE.npz",
+            help="Write the mask of each frame: a folder of PNG files, or one NumPy file.",
+        ),
+    ] = None,
+    dicom_seg: DicomSeg = None,
+    dicom_sr: DicomSr = None,
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
@@ -97,6 +109,9 @@ def command(
         spacing=size,
         video_file=out,
         csv_file=csv,
+        mask_file=masks,
+        dicom_seg_file=dicom_seg,
+        dicom_sr_file=dicom_sr,
     )
     report = TrackReport()
     try:
@@ -113,18 +128,20 @@ def command(
         if as_json and report.frames:  # also of a job that fails: what was found before
             print_json(report.to_json())
     if not as_json:
-        typer.echo("\n".join(_lines(job.source, report, [out, csv])))
+        typer.echo("\n".join(_lines(job, report)))
     if strict:
         refuse_warnings(report.notes)
     if report.is_lost:
         raise typer.Exit(_EXIT_LOST)
 
 
-def _lines(source: str, report: "TrackReport", files: list[Path | None]) -> list[str]:
+def _lines(job: "CineTracking", report: "TrackReport") -> list[str]:
     counts = ", ".join(f"{count} {state}" for state, count in report.counts().items() if count)
-    lines = [f"{source}: {len(report.frames)} frames: {counts}"]
+    lines = [f"{job.source}: {len(report.frames)} frames: {counts}"]
     if report.frames_dropped:
         lines.append(f"  {report.frames_dropped} frames dropped, because newer ones came")
+    if report.times_lost:
+        lines.append(f"  lost {report.times_lost} times, found again {report.times_found} times")
     before = ""
     for frame in report.frames:
         state, reason = frame.tracked.state, frame.tracked.reason
@@ -134,9 +151,12 @@ def _lines(source: str, report: "TrackReport", files: list[Path | None]) -> list
     lines += [f"  {note.level}: {note.text}" for note in report.notes]
     if report.was_interrupted:
         lines.append("  stopped by you")
-    written = [str(path) for path in files if path is not None]
-    if written:
-        lines.append(f"  written: {', '.join(written)}")
+    for path in (job.video_file, job.csv_file, job.mask_file):
+        if path is not None:
+            lines.append(f"  written: {path}")
+    for path in (job.dicom_seg_file, job.dicom_sr_file):
+        if path is not None:
+            lines.append(f"  written: {path} (identifies the patient)")
     if report.is_lost:
         lines.append("  the lesion was lost: mark it again in a later frame (--from-frame, --box)")
     lines.append("  Not a medical device; `samus-edge info` says what it is for.")

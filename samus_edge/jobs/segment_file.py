@@ -24,7 +24,7 @@ from samus_edge.jobs.record import (
 from samus_edge.runtime.backends.backend_selection import check_backend, check_threads
 from samus_edge.runtime.bundle.bundle import check_precision
 from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER
-from samus_edge.runtime.cine.cine_source import open_frames
+from samus_edge.runtime.cine.cine_source import CineSource, open_frames
 from samus_edge.runtime.dicom.dicom_frames import require_highdicom
 from samus_edge.runtime.images.image_io import GreyFrame
 from samus_edge.runtime.images.output_files import (
@@ -46,14 +46,23 @@ from samus_edge.runtime.segmenter import Segmenter
 
 if TYPE_CHECKING:
     from samus_edge.runtime.dicom.dicom_frames import DicomFrames
+    from samus_edge.runtime.dicom.dicom_results import LesionFrame
 
 __all__ = [
+    "MAX_SEGMENTATION_BYTES",
     "FileSegmentation",
     "SegmentationReport",
+    "check_dicom_files",
+    "check_dicom_source",
     "dicom_files",
+    "lesion_frames",
     "overlay_picture",
     "segment_file",
+    "source_notes",
 ]
+
+MAX_SEGMENTATION_BYTES = 1 << 30
+"""Of the pixels of a DICOM segmentation, one bit each, which are in memory while it is written."""
 
 
 @dataclass(frozen=True)
@@ -207,11 +216,7 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
     _check_job(job)
     source = open_frames(job.image)
     image = source.read(job.frame)
-    if source.study is None and job.dicom_seg_file is not None:
-        raise BadArgumentError(
-            f"a DICOM segmentation refers to a DICOM image, and {job.image} is none. Write a mask "
-            "instead (--out)."
-        )
+    check_dicom_source(source, job.dicom_seg_file, max(1, len(job.boxes)))
     prompts = prompts_for(job.boxes, job.points, source.original_hw)
     clock.lap("read")
     with Segmenter.load(
@@ -230,6 +235,8 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
         masks = prediction.masks[:, 0]  # (N, H, W)
         records = mask_records(prediction, prompts, job.boxes, source, job.spacing)
         notes = all_notes(source, records)
+        if source.study is not None and job.dicom_seg_file is not None:
+            notes += source_notes(source.study)
         if job.is_strict:
             refuse_warnings(notes)
         outputs: dict[Path, bytes] = {}
@@ -244,9 +251,7 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
             seg, report = dicom_files(
                 segmenter,
                 source.study,
-                job.frame,
-                masks,
-                records,
+                lesion_frames(job.frame, masks, records),
                 with_report=job.dicom_sr_file is not None,
             )
             outputs[job.dicom_seg_file] = seg
@@ -284,36 +289,83 @@ def _check_job(job: FileSegmentation) -> None:
     check_output_paths(
         job.image, job.mask_file, job.overlay_file, job.dicom_seg_file, job.dicom_sr_file
     )
-    if job.dicom_sr_file is not None and job.dicom_seg_file is None:
+    check_dicom_files(job.dicom_seg_file, job.dicom_sr_file)
+
+
+def check_dicom_files(seg_file: Path | None, sr_file: Path | None) -> None:
+    """Refuse DICOM results that could not be written.
+
+    Raises:
+        BadArgumentError: if there is a report without a segmentation.
+        MissingExtraError: without highdicom.
+    """
+    if sr_file is not None and seg_file is None:
         raise BadArgumentError(
             "a DICOM report refers to a DICOM segmentation, which is not written. Give a file for "
             "that as well (--dicom-seg)."
         )
-    if job.dicom_seg_file is not None:
+    if seg_file is not None:
         require_highdicom()
+
+
+def check_dicom_source(source: CineSource, seg_file: Path | None, masks: int) -> None:
+    """Refuse a DICOM segmentation of what is not DICOM, and of more masks than it can hold.
+
+    Raises:
+        BadArgumentError: if it cannot be made.
+    """
+    if seg_file is None:
+        return
+    if source.study is None:
+        raise BadArgumentError(
+            f"a DICOM segmentation refers to a DICOM image, and {source.name} is none. Write masks "
+            "as PNG instead."
+        )
+    height, width = source.study.original_hw
+    if masks * height * width > 8 * MAX_SEGMENTATION_BYTES:
+        raise BadArgumentError(
+            f"a DICOM segmentation holds at most {MAX_SEGMENTATION_BYTES >> 20} MB, and {masks} "
+            f"masks of {width} x {height} pixels are more. Take fewer frames."
+        )
+
+
+def lesion_frames(
+    frame: int, masks: npt.NDArray[np.bool_], records: Sequence[MaskRecord], comment: str = ""
+) -> list["LesionFrame"]:
+    """What of a frame goes into DICOM files: the masks, (N, H, W), that are not empty."""
+    from samus_edge.runtime.dicom.dicom_results import LesionFrame
+
+    return [
+        LesionFrame.of(number, frame, mask, record.measurements, comment)
+        for number, (mask, record) in enumerate(zip(masks, records, strict=True))
+        if record.measurements is not None
+    ]
+
+
+def source_notes(study: "DicomFrames") -> tuple[Note, ...]:
+    """What DICOM results do not repeat of their source as it stands."""
+    from samus_edge.runtime.dicom.dicom_source import describe_source
+
+    return describe_source(study).notes
 
 
 def dicom_files(
     segmenter: Segmenter,
     study: "DicomFrames",
-    frame: int,
-    masks: npt.NDArray[np.bool_],
-    records: Sequence[MaskRecord],
+    found: Sequence["LesionFrame"],
     *,
     with_report: bool = False,
 ) -> tuple[bytes, bytes]:
-    """A DICOM segmentation of the masks that are not empty, and a report of their measurements.
+    """A DICOM segmentation of masks, and a report of their measurements.
 
     Args:
         segmenter: What computed the masks.
         study: The image that was segmented.
-        frame: Index of the frame in it, from 0.
-        masks: (N, H, W), bool.
-        records: Of the masks.
+        found: As `lesion_frames` gives them, of one or several frames.
         with_report: Whether there is a report; else its content is empty.
 
     Raises:
-        BadArgumentError: if all masks are empty.
+        BadArgumentError: if there is no mask that is not empty, or there are too many.
         MissingExtraError: without highdicom.
     """
     from samus_edge.runtime.dicom.dicom_results import (
@@ -323,19 +375,17 @@ def dicom_files(
         segmentation_of,
     )
 
-    measured = [record.measurements for record in records if record.measurements is not None]
-    if not measured:
+    if not found:
         raise BadArgumentError(
             "every mask is empty: there is no DICOM segmentation to write. Give another prompt."
         )
     model = ModelIdentity(
         segmenter.bundle.manifest.name, segmenter.graph_hashes[IMAGE_ENCODER], segmenter.precision
     )
-    filled = masks[[record.measurements is not None for record in records]]
-    segmentation = segmentation_of(study, frame, filled, model)
+    segmentation = segmentation_of(study, found, model)
     report = b""
     if with_report:
-        report = dicom_bytes(report_of(study, frame, segmentation, measured, model))
+        report = dicom_bytes(report_of(study, found, segmentation, model))
     return dicom_bytes(segmentation), report
 
 

@@ -10,15 +10,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from samus_edge.errors import BadArgumentError, OutputFileError
+from samus_edge.jobs.mask_files import MaskFiles, check_masks
 from samus_edge.jobs.record import (
     Clock,
     FrameRecord,
@@ -27,11 +29,19 @@ from samus_edge.jobs.record import (
     frame_record,
     legend_note,
 )
+from samus_edge.jobs.segment_file import (
+    check_dicom_files,
+    check_dicom_source,
+    dicom_files,
+    lesion_frames,
+    source_notes,
+)
 from samus_edge.runtime.cine.cine_source import CineFrame, CineSource, open_cine
 from samus_edge.runtime.cine.lesion_tracker import Box, LesionTracker, TrackedFrame
 from samus_edge.runtime.cine.stream import Stream
 from samus_edge.runtime.images.output_files import (
     check_output,
+    check_output_paths,
     sha256_of_file,
     write_files_atomically,
 )
@@ -39,6 +49,10 @@ from samus_edge.runtime.images.overlay import OverlayItem, draw_overlay
 from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
 from samus_edge.runtime.notes import Note
 from samus_edge.runtime.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from samus_edge.runtime.dicom.dicom_frames import DicomFrames
+    from samus_edge.runtime.dicom.dicom_results import LesionFrame
 
 __all__ = [
     "VIDEO_SUFFIXES",
@@ -165,6 +179,9 @@ class CineTracking:
         spacing: Size of a pixel; None takes it from a DICOM file, and else measures in pixels.
         video_file: MP4 or AVI with overlays; None for none.
         csv_file: A line for each frame; None for none.
+        mask_file: Folder or NPZ file for the masks, see `MaskFiles`; None for none.
+        dicom_seg_file: DICOM file for the masks of a DICOM cine; None for none.
+        dicom_sr_file: DICOM file for their measurements, which refer to that; None for none.
     """
 
     source: str
@@ -178,6 +195,9 @@ class CineTracking:
     spacing: PixelSpacing | None = None
     video_file: Path | None = None
     csv_file: Path | None = None
+    mask_file: Path | None = None
+    dicom_seg_file: Path | None = None
+    dicom_sr_file: Path | None = None
 
 
 @dataclass
@@ -208,6 +228,17 @@ class TrackReport:
         counted = Counter(frame.tracked.state for frame in self.frames)
         return {state: counted[state] for state in ("tracking", "uncertain", "lost", "stopped")}
 
+    @property
+    def times_lost(self) -> int:
+        """How often the lesion was lost."""
+        has_mask = [frame.mask is not None for frame in self.frames]
+        return sum(before and not now for before, now in pairwise(has_mask))
+
+    @property
+    def times_found(self) -> int:
+        """How often it was found again."""
+        return sum(frame.tracked.was_found for frame in self.frames)
+
     def to_json(self) -> dict[str, Any]:
         """As the document that `samus-edge track --json` prints."""
         latencies = [frame.latency_ms for frame in self.frames] or [0.0]
@@ -216,6 +247,8 @@ class TrackReport:
             **self.facts,
             "notes": [note.to_json() for note in self.notes],
             "states": self.counts(),
+            "times_lost": self.times_lost,
+            "times_found": self.times_found,
             "is_lost": self.is_lost,
             "was_interrupted": self.was_interrupted,
             "frames_dropped": self.frames_dropped,
@@ -266,12 +299,7 @@ def track_cine(
         BundleError, BackendError: as `Segmenter.load`.
         OutputFileError: if a result cannot be written.
     """
-    for path, kind, suffixes in (
-        (job.video_file, "video", VIDEO_SUFFIXES),
-        (job.csv_file, "table", (".csv",)),
-    ):
-        if path is not None:
-            check_output(path, kind, suffixes, Path(job.source))
+    _check_outputs(job)
     report = TrackReport() if report is None else report
     clock = Clock()
     with ExitStack() as closing:
@@ -285,6 +313,7 @@ def track_cine(
                     f"{job.from_frame}."
                 )
             count = min(count - job.from_frame, job.max_frames or count)
+        check_dicom_source(source, job.dicom_seg_file, count or 0)
         clock.lap("read")
         segmenter = closing.enter_context(
             Segmenter.load(
@@ -294,18 +323,16 @@ def track_cine(
         clock.lap("load")
         report.facts = _facts(job, source, segmenter)
         on_start(count)
-        video: OverlayVideo | None = None
-        if job.video_file is not None:
-            rate = source.frames_per_second or _DEFAULT_RATE
-            video = closing.enter_context(OverlayVideo(job.video_file, rate))
+        lesions: list[LesionFrame] = []
+        writers = _writers(job, source, segmenter, closing, lesions)
         follow = _follow_live if source.is_live else _follow_file
         try:
             for frame, tracked, record in follow(job, source, segmenter, report):
                 height, width = frame.image.shape
                 report.facts["image"] |= {"width": width, "height": height}
                 report.frames.append(record)
-                if video is not None:
-                    video.write(_picture(frame, tracked, record, legend_note(segmenter)))
+                for write in writers:
+                    write(frame, tracked, record)
                 on_frame(record)
             if not report.frames:  # of a source that does not say how many it has
                 raise BadArgumentError(f"{source.name} ends before frame {job.from_frame}.")
@@ -318,7 +345,77 @@ def track_cine(
                 write_files_atomically({job.csv_file: report.to_csv().encode()})
             clock.lap("write")
             report.facts["timings_ms"] = clock.timings_ms()
+        if source.study is not None and job.dicom_seg_file is not None:
+            report.notes += _dicom_notes(source.study, len(report.frames), len(lesions))
+            seg, measured = dicom_files(
+                segmenter, source.study, lesions, with_report=job.dicom_sr_file is not None
+            )
+            outputs = {job.dicom_seg_file: seg}
+            if job.dicom_sr_file is not None:
+                outputs[job.dicom_sr_file] = measured
+            write_files_atomically(outputs)
     return report
+
+
+def _check_outputs(job: CineTracking) -> None:
+    source = Path(job.source)
+    for path, kind, suffixes in (
+        (job.video_file, "video", VIDEO_SUFFIXES),
+        (job.csv_file, "table", (".csv",)),
+    ):
+        if path is not None:
+            check_output(path, kind, suffixes, source)
+    check_output_paths(source, dicom_seg=job.dicom_seg_file, dicom_sr=job.dicom_sr_file)
+    check_dicom_files(job.dicom_seg_file, job.dicom_sr_file)
+    if job.mask_file is not None:
+        check_masks(job.mask_file, source)
+
+
+def _writers(
+    job: CineTracking,
+    source: CineSource,
+    segmenter: Segmenter,
+    closing: ExitStack,
+    lesions: "list[LesionFrame]",
+) -> list[Callable[[CineFrame, TrackedFrame, FrameRecord], None]]:
+    """What takes each frame as it comes; files appear when `closing` ends, and DICOM files are made
+    of `lesions`."""
+    writers: list[Callable[[CineFrame, TrackedFrame, FrameRecord], None]] = []
+    if job.video_file is not None:
+        rate = source.frames_per_second or _DEFAULT_RATE
+        video = closing.enter_context(OverlayVideo(job.video_file, rate))
+        note = legend_note(segmenter)
+        writers.append(lambda *followed: video.write(_picture(*followed, note=note)))
+    if job.mask_file is not None:
+        files = closing.enter_context(MaskFiles(job.mask_file))
+
+        def add(frame: CineFrame, tracked: TrackedFrame, record: FrameRecord) -> None:
+            masks = np.empty((0, *frame.image.shape), np.bool_)
+            spacing = None if record.mask is None else record.mask.spacing
+            if tracked.mask is not None:
+                masks = tracked.mask[None]
+            files.add(frame.index, frame.seconds, tracked.state, masks, spacing)
+
+        writers.append(add)
+    if job.dicom_seg_file is not None:
+
+        def keep(frame: CineFrame, tracked: TrackedFrame, record: FrameRecord) -> None:
+            if tracked.mask is not None and record.mask is not None:
+                comment = f"{tracked.state}: {tracked.reason}" if tracked.reason else ""
+                masks, records = tracked.mask[None], [record.mask]
+                lesions.extend(lesion_frames(frame.index, masks, records, comment))
+
+        writers.append(keep)
+    return writers
+
+
+def _dicom_notes(study: "DicomFrames", frames: int, masks: int) -> tuple[Note, ...]:
+    """What a user should know of the DICOM segmentation of a cine."""
+    notes = source_notes(study)
+    if masks == frames:
+        return notes
+    text = f"{frames - masks} of {frames} frames have no mask; the DICOM files leave them out."
+    return (*notes, Note("frames_left_out", "info", text))
 
 
 def _facts(job: CineTracking, source: CineSource, segmenter: Segmenter) -> dict[str, Any]:
@@ -339,6 +436,9 @@ def _facts(job: CineTracking, source: CineSource, segmenter: Segmenter) -> dict[
         **computed_by(segmenter),
         "video_file": None if job.video_file is None else str(job.video_file),
         "csv_file": None if job.csv_file is None else str(job.csv_file),
+        "mask_file": None if job.mask_file is None else str(job.mask_file),
+        "dicom_seg_file": None if job.dicom_seg_file is None else str(job.dicom_seg_file),
+        "dicom_sr_file": None if job.dicom_sr_file is None else str(job.dicom_sr_file),
     }
 
 
@@ -422,7 +522,7 @@ def _follow_live(
 
 
 def _picture(
-    frame: CineFrame, tracked: TrackedFrame, record: FrameRecord, note: str
+    frame: CineFrame, tracked: TrackedFrame, record: FrameRecord, *, note: str
 ) -> npt.NDArray[np.uint8]:
     items = []
     if tracked.mask is not None and record.mask is not None:

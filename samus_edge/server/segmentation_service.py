@@ -18,7 +18,7 @@ from samus_edge.jobs.record import (
     mask_records,
     prompts_for,
 )
-from samus_edge.jobs.segment_file import dicom_files, overlay_picture
+from samus_edge.jobs.segment_file import dicom_files, lesion_frames, overlay_picture
 from samus_edge.jobs.track_cine import Followed, follow_lesion
 from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
 from samus_edge.runtime.segmenter import Segmenter
@@ -99,7 +99,8 @@ class SegmentationService:
                 "a DICOM segmentation refers to a DICOM image, and this is none. Ask for a PNG.",
             )
         mask, record, _ = self._predict(session, request)
-        return dicom_files(self._segmenter, study, request.frame, mask[None], [record])[0]
+        found = lesion_frames(request.frame, mask[None], [record])
+        return dicom_files(self._segmenter, study, found)[0]
 
     def track(self, session: Session, request: TrackRequest) -> Iterator[dict[str, Any]]:
         """Follow a lesion, a document for each frame.

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from samus_edge.errors import BadArgumentError, ImageFileError, OutputFileError
+from samus_edge.errors import BadArgumentError, ImageFileError, OutputFileError, SamusEdgeError
 from samus_edge.jobs import track_cine as track_module
 from samus_edge.jobs.segment_file import FileSegmentation, segment_file
 from samus_edge.jobs.track_cine import CineTracking, OverlayVideo, TrackReport, track_cine
-from samus_edge.runtime import PixelSpacing
+from samus_edge.runtime import LesionTracker, PixelSpacing, Segmenter, open_cine
 from samus_edge.runtime.cine.cine_source import CineFrame, CineSource
 
 STEP_PX = 3
@@ -102,13 +102,13 @@ def test_the_document_has_what_that_of_one_image_has(
     single = segment_file(
         FileSegmentation(image=image, boxes=[BOX], bundle=disc_bundle, threads=1)
     ).to_json()
-    own = {"masks", "mask_file", "overlay_file", "dicom_seg_file", "dicom_sr_file"}
+    own = {"masks", "overlay_file"}
     assert set(single) - own <= set(cine)
     same = ("backend", "device", "threads", "precision", "graphs", "bundle", "versions", "notes")
     assert {name: cine[name] for name in same} == {name: single[name] for name in same}
     assert cine["image"] == single["image"] | {"frame": 0}
     assert {"read", "load", "track", "write", "total"} == set(cine["timings_ms"])
-    assert (cine["csv_file"], cine["video_file"]) == (str(table), None)
+    assert (cine["csv_file"], cine["video_file"], cine["mask_file"]) == (str(table), None, None)
     (frame,) = cine["frames"]
     (mask,) = single["masks"]
     for name in ("box", "area_px", "measurements", "spacing"):
@@ -166,9 +166,9 @@ def test_what_was_found_before_a_bad_frame_is_written(
 ) -> None:
     (folder / "3.png").write_bytes(b"no image")
     report = TrackReport()
-    table, video = tmp_path / "sizes.csv", tmp_path / "x.mp4"
+    table, video, masks = (tmp_path / name for name in ("sizes.csv", "x.mp4", "masks"))
     with pytest.raises(ImageFileError, match=r"3\.png"):
-        track_cine(job(csv_file=table, video_file=video), report=report)
+        track_cine(job(csv_file=table, video_file=video, mask_file=masks), report=report)
     assert len(report.frames) == 3
     with table.open() as file:
         assert [row["frame"] for row in csv.DictReader(file)] == ["0", "1", "2"]
@@ -191,9 +191,86 @@ def test_a_stop_keeps_what_there_is(job: Job, tmp_path: Path) -> None:
     opened.release()
 
 
+@pytest.fixture
+def study(frames: list[npt.NDArray[np.uint8]], tmp_path: Path) -> Path:
+    """The frames, and one without a lesion, as a DICOM cine."""
+    empty = np.full_like(frames[0], 130)
+    identity = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.4", "PatientID": "P"}
+    return write_study(tmp_path / "a.dcm", [*frames, empty], FrameTime="40", **identity)
+
+
+def test_masks_are_written_in_every_form(job: Job, study: Path, tmp_path: Path) -> None:
+    import highdicom as hd
+
+    masks: list[npt.NDArray[np.bool_]] = []
+    with Segmenter.load(job().bundle, threads=1) as segmenter:
+        tracker = LesionTracker(segmenter)
+        for image in open_cine(str(study)):
+            found = tracker.update(image.image) if masks else tracker.start(image.image, BOX)
+            masks.append(np.zeros_like(image.image, bool) if found.mask is None else found.mask)
+    assert [bool(mask.any()) for mask in masks] == [True] * 6 + [False]
+
+    folder, npz, seg, sr = (tmp_path / name for name in ("m", "m.npz", "seg.dcm", "sr.dcm"))
+    report = track_cine(
+        job(source=str(study), mask_file=folder, dicom_seg_file=seg, dicom_sr_file=sr)
+    )
+    assert codes(report)[-1] == "frames_left_out"
+    assert "1 of 7 frames" in report.notes[-1].text
+    listed = json.loads((folder / "frames.json").read_text())["frames"]
+    assert [each["state"] for each in listed] == [frame.tracked.state for frame in report.frames]
+    assert {path.name for path in folder.iterdir()} == {
+        *(f"frame_{index:06d}.png" for index in range(6)),
+        "frames.json",
+    }
+    for each, mask in zip(listed[:6], masks, strict=False):
+        picture = cv2.imread(str(folder / each["file"]), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(picture, 255 * mask.astype(np.uint8))
+    assert (listed[6]["file"], listed[6]["seconds"]) == (None, pytest.approx(0.24))
+
+    # The same again takes the place of what was there; a folder of something else is left alone.
+    (folder / "frame_000099.png").write_bytes(b"old")
+    track_cine(job(source=str(study), mask_file=folder, from_frame=2, max_frames=2))
+    assert {path.name for path in folder.iterdir()} == {
+        "frame_000002.png",
+        "frame_000003.png",
+        "frames.json",
+    }
+
+    track_cine(job(source=str(study), mask_file=npz, spacing=PixelSpacing(0.2, 0.1)))
+    with np.load(npz) as arrays:
+        assert (arrays["masks"].dtype, arrays["masks"].shape) == (np.uint8, (7, 160, 240))
+        np.testing.assert_array_equal(arrays["masks"], masks)
+        assert arrays["frames"].tolist() == list(range(7))
+        np.testing.assert_allclose(arrays["times_ms"], 40 * np.arange(7))
+        assert arrays["states"].tolist() == [frame.tracked.state for frame in report.frames]
+        np.testing.assert_array_equal(arrays["spacing_mm"], [[0.2, 0.1]] * 6 + [[np.nan] * 2])
+
+    read = hd.seg.segread(seg)
+    uid = read.get_source_image_uids()[0][2]
+    stored = read.get_pixels_by_source_frame(uid, range(1, 7))
+    np.testing.assert_array_equal(stored[..., 0], masks[:6])
+    groups = hd.sr.srread(sr).content.get_planar_roi_measurement_groups()  # type: ignore[attr-defined]
+    assert len({group.tracking_uid for group in groups}) == 1
+    for group, frame in zip(groups, report.frames, strict=False):
+        assert frame.mask is not None and frame.mask.measurements is not None
+        area = {item.name.meaning: item.value for item in group.get_measurements()}["Area"]
+        assert float(area) == pytest.approx(frame.mask.measurements.area)
+    assert len(groups) == 6
+
+
+def test_a_folder_of_something_else_is_not_replaced(job: Job, folder: Path) -> None:
+    before = sorted(folder.iterdir())
+    with pytest.raises(SamusEdgeError, match=r"no frames\.json"):
+        track_cine(job(mask_file=folder))
+    assert sorted(folder.iterdir()) == before
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
+        ({"dicom_seg_file": Path("x.dcm")}, BadArgumentError, "refers to a DICOM image"),
+        ({"dicom_sr_file": Path("x.dcm")}, BadArgumentError, "--dicom-seg"),
+        ({"mask_file": Path("x.png")}, BadArgumentError, "folder, or into a file ending in .npz"),
         ({"box": (900.0, 1.0, 950.0, 9.0)}, BadArgumentError, "outside the image"),
         ({"from_frame": 6}, BadArgumentError, "no frame 6"),
         ({"source": "/nowhere"}, ImageFileError, "/nowhere"),
@@ -203,7 +280,11 @@ def test_a_stop_keeps_what_there_is(job: Job, tmp_path: Path) -> None:
 def test_where_nothing_is_followed_nothing_is_written(
     job: Job, tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    outputs = {"csv_file": tmp_path / "x.csv", "video_file": tmp_path / "x.mp4"}
+    outputs = {
+        "csv_file": tmp_path / "x.csv",
+        "video_file": tmp_path / "x.mp4",
+        "mask_file": tmp_path / "masks",
+    }
     with pytest.raises(error, match=message):
         track_cine(job(**{**outputs, **changes}))
     assert {path.name for path in tmp_path.iterdir()} == {"cine"}

@@ -225,6 +225,10 @@ class FileFrames(CineSource):
             )
         return self._frames[index]
 
+    def seconds_of(self, index: int) -> float | None:
+        """When a frame was taken, from the first one's time; None where the source does not say."""
+        return self._seconds[index] if self._seconds else None
+
     def __iter__(self) -> Iterator[CineFrame]:
         return self.part(0, None)
 
@@ -232,8 +236,7 @@ class FileFrames(CineSource):
         """As of any cine; those before the first are not decoded."""
         stop = len(self) if count is None else min(len(self), start + count)
         for index in range(start, stop):
-            seconds = self._seconds[index] if self._seconds else None
-            yield CineFrame(index, seconds, self.read(index))
+            yield CineFrame(index, self.seconds_of(index), self.read(index))
 
 
 def open_frames(source: Path | bytes, name: str = "", *, max_video_frames: int = 0) -> FileFrames:

@@ -434,6 +434,14 @@ def test_infer_writes_both_and_says_nothing_of_the_patient(
     read = hd.seg.segread(seg)
     assert int(read.pixel_array.sum()) == mask["area_px"]
     assert isinstance(hd.sr.srread(sr), hd.sr.ComprehensiveSR)
+    # Both frames: the first is blank, but a mask is a mask.
+    assert main([*arguments[:3], "--frame", "0", *arguments[3:-2]]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [each["frame"] for each in document["masks"]] == [0, 1]
+    assert document["masks"][1] == mask
+    uid = dcmread(path).SOPInstanceUID
+    stored = hd.seg.segread(seg).get_pixels_by_source_frame(uid, [1, 2])[..., 0]
+    assert [int(each.sum()) for each in stored] == [each["area_px"] for each in document["masks"]]
     for bad in (["--frame", "2"], ["--frame", "1", "--dicom-seg", str(tmp_path / "x.png")]):
         assert main(["infer", "--image", str(path), "--box", box, *bad]) in (1, 2)
         assert "secret" not in capsys.readouterr().err.lower()

@@ -16,6 +16,7 @@ import pytest
 
 import simulated_tensorrt as trt
 from samus_edge.errors import BackendError
+from samus_edge.jobs.doctor import diagnose
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.backends.backend import open_bundle_graph
 from samus_edge.runtime.backends.gpu.device import Device, DeviceTensor
@@ -291,16 +292,31 @@ def test_threads_share_a_segmenter(
     assert driver.live() == {"primary": 1}
 
 
-def test_auto_takes_checked_engines_and_falls_back_from_failing_ones(
-    device: Device,
-    disc_bundle: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+@pytest.fixture
+def simulated_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the simulated TensorRT be found like an installed one, with the cache `tmp_path`."""
     monkeypatch.setenv("SAMUS_EDGE_CACHE", str(tmp_path))
     monkeypatch.setattr(tensorrt_backend, "find_tensorrt", lambda flavour: trt.simulated_library)
     monkeypatch.setattr(tensorrt_backend, "installed_flavour", lambda flavour: "tensorrt")
+
+
+@pytest.mark.usefixtures("simulated_installed")
+def test_doctor_segments_on_an_engine_of_one_frame_size(open_segmenter: Open) -> None:
+    engine = EngineOptions(frames=ShapeRange.fixed((300, 400)))
+    open_segmenter(Bundle.open(), engine=engine).close()
+    found = diagnose()
+    (segments,) = (
+        each for each in found.findings if each.topic == "tensorrt" and "ms" in each.text
+    )
+    assert segments.level == "ok"
+    assert "segments on Simulated GPU (TensorRT 10.99.0), a frame in" in segments.text
+    assert found.facts["auto"] == "tensorrt"
+
+
+@pytest.mark.usefixtures("simulated_installed")
+def test_auto_takes_checked_engines_and_falls_back_from_failing_ones(
+    device: Device, disc_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
 
     def taken(backend: str) -> str:

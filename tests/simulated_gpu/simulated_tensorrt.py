@@ -25,9 +25,16 @@ _DTYPES = {onnx.TensorProto.UINT8: np.uint8, onnx.TensorProto.FLOAT: np.float32}
 live = {"engines": 0, "contexts": 0}
 """Objects that TensorRT would hold memory for."""
 
-faults = {"scale": 1.0, "nan": False, "fail": False, "no_memory": False, "uncapturable": False}
-"""What goes wrong: outputs are multiplied by scale, become NaN; running or making a context
-fails."""
+faults = {
+    "scale": 1.0,
+    "nan": False,
+    "fail": False,
+    "no_memory": False,
+    "uncapturable": False,
+    "no_shapes": False,
+}
+"""What goes wrong: outputs are multiplied by scale, become NaN; running, making a context or
+inferring shapes fails."""
 
 
 def serialize(graph: bytes, profiles: tuple[EngineProfile, ...]) -> bytes:
@@ -137,6 +144,8 @@ class _Context:
         return True
 
     def infer_shapes(self) -> list[str]:
+        if faults["no_shapes"]:
+            raise RuntimeError("infer_shapes error code: -1")
         return [name for name in self.engine.input_names if name not in self.shapes]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:

@@ -140,6 +140,7 @@ def segmentation_of(
             "encoder_sha256": model.encoder_sha256,
         },
     )
+    described = describe_source(source)
     segments = [
         hd.seg.SegmentDescription(
             segment_number=number,
@@ -150,10 +151,14 @@ def segmentation_of(
             algorithm_identification=algorithm,
             tracking_uid=hd.UID(),
             tracking_id=f"Lesion {number}",
+            anatomic_regions=None if described.site is None else [described.site],
         )
         for number in range(1, len(lesions) + 1)
     ]
-    described = describe_source(source)
+    if described.laterality is not None:
+        side = hd.sr.CodedConcept.from_code(described.laterality)
+        for segment in segments:
+            segment.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [side]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = hd.seg.Segmentation(
@@ -194,15 +199,15 @@ def _sorted(found: Sequence[LesionFrame]) -> list[LesionFrame]:
     return sorted(found, key=lambda each: (each.lesion, each.frame))
 
 
-def _refer_to_class(segmentation: "Dataset", described: ResultSource) -> None:
-    """Refer to the source by its own class."""
+def _refer_to_class(made: "Dataset", described: ResultSource) -> None:
+    """Refer to the source by its own class, which highdicom need not know."""
     instance = described.reference.SOPInstanceUID
 
     def put_right(dataset: "Dataset", element: "DataElement") -> None:
         if element.keyword == "ReferencedSOPInstanceUID" and element.value == instance:
             dataset.ReferencedSOPClassUID = described.class_uid
 
-    segmentation.walk(put_right)
+    made.walk(put_right)
 
 
 def _put_frames(
@@ -328,6 +333,9 @@ def report_of(
             "one for each."
         )
     described = describe_source(source)
+    sites = None
+    if described.site is not None:
+        sites = [hd.sr.FindingSite(described.site, described.laterality)]
     lesions = sorted({each.lesion for each in found})
     segments = [segmentation.SegmentSequence[lesions.index(each.lesion)] for each in found]
     groups = [
@@ -345,6 +353,7 @@ def report_of(
                 ),
             ),
             finding_type=codes.SCT.Lesion,
+            finding_sites=sites,
             algorithm_id=hd.sr.AlgorithmIdentification(
                 name=f"{MADE_BY} {model.bundle}"[:64],
                 version=__version__,
@@ -372,7 +381,6 @@ def report_of(
         procedure_reported=Code("16310003", "SCT", "Ultrasonography"),
         imaging_measurements=groups,
     )
-    described.reference.SOPClassUID = described.class_uid
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = hd.sr.ComprehensiveSR(
@@ -390,6 +398,7 @@ def report_of(
                 )
             ],
         )
+    _refer_to_class(made, described)
     _identify(made, described)
     made.walk(_refer_by_frame)
     return made

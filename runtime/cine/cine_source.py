@@ -17,7 +17,7 @@ from samus_edge.errors import BadArgumentError, ImageFileError, OutputFileError
 from samus_edge.runtime.cine.lesion_tracker import Box
 from samus_edge.runtime.dicom.dicom_frames import HEAD_BYTES, is_dicom
 from samus_edge.runtime.images.image_io import (
-    MAX_IMAGE_PIXELS,
+    MAX_FILE_PIXELS,
     GreyFrame,
     decode_image,
     depth_of_series,
@@ -384,11 +384,11 @@ class _Video(CineSource):
                 *(cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS),
             )
         )
-        if width * height > MAX_IMAGE_PIXELS:
+        if width * height > MAX_FILE_PIXELS:
             self._capture.release()
             raise ImageFileError(
                 f"{name} has frames of {width:g} x {height:g} pixels, more than the limit of "
-                f"{MAX_IMAGE_PIXELS}. Scale it down."
+                f"{MAX_FILE_PIXELS}. Scale it down."
             )
         super().__init__(
             name,

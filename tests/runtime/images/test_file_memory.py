@@ -12,7 +12,13 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.encaps import encapsulate
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    RLELossless,
+    UltrasoundImageStorage,
+)
 
 from samus_edge.runtime.images.image_io import MAX_FILE_PIXELS
 
@@ -66,13 +72,13 @@ def saved(mode: str, **options: object) -> Callable[[Path], None]:
     return lambda path: Image.new(mode, (SIDE, SIDE)).save(path, **options)  # type: ignore[arg-type]
 
 
-def dicom(path: Path, syntax: str, pixels: bytes, **elements: object) -> None:
+def dicom(path: Path, syntax: UID, pixels: bytes, **elements: object) -> None:
     dataset = pydicom.Dataset()
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.6.1"
-    dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
-    dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.6.1", "1.2.3"
+    dataset.file_meta.MediaStorageSOPClassUID = UltrasoundImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")
+    dataset.SOPClassUID, dataset.SOPInstanceUID = UltrasoundImageStorage, UID("1.2.3")
     dataset.Rows = dataset.Columns = SIDE
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 3, "RGB"
     dataset.PlanarConfiguration, dataset.PixelRepresentation = 0, 0

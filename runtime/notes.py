@@ -28,6 +28,7 @@ class Note:
     | `empty_mask` | warning | no pixel is in the mask |
     | `click_not_obeyed` | warning | a point is on the wrong side of the mask's edge |
     | `low_quality` | warning | the mask is probably not good |
+    | `longest_axis_uncertain` | warning | the mask is too ragged to find it for certain |
     | `spacing_unknown` | warning | sizes are in pixels; the text says why; info without DICOM |
     | `spacing_implausible` | warning | the size of a pixel is outside 0.005 to 2 mm |
     | `spacing_contradiction` | warning | tags give different sizes of a pixel; which was taken |

@@ -17,7 +17,7 @@ from samus_edge.errors import BadArgumentError, ImageFileError, OutputFileError
 from samus_edge.runtime.cine.lesion_tracker import Box
 from samus_edge.runtime.dicom.dicom_frames import HEAD_BYTES, is_dicom
 from samus_edge.runtime.images.image_io import (
-    MAX_FILE_PIXELS,
+    MAX_IMAGE_PIXELS,
     GreyFrame,
     decode_image,
     depth_of_series,
@@ -225,10 +225,6 @@ class FileFrames(CineSource):
             )
         return self._frames[index]
 
-    def seconds_of(self, index: int) -> float | None:
-        """When a frame was taken, from the first one's time; None where the source does not say."""
-        return self._seconds[index] if self._seconds else None
-
     def __iter__(self) -> Iterator[CineFrame]:
         return self.part(0, None)
 
@@ -236,7 +232,8 @@ class FileFrames(CineSource):
         """As of any cine; those before the first are not decoded."""
         stop = len(self) if count is None else min(len(self), start + count)
         for index in range(start, stop):
-            yield CineFrame(index, self.seconds_of(index), self.read(index))
+            seconds = self._seconds[index] if self._seconds else None
+            yield CineFrame(index, seconds, self.read(index))
 
 
 def open_frames(source: Path | bytes, name: str = "", *, max_video_frames: int = 0) -> FileFrames:
@@ -384,11 +381,11 @@ class _Video(CineSource):
                 *(cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS),
             )
         )
-        if width * height > MAX_FILE_PIXELS:
+        if width * height > MAX_IMAGE_PIXELS:
             self._capture.release()
             raise ImageFileError(
                 f"{name} has frames of {width:g} x {height:g} pixels, more than the limit of "
-                f"{MAX_FILE_PIXELS}. Scale it down."
+                f"{MAX_IMAGE_PIXELS}. Scale it down."
             )
         super().__init__(
             name,

@@ -85,7 +85,7 @@ _DOT_DISTANCE = 5  # strokes
 def draw_callipers(
     canvas: Canvas, measurements: LesionMeasurements, factor: int, colour: Colour, stroke: int
 ) -> None:
-    """Draw the longest diameter and the one perpendicular to it.
+    """Draw the longest axis and the perpendicular.
 
     Args:
         canvas: (H, W, 3), uint8, RGB, the image enlarged by `factor`; drawn on.
@@ -108,18 +108,15 @@ def calliper_text(measurements: LesionMeasurements) -> str:
     unit = measurements.unit
     digits = 1 if unit == "mm" else 0
 
-    def number(value: float) -> str:
-        return f"{value:.{digits}f}"
+    def sized(value: float) -> str:
+        return f"{value:.{digits}f} {unit}"
 
     text = (
-        f"+ {number(measurements.longest.length)} {unit}, x "
-        f"{number(measurements.perpendicular.length)} "
-        f"{unit}, width {number(measurements.width)} {unit}, height {number(measurements.height)} "
-        f"{unit}, "
-        f"area {number(measurements.area)} {unit}2"
+        f"+ {sized(measurements.longest.length)} at {measurements.angle_deg:.0f} deg "
+        f"({measurements.orientation}), x {sized(measurements.perpendicular.length)}, "
+        f"width {sized(measurements.width)}, height {sized(measurements.height)} "
+        f"({measurements.height_to_width:.2f} of it), area {sized(measurements.area)}2"
     )
-    if measurements.is_taller_than_wide:
-        text += ", taller than wide"
     if measurements.cut_by:
         text += f", cut by the frame ({', '.join(measurements.cut_by)}): at least that"
     return text

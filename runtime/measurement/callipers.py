@@ -1,9 +1,12 @@
 """The callipers of a lesion: the longest straight line inside it, and the longest across that.
 
 The lesion's edge is where its mask, interpolated between the centres of pixels, is a half: a bar of
-w pixels is w long. A line is inside where the interpolated mask is a quarter all along it, at steps
-of half a pixel: it may graze a corner by a quarter of a pixel, and is nowhere more than half a
-pixel from the lesion's pixels. Holes are outside.
+w pixels is w long. A line is inside where the interpolated mask is at least a quarter all along it,
+at steps of a quarter of a pixel: it may graze the edge by a quarter of a pixel, and is nowhere more
+than half a pixel from the lesion's pixels. Holes are outside.
+
+The perpendicular is the longest of lines that are at most a pixel apart, or a 512th of the axis,
+and closer around the longest of them.
 """
 
 import math
@@ -25,15 +28,17 @@ _OUTSIDE = 60  # just under a quarter: interpolation rounds
 _TOLERANCE = 1e-9
 
 # What bounds the time of the search, whatever the mask.
-_MAX_ENDS = 16_384
+_MAX_ENDS = 8_192
 _MAX_CELLS = 128
-_MAX_PAIRS = 8_192
-_MAX_TESTED = 128
-_CHUNK = 512
+_MAX_PAIRS = 2_048
+_MAX_WORK = 300_000  # samples
+_MAX_ACROSS = 513
+_MAX_ROUNDS = 4
+_NEAREST = 48
+
+_CHUNK, _PART = 512, 8
 # How far from the nearest pixel of the region a line inside and interpolation may get.
 _SLACK = 2.0
-_MAX_ACROSS = 1025
-_MAX_SWAPS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +70,9 @@ def callipers_of(region: npt.NDArray[np.bool_], scale_xy: tuple[float, float]) -
     distances = np.linalg.norm((hull[:, None] - hull[None]) * scale, axis=2)
     first, second = np.unravel_index(int(np.argmax(distances)), distances.shape)
     longest, at_most = hull[[first, second]], float(distances[first, second])
-    if _first_inside(longest[:1], longest[1:], soft)[0] is None:
+    if _longest_of(longest[:1], longest[1:], soft, scale)[0] is None:
         longest, at_most = _search(region, soft, scale, at_most)
-    for _ in range(_MAX_SWAPS):
+    for _ in range(_MAX_ROUNDS):
         across = _longest_across(longest, hull, soft, scale)
         if _length(across * scale) <= _length(longest * scale) * (1 + _TOLERANCE):
             break
@@ -102,33 +107,49 @@ def _sampled(
     """(N, samples): an image, interpolated, along lines from end to end; 0 outside it."""
     import cv2
 
-    if len(starts) == 0:
-        return np.empty((0, samples), image.dtype)
     parts = np.linspace(0, 1, samples, dtype=np.float32)
     first, step = starts.astype(np.float32), (stops - starts).astype(np.float32)
-    x, y = (first[:, axis, None] + step[:, axis, None] * parts for axis in (0, 1))
-    return np.asarray(cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT))
-
-
-def _first_inside(starts: Points, stops: Points, soft: Pixels) -> tuple[int | None, int]:
-    """The first of some lines that is inside, and how many were tested before the limit."""
-    extents = np.abs(stops - starts).max(axis=1)
-    tested = 0
+    values = np.empty((len(starts), samples), image.dtype)
     for begin in range(0, len(starts), _CHUNK):
-        left = np.arange(begin, min(begin + _CHUNK, len(starts)))
+        some = slice(begin, begin + _CHUNK)
+        x, y = (first[some, axis, None] + step[some, axis, None] * parts for axis in (0, 1))
+        values[some] = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    return values
+
+
+def _longest_of(
+    starts: Points, stops: Points, soft: Pixels, scale: Points, least: float = 0.0
+) -> tuple[Points | None, float]:
+    """The longest line inside of some lines, (2, 2), if one is longer than the least.
+
+    Also the length of the longest that was not tested, if work came to its limit, else 0.
+    """
+    length = np.linalg.norm((stops - starts) * scale, axis=1)
+    long = np.flatnonzero(length > least * (1 + _TOLERANCE))
+    long = long[np.argsort(-length[long], kind="stable")]
+    extents = np.abs(stops - starts).max(axis=1)
+    work = 0
+    for begin in range(0, len(long), _CHUNK):
+        if work > _MAX_WORK:
+            return None, float(length[long[begin]])
+        left = long[begin : begin + _CHUNK]
         for samples in (9, 33, 129):  # enough for most lines that leave
-            left = left[(_sampled(starts[left], stops[left], soft, samples) > _OUTSIDE).all(axis=1)]
-        for part in range(0, len(left), 16):
-            some = left[part : part + 16]
-            if tested >= _MAX_TESTED:
-                return None, int(some[0])
-            tested += len(some)
-            samples = 2 * math.ceil(extents[some].max()) + 1
-            values = _sampled(starts[some], stops[some], soft, samples)
-            inside = np.flatnonzero((values > _OUTSIDE).all(axis=1))
+            work += len(left) * samples
+            left = left[_is_inside(starts[left], stops[left], soft, samples)]
+        for part in range(0, len(left), _PART):
+            some = left[part : part + _PART]
+            if work > _MAX_WORK:
+                return None, float(length[some[0]])
+            samples = 4 * math.ceil(extents[some].max()) + 1
+            work += len(some) * samples
+            inside = some[_is_inside(starts[some], stops[some], soft, samples)]
             if len(inside):
-                return int(some[inside[0]]), len(starts)
-    return None, len(starts)
+                return np.stack([starts[inside[0]], stops[inside[0]]]), 0.0
+    return None, 0.0
+
+
+def _is_inside(starts: Points, stops: Points, soft: Pixels, samples: int) -> npt.NDArray[np.bool_]:
+    return np.asarray((_sampled(starts, stops, soft, samples) > _OUTSIDE).all(axis=1))
 
 
 def _search(
@@ -142,11 +163,21 @@ def _search(
     import cv2
 
     ends, code, best, is_all = _ends(region)
+    at_most = 0.0 if is_all else hull_diameter
+
+    def improve(starts: Points, stops: Points) -> float:
+        nonlocal best
+        found, untested = _longest_of(starts, stops, soft, scale, _length(best * scale))
+        best = best if found is None else found
+        return untested
+
+    few = ends[np.linspace(0, len(ends) - 1, min(len(ends), _MAX_CELLS)).astype(np.intp)]
+    first, second = np.triu_indices(len(few), 1)
+    improve(few[first], few[second])
     outside_by = cv2.distanceTransform((~region).astype(np.uint8), cv2.DIST_L2, 5)
     level = 0
     while np.count_nonzero(np.diff(code >> 2 * level)) >= _MAX_CELLS:
         level += 1
-    longest, at_most = _length(best * scale), 0.0 if is_all else hull_diameter
     parents = first = second = np.zeros(1, np.intp)
     while level >= 0:
         cells = np.flatnonzero(np.diff(code >> 2 * level, prepend=-1))
@@ -157,25 +188,28 @@ def _search(
         reach = np.maximum.reduceat(np.linalg.norm(offsets * scale, axis=1), cells)
         length = np.linalg.norm((points[first] - points[second]) * scale, axis=1)
         bound = length + reach[first] + reach[second]
-        kept = np.flatnonzero(bound > longest * (1 + _TOLERANCE))
-        if len(kept) > _MAX_PAIRS:
-            kept = kept[np.argsort(-bound[kept], kind="stable")]
-            at_most = max(at_most, float(bound[kept[_MAX_PAIRS]]))
-            kept = kept[:_MAX_PAIRS]
+        kept = np.flatnonzero(bound > _length(best * scale) * (1 + _TOLERANCE))
         for samples in (9, 33):
             slack = np.maximum(reach_px[first[kept]], reach_px[second[kept]]) + _SLACK
             gaps = _sampled(points[first[kept]], points[second[kept]], outside_by, samples)
             kept = kept[gaps.max(axis=1, initial=0.0) <= slack]
-        first, second, length = first[kept], second[kept], length[kept]
-        long = np.flatnonzero(length > longest * (1 + _TOLERANCE))
-        long = long[np.argsort(-length[long], kind="stable")]
-        found, tested = _first_inside(points[first[long]], points[second[long]], soft)
-        if found is not None:
-            best = points[[first[long[found]], second[long[found]]]]
-            longest = float(length[long[found]])
-        elif level == 0 and tested < len(long):
-            at_most = max(at_most, float(length[long[tested]]))
+            if len(kept) > _MAX_PAIRS:
+                kept = kept[np.argsort(-bound[kept], kind="stable")]
+                at_most = max(at_most, float(bound[kept[_MAX_PAIRS]]))
+                kept = kept[:_MAX_PAIRS]
+        first, second = first[kept], second[kept]
+        untested = improve(points[first], points[second])
         parents, level = cells, level - 1
+    at_most = max(at_most, untested)
+    for _ in range(_MAX_ROUNDS):
+        before = best
+        if at_most <= _length(best * scale):
+            break
+        near = [np.argsort(np.linalg.norm(ends - end, axis=1))[:_NEAREST] for end in best]
+        first, second = (index.ravel() for index in np.meshgrid(*near))
+        improve(ends[first], ends[second])
+        if best is before:
+            break
     return best, at_most
 
 
@@ -185,14 +219,16 @@ def _ends(region: npt.NDArray[np.bool_]) -> tuple[Points, Indices, Points, bool]
     Also the longest run of pixels in a row, (2, 2), and whether no middle was left out.
     """
     padded = np.pad(region, 1)
-    across = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])
-    down = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])
-    runs = across.reshape(-1, 2, 2)[:, :, ::-1] - (0.5, 0)
-    longest_run = runs[np.argmax(runs[:, 1, 0] - runs[:, 0, 0])]
-    # In half pixels, from the upper left corner of the frame.
-    doubled = np.concatenate([across * 2 + (1, 0), down * 2 + (0, 1)])
-    step = -(-len(doubled) // _MAX_ENDS)
-    y, x = doubled[::step].T
+    width = region.shape[1]
+    across = np.flatnonzero(padded[1:-1, 1:] != padded[1:-1, :-1])
+    down = np.flatnonzero(padded[1:, 1:-1] != padded[:-1, 1:-1])
+    row, column = np.divmod(across[2 * np.argmax(np.diff(across)[::2]) :][:2], width + 1)
+    longest_run = np.stack([column - 0.5, row], axis=1)
+    step = -(-(len(across) + len(down)) // _MAX_ENDS)
+    # In half pixels, from the upper left corner.
+    y1, x1 = np.divmod(across[::step], width + 1)
+    y2, x2 = np.divmod(down[::step], width)
+    x, y = np.concatenate([2 * x1, 2 * x2 + 1]), np.concatenate([2 * y1 + 1, 2 * y2])
     code = np.zeros(len(x), np.intp)
     for bit in range(int(max(x.max(), y.max())).bit_length()):
         code |= ((x >> bit & 1) << 2 * bit) | ((y >> bit & 1) << 2 * bit + 1)
@@ -220,22 +256,22 @@ def _longest_across(longest: Points, hull: Points, soft: Pixels, scale: Points) 
 
     start, along = longest[0], longest[1] - longest[0]
     turned = along[::-1] * scale[::-1] * (-1, 1) / scale
-    across = turned / (2 * np.abs(turned).max())  # a step of half a pixel
+    across = turned / np.abs(turned).max()  # a step of a pixel
     # Steps from the line to what is farthest on either side.
     steps = np.linalg.solve(np.stack([along, across], axis=1), (hull - start).T)[1]
-    above, below = math.ceil(-steps.min()) + 1, math.ceil(steps.max()) + 1
-    count = min(math.ceil(np.abs(along).max()) + 1, _MAX_ACROSS)
-    parts = np.linspace(0, 1, count)
-    for _ in range(2):  # a line at each pixel, then more about the longest
-        first, step = start + parts[0] * along, (parts[1] - parts[0]) * along
-        matrix = np.stack([step, across, first - above * across], axis=1)
+    parts = np.linspace(0, 1, min(math.ceil(np.abs(along).max()) + 1, _MAX_ACROSS))
+    for fine in (2, 4, 4):  # lines all along, then more about the longest
+        step = across / fine
+        above, below = (math.ceil(fine * steps_to) + 1 for steps_to in (-steps.min(), steps.max()))
+        first = start + parts[0] * along - above * step
+        matrix = np.stack([(parts[1] - parts[0]) * along, step, first], axis=1)
         size_wh = len(parts), above + below + 1
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         seen = np.asarray(cv2.warpAffine(soft, matrix, size_wh, flags=flags), np.uint8)
         before, after = _reach(seen[above::-1]), _reach(seen[above:])
         widest = int(np.argmax(before + after))
         middle = start + parts[widest] * along
-        found = np.stack([middle - before[widest] * across, middle + after[widest] * across])
+        found = np.stack([middle - before[widest] * step, middle + after[widest] * step])
         parts = np.linspace(parts[max(widest - 1, 0)], parts[min(widest + 1, len(parts) - 1)], 17)
     return found
 

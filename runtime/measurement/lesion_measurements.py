@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from samus_edge.runtime.measurement.callipers import Points, callipers_of
 __all__ = [
     "Diameter",
     "LesionMeasurements",
+    "Orientation",
     "PixelSpacing",
     "box_around",
     "measure_lesion",
@@ -127,6 +128,9 @@ class PixelSpacing:
         return PixelSpacing(mm, mm)
 
 
+Orientation: TypeAlias = Literal["parallel", "not parallel", "undetermined"]
+_PARALLEL_DEG = 45 + 1e-6
+_ROUND = 0.9
 _DIGITS = 3
 
 
@@ -197,14 +201,32 @@ class LesionMeasurements:
     spacing: PixelSpacing | None
 
     @property
-    def height_to_width(self) -> float:
-        """Above 1 the lesion is taller than wide."""
-        return self.height / self.width
+    def angle_deg(self) -> float:
+        """Of the longest axis to the image's rows, above -90 to 90 degrees.
+
+        Positive where it rises to the right; of the lesion as it is, whatever the shape of pixels.
+        """
+        (x1, y1), (x2, y2) = self.longest.start, self.longest.end
+        shape = 1.0 if self.spacing is None else self.spacing.row_mm / self.spacing.column_mm
+        angle = math.degrees(math.atan2((y1 - y2) * shape, x2 - x1))
+        return angle - 180 if angle > 90 else angle + 180 if angle <= -90 else angle
 
     @property
-    def is_taller_than_wide(self) -> bool:
-        """Whether it is higher than wide: not parallel to the skin."""
-        return self.height > self.width
+    def orientation(self) -> Orientation:
+        """Of the longest axis to the skin, which is taken to be along the image's rows.
+
+        Parallel up to 45 degrees; undetermined where no axis is the longest by much: the
+        perpendicular has nine tenths of its length, or another one may have as much more.
+        """
+        length = self.longest.length
+        if self.perpendicular.length > _ROUND * length or length < _ROUND * self.longest_at_most:
+            return "undetermined"
+        return "parallel" if abs(self.angle_deg) <= _PARALLEL_DEG else "not parallel"
+
+    @property
+    def height_to_width(self) -> float:
+        """Of the box around the lesion; the longest axis has no part in it."""
+        return self.height / self.width
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object; lengths in `unit`, areas in its square, points in pixels."""
@@ -214,11 +236,13 @@ class LesionMeasurements:
             "hole_area": round(self.hole_area, _DIGITS),
             "perimeter": round(self.perimeter, _DIGITS),
             "longest_diameter": self.longest.to_json(),
+            "longest_at_most": round(self.longest_at_most, _DIGITS),
             "perpendicular_diameter": self.perpendicular.to_json(),
+            "angle_deg": round(self.angle_deg, 1),
+            "orientation": self.orientation,
             "width": round(self.width, _DIGITS),
             "height": round(self.height, _DIGITS),
             "height_to_width": round(self.height_to_width, _DIGITS),
-            "is_taller_than_wide": self.is_taller_than_wide,
             "equivalent_diameter": round(self.equivalent_diameter, _DIGITS),
             "centroid_px": [round(value, 2) for value in self.centroid],
             "components": self.components,

@@ -60,8 +60,7 @@ def command(
             "--out",
             metavar="FILE.png",
             help="Write the mask at the image's size: 0 and 255; with several boxes 1 for the "
-            "first mask, 2 for the second and so on, the later one where they overlap. Of several "
-            "frames: a folder of such files, or one NumPy file (.npz).",
+            "first mask, 2 for the second and so on, the later one where they overlap.",
         ),
     ] = None,
     overlay: Annotated[
@@ -73,15 +72,11 @@ def command(
         ),
     ] = None,
     frame: Annotated[
-        list[int] | None,
+        int,
         typer.Option(
-            "--frame",
-            min=0,
-            metavar="N",
-            help="Frame of a DICOM file, or page of a TIFF, from 0 (the default); repeatable, with "
-            "the same prompts in each.",
+            "--frame", min=0, metavar="N", help="Frame of a DICOM file, or page of a TIFF, from 0."
         ),
-    ] = None,
+    ] = 0,
     dicom_seg: DicomSeg = None,
     dicom_sr: DicomSr = None,
     spacing: Spacing = None,
@@ -120,7 +115,7 @@ def command(
             spacing=size,
             has_callipers=callipers,
             is_strict=strict,
-            frames=frame or [0],
+            frame=frame,
             dicom_seg_file=dicom_seg,
             dicom_sr_file=dicom_sr,
         )

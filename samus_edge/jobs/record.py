@@ -54,9 +54,9 @@ class Clock:
         self._laps: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
-        """End a step; what is done several times adds up."""
+        """End a step."""
         now = time.perf_counter()
-        self._laps[name] = self._laps.get(name, 0.0) + 1000 * (now - self._last)
+        self._laps[name] = 1000 * (now - self._last)
         self._last = now
 
     def timings_ms(self) -> dict[str, float]:
@@ -185,15 +185,30 @@ def mask_record(
     box = box_around(mask)
     if spacing is None and source is not None and box is not None:
         spacing, notes = source.spacing_in(box), (*notes, *source.spacing_notes(box))
+    measurements = measure_lesion(mask, spacing)
+    if measurements is not None:
+        notes = (*notes, *_axis_notes(measurements))
     return MaskRecord(
         area_px=int(np.count_nonzero(mask)),
         box=box,
         predicted_iou=round(float(predicted_iou), 6),
         spacing=spacing,
-        measurements=measure_lesion(mask, spacing),
+        measurements=measurements,
         prompt=prompt,
         notes=notes,
     )
+
+
+def _axis_notes(found: LesionMeasurements) -> tuple[Note, ...]:
+    """Whether the search for the longest axis was cut short by more than a hundredth."""
+    length, at_most = found.longest.length, found.longest_at_most
+    if at_most <= 1.01 * length:
+        return ()
+    text = (
+        f"The mask is so ragged that its longest axis is only known to be {length:.1f} to "
+        f"{at_most:.1f} {found.unit}. Look at the mask."
+    )
+    return (Note("longest_axis_uncertain", "warning", text),)
 
 
 def mask_records(

@@ -291,24 +291,14 @@ def test_it_times_the_engine_on_the_device(device: Device) -> None:
     session.close()
 
 
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        ("fail", "fails in graph 'g' on Simulated GPU: Cuda Runtime"),
-        (
-            "no_shapes",
-            r"cannot infer the shapes for .*'x': \(1, 4\).* error code: -1",
-        ),
-    ],
-)
 def test_a_failing_engine_is_an_error_with_its_words(
-    device: Device, driver: SimulatedDriver, fault: str, message: str
+    device: Device, driver: SimulatedDriver
 ) -> None:
     session = _session(device)
-    trt.faults[fault] = True
-    with pytest.raises(BackendError, match=message):
+    trt.faults["fail"] = True
+    with pytest.raises(BackendError, match="fails in graph 'g' on Simulated GPU: Cuda Runtime"):
         session.run(_feeds(1))
-    trt.faults[fault] = False
+    trt.faults["fail"] = False
     feeds = _feeds(1)
     np.testing.assert_allclose(
         session.run(feeds)["z"], _expected(feeds), rtol=1e-6

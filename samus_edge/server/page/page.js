@@ -293,9 +293,10 @@ function showResult() {
     const { unit } = sizes, digits = unit === "mm" ? 1 : 0;
     const text = (value, suffix = unit) => `${value.toFixed(digits)} ${suffix}`;
     rows.push(["Longest +", text(sizes.longest_diameter.length)]);
+    rows.push(["Its angle", `${sizes.angle_deg.toFixed(0)}°, ${sizes.orientation}`]);
     rows.push(["Perpendicular ×", text(sizes.perpendicular_diameter.length)]);
     rows.push(["Width", text(sizes.width)], ["Height", text(sizes.height)]);
-    rows.push(["Height / width", sizes.height_to_width.toFixed(2) + (sizes.is_taller_than_wide ? ", taller" : "")]);
+    rows.push(["Height / width", sizes.height_to_width.toFixed(2)]);
     rows.push(["Area", text(sizes.area, unit === "mm" ? "mm²" : "px")], ["Perimeter", text(sizes.perimeter)]);
     if (unit === "px") rows.push(["", "pixel size not known"]);
     if (sizes.cut_by.length) rows.push(["Cut by the frame", sizes.cut_by.join(", ")]);

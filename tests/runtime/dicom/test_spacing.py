@@ -149,7 +149,7 @@ def test_the_shape_of_pixels_alone_corrects_ratios_in_pixels() -> None:
     measured = measure_lesion(mask, PixelSpacing(3.0, 1.0, "PixelAspectRatio", unit="px"))
     assert measured is not None
     assert (measured.unit, measured.height, measured.width) == ("px", 60, 30)
-    assert measured.is_taller_than_wide
+    assert (measured.height_to_width, measured.orientation) == (2, "not parallel")
     assert measured.to_json()["spacing"] == {
         "row": 3.0,
         "column": 1.0,

@@ -112,10 +112,11 @@ class Segmenter:
         Args:
             bundle: folder of a bundle, or a zip file of one; None for the one that is installed
                 with samus-edge.
-            backend: "onnxruntime" (CPU), "onnxruntime-cuda", "onnxruntime-tensorrt" or "tensorrt";
-                "auto" takes the first that works of TensorRT (with engines that `samus-edge build`
-                has made), ONNX Runtime on CUDA, ONNX Runtime on the CPU, and says in the log which
-                and why.
+            backend: "onnxruntime" (CPU), "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino" or
+                "tensorrt"; "auto" takes the first that works of TensorRT (with engines that
+                `samus-edge build` has made), ONNX Runtime on CUDA, OpenVINO (where `samus-edge
+                build` has found it right and faster), ONNX Runtime on the CPU, and says in the log
+                which and why.
             precision: "auto" takes the bundle's reference, which is the most accurate; "fp32",
                 "fp16", "int8" (for TensorRT) or "int8-cpu" is an error where the bundle lacks it.
             threads: CPU threads that compute one graph; None for all cores, at most 8.
@@ -147,9 +148,9 @@ class Segmenter:
             return segmenter
         raise BackendError(f"no backend works. {' '.join(passed_over)}")
 
-    def reference(self) -> "Segmenter":
+    def reference(self, threads: int | None = None) -> "Segmenter":
         """Open the same graphs on ONNX Runtime's CPU provider, which backends are compared with."""
-        return Segmenter(self._bundle, select_backend("onnxruntime"), self._precision)
+        return Segmenter(self._bundle, select_backend("onnxruntime", threads), self._precision)
 
     @property
     def bundle(self) -> Bundle:

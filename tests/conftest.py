@@ -23,6 +23,8 @@ from filelock import FileLock
 
 # Before any test imports onnxruntime, whose wheels report to their maker otherwise.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# And OpenVINO's do by this package, whose absence they take.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # "not there", to Python
 
 if TYPE_CHECKING:
     import onnx
@@ -53,6 +55,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Put the slow files first, in the processes of pytest-xdist alone."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.path.name not in SLOW_FILES)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of the suite's own: what the user has built there is not to be taken by "auto"."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAMUS_EDGE_CACHE", str(tmp_path_factory.getbasetemp() / "samus_edge_cache"))
+        yield
 
 
 def made_once(

@@ -2,6 +2,8 @@
 
 import math
 import os
+import platform
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -25,6 +27,8 @@ __all__ = [
     "GraphSession",
     "Tensor",
     "check_feeds",
+    "cpu_features",
+    "cpu_model",
     "default_cache_folder",
     "default_threads",
     "open_bundle_graph",
@@ -146,13 +150,13 @@ class Backend(Protocol):
         """
         ...
 
-    def check(self, tested: Predictor, open_reference: Callable[[], Predictor]) -> None:
+    def check(self, tested: Predictor, open_reference: Callable[..., Predictor]) -> None:
         """Refuse to compute if results on this device are not to be trusted; most backends need no
         check.
 
         Args:
             tested: The graphs on this backend.
-            open_reference: Opens the same graphs on ONNX Runtime.
+            open_reference: Opens the same graphs on ONNX Runtime, with a number of threads.
 
         Raises:
             BackendError: if the two differ by more than is allowed.
@@ -236,6 +240,33 @@ def _cpu_quotas(root: Path) -> Iterator[float]:
                     yield float(quota) / float(period)
             except (OSError, ValueError):
                 continue  # a group that is not visible
+
+
+# What makes products of matrices fast, by the names that Linux gives.
+_FEATURES = (
+    *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8"),
+    *("asimddp", "i8mm", "bf16", "sve"),
+)
+
+
+def cpu_model(root: Path = Path("/")) -> str:
+    """The processor, in the words of the operating system."""
+    found = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", _cpuinfo(root), re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def cpu_features(root: Path = Path("/")) -> tuple[str, ...]:
+    """Which instruction sets for products of matrices it has; empty where Linux does not say."""
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _cpuinfo(root), re.MULTILINE)
+    present = set(found[1].split()) if found else set()
+    return tuple(name for name in _FEATURES if name in present)
+
+
+def _cpuinfo(root: Path) -> str:
+    try:
+        return (root / "proc" / "cpuinfo").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 CACHE_VARIABLE = "SAMUS_EDGE_CACHE"

@@ -39,10 +39,13 @@ def say_choice(chosen: Backend, passed_over: Sequence[str]) -> None:
 
 # A larger number is a slip, and would only exhaust the machine.
 MAX_THREADS = 256
-AUTO_ORDER = ("tensorrt", "onnxruntime-cuda", "onnxruntime")
+AUTO_ORDER = ("tensorrt", "onnxruntime-cuda", "openvino", "onnxruntime")
 """What "auto" tries: the fastest first."""
 
-BACKENDS = ("auto", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt")
+BACKENDS = (
+    *("auto", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt"),
+    *("openvino", "tensorrt"),
+)
 
 
 def backend_order(name: str) -> tuple[str, ...]:
@@ -60,9 +63,10 @@ def select_backend(name: str, threads: int | None = None, *, build_missing: bool
 
     Args:
         name: "onnxruntime" (CPU), "onnxruntime-cuda" or "onnxruntime-tensorrt" (its execution
-            providers), or "tensorrt".
+            providers), "openvino", or "tensorrt".
         threads: CPU threads that compute one graph, 1 to 256; None lets the backend choose.
-        build_missing: Whether TensorRT builds engines that its cache lacks, which takes minutes.
+        build_missing: Whether TensorRT builds engines that its cache lacks, which takes minutes,
+            and OpenVINO is compared with ONNX Runtime where it was not yet, which takes seconds.
 
     Raises:
         BadArgumentError: if the name is unknown or threads is out of range.
@@ -79,6 +83,10 @@ def select_backend(name: str, threads: int | None = None, *, build_missing: bool
         )
 
         return TensorRTBackend(TensorRTOptions(build_missing=build_missing))
+    if name == "openvino":
+        from samus_edge.runtime.backends.openvino_backend import OpenVinoBackend
+
+        return OpenVinoBackend(threads, build_missing=build_missing)
     from samus_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend(threads, name=name)

@@ -15,8 +15,14 @@ from samus_edge.benchmarking.runtime_subject import RuntimeSubject
 from samus_edge.benchmarking.subject import WARM_UP_RUNS, Subject, Workload
 from samus_edge.benchmarking.turns import time_in_turns
 from samus_edge.errors import BackendError, SamusEdgeError
-from samus_edge.jobs.doctor import cpu_features, cpu_model, find_jetson, package_versions
-from samus_edge.runtime.backends.backend import Backend, default_threads, usable_cores
+from samus_edge.jobs.doctor import find_jetson, package_versions
+from samus_edge.runtime.backends.backend import (
+    Backend,
+    cpu_features,
+    cpu_model,
+    default_threads,
+    usable_cores,
+)
 from samus_edge.runtime.backends.backend_selection import AUTO_ORDER, select_backend
 from samus_edge.runtime.backends.gpu.find_device import list_gpus
 from samus_edge.runtime.backends.tensorrt.engine_build import EngineOptions, ShapeRange

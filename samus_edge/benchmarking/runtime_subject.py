@@ -57,7 +57,7 @@ class RuntimeSubject(Subject):
             device=backend.device,
             version=backend.version,
             precision=precision,
-            is_on_gpu=backend.device != CPU_PROVIDER,
+            is_on_gpu=backend.device not in (CPU_PROVIDER, "CPU"),
         )
         self._backend = backend
         self._closing = ExitStack()

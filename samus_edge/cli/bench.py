@@ -27,9 +27,8 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="onnxruntime, onnxruntime-cuda, onnxruntime-tensorrt or tensorrt. Repeat for "
-            "more. "
-            "[default: all that work here]",
+            help="onnxruntime, onnxruntime-cuda, onnxruntime-tensorrt, openvino or tensorrt. "
+            "Repeat for more. [default: all that work here]",
         ),
     ] = None,
     precision: Annotated[

@@ -133,7 +133,8 @@ BackendName = Annotated[
     typer.Option(
         "--backend",
         metavar="NAME",
-        help="auto, onnxruntime (CPU), onnxruntime-cuda, onnxruntime-tensorrt or tensorrt.",
+        help="auto, onnxruntime (CPU), onnxruntime-cuda, onnxruntime-tensorrt, openvino or "
+        "tensorrt.",
     ),
 ]
 PrecisionName = Annotated[

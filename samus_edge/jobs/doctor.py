@@ -17,6 +17,7 @@ import numpy as np
 
 from samus_edge import __version__
 from samus_edge.errors import SamusEdgeError, install_command
+from samus_edge.runtime.backends.backend import cpu_features, cpu_model
 from samus_edge.runtime.backends.backend_selection import AUTO_ORDER, select_backend
 from samus_edge.runtime.backends.gpu.device import has_nvidia_driver
 from samus_edge.runtime.backends.gpu.find_device import list_gpus
@@ -30,8 +31,6 @@ __all__ = [
     "Diagnosis",
     "Finding",
     "Jetson",
-    "cpu_features",
-    "cpu_model",
     "diagnose",
     "find_jetson",
     "how_to_get",
@@ -41,33 +40,10 @@ __all__ = [
 
 PACKAGES = (
     *("numpy", "onnxruntime", "onnxruntime-gpu", "opencv-python-headless", "opencv-python"),
-    *("tensorrt", "tensorrt-rtx-cu13", "cuda-python", "pycuda", "torch", "onnx"),
+    *("openvino", "tensorrt", "tensorrt-rtx-cu13", "cuda-python", "pycuda", "torch", "onnx"),
     *("pydicom", "highdicom", "fastapi"),
 )
 """Whose versions matter, by their names on the package index."""
-
-# What makes products of matrices fast, by the names that Linux gives.
-_FEATURES = (
-    *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8"),
-    *("asimddp", "i8mm", "bf16", "sve"),
-)
-
-
-def cpu_model(root: Path = Path("/")) -> str:
-    """The processor, in the words of the operating system."""
-    found = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", _cpuinfo(root), re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
-def cpu_features(root: Path = Path("/")) -> tuple[str, ...]:
-    """Which instruction sets for products of matrices it has; empty where Linux does not say."""
-    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _cpuinfo(root), re.MULTILINE)
-    present = set(found[1].split()) if found else set()
-    return tuple(name for name in _FEATURES if name in present)
-
-
-def _cpuinfo(root: Path) -> str:
-    return _read(root / "proc" / "cpuinfo")
 
 
 def _read(path: Path) -> str:

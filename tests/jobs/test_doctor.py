@@ -17,13 +17,12 @@ from samus_edge.jobs.doctor import (
     Diagnosis,
     Finding,
     Jetson,
-    cpu_features,
-    cpu_model,
     diagnose,
     find_jetson,
     how_to_get,
     package_versions,
 )
+from samus_edge.runtime.backends.backend import cpu_features, cpu_model
 from samus_edge.runtime.backends.gpu.device import GpuInfo
 from samus_edge.runtime.backends.tensorrt.tensorrt_library import TensorRTLibrary
 from samus_edge.runtime.bundle.bundle import Bundle

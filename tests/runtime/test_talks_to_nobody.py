@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,17 @@ for name in (
         pass
 """
 
+# Imported as it is, it looks a host up and writes into the home folder.
+OPENVINO = """
+import os, sys
+os.environ["SAMUS_EDGE_CACHE"] = {cache!r}
+from samus_edge.runtime import Segmenter, read_image
+with Segmenter.load(backend="openvino") as segmenter:
+    segmenter.segment(read_image(os.environ["IMAGE"]), boxes=[[135, 88, 446, 368]])
+assert sys.modules["openvino"].convert_model  # whole for a host program, without telemetry
+assert "openvino_telemetry" not in sys.modules
+"""
+
 TALKS = """
 import socket
 try: socket.getaddrinfo("example.org", 80)
@@ -110,6 +122,14 @@ def run_watched(script: str, watch: Path, home: Path) -> list[str]:
 
 def test_segmenting_talks_to_nobody(watch: Path, tmp_path: Path) -> None:
     assert run_watched(EVERYTHING, watch, tmp_path / "home") == []
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_openvino_talks_to_nobody(watch: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    script = OPENVINO.format(cache=str(tmp_path / "cache"))
+    assert run_watched(script, watch, home) == []
+    assert any((tmp_path / "cache" / "openvino").iterdir())
 
 
 def test_the_watch_sees_who_talks(watch: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_the_cpu_is_there() -> None:
 
 
 def test_auto_tries_gpus_first() -> None:
-    assert backend_order("auto") == ("tensorrt", "onnxruntime-cuda", "onnxruntime")
+    assert backend_order("auto") == ("tensorrt", "onnxruntime-cuda", "openvino", "onnxruntime")
     assert backend_order("tensorrt") == ("tensorrt",)
 
 
@@ -46,7 +46,7 @@ def test_auto_says_once_what_it_took_and_why_nothing_else(
     assert [record.getMessage() for record in caplog.records] == [
         (
             "backend auto: onnxruntime on CPUExecutionProvider; not tensorrt: no tensorrt; "
-            "not onnxruntime-cuda: no onnxruntime-cuda"
+            "not onnxruntime-cuda: no onnxruntime-cuda; not openvino: no openvino"
         )
     ]
 

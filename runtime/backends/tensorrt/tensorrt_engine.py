@@ -81,8 +81,9 @@ class TensorRTEngine:
 
     @property
     def activation_bytes(self) -> int:
-        """Memory of the GPU that a context needs beside its inputs and outputs."""
-        return int(self._engine.device_memory_size_v2)
+        """Memory of the GPU that a context needs beside its inputs and outputs; 0 in TensorRT 10.0,
+        which does not say."""
+        return int(getattr(self._engine, "device_memory_size_v2", 0))
 
     def create_context(self) -> Any:
         """An `IExecutionContext`; may be used by one thread at a time.

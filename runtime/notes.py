@@ -31,6 +31,7 @@ class Note:
     | `longest_axis_uncertain` | warning | the mask is too ragged to find it for certain |
     | `spacing_unknown` | warning | sizes are in pixels; the text says why; info without DICOM |
     | `spacing_implausible` | warning | the size of a pixel is outside 0.005 to 2 mm |
+    | `pixels_not_square` | info | sizes are in widths of a pixel, by the sample aspect ratio |
     | `spacing_contradiction` | warning | tags give different sizes of a pixel; which was taken |
     | `cine_truncated` | warning | the file has fewer whole frames than it states |
     | `frames_left_out` | info | frames without a mask, which DICOM results leave out |

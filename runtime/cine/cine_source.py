@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_VIDEO_BYTES",
+    "SHAPE_TOLERANCE",
     "CineFrame",
     "CineSource",
     "FileFrames",
@@ -46,6 +47,8 @@ __all__ = [
 _CAMERA = re.compile(r"camera(?::(\d{1,2}))?")
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _MAX_FRAMES_PER_SECOND = 1000.0
+SHAPE_TOLERANCE = 0.01
+"""By which pixels may differ from a square and are still called so."""
 MAX_VIDEO_BYTES = 1 << 29
 """Of the decoded frames of a video that is kept in memory."""
 
@@ -83,10 +86,12 @@ class CineSource(ABC):
         frame_count: As the source says; None where it does not.
         frames_per_second: As the source says; None where it does not.
         study: The DICOM file; None for another source.
+        pixel_shape: Of a video whose pixels are not square.
         notes: What a user should know of the file; of a video, after its last frame.
     """
 
     study: "DicomFrames | None" = None
+    pixel_shape: PixelSpacing | None = None
 
     def __init__(
         self, name: str, kind: Kind, frame_count: int | None, frames_per_second: float | None = None
@@ -101,8 +106,8 @@ class CineSource(ABC):
         return self.kind == "camera"
 
     def spacing_in(self, box: Box) -> PixelSpacing | None:
-        """The size of pixels in a box; None where the source does not say."""
-        return None if self.study is None else self.study.spacing_in(box)
+        """The size of pixels in a box, or their shape alone; None where the source says neither."""
+        return self.pixel_shape if self.study is None else self.study.spacing_in(box)
 
     def spacing_notes(self, box: Box) -> tuple[Note, ...]:
         """What a user should know of the size of pixels in a box."""
@@ -319,7 +324,7 @@ def _kept(video: "_Video", max_frames: int) -> FileFrames:
     kept = FileFrames(
         video.name, "video", frames, seconds=seconds, frames_per_second=video.frames_per_second
     )
-    kept.notes = video.notes
+    kept.notes, kept.pixel_shape = video.notes, video.pixel_shape
     return kept
 
 
@@ -365,8 +370,7 @@ class _Video(CineSource):
         import cv2
 
         is_live = isinstance(source, int)
-        if isinstance(source, str):
-            _check_video_file(source, name)
+        container = "" if isinstance(source, int) else _check_video_file(source, name)
         self._capture = cv2.VideoCapture(source)
         if not self._capture.isOpened():
             raise ImageFileError(
@@ -387,12 +391,35 @@ class _Video(CineSource):
                 f"{name} has frames of {width:g} x {height:g} pixels, more than the limit of "
                 f"{MAX_IMAGE_PIXELS}. Scale it down."
             )
+        # Other containers do not count: OpenCV makes a number of their duration and rate.
+        is_counted = count > 0 and container in ("MP4", "AVI")
+        # Edit lists of MP4 may leave out frames that it counts.
+        self._is_counted_well = container == "AVI"
         super().__init__(
             name,
             "camera" if is_live else "video",
-            int(count) if count > 0 and not is_live else None,
+            int(count) if is_counted else None,
             rate if 0 < rate <= _MAX_FRAMES_PER_SECOND else None,
         )
+        self._is_cut_off = isinstance(source, str) and _is_cut_off(source, container)
+        self._read_pixel_shape()
+
+    def _read_pixel_shape(self) -> None:
+        """By the sample aspect ratio, width to height, of the frames as they are stored."""
+        import cv2
+
+        ratio = [self._capture.get(which) for which in (cv2.CAP_PROP_SAR_NUM, cv2.CAP_PROP_SAR_DEN)]
+        turned = float(self._capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 180 == 90
+        width, height = (float(each) for each in (ratio[::-1] if turned else ratio))
+        if min(width, height) <= 0 or abs(height / width - 1) <= SHAPE_TOLERANCE:
+            return
+        self.pixel_shape = PixelSpacing(height / width, 1.0, "sample aspect ratio", unit="px")
+        text = (
+            f"The video's pixels are not square, {width:g} wide to {height:g} high (its sample "
+            "aspect ratio). Sizes are in widths of a pixel, and angles and ratios are those of the "
+            "lesion; a spacing that is given counts instead, so give it as row,column."
+        )
+        self.notes = (Note("pixels_not_square", "info", text),)
 
     def __iter__(self) -> Iterator[CineFrame]:
         import cv2
@@ -419,15 +446,17 @@ class _Video(CineSource):
             index += 1
         if index == 0:
             raise ImageFileError(f"{self.name} has no frame that can be read. Export it again.")
-        if self.frame_count is not None and index < self.frame_count:
-            text = f"The video is truncated: {index} of {self.frame_count} frames could be read."
-            self.notes = (Note("cine_truncated", "warning", text),)
+        if self._is_cut_off or (self._is_counted_well and index < (self.frame_count or 0)):
+            count = "" if self.frame_count is None else f" of {self.frame_count}"
+            text = f"The video is truncated: {index}{count} frames could be read."
+            self.notes = (*self.notes, Note("cine_truncated", "warning", text))
 
     def close(self) -> None:
         self._capture.release()
 
 
-def _check_video_file(path: str, name: str) -> None:
+def _check_video_file(path: str, name: str) -> str:
+    """The kind of container: MP4, AVI, Matroska, or "" for another."""
     if os.path.getsize(path) == 0:
         raise ImageFileError(f"{name} is empty. Copy or export the video again.")
     try:
@@ -436,6 +465,47 @@ def _check_video_file(path: str, name: str) -> None:
         raise ImageFileError(
             f"{name} has bytes in its path that are not UTF-8, which OpenCV cannot open. Rename it."
         ) from err
+    head = _head(Path(path))
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide"):
+        return "MP4"
+    if head[:4] == b"\x1aE\xdf\xa3":
+        return "Matroska"
+    return "AVI" if head[:4] == b"RIFF" and head[8:12] == b"AVI " else ""
+
+
+def _is_cut_off(path: str, container: str) -> bool:
+    """Whether a file ends before the last of the boxes (MP4) or elements (Matroska) that it is made
+    of."""
+    length_of = {"MP4": _length_of_box, "Matroska": _length_of_element}.get(container)
+    size, at = os.path.getsize(path), 0
+    if length_of is None:
+        return False
+    with open(path, "rb") as file:
+        while at + 16 <= size:
+            file.seek(at)
+            length = length_of(file.read(16))
+            if length is None:
+                return False
+            at += length
+    return at > size
+
+
+def _length_of_box(head: bytes) -> int | None:
+    """Of an MP4 box; None of one that goes on to the end (ISO/IEC 14496-12, 4.2)."""
+    length = int.from_bytes(head[:4], "big")
+    if length == 1:
+        length = int.from_bytes(head[8:16], "big")
+    return max(length, 8) if length else None
+
+
+def _length_of_element(head: bytes) -> int | None:
+    """Of an EBML element, whose number and length say by their first bits how long they are (RFC
+    8794, 4 and 5); None of one that does not say its length."""
+    width = 9 - head[0].bit_length()
+    length = head[width:]
+    bits = 7 * (9 - length[0].bit_length())
+    value = int.from_bytes(length[: bits // 7], "big") & ((1 << bits) - 1)
+    return None if value == (1 << bits) - 1 else width + bits // 7 + value
 
 
 class _Folder(CineSource):

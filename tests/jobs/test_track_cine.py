@@ -134,6 +134,17 @@ def test_a_study_says_times_and_sizes_unless_they_are_given(
     assert (documents[0]["spacing"]["source"] == "given") == (given is not None)
 
 
+def test_sizes_of_a_video_follow_the_shape_of_its_pixels(job: Job) -> None:
+    video = Path(__file__).parents[1] / "assets" / "videos" / "anamorphic.mp4"
+    (first, *_) = track_cine(job(source=str(video), box=(10.0, 10.0, 60.0, 50.0))).frames
+    document = first.to_json()
+    x1, y1, x2, y2 = document["box"]
+    found = document["measurements"]
+    assert (found["unit"], found["width"]) == ("px", x2 - x1 + 1)
+    assert found["height"] == pytest.approx((y2 - y1 + 1) / 1.5, abs=1e-3)  # 3 wide to 2 high
+    assert found["height_to_width"] == pytest.approx(found["height"] / found["width"], abs=1e-3)
+
+
 def test_pixels_of_an_implausible_size_are_noted_once(
     job: Job, frames: list[npt.NDArray[np.uint8]], tmp_path: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ import tifffile
 from samus_edge.benchmarking.synthetic_cine import TrueFrame
 from samus_edge.errors import BadArgumentError, ImageFileError
 from samus_edge.jobs.track_cine import OverlayVideo
+from samus_edge.runtime import PixelSpacing
 from samus_edge.runtime.cine import cine_source
 from samus_edge.runtime.cine.cine_source import open_cine, open_frames
 
+VIDEOS = Path(__file__).parents[2] / "assets" / "videos"
 LOSSLESS = (cv2.IMWRITE_WEBP_QUALITY, 101)
 
 
@@ -101,6 +105,73 @@ def test_times_of_a_video_are_the_container_s(tmp_path: Path, moving: list[TrueF
     path.write_bytes(content)
     for frames in (list(open_cine(str(path))), list(open_frames(path, max_video_frames=9))):
         assert [frame.seconds for frame in frames] == pytest.approx([0, 0.1, 0.25, 0.7, 0.9])
+
+
+UNEVEN = [*(0.1 * step for step in range(11)), 1.2, 1.5, 1.7, 2.0, 2.2, 2.5, 2.7, 3.0, 3.2]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("uneven.mkv", UNEVEN),
+        ("edited.mp4", [second - 0.6 for second in UNEVEN[6:]]),  # the first six are edited out
+        ("delayed.mp4", UNEVEN),  # from half a second on
+    ],
+)
+def test_times_follow_edit_lists_and_uneven_rates(name: str, expected: list[float]) -> None:
+    source = open_cine(str(VIDEOS / name))
+    found = [frame.seconds for frame in source]
+    assert found == pytest.approx(expected, abs=1e-3)
+    # A frame that is edited out is not missing.
+    assert [note.code for note in source.notes] == []
+    shown = ffprobe(VIDEOS / name, "frame=best_effort_timestamp_time")
+    times = [float(line.strip(",")) for line in shown]
+    assert found == pytest.approx([time - times[0] for time in times], abs=1e-3)
+
+
+@pytest.mark.parametrize(("name", "row"), [("anamorphic", 2 / 3), ("anamorphic_turned", 3 / 2)])
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_pixels_of_a_video_need_not_be_square(name: str, row: float, is_kept: bool) -> None:
+    path = VIDEOS / f"{name}.mp4"
+    source = open_frames(path, max_video_frames=9) if is_kept else open_cine(str(path))
+    found = source.spacing_in((1, 1, 9, 9))
+    assert found == PixelSpacing(row, 1.0, "sample aspect ratio", "px")
+    assert [note.code for note in source.notes] == ["pixels_not_square"]
+    first = next(iter(source)).image
+    assert first.shape == ((64, 96) if name == "anamorphic" else (96, 64))  # as they are stored
+    assert ffprobe(path, "stream=sample_aspect_ratio") == ["3:2"]  # before they are turned
+
+
+def ffprobe(path: Path, entries: str) -> list[str]:
+    """What it says of a video; the rest of a test skips where it is not installed."""
+    tool = shutil.which("ffprobe")
+    if tool is None:
+        pytest.skip("ffprobe, of the package ffmpeg, is not there; the rest was checked")
+    command = [tool, "-v", "error", "-select_streams", "v:0", "-of", "csv=p=0"]
+    command += ["-show_entries", entries, str(path)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("name", "stated"), [("uneven.mkv", ""), ("delayed.mp4", " of 20"), ("cine.avi", " of 20")]
+)
+def test_a_video_that_was_cut_off_is_noted(tmp_path: Path, name: str, stated: str) -> None:
+    path = tmp_path / name
+    if name == "cine.avi":
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (96, 64))
+        for level in range(20):
+            writer.write(np.full((64, 96, 3), level, np.uint8))
+        writer.release()
+    else:
+        shutil.copy(VIDEOS / name, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    source = open_cine(str(path))
+    frames = list(source)
+    assert 0 < len(frames) < 20
+    (note,) = source.notes
+    assert (note.code, note.level) == ("cine_truncated", "warning")
+    assert f"truncated: {len(frames)}{stated} frames could be read" in note.text
 
 
 def test_one_image_is_a_cine_of_one_frame_read_as_images_are(tmp_path: Path) -> None:

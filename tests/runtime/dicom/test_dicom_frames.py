@@ -166,6 +166,16 @@ def test_a_grey_palette_gives_its_grey() -> None:
             },
             (0, 0.04, 0.08),
         ),
+        (
+            {
+                "FrameTimeVector": [0, 30, 50],
+                "FrameTime": "40",
+                "FrameIncrementPointer": 0x00181065,
+            },
+            (0, 0.03, 0.08),
+        ),
+        ({"FrameTimeVector": [9, 30, 50, 7]}, (0, 0.03, 0.08)),  # from the first one's time
+        ({"FrameTimeVector": [0, 30], "FrameTime": "40"}, (0, 0.04, 0.08)),  # not of all frames
         ({"CineRate": "20"}, (0, 0.05, 0.1)),
         ({"RecommendedDisplayFrameRate": "10"}, (0, 0.1, 0.2)),
         ({"FrameTime": "0"}, ()),

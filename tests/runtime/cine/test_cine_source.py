@@ -139,7 +139,7 @@ def test_pixels_of_a_video_need_not_be_square(name: str, row: float, is_kept: bo
     assert [note.code for note in source.notes] == ["pixels_not_square"]
     first = next(iter(source)).image
     assert first.shape == ((64, 96) if name == "anamorphic" else (96, 64))  # as they are stored
-    assert ffprobe(path, "stream=sample_aspect_ratio") == ["3:2"]  # before they are turned
+    assert ffprobe(path, "stream=sample_aspect_ratio")[0].startswith("3:2")
 
 
 def ffprobe(path: Path, entries: str) -> list[str]:

@@ -20,6 +20,7 @@ from samus_edge.runtime.dicom.dicom_frames import DicomFrames
 from samus_edge.runtime.images.image_io import read_image
 from samus_edge.runtime.images.overlay import OverlayItem, draw_overlay
 from samus_edge.runtime.measurement.lesion_measurements import (
+    BreastLocation,
     LesionMeasurements,
     PixelSpacing,
     measure_lesion,
@@ -31,6 +32,7 @@ from samus_edge.runtime.segmenter import Segmenter
 __all__ = [
     "BackendError",
     "BadArgumentError",
+    "BreastLocation",
     "Bundle",
     "BundleError",
     "DicomFrames",

@@ -16,11 +16,12 @@ from samus_edge import __version__
 from samus_edge.errors import BadArgumentError
 from samus_edge.runtime.dicom.dicom_frames import DicomFrames, require_highdicom
 from samus_edge.runtime.dicom.dicom_source import ResultSource, describe_source
-from samus_edge.runtime.measurement.lesion_measurements import LesionMeasurements
+from samus_edge.runtime.measurement.lesion_measurements import BreastLocation, LesionMeasurements
 
 if TYPE_CHECKING:
-    from highdicom.sr import ComprehensiveSR, Measurement
+    from highdicom.sr import ComprehensiveSR, FindingSite, Measurement, QualitativeEvaluation
     from pydicom import DataElement, Dataset
+    from pydicom.sr.coding import Code
 
 __all__ = [
     "MADE_BY",
@@ -153,6 +154,9 @@ def segmentation_of(
         )
         for number in range(1, len(lesions) + 1)
     ]
+    for each in found:
+        if each.measurements.location is not None:
+            _place(segments[lesions.index(each.lesion)], each.measurements.location)
     described = describe_source(source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -287,7 +291,6 @@ def _identify(made: "Dataset", described: ResultSource) -> None:
 
 
 _REPORT_SERIES_NUMBER = 901
-_OWN_CODES = "99SAMUS"
 
 
 def report_of(
@@ -316,7 +319,6 @@ def report_of(
     """
     require_highdicom()
     import highdicom as hd
-    from highdicom.coding_schemes import CodingSchemeIdentificationItem
     from pydicom.sr.codedict import codes
     from pydicom.sr.coding import Code
     from pydicom.uid import generate_uid
@@ -353,7 +355,9 @@ def report_of(
                     f"precision={model.precision}",
                 ],
             ),
+            finding_sites=_finding_sites(each.measurements.location),
             measurements=_coded(each.measurements),
+            qualitative_evaluations=_evaluations(each.measurements),
         )
         for index, (segment, each) in enumerate(zip(segments, found, strict=True))
     ]
@@ -384,11 +388,6 @@ def report_of(
             instance_number=1,
             manufacturer=MADE_BY,
             series_description="samus-edge lesion measurements",
-            coding_schemes=[
-                CodingSchemeIdentificationItem(
-                    designator=_OWN_CODES, name="samus-edge", responsible_organization=MADE_BY
-                )
-            ],
         )
     _identify(made, described)
     made.walk(_refer_by_frame)
@@ -404,21 +403,68 @@ def _coded(found: LesionMeasurements) -> list["Measurement"]:
         length, area = codes.UCUM.Millimeter, codes.UCUM.SquareMillimeter
     else:
         length = area = Code("{pixels}", "UCUM", "pixels")
-    ratio = Code("{ratio}", "UCUM", "ratio")
-    values = (
+    values = [
         (Code("103339001", "SCT", "Long Axis"), found.longest.length, length),
         (Code("103340004", "SCT", "Short Axis"), found.perpendicular.length, length),
         (Code("103355008", "SCT", "Width"), found.width, length),
         (Code("121207", "DCM", "Height"), found.height, length),
-        (
-            Code("HEIGHT_TO_WIDTH", _OWN_CODES, "Height to width ratio"),
-            found.height_to_width,
-            ratio,
-        ),
         (Code("131191004", "SCT", "Perimeter"), found.perimeter, length),
         (Code("42798000", "SCT", "Area"), found.area, area),
-    )
+    ]
+    if found.location is not None:
+        mm = codes.UCUM.Millimeter
+        for code, value in (
+            (codes.DCM.DistanceFromNipple, found.location.nipple_mm),
+            (codes.DCM.DistanceFromSkin, found.location.depth_mm),
+        ):
+            if value is not None:
+                values.append((code, value, mm))
     return [
         hd.sr.Measurement(name=name, value=round(value, 4), unit=unit)
         for name, value, unit in values
     ]
+
+
+def _evaluations(found: LesionMeasurements) -> list["QualitativeEvaluation"]:
+    """Orientation (context group 6152) and hour of the clock face (6018)."""
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    orientations = {"parallel": codes.DCM.Parallel, "not parallel": codes.DCM.NotParallel}
+    made = []
+    if found.orientation in orientations:
+        made.append((codes.DCM.Orientation, orientations[found.orientation]))
+    if found.location is not None and found.location.clock is not None:
+        hour = getattr(codes.SCT, f"_{found.location.clock}OClockPosition")
+        made.append((codes.DCM.ClockfaceOrRegion, hour))
+    return [hd.sr.QualitativeEvaluation(name=name, value=value) for name, value in made]
+
+
+def _finding_sites(location: BreastLocation | None) -> list["FindingSite"] | None:
+    """The breast, and which."""
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    if location is None:
+        return None
+    return [hd.sr.FindingSite(codes.SCT.Breast, laterality=_side(location))]
+
+
+def _place(segment: "Dataset", location: BreastLocation) -> None:
+    """Put the breast, and which, into the description of a segment."""
+    from highdicom.sr import CodedConcept
+    from pydicom.sr.codedict import codes
+
+    segment.AnatomicRegionSequence = [CodedConcept.from_code(codes.SCT.Breast)]
+    side = _side(location)
+    if side is not None:
+        segment.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [
+            CodedConcept.from_code(side)
+        ]
+
+
+def _side(location: BreastLocation) -> "Code | None":
+    from pydicom.sr.codedict import codes
+
+    sides: dict[str | None, Code] = {"left": codes.SCT.Left, "right": codes.SCT.Right}
+    return sides.get(location.side)

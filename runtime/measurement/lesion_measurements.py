@@ -1,7 +1,7 @@
 """What is measured of a lesion, from its mask."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -11,6 +11,7 @@ from samus_edge.errors import BadArgumentError
 from samus_edge.runtime.measurement.callipers import Points, callipers_of
 
 __all__ = [
+    "BreastLocation",
     "Diameter",
     "LesionMeasurements",
     "Orientation",
@@ -128,6 +129,52 @@ class PixelSpacing:
         return PixelSpacing(mm, mm)
 
 
+_MAX_LOCATION_MM = 500
+
+
+@dataclass(frozen=True)
+class BreastLocation:
+    """Where in the breast a lesion is, as the examiner says: nothing of it is computed.
+
+    Attributes:
+        side: "left" or "right" breast.
+        clock: hour of the clock face that one sees when looking at the breast, 1 to 12.
+        nipple_mm: distance from the nipple, mm.
+        depth_mm: distance from the skin, mm.
+
+    Raises:
+        BadArgumentError: if nothing is said, or a value is out of its range.
+    """
+
+    side: str | None = None
+    clock: int | None = None
+    nipple_mm: float | None = None
+    depth_mm: float | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.side is not None and self.side not in ("left", "right"):
+            problems.append(f"the side must be left or right, got {self.side!r}")
+        if self.clock is not None and self.clock not in range(1, 13):
+            problems.append(f"the hour of the clock face must be 1 to 12, got {self.clock}")
+        for value, name in ((self.nipple_mm, "distance from the nipple"), (self.depth_mm, "depth")):
+            if value is not None and not 0 <= value <= _MAX_LOCATION_MM:
+                problems.append(f"the {name} must be 0 to {_MAX_LOCATION_MM} mm, got {value:g}")
+        if problems:
+            raise BadArgumentError(f"{'; '.join(problems)}.")
+        if all(value is None for value in asdict(self).values()):
+            raise BadArgumentError("a location needs a side, an hour, a distance or a depth.")
+
+    def __str__(self) -> str:
+        parts = (
+            (self.side, f"{self.side} breast"),
+            (self.clock, f"{self.clock} o'clock"),
+            (self.nipple_mm, f"{self.nipple_mm or 0:g} mm from the nipple"),
+            (self.depth_mm, f"{self.depth_mm or 0:g} mm deep"),
+        )
+        return ", ".join(text for value, text in parts if value is not None)
+
+
 Orientation: TypeAlias = Literal["parallel", "not parallel", "undetermined"]
 _PARALLEL_DEG = 45 + 1e-6
 _ROUND = 0.9
@@ -182,6 +229,7 @@ class LesionMeasurements:
             then it may go on outside, and its sizes are lower bounds.
         spacing: size or shape of a pixel that was used, with its source; None for square ones of
             unknown size.
+        location: where the lesion is, as it was given.
     """
 
     unit: str
@@ -199,6 +247,7 @@ class LesionMeasurements:
     other_area: float
     cut_by: tuple[str, ...]
     spacing: PixelSpacing | None
+    location: BreastLocation | None = None
 
     @property
     def angle_deg(self) -> float:
@@ -249,17 +298,21 @@ class LesionMeasurements:
             "other_area": round(self.other_area, _DIGITS),
             "cut_by": list(self.cut_by),
             "spacing": None if self.spacing is None else self.spacing.to_json(),
+            "location": None if self.location is None else asdict(self.location),
         }
 
 
 def measure_lesion(
-    mask: npt.NDArray[np.bool_], spacing: PixelSpacing | None = None
+    mask: npt.NDArray[np.bool_],
+    spacing: PixelSpacing | None = None,
+    location: BreastLocation | None = None,
 ) -> LesionMeasurements | None:
     """Measure the largest component of a mask.
 
     Args:
         mask: (H, W), bool.
         spacing: size of a pixel, mm; None gives sizes in pixels, of square ones.
+        location: where the lesion is, for reports; nothing is computed from it.
 
     Returns:
         The sizes; None for an empty mask.
@@ -324,6 +377,7 @@ def measure_lesion(
         other_area=(int(areas.sum()) - area_px) * pixel_area,
         cut_by=tuple(name for name, is_cut in sides.items() if is_cut),
         spacing=spacing,
+        location=location,
     )
 
 

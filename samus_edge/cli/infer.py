@@ -16,6 +16,7 @@ from samus_edge.cli.options import (
     Strict,
     Threads,
     parse_box,
+    parse_location,
     parse_point,
     parse_spacing,
     print_json,
@@ -80,6 +81,23 @@ def command(
     dicom_seg: DicomSeg = None,
     dicom_sr: DicomSr = None,
     spacing: Spacing = None,
+    side: Annotated[
+        str | None,
+        typer.Option(
+            "--side", metavar="left|right", help="Breast that the lesion is in, for reports."
+        ),
+    ] = None,
+    clock: Annotated[
+        int | None,
+        typer.Option("--clock", metavar="HOUR", help="Its position on the clock face, 1 to 12."),
+    ] = None,
+    from_nipple: Annotated[
+        float | None,
+        typer.Option("--from-nipple", metavar="MM", help="Its distance from the nipple."),
+    ] = None,
+    depth: Annotated[
+        float | None, typer.Option("--depth", metavar="MM", help="Its distance from the skin.")
+    ] = None,
     callipers: Annotated[
         bool, typer.Option("--callipers", help="Draw the diameters on the overlay.")
     ] = False,
@@ -96,6 +114,7 @@ def command(
     boxes = [parse_box(text) for text in box or ()]
     points = [parse_point(text) for text in point or ()]
     size = parse_spacing(spacing)
+    location = parse_location(side, clock, from_nipple, depth)
 
     # Here, so that --help and a mistyped option answer at once.
     from samus_edge.jobs.segment_file import FileSegmentation, segment_file
@@ -113,6 +132,7 @@ def command(
             mask_file=out,
             overlay_file=overlay,
             spacing=size,
+            location=location,
             has_callipers=callipers,
             is_strict=strict,
             frame=frame,

@@ -15,7 +15,7 @@ import typer
 from samus_edge.errors import BadArgumentError
 
 if TYPE_CHECKING:
-    from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
+    from samus_edge.runtime.measurement.lesion_measurements import BreastLocation, PixelSpacing
 
 __all__ = [
     "AllowFailing",
@@ -36,6 +36,7 @@ __all__ = [
     "parse_fractions",
     "parse_frame_range",
     "parse_frame_size",
+    "parse_location",
     "parse_point",
     "parse_seeds",
     "parse_sizes",
@@ -261,6 +262,17 @@ def parse_spacing(text: str | None) -> "PixelSpacing | None":
             f"--spacing {text!r} is not {expected}: positive numbers below 1000."
         )
     return PixelSpacing(numbers[0], numbers[-1])
+
+
+def parse_location(
+    side: str | None, clock: int | None, nipple_mm: float | None, depth_mm: float | None
+) -> "BreastLocation | None":
+    """Where a lesion is; None where no option says anything of it."""
+    if all(value is None for value in (side, clock, nipple_mm, depth_mm)):
+        return None
+    from samus_edge.runtime.measurement.lesion_measurements import BreastLocation
+
+    return BreastLocation(side, clock, nipple_mm, depth_mm)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

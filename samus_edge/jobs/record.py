@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge import __version__
-from samus_edge.errors import SamusEdgeError
+from samus_edge.errors import BadArgumentError, SamusEdgeError
 from samus_edge.runtime.cine.cine_source import CineSource
 from samus_edge.runtime.cine.lesion_tracker import TrackedFrame
 from samus_edge.runtime.measurement.lesion_measurements import (
+    BreastLocation,
     LesionMeasurements,
     PixelSpacing,
     box_around,
@@ -171,6 +172,7 @@ def mask_record(
     spacing: PixelSpacing | None = None,
     prompt: PromptRecord = PromptRecord(),
     notes: tuple[Note, ...] = (),
+    location: BreastLocation | None = None,
 ) -> MaskRecord:
     """Measure a mask.
 
@@ -181,11 +183,12 @@ def mask_record(
         spacing: The size of a pixel; None takes what the source says.
         prompt: What it was prompted by.
         notes: What a user should know of the prediction.
+        location: Where the lesion is, as it was given.
     """
     box = box_around(mask)
     if spacing is None and source is not None and box is not None:
         spacing, notes = source.spacing_in(box), (*notes, *source.spacing_notes(box))
-    measurements = measure_lesion(mask, spacing)
+    measurements = measure_lesion(mask, spacing, location)
     if measurements is not None:
         notes = (*notes, *_axis_notes(measurements))
     return MaskRecord(
@@ -211,12 +214,16 @@ def _axis_notes(found: LesionMeasurements) -> tuple[Note, ...]:
     return (Note("longest_axis_uncertain", "warning", text),)
 
 
+_LEFT = BreastLocation("left")
+
+
 def mask_records(
     prediction: Prediction,
     prompts: Prompts,
     boxes: Sequence[Box],
     source: CineSource,
     spacing: PixelSpacing | None,
+    location: BreastLocation | None = None,
 ) -> tuple[MaskRecord, ...]:
     """The record of each prompt's mask.
 
@@ -226,7 +233,16 @@ def mask_records(
         boxes: As they were given, before they were clipped.
         source: Where the frame is from.
         spacing: See `mask_record`.
+        location: See `mask_record`; of one lesion, so only its side may be that of several.
+
+    Raises:
+        BadArgumentError: if more than a side is given for several masks.
     """
+    if location is not None and len(prompts) > 1 and replace(location, side="left") != _LEFT:
+        raise BadArgumentError(
+            f"hour, distance and depth are those of one lesion, and there are {len(prompts)} "
+            "prompts. Give one prompt, or the side alone."
+        )
     return tuple(
         mask_record(
             prediction.masks[index, 0],
@@ -235,6 +251,7 @@ def mask_records(
             spacing,
             _prompt_record(prompts, index, boxes[index] if boxes else None),
             prediction.notes,
+            location,
         )
         for index in range(len(prompts))
     )

@@ -40,7 +40,7 @@ from samus_edge.runtime.images.overlay import (
     encode_image,
     mask_image,
 )
-from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
+from samus_edge.runtime.measurement.lesion_measurements import BreastLocation, PixelSpacing
 from samus_edge.runtime.notes import Note
 from samus_edge.runtime.segmenter import Segmenter
 
@@ -84,6 +84,7 @@ class FileSegmentation:
         mask_file: PNG for the masks, see `mask_image`; None for none.
         overlay_file: PNG or JPEG for people, see `draw_overlay`; None for none.
         spacing: Size of a pixel; None takes it from a DICOM file, and else measures in pixels.
+        location: Where the lesion is, for JSON and DICOM results; None if it is not said.
         has_callipers: Whether diameters are drawn on the overlay.
         is_strict: Whether a note of level warning is an error; then nothing is written.
         frame: Index of the frame of a DICOM file or the page of a TIFF file, from 0.
@@ -101,6 +102,7 @@ class FileSegmentation:
     mask_file: Path | None = None
     overlay_file: Path | None = None
     spacing: PixelSpacing | None = None
+    location: BreastLocation | None = None
     has_callipers: bool = False
     is_strict: bool = False
     frame: int = 0
@@ -167,6 +169,8 @@ class SegmentationReport:
             lines.append(f"  mask {index + 1}: {_describe_mask(mask, width * height)}")
             if mask.measurements is not None and mask.measurements.unit == "mm":
                 lines.append(f"    {calliper_text(mask.measurements)}")
+            if mask.measurements is not None and mask.measurements.location is not None:
+                lines.append(f"    {mask.measurements.location}")
             if mask.prompt.was_clipped:
                 lines.append(f"    its box was cut to the image: {_coordinates(mask.prompt.box)}")
         lines += [f"  {note.level}: {note.text}" for note in self.notes]
@@ -233,7 +237,7 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
         )
         clock.lap("decode")
         masks = prediction.masks[:, 0]  # (N, H, W)
-        records = mask_records(prediction, prompts, job.boxes, source, job.spacing)
+        records = mask_records(prediction, prompts, job.boxes, source, job.spacing, job.location)
         notes = all_notes(source, records)
         if source.study is not None and job.dicom_seg_file is not None:
             notes += source_notes(source.study)
@@ -401,7 +405,7 @@ def overlay_picture(
     items = [
         OverlayItem(
             mask=mask,
-            caption=f"{record.area_px} px, predicted IoU {record.predicted_iou:.2f}",
+            caption=_caption(record),
             box=record.prompt.box,
             points=record.prompt.points,
             measurements=record.measurements if has_callipers else None,
@@ -409,3 +413,9 @@ def overlay_picture(
         for mask, record in zip(masks, records, strict=True)
     ]
     return draw_overlay(image, items, [legend_note(segmenter)])
+
+
+def _caption(record: MaskRecord) -> str:
+    text = f"{record.area_px} px, predicted IoU {record.predicted_iou:.2f}"
+    found = record.measurements
+    return text if found is None or found.location is None else f"{text}, {found.location}"

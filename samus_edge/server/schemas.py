@@ -10,6 +10,7 @@ __all__ = [
     "BoundedBox",
     "Example",
     "ImageInfo",
+    "LesionPlace",
     "LiveCommand",
     "MaskRequest",
     "MaskResult",
@@ -22,6 +23,7 @@ __all__ = [
 Coordinate = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 BoundedBox = Annotated[list[Coordinate], Field(min_length=4, max_length=4)]
 Millimetres = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+PlaceMillimetres = Annotated[float, Field(ge=0, le=500, allow_inf_nan=False)]
 
 
 class _Strict(BaseModel):
@@ -37,6 +39,18 @@ class PointPrompt(_Strict):
     """1 on the lesion, 0 beside it."""
 
 
+class LesionPlace(_Strict):
+    """Where in the breast the lesion is, as the examiner says; at least one of them."""
+
+    side: Literal["left", "right"] | None = None
+    clock: Annotated[int, Field(ge=1, le=12)] | None = None
+    """Hour of the clock face."""
+    nipple_mm: PlaceMillimetres | None = None
+    """Distance from the nipple."""
+    depth_mm: PlaceMillimetres | None = None
+    """Distance from the skin."""
+
+
 class MaskRequest(_Strict):
     """A box, points, or a box and points that correct it, in the order in which they were clicked:
     one mask."""
@@ -47,6 +61,8 @@ class MaskRequest(_Strict):
     points: Annotated[list[PointPrompt], Field(max_length=64)] = []
     pixel_mm: Millimetres | None = None
     """Size of a pixel; without it as a DICOM file says."""
+    location: LesionPlace | None = None
+    """Comes back in the measurements, and goes into DICOM results."""
 
 
 class TrackRequest(_Strict):

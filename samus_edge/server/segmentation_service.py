@@ -20,7 +20,7 @@ from samus_edge.jobs.record import (
 )
 from samus_edge.jobs.segment_file import dicom_files, lesion_frames, overlay_picture
 from samus_edge.jobs.track_cine import Followed, follow_lesion
-from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
+from samus_edge.runtime.measurement.lesion_measurements import BreastLocation, PixelSpacing
 from samus_edge.runtime.segmenter import Segmenter
 from samus_edge.server.schemas import MaskRequest, MaskResult, Masks, TrackRequest
 from samus_edge.server.session import Session
@@ -135,7 +135,11 @@ class SegmentationService:
             point_labels=prompts.point_labels,
         )
         decoded = time.perf_counter()
-        (record,) = mask_records(prediction, prompts, boxes, session.image, _spacing(request))
+        place = request.location
+        location = None if place is None else BreastLocation(**place.model_dump())
+        (record,) = mask_records(
+            prediction, prompts, boxes, session.image, _spacing(request), location
+        )
         timings_ms = {
             "encode": 0.0 if was_there else 1000 * (encoded - begun),
             "decode": 1000 * (decoded - encoded),

@@ -52,6 +52,8 @@ GOOD = ("--box", "10,20,200,220")
         ),
         (("--box", "0,0,9,9") * 256 + ("--out", "{folder}/m.png"), 2, "at most 255 masks"),
         # Other arguments.
+        ((*GOOD, "--side", "up", "--clock", "13"), 2, "left or right, got 'up'; the hour"),
+        ((*GOOD, "--box", "50,50,90,90", "--side", "left", "--depth", "9"), 2, "are 2 prompts"),
         ((*GOOD, "--threads", "0"), 2, "threads must be from 1 to 256, got 0"),
         ((*GOOD, "--threads", "two"), 2, "'two'"),
         ((*GOOD, "--threads=two"), 2, "'two'"),

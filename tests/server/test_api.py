@@ -94,6 +94,9 @@ def test_points_refine(client: Client, example: dict[str, Any], segmenter: Segme
     in_px = masks(client, example, box=box)["mask"]["measurements"]
     assert (in_mm["unit"], in_px["unit"]) == ("mm", "px")
     assert in_mm["width"] == pytest.approx(0.1 * in_px["width"], abs=1e-3)
+    place = {"side": "left", "clock": 2, "nipple_mm": 40.5, "depth_mm": None}
+    told = masks(client, example, box=box, location=place)["mask"]["measurements"]
+    assert (told["location"], in_px["location"]) == (place, None)
 
 
 def test_frames_come_as_they_are(client: Client, example: dict[str, Any]) -> None:
@@ -149,6 +152,8 @@ def test_a_study_is_followed_and_segmented(client: Client, monkeypatch: pytest.M
         ("masks", {"box": [1, 1, 50, 50], "frame": -1}, 422, "frame"),
         ("masks", {"box": [1, 1, 50, 50], "colour": 1}, 422, "Extra inputs"),
         ("masks", {"box": [1, 1, 50, 50], "pixel_mm": 0}, 422, "greater than 0"),
+        ("masks", {"box": [1, 1, 50, 50], "location": {"clock": 13}}, 422, "clock"),
+        ("masks", {"box": [1, 1, 50, 50], "location": {}}, 422, "a location needs"),
         ("track", {"box": [1, 1, 50, 50], "frame": 7}, 404, "no frame 7"),
         ("segmentation.dcm", {"box": [1, 1, 50, 50]}, 422, "this is none"),
     ],

@@ -95,10 +95,15 @@ async function showFrame(index) {
   draw();
 }
 
+const places = [...document.querySelectorAll("[data-place]")];
+
 function prompt() {
   const pixel = Number($("pixel").value);
+  const said = places.filter((field) => field.value).map(({ dataset, value }) =>
+    [dataset.place, dataset.place === "side" ? value : Number(value)]);
   return {
     frame: state.frame, box: state.box, points: state.points, pixel_mm: pixel > 0 ? pixel : null,
+    location: said.length ? Object.fromEntries(said) : null,
   };
 }
 
@@ -174,7 +179,10 @@ function undo() {
 function clearPrompts(drawNow = true) {
   ++state.request;
   Object.assign(state, { box: null, points: [], history: [], result: null, drag: null, corner: null });
-  if (drawNow) { showResult(); draw(); }
+  if (!drawNow) return;
+  for (const field of places) field.value = ""; // those of one lesion
+  showResult();
+  draw();
 }
 
 // --- the picture -------------------------------------------------------------------------------------------------------
@@ -298,6 +306,10 @@ function showResult() {
     rows.push(["Width", text(sizes.width)], ["Height", text(sizes.height)]);
     rows.push(["Height / width", sizes.height_to_width.toFixed(2)]);
     rows.push(["Area", text(sizes.area, unit === "mm" ? "mm²" : "px")], ["Perimeter", text(sizes.perimeter)]);
+    for (const field of places) {
+      const value = sizes.location ? sizes.location[field.dataset.place] : null;
+      if (value !== null) rows.push([field.labels[0].firstChild.textContent.trim(), String(value)]);
+    }
     if (unit === "px") rows.push(["", "pixel size not known"]);
     if (sizes.cut_by.length) rows.push(["Cut by the frame", sizes.cut_by.join(", ")]);
     if (sizes.components > 1) rows.push(["Parts", String(sizes.components)]);
@@ -442,7 +454,7 @@ $("clear").addEventListener("click", () => clearPrompts());
 $("track").addEventListener("click", track);
 $("play").addEventListener("click", play);
 $("callipers").addEventListener("change", draw);
-$("pixel").addEventListener("change", predict);
+for (const field of [$("pixel"), ...places]) field.addEventListener("change", predict);
 $("frame").addEventListener("input", (event) => { stopPlaying(); attempt(() => showFrame(Number(event.target.value))); });
 const stage = $("stage");
 for (const name of ["dragenter", "dragover"])

@@ -1,6 +1,7 @@
 """Sizes from masks: by hand, by formula, and beside scikit-image."""
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from scipy.spatial.distance import pdist
 from skimage.measure import find_contours, perimeter_crofton, regionprops
 
 from samus_edge.runtime.measurement.lesion_measurements import (
+    BreastLocation,
     LesionMeasurements,
     PixelSpacing,
     measure_lesion,
@@ -166,6 +168,20 @@ def test_what_is_no_mask_is_refused(mask: npt.NDArray[np.bool_]) -> None:
 def test_impossible_spacings_are_refused(values: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="two positive numbers"):
         PixelSpacing(*values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "needs a side"),
+        ({"side": "top", "clock": 0}, "left or right, got 'top'; .* 1 to 12, got 0"),
+        ({"nipple_mm": math.nan}, "from the nipple must be 0 to 500 mm, got nan"),
+        ({"depth_mm": -1}, "depth must be 0 to 500 mm, got -1"),
+    ],
+)
+def test_impossible_locations_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BreastLocation(**values)
 
 
 def blob(seed: int, side: int = 160) -> Mask:

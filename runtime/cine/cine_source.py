@@ -152,7 +152,9 @@ class _Pages(Sequence[GreyFrame]):
             return [self[each] for each in range(self._count)[index]]
         if index == 0:
             return self._first
-        return decode_image(self._content, self._name, depth=self._depth, page=index)
+        page = decode_image(self._content, self._name, depth=self._depth, page=index)
+        _same_shape(str(self._name), index, page.shape, self._first.shape)
+        return page
 
     @property
     def nbytes(self) -> int:

@@ -1,7 +1,7 @@
 """Image files in: checked before they are decoded, then one grey frame.
 
 PNG, JPEG, BMP, TIFF and WebP, with 8 or 16 bits per sample, grey or colour, with or without
-transparency. Of a TIFF with several pages the first is read. Orientation tags are applied, so
+transparency. Of a file with several pages the first is read. Orientation tags are applied, so
 coordinates are those of the image as viewers show it.
 """
 
@@ -118,7 +118,10 @@ _FORMATS = (
     ("TIFF", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TiffImagePlugin", "TiffImageFile"),
     ("WebP", (b"RIFF",), "WebPImagePlugin", "WebPImageFile"),
 )
-_VIDEO_STARTS = (b"\x1aE\xdf\xa3", b"0&\xb2u\x8ef\xcf\x11", b"\0\0\1\xba", b"\0\0\1\xb3")
+_VIDEO_STARTS = (
+    *(b"\x1aE\xdf\xa3", b"0&\xb2u\x8ef\xcf\x11", b"\0\0\1\xba", b"\0\0\1\xb3"),
+    b"GIF8",
+)
 _STILL_BRANDS = (b"heic", b"heix", b"mif1", b"avif")
 _ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 274, 258, 262, 339  # tags of TIFF and Exif
 _UNSIGNED = 1
@@ -146,7 +149,7 @@ def read_image(
             `MAX_IMAGE_PIXELS`.
         depth: Significant bits of 16-bit samples, so that frames of one series are scaled alike;
             None for the smallest of 8, 10, 12, 14 and 16 that holds this image's largest.
-        page: Of a TIFF or WebP file with several; see `page_count`.
+        page: Of a TIFF, WebP or PNG file with several; see `page_count`.
 
     Returns:
         (H, W), uint8, [0, 255]. 16-bit samples are scaled by `scale_to_8_bits`; transparent pixels
@@ -181,13 +184,13 @@ def decode_image(
 
 
 def page_count(content: bytes, name: Path) -> int:
-    """The pages of a TIFF file, or the frames of an animated WebP file; 1 of any other image.
+    """The pages of a TIFF file, or the frames of an animated PNG or WebP; 1 of any other image.
 
     Raises:
         ImageFileError: as `read_image`.
     """
     with _named(name), _opened(content) as (kind, picture):
-        return int(getattr(picture, "n_frames", 1)) if kind in ("TIFF", "WebP") else 1
+        return int(getattr(picture, "n_frames", 1)) if kind in ("TIFF", "WebP", "PNG") else 1
 
 
 def depth_of_series(pages: Iterable[tuple[bytes, Path, int]]) -> int | None:
@@ -298,7 +301,7 @@ def _opened(content: bytes) -> Iterator[tuple[str, "Image"]]:
     found = _format_of(content)
     if is_video(content):
         raise ImageFileError(
-            "is a video, not an image",
+            "is a video or a GIF, not an image",
             "Follow a lesion through it with `samus-edge track`, or export one frame as PNG.",
         )
     if found is None:
@@ -338,7 +341,7 @@ def _format_of(head: bytes) -> tuple[str, tuple[bytes, ...], str, str] | None:
 
 
 def is_video(content: bytes) -> bool:
-    """Whether a file begins as AVI, MP4, QuickTime, Matroska, WebM, ASF or MPEG does."""
+    """Whether a file begins as AVI, MP4, QuickTime, Matroska, WebM, ASF, MPEG or GIF does."""
     if content[4:8] == b"ftyp":  # HEIF and AVIF share MP4's container
         return content[8:12] not in _STILL_BRANDS
     is_avi = content.startswith(b"RIFF") and content[8:12] == b"AVI "

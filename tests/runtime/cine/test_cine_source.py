@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tifffile
+from PIL import Image
 
 from samus_edge.benchmarking.synthetic_cine import TrueFrame
 from samus_edge.errors import BadArgumentError, ImageFileError
@@ -283,6 +284,32 @@ def test_an_image_has_one_frame(tmp_path: Path) -> None:
     path = tmp_path / "image.png"
     cv2.imwrite(str(path), np.zeros((4, 4), np.uint8))
     with pytest.raises(ValueError, match=r"image\.png is one image and has no frame 1"):
+        open_frames(path).read(1)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "gif"])
+def test_frames_of_an_animation_are_frames(tmp_path: Path, suffix: str) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (3, 20, 30), np.uint8)
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    path = tmp_path / f"x.{suffix}"
+    first.save(path, save_all=True, append_images=others, duration=100, lossless=True)
+    if suffix == "gif":
+        with pytest.raises(ImageFileError, match=r"GIF, not an image.*samus-edge track"):
+            open_frames(path)
+        kept = open_frames(path, max_video_frames=9)
+    else:
+        kept = open_frames(path)
+        assert [note.code for note in kept.notes] == ["several_pages"]
+        np.testing.assert_array_equal(kept.read(2), frames[2])
+    for source in (kept, open_cine(str(path))):
+        np.testing.assert_array_equal([frame.image for frame in source], frames)
+
+
+def test_pages_of_another_size_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pages.tif"
+    for size in ((20, 30), (10, 15)):
+        tifffile.imwrite(path, np.zeros(size, np.uint8), append=path.exists())
+    with pytest.raises(ImageFileError, match="frame 1 is 15 x 10, the first is 30 x 20"):
         open_frames(path).read(1)
 
 

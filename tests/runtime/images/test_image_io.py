@@ -293,7 +293,7 @@ def test_a_header_without_pixels_is_refused(tmp_path: Path, make_png: MakePng) -
 
 @pytest.mark.parametrize(
     "content",
-    [b"text", b"GIF89a" + bytes(100), b"\0" * 200, b"%PDF-1.7", b"\x89PN"],
+    [b"text", b"\0" * 200, b"%PDF-1.7", b"\x89PN"],
 )
 def test_a_file_that_is_no_image_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.png"

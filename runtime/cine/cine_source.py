@@ -17,7 +17,7 @@ from samus_edge.errors import BadArgumentError, ImageFileError, OutputFileError
 from samus_edge.runtime.cine.lesion_tracker import Box
 from samus_edge.runtime.dicom.dicom_frames import HEAD_BYTES, is_dicom
 from samus_edge.runtime.images.image_io import (
-    MAX_IMAGE_PIXELS,
+    MAX_FILE_PIXELS,
     GreyFrame,
     decode_image,
     depth_of_series,
@@ -232,6 +232,10 @@ class FileFrames(CineSource):
             )
         return self._frames[index]
 
+    def seconds_of(self, index: int) -> float | None:
+        """When a frame was taken, from the first one's time; None where the source does not say."""
+        return self._seconds[index] if self._seconds else None
+
     def __iter__(self) -> Iterator[CineFrame]:
         return self.part(0, None)
 
@@ -239,8 +243,7 @@ class FileFrames(CineSource):
         """As of any cine; those before the first are not decoded."""
         stop = len(self) if count is None else min(len(self), start + count)
         for index in range(start, stop):
-            seconds = self._seconds[index] if self._seconds else None
-            yield CineFrame(index, seconds, self.read(index))
+            yield CineFrame(index, self.seconds_of(index), self.read(index))
 
 
 def open_frames(source: Path | bytes, name: str = "", *, max_video_frames: int = 0) -> FileFrames:
@@ -387,11 +390,11 @@ class _Video(CineSource):
                 *(cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS),
             )
         )
-        if width * height > MAX_IMAGE_PIXELS:
+        if width * height > MAX_FILE_PIXELS:
             self._capture.release()
             raise ImageFileError(
                 f"{name} has frames of {width:g} x {height:g} pixels, more than the limit of "
-                f"{MAX_IMAGE_PIXELS}. Scale it down."
+                f"{MAX_FILE_PIXELS}. Scale it down."
             )
         # Other containers do not count: OpenCV makes a number of their duration and rate.
         is_counted = count > 0 and container in ("MP4", "AVI")

@@ -141,6 +141,7 @@ def segmentation_of(
             "encoder_sha256": model.encoder_sha256,
         },
     )
+    described = describe_source(source)
     segments = [
         hd.seg.SegmentDescription(
             segment_number=number,
@@ -151,13 +152,17 @@ def segmentation_of(
             algorithm_identification=algorithm,
             tracking_uid=hd.UID(),
             tracking_id=f"Lesion {number}",
+            anatomic_regions=None if described.site is None else [described.site],
         )
         for number in range(1, len(lesions) + 1)
     ]
+    if described.laterality is not None:
+        side = hd.sr.CodedConcept.from_code(described.laterality)
+        for segment in segments:
+            segment.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [side]
     for each in found:
         if each.measurements.location is not None:
             _place(segments[lesions.index(each.lesion)], each.measurements.location)
-    described = describe_source(source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = hd.seg.Segmentation(
@@ -198,15 +203,15 @@ def _sorted(found: Sequence[LesionFrame]) -> list[LesionFrame]:
     return sorted(found, key=lambda each: (each.lesion, each.frame))
 
 
-def _refer_to_class(segmentation: "Dataset", described: ResultSource) -> None:
-    """Refer to the source by its own class."""
+def _refer_to_class(made: "Dataset", described: ResultSource) -> None:
+    """Refer to the source by its own class, which highdicom need not know."""
     instance = described.reference.SOPInstanceUID
 
     def put_right(dataset: "Dataset", element: "DataElement") -> None:
         if element.keyword == "ReferencedSOPInstanceUID" and element.value == instance:
             dataset.ReferencedSOPClassUID = described.class_uid
 
-    segmentation.walk(put_right)
+    made.walk(put_right)
 
 
 def _put_frames(
@@ -330,6 +335,9 @@ def report_of(
             "one for each."
         )
     described = describe_source(source)
+    sites = None
+    if described.site is not None:
+        sites = [hd.sr.FindingSite(described.site, described.laterality)]
     lesions = sorted({each.lesion for each in found})
     segments = [segmentation.SegmentSequence[lesions.index(each.lesion)] for each in found]
     groups = [
@@ -355,7 +363,7 @@ def report_of(
                     f"precision={model.precision}",
                 ],
             ),
-            finding_sites=_finding_sites(each.measurements.location),
+            finding_sites=_finding_sites(each.measurements.location) or sites,
             measurements=_coded(each.measurements),
             qualitative_evaluations=_evaluations(each.measurements),
         )
@@ -376,7 +384,6 @@ def report_of(
         procedure_reported=Code("16310003", "SCT", "Ultrasonography"),
         imaging_measurements=groups,
     )
-    described.reference.SOPClassUID = described.class_uid
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = hd.sr.ComprehensiveSR(
@@ -389,6 +396,7 @@ def report_of(
             manufacturer=MADE_BY,
             series_description="samus-edge lesion measurements",
         )
+    _refer_to_class(made, described)
     _identify(made, described)
     made.walk(_refer_by_frame)
     return made

@@ -20,6 +20,7 @@ from samus_edge.runtime.notes import Note
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+    from pydicom.sr.coding import Code
 
 __all__ = ["ResultSource", "describe_source"]
 
@@ -33,6 +34,8 @@ class ResultSource:
         reference: image without pixels, by whose identifiers highdicom refers to it.
         class_uid: SOP class of the source itself.
         is_volume: whether its frames are planes of a volume.
+        site: the part of the body, where the source says one that the standard has a code for.
+        laterality: its side, where the source says it.
         notes: what was written differently, or left empty.
     """
 
@@ -40,6 +43,8 @@ class ResultSource:
     reference: "Dataset"
     class_uid: str
     is_volume: bool
+    site: "Code | None"
+    laterality: "Code | None"
     notes: tuple[Note, ...]
 
 
@@ -156,8 +161,30 @@ def describe_source(source: DicomFrames) -> ResultSource:
         for keyword, numbers in values.items():
             setattr(reference, keyword, numbers if len(numbers) > 1 else numbers[0])
     class_uid = identifiers["SOPClassUID"]
-    is_volume = class_uid == EnhancedUSVolumeStorage
-    return ResultSource(identity, reference, class_uid, is_volume, tuple(notes))
+    return ResultSource(
+        identity,
+        reference,
+        class_uid,
+        class_uid == EnhancedUSVolumeStorage,
+        *_site(dataset),
+        tuple(notes),
+    )
+
+
+def _site(dataset: "Dataset") -> "tuple[Code | None, Code | None]":
+    """The part of the body and its side, by code or by the standard's words; no other text."""
+    from pydicom.sr.codedict import codes
+
+    known = {code.value: code for code in codes.cid4.concepts.values()}
+    regions = dataset.get("AnatomicRegionSequence") or ()
+    words = _stated(dataset, "BodyPartExamined").title().replace(" ", "")
+    site = next(
+        (found for each in regions if (found := known.get(_stated(each, "CodeValue")))),
+        codes.cid4.concepts.get(words),
+    )
+    sides = {"R": codes.cid244.Right, "L": codes.cid244.Left, "B": codes.SCT.RightAndLeft}
+    stated = _stated(dataset, "ImageLaterality") or _stated(dataset, "Laterality")
+    return site, sides.get(stated) if site is not None else None
 
 
 def _stated(dataset: "Dataset", keyword: str) -> str:

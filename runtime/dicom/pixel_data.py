@@ -15,7 +15,7 @@ from samus_edge.runtime.dicom.codestream import (
     with_colour_space,
 )
 from samus_edge.runtime.dicom.pixel_pipeline import StoredRange, number_of
-from samus_edge.runtime.images.image_io import MAX_IMAGE_PIXELS
+from samus_edge.runtime.images.image_io import MAX_FILE_PIXELS
 from samus_edge.runtime.notes import Note, NoteLevel
 
 if TYPE_CHECKING:
@@ -97,10 +97,10 @@ class PixelData:
             )
         self.hw = (self._integer("Rows"), self._integer("Columns"))
         stated = self._integer("NumberOfFrames")
-        if not 0 < self.hw[0] * self.hw[1] <= MAX_IMAGE_PIXELS or not 0 <= stated <= _MAX_FRAMES:
+        if not 0 < self.hw[0] * self.hw[1] <= MAX_FILE_PIXELS or not 0 <= stated <= _MAX_FRAMES:
             raise ImageFileError(
                 f"{path} has {stated} frames of {self.hw[1]} x {self.hw[0]} pixels; from 1 to "
-                f"{MAX_IMAGE_PIXELS} pixels and from 1 frame are accepted."
+                f"{MAX_FILE_PIXELS} pixels and from 1 frame are accepted."
             )
         self.photometric = str(dataset.get("PhotometricInterpretation", "")).strip().upper()
         if self.photometric not in _SPACES:

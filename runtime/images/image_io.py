@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_FILE_BYTES",
+    "MAX_FILE_PIXELS",
     "MAX_IMAGE_PIXELS",
     "GreyFrame",
     "decode_image",
@@ -103,8 +104,10 @@ def _shape_hint(shape: tuple[int, ...]) -> str:
     return "Pass one image at a time."
 
 
-# 1 GiB: twice the largest image that is accepted, uncompressed with four samples of 16 bits.
+# Of many frames: a TIFF or a DICOM file.
 MAX_FILE_BYTES = 1 << 30
+MAX_FILE_PIXELS = 1 << 24
+"""Of a frame in a file: decoding and encoding it takes less than 1 GB."""
 
 # What devices deliver in 16-bit files.
 _ADVICE = "Copy it again, or export it as PNG."
@@ -124,6 +127,7 @@ _VIDEO_STARTS = (
 )
 _STILL_BRANDS = (b"heic", b"heix", b"mif1", b"avif")
 _ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 274, 258, 262, 339  # tags of TIFF and Exif
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _UNSIGNED = 1
 _decoding = threading.Lock()  # filters of warnings belong to the whole process
 # What Pillow gives without loss; the others are converted.
@@ -146,7 +150,7 @@ def read_image(
 
     Args:
         path: a PNG, JPEG, BMP, TIFF or WebP file of at most `MAX_FILE_BYTES` and
-            `MAX_IMAGE_PIXELS`.
+            `MAX_FILE_PIXELS`.
         depth: Significant bits of 16-bit samples, so that frames of one series are scaled alike;
             None for the smallest of 8, 10, 12, 14 and 16 that holds this image's largest.
         page: Of a TIFF, WebP or PNG file with several; see `page_count`.
@@ -283,12 +287,15 @@ def _decode(content: bytes, page: int) -> tuple[npt.NDArray[Any], bool]:
     with _opened(content) as (kind, picture):
         if page:
             picture.seek(page)
-        width, height = picture.size
-        if width * height > MAX_IMAGE_PIXELS:
-            raise ImageFileError(
-                f"has {width} x {height} pixels, more than the limit of {MAX_IMAGE_PIXELS}",
-                "Crop it or scale it down.",
-            )
+        tags = getattr(picture, "tag_v2", {})
+        tile = (int(tags.get(_TILE_WIDTH, 1)), int(tags.get(_TILE_HEIGHT, 1)))
+        # A tile is decoded as a whole, however little of it belongs to the image.
+        for what, (width, height) in (("pixels", picture.size), ("pixels in a tile", tile)):
+            if width * height > MAX_FILE_PIXELS:
+                raise ImageFileError(
+                    f"has {width} x {height} {what}, more than the limit of {MAX_FILE_PIXELS}",
+                    "Crop it or scale it down.",
+                )
         if kind == "PNG":  # the chunks and their checksums, up to the end
             with _opener(kind)(BytesIO(content)) as checked:
                 checked.verify()
@@ -408,13 +415,29 @@ def _oriented(image: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
     return image
 
 
+# Intermediate results of a block are larger than the image's own samples.
+_BLOCK_ROWS = 256
+
+
 def _grey(image: npt.NDArray[Any], depth: int | None) -> GreyFrame:
     """Grey of 8 bits; transparent pixels are laid over black."""
+    has_alpha = image.ndim == 3 and image.shape[2] in (2, 4)
+    if image.dtype == np.uint16 and depth is None:
+        depth = _depth(image[..., :-1] if has_alpha else image)
+    grey = np.empty(image.shape[:2], np.uint8)  # (H, W)
+    for row in range(0, len(grey), _BLOCK_ROWS):
+        rows = slice(row, row + _BLOCK_ROWS)
+        grey[rows] = _grey_block(image[rows], depth, has_alpha)
+    return grey
+
+
+def _grey_block(
+    image: npt.NDArray[Any], depth: int | None, has_alpha: bool
+) -> npt.NDArray[np.uint8]:
     if image.ndim == 2:
-        return np.ascontiguousarray(_to_8_bits(image, depth))
+        return _to_8_bits(image, depth)
     import cv2
 
-    has_alpha = image.shape[2] in (2, 4)
     colour = _to_8_bits(image[..., : image.shape[2] - has_alpha], depth)  # (H, W, 1) or (H, W, 3)
     if has_alpha:
         alpha = image[..., -1:]  # (H, W, 1)
@@ -422,7 +445,7 @@ def _grey(image: npt.NDArray[Any], depth: int | None) -> GreyFrame:
         product = colour.astype(np.uint32) * alpha
         colour = ((product + opaque // 2) // opaque).astype(np.uint8)  # rounded to nearest
     if colour.shape[2] == 1:
-        return np.ascontiguousarray(colour[..., 0])
+        return np.asarray(colour[..., 0], dtype=np.uint8)
     grey = cv2.cvtColor(np.ascontiguousarray(colour), cv2.COLOR_RGB2GRAY)  # (H, W)
     return np.asarray(grey, dtype=np.uint8)
 

@@ -100,7 +100,8 @@ def command(
     graph; for others they are built anew. Without a GPU, TensorRT-RTX builds for a named compute
     capability.
 
-    Exit codes: 0 done; 1 a build or the check failed; 2 an argument is wrong.
+    Exit codes: 0 done; 1 a build or the check failed, or an engine could not be kept; 2 an argument
+    is wrong.
     """
     from samus_edge.runtime.backends.tensorrt.engine_cache import EngineCache
 
@@ -122,6 +123,7 @@ def command(
     _refuse_known_problems(target, opened, names, force)
     provided = _build(Console(stderr=True), opened, names, target, options, engines, rebuild)
     _print_built(provided, target, as_json)
+    _refuse_unkept(provided, engines)
     if device is not None:
         _check_on_device(opened, names, device, target, engines, options, force)
 
@@ -314,6 +316,20 @@ def _print_built(
         how = "built" if engine.was_built else "from the cache"
         table.add_row(graph, f"{len(engine.engine) / 1e6:.1f}", seconds, f"{how}, {kept}")
     _print(table)
+
+
+def _refuse_unkept(provided: "dict[str, ProvidedEngine]", engines: "EngineCache") -> None:
+    """An engine that is not in the cache is of no use to anybody."""
+    from samus_edge.errors import OutputFileError
+    from samus_edge.runtime.backends.backend import CACHE_VARIABLE
+
+    unkept = [graph for graph, engine in provided.items() if engine.entry is None]
+    if unkept:
+        raise OutputFileError(
+            f"the engines of {', '.join(unkept)} were built, but could not be kept in "
+            f"{engines.folder}. Make room there, or name another folder with --cache or in "
+            f"{CACHE_VARIABLE}."
+        )
 
 
 def _show(engines: "EngineCache", as_json: bool) -> None:

@@ -61,7 +61,8 @@ def command(
             "--out",
             metavar="FILE.png",
             help="Write the mask at the image's size: 0 and 255; with several boxes 1 for the "
-            "first mask, 2 for the second and so on, the later one where they overlap.",
+            "first mask, 2 for the second and so on, the later one where they overlap. Of several "
+            "frames: a folder of such files, or one NumPy file (.npz).",
         ),
     ] = None,
     overlay: Annotated[
@@ -73,11 +74,15 @@ def command(
         ),
     ] = None,
     frame: Annotated[
-        int,
+        list[int] | None,
         typer.Option(
-            "--frame", min=0, metavar="N", help="Frame of a DICOM file, or page of a TIFF, from 0."
+            "--frame",
+            min=0,
+            metavar="N",
+            help="Frame of a DICOM file, or page of a TIFF, from 0 (the default); repeatable, with "
+            "the same prompts in each.",
         ),
-    ] = 0,
+    ] = None,
     dicom_seg: DicomSeg = None,
     dicom_sr: DicomSr = None,
     spacing: Spacing = None,
@@ -135,7 +140,7 @@ def command(
             location=location,
             has_callipers=callipers,
             is_strict=strict,
-            frame=frame,
+            frames=frame or [0],
             dicom_seg_file=dicom_seg,
             dicom_sr_file=dicom_sr,
         )

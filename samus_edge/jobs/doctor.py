@@ -19,11 +19,13 @@ from samus_edge import __version__
 from samus_edge.errors import SamusEdgeError, install_command
 from samus_edge.runtime.backends.backend import cpu_features, cpu_model
 from samus_edge.runtime.backends.backend_selection import AUTO_ORDER, select_backend
-from samus_edge.runtime.backends.gpu.device import has_nvidia_driver
+from samus_edge.runtime.backends.gpu.device import driver_cuda_version, has_nvidia_driver
 from samus_edge.runtime.backends.gpu.find_device import list_gpus
 from samus_edge.runtime.backends.tensorrt.engine_cache import EngineCache
+from samus_edge.runtime.backends.tensorrt.tensorrt_backend import TensorRTBackend
 from samus_edge.runtime.backends.tensorrt.tensorrt_library import find_tensorrt, known_problem
 from samus_edge.runtime.bundle.bundle import Bundle
+from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER
 from samus_edge.runtime.segmenter import Segmenter
 
 __all__ = [
@@ -117,7 +119,7 @@ def _power_mode() -> str:
 
 _JETPACK_5 = (
     "JetPack 5 has Python 3.8 and TensorRT 8, and samus-edge needs Python 3.10 and TensorRT 10: "
-    "update to JetPack 6, or run on the CPU in a container with Python 3.10"
+    "update an Orin to JetPack 7.2, or run on the CPU in a container with Python 3.10"
 )
 _JETPACK_TENSORRT = (
     "sudo apt-get install nvidia-tensorrt python3-libnvinfer, and create the virtual environment "
@@ -130,7 +132,8 @@ _COMMANDS: Final[Mapping[str, Mapping[int | None, str]]] = {
     "tensorrt": {
         None: "pip install 'samus-edge[tensorrt]' (or 'samus-edge[tensorrt-rtx]')",
         5: _JETPACK_5,
-        6: f"{_JETPACK_TENSORRT}; then TensorRT 10.5 or newer from NVIDIA's page for Jetson",
+        6: "its TensorRT 10.3 computes vision transformers wrongly: update the Orin to JetPack 7.2 "
+        "(TensorRT 10.16), or use the container of docker/jetson",
         7: _JETPACK_TENSORRT,
     },
     "onnxruntime-gpu": {
@@ -138,13 +141,20 @@ _COMMANDS: Final[Mapping[str, Mapping[int | None, str]]] = {
         5: _JETPACK_5,
         6: "pip uninstall -y onnxruntime && pip install onnxruntime-gpu --index-url "
         "https://pypi.jetson-ai-lab.io/jp6/cu126",
-        7: "no wheel for Thor that we know of: use TensorRT, or build ONNX Runtime with --use_cuda",
+        7: "pip uninstall -y onnxruntime && pip install 'onnxruntime-gpu>=1.31'",
     },
     "driver": {
         None: "install the NVIDIA driver (on Ubuntu: sudo ubuntu-drivers install), or start the "
         "container with --gpus all",
         **dict.fromkeys((5, 6, 7), _JETPACK_DRIVER),
     },
+}
+
+
+# A workstation or server whose driver is of CUDA 12: what is newest wants one of CUDA 13.
+_COMMANDS_OF_CUDA_12: Final[Mapping[str, str]] = {
+    "cuda": "pip install 'cuda-python>=12.6,<13'",
+    "tensorrt": "pip install tensorrt-cu12 'cuda-python>=12.6,<13', or update the driver",
 }
 
 
@@ -156,6 +166,10 @@ def how_to_get(what: str, jetson: Jetson | None) -> str:
         jetson: The module that this is; None for a workstation or a server. One whose JetPack is
             not known is answered as JetPack 7.
     """
+    if jetson is None and (driver_cuda_version() or "").startswith("12."):
+        of_cuda_12 = _COMMANDS_OF_CUDA_12.get(what)
+        if of_cuda_12 is not None:
+            return of_cuda_12
     jetpack = None if jetson is None else jetson.jetpack or 7
     return _COMMANDS.get(what, {}).get(jetpack) or install_command(what)
 
@@ -419,11 +433,16 @@ def _backends(diagnosis: Diagnosis, jetson: Jetson | None, has_gpu: bool) -> Non
 
 def _try_backend(name: str) -> tuple[str, str, float]:
     """Its device and version, and milliseconds of one frame with one box, the third time."""
-    frame = np.tile(np.arange(256, dtype=np.uint8), (200, 1))
     backend = select_backend(name, build_missing=False)
     with Segmenter(Bundle.open(), backend) as segmenter:
+        height, width = 200, 256
+        if isinstance(backend, TensorRTBackend):  # whose engine may take one size alone
+            sizes = backend.frame_sizes(segmenter.graph_hashes[IMAGE_ENCODER])
+            height, width = (height, width) if sizes is None else sizes.typical
+        frame = np.tile(np.arange(width).astype(np.uint8), (height, 1))
+        box = [0.25 * width, 0.25 * height, 0.75 * width, 0.75 * height]
         for _ in range(3):  # a graph of CUDA is captured in the second, and is part of the third
             begun = time.perf_counter()
-            segmenter.segment(frame, boxes=[[60, 50, 180, 150]])
+            segmenter.segment(frame, boxes=[box])
             seconds = time.perf_counter() - begun
         return backend.device, backend.version, 1000 * seconds

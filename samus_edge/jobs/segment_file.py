@@ -1,7 +1,9 @@
-"""Segment one image file and write what was asked for: the work of `samus-edge infer`."""
+"""Segment frames of one image file and write what was asked for: the work of `samus-edge infer`."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge.errors import BadArgumentError
+from samus_edge.jobs.mask_files import MaskFiles, check_masks
 from samus_edge.jobs.record import (
     Box,
     Clock,
@@ -24,7 +27,7 @@ from samus_edge.jobs.record import (
 from samus_edge.runtime.backends.backend_selection import check_backend, check_threads
 from samus_edge.runtime.bundle.bundle import check_precision
 from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER
-from samus_edge.runtime.cine.cine_source import CineSource, open_frames
+from samus_edge.runtime.cine.cine_source import CineSource, FileFrames, open_frames
 from samus_edge.runtime.dicom.dicom_frames import require_highdicom
 from samus_edge.runtime.images.image_io import GreyFrame
 from samus_edge.runtime.images.output_files import (
@@ -42,6 +45,7 @@ from samus_edge.runtime.images.overlay import (
 )
 from samus_edge.runtime.measurement.lesion_measurements import BreastLocation, PixelSpacing
 from samus_edge.runtime.notes import Note
+from samus_edge.runtime.prompts import Prompts
 from samus_edge.runtime.segmenter import Segmenter
 
 if TYPE_CHECKING:
@@ -55,10 +59,10 @@ __all__ = [
     "check_dicom_files",
     "check_dicom_source",
     "dicom_files",
+    "dicom_notes",
     "lesion_frames",
     "overlay_picture",
     "segment_file",
-    "source_notes",
 ]
 
 MAX_SEGMENTATION_BYTES = 1 << 30
@@ -81,13 +85,15 @@ class FileSegmentation:
         backend: See `select_backend`.
         precision: See `Segmenter.load`.
         threads: CPU threads; None for all cores, at most 8.
-        mask_file: PNG for the masks, see `mask_image`; None for none.
-        overlay_file: PNG or JPEG for people, see `draw_overlay`; None for none.
+        mask_file: PNG for the masks, see `mask_image`; of several frames a folder or an NPZ file,
+            see `MaskFiles`; None for none.
+        overlay_file: PNG or JPEG for people, see `draw_overlay`, of one frame; None for none.
         spacing: Size of a pixel; None takes it from a DICOM file, and else measures in pixels.
         location: Where the lesion is, for JSON and DICOM results; None if it is not said.
         has_callipers: Whether diameters are drawn on the overlay.
         is_strict: Whether a note of level warning is an error; then nothing is written.
-        frame: Index of the frame of a DICOM file or the page of a TIFF file, from 0.
+        frames: Indices of frames of a DICOM file or pages of an image file, from 0; the prompts are
+            the same in each.
         dicom_seg_file: DICOM file for the masks of a DICOM image; None for none.
         dicom_sr_file: DICOM file for their measurements, which refer to that; None for none.
     """
@@ -105,7 +111,7 @@ class FileSegmentation:
     location: BreastLocation | None = None
     has_callipers: bool = False
     is_strict: bool = False
-    frame: int = 0
+    frames: Sequence[int] = (0,)
     dicom_seg_file: Path | None = None
     dicom_sr_file: Path | None = None
 
@@ -118,8 +124,8 @@ class SegmentationReport:
         job: What was asked for.
         image_sha256: SHA-256 of the file.
         original_hw: (H, W) of the image, pixels.
-        frame: Index of the frame of a DICOM file, from 0; None for an image file.
-        masks: One for each prompt, in the order of the prompts.
+        frames: Indices of the frames, from 0; empty for an image file of one.
+        masks: One for each prompt in each frame, in the order of the frames, then of the prompts.
         timings_ms: Wall time of each step by its name, and "total".
         computed_by: See `computed_by`.
         notes: What a user should know about the file, the prompts and the masks.
@@ -128,7 +134,7 @@ class SegmentationReport:
     job: FileSegmentation
     image_sha256: str
     original_hw: tuple[int, int]
-    frame: int | None
+    frames: tuple[int, ...]
     masks: tuple[MaskRecord, ...]
     timings_ms: Mapping[str, float]
     computed_by: Mapping[str, Any]
@@ -150,23 +156,35 @@ class SegmentationReport:
                 "sha256": self.image_sha256,
                 "width": width,
                 "height": height,
-                "frame": self.frame,
+                "frame": self.frames[0] if len(self.frames) == 1 else None,
             },
-            "masks": [mask.to_json() for mask in self.masks],
+            "masks": [
+                {"frame": frame, **mask.to_json()}
+                for frame, mask in zip(self._frame_of_masks(), self.masks, strict=True)
+            ],
             "notes": [note.to_json() for note in self.notes],
             "timings_ms": dict(self.timings_ms),
             **self.computed_by,
             **{name: None if path is None else str(path) for name, path in files.items()},
         }
 
+    def _frame_of_masks(self) -> list[int | None]:
+        each = len(self.masks) // max(1, len(self.frames))
+        return [frame for frame in self.frames or (None,) for _ in range(each)]
+
     def lines(self) -> list[str]:
         """As the lines that `samus-edge infer` prints for people."""
         height, width = self.original_hw
         job, computed = self.job, self.computed_by
-        frame = "" if self.frame is None else f", frame {self.frame}"
+        frame = f", frame {self.frames[0]}" if len(self.frames) == 1 else ""
         lines = [f"{job.image}{frame}: {width} x {height} pixels"]
-        for index, mask in enumerate(self.masks):
-            lines.append(f"  mask {index + 1}: {_describe_mask(mask, width * height)}")
+        each = len(self.masks) // max(1, len(self.frames))
+        for index, (number, mask) in enumerate(
+            zip(self._frame_of_masks(), self.masks, strict=True)
+        ):
+            frame = f"frame {number}, " if len(self.frames) > 1 else ""
+            described = _describe_mask(mask, width * height)
+            lines.append(f"  {frame}mask {index % each + 1}: {described}")
             if mask.measurements is not None and mask.measurements.unit == "mm":
                 lines.append(f"    {calliper_text(mask.measurements)}")
             if mask.measurements is not None and mask.measurements.location is not None:
@@ -174,9 +192,9 @@ class SegmentationReport:
             if mask.prompt.was_clipped:
                 lines.append(f"    its box was cut to the image: {_coordinates(mask.prompt.box)}")
         lines += [f"  {note.level}: {note.text}" for note in self.notes]
-        values = "0 and 255" if len(self.masks) == 1 else f"labels 1 to {len(self.masks)}"
+        values = "0 and 255" if each == 1 else f"labels 1 to {each}"
         for kind, path, remark in (
-            ("mask file", job.mask_file, values),
+            ("mask file", job.mask_file, values if len(self.frames) < 2 else ""),
             ("overlay", job.overlay_file, ""),
             ("DICOM segmentation", job.dicom_seg_file, "identifies the patient"),
             ("DICOM report", job.dicom_sr_file, "identifies the patient"),
@@ -219,45 +237,47 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
     clock = Clock()
     _check_job(job)
     source = open_frames(job.image)
-    image = source.read(job.frame)
-    check_dicom_source(source, job.dicom_seg_file, max(1, len(job.boxes)))
+    later = map(source.read, job.frames)
+    images = chain([next(later)], later)  # the first one before the bundle is loaded
+    check_dicom_source(source, job.dicom_seg_file, len(job.frames) * max(1, len(job.boxes)))
     prompts = prompts_for(job.boxes, job.points, source.original_hw)
     clock.lap("read")
-    with Segmenter.load(
-        job.bundle, backend=job.backend, precision=job.precision, threads=job.threads
-    ) as segmenter:
-        clock.lap("load")
-        embedding = segmenter.encode(image)
-        clock.lap("encode")
-        prediction = segmenter.predict(
-            embedding,
-            boxes=prompts.boxes,
-            point_coords=prompts.point_coords,
-            point_labels=prompts.point_labels,
+    records: list[MaskRecord] = []
+    lesions: list[LesionFrame] = []
+    outputs: dict[Path, bytes] = {}
+    with ExitStack() as closing:
+        segmenter = closing.enter_context(
+            Segmenter.load(
+                job.bundle, backend=job.backend, precision=job.precision, threads=job.threads
+            )
         )
-        clock.lap("decode")
-        masks = prediction.masks[:, 0]  # (N, H, W)
-        records = mask_records(prediction, prompts, job.boxes, source, job.spacing, job.location)
+        clock.lap("load")
+        files: MaskFiles | None = None
+        if job.mask_file is not None and len(job.frames) > 1:
+            files = closing.enter_context(MaskFiles(job.mask_file))
+        for frame, image, masks, found in _segmented(
+            job, source, images, segmenter, prompts, clock
+        ):
+            records += found
+            if files is not None:
+                files.add(frame, source.seconds_of(frame), "prompted", masks, found[0].spacing)
+            elif job.mask_file is not None:
+                outputs[job.mask_file] = encode_image(job.mask_file, mask_image(masks))
+            if job.overlay_file is not None:
+                overlay = overlay_picture(
+                    segmenter, image, masks, found, has_callipers=job.has_callipers
+                )
+                outputs[job.overlay_file] = encode_image(job.overlay_file, overlay)
+            if job.dicom_seg_file is not None:
+                lesions += lesion_frames(frame, masks, found)
         notes = all_notes(source, records)
         if source.study is not None and job.dicom_seg_file is not None:
-            notes += source_notes(source.study)
+            notes += dicom_notes(source.study, len(records), len(lesions))
         if job.is_strict:
             refuse_warnings(notes)
-        outputs: dict[Path, bytes] = {}
-        if job.mask_file is not None:
-            outputs[job.mask_file] = encode_image(job.mask_file, mask_image(masks))
-        if job.overlay_file is not None:
-            overlay = overlay_picture(
-                segmenter, image, masks, records, has_callipers=job.has_callipers
-            )
-            outputs[job.overlay_file] = encode_image(job.overlay_file, overlay)
         if source.study is not None and job.dicom_seg_file is not None:
-            seg, report = dicom_files(
-                segmenter,
-                source.study,
-                lesion_frames(job.frame, masks, records),
-                with_report=job.dicom_sr_file is not None,
-            )
+            has_report = job.dicom_sr_file is not None
+            seg, report = dicom_files(segmenter, source.study, lesions, with_report=has_report)
             outputs[job.dicom_seg_file] = seg
             if job.dicom_sr_file is not None:
                 outputs[job.dicom_sr_file] = report
@@ -267,12 +287,39 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
             job=job,
             image_sha256=sha256_of_file(job.image),
             original_hw=source.original_hw,
-            frame=job.frame if source.study is not None or len(source) > 1 else None,
-            masks=records,
+            frames=tuple(job.frames) if source.study is not None or len(source) > 1 else (),
+            masks=tuple(records),
             timings_ms=clock.timings_ms(),
             computed_by=computed_by(segmenter),
             notes=notes,
         )
+
+
+def _segmented(
+    job: FileSegmentation,
+    source: FileFrames,
+    images: Iterator[GreyFrame],
+    segmenter: Segmenter,
+    prompts: Prompts,
+    clock: Clock,
+) -> Iterator[tuple[int, GreyFrame, npt.NDArray[np.bool_], tuple[MaskRecord, ...]]]:
+    """Each frame with its masks, (N, H, W), and their records."""
+    for frame, image in zip(job.frames, images, strict=True):
+        clock.lap("read")
+        embedding = segmenter.encode(image)
+        clock.lap("encode")
+        prediction = segmenter.predict(
+            embedding,
+            boxes=prompts.boxes,
+            point_coords=prompts.point_coords,
+            point_labels=prompts.point_labels,
+        )
+        if len(job.frames) > 1:
+            notes = [replace(note, text=f"Frame {frame}: {note.text}") for note in prediction.notes]
+            prediction = replace(prediction, notes=tuple(notes))
+        clock.lap("decode")
+        found = mask_records(prediction, prompts, job.boxes, source, job.spacing, job.location)
+        yield frame, image, prediction.masks[:, 0], found
 
 
 def _check_job(job: FileSegmentation) -> None:
@@ -290,8 +337,22 @@ def _check_job(job: FileSegmentation) -> None:
     check_backend(job.backend)
     check_precision(job.precision)
     check_threads(job.threads)
+    mask_file = job.mask_file
+    if len(set(job.frames)) != len(job.frames) or not job.frames:
+        raise BadArgumentError(
+            f"frames must be different, and at least one, got {list(job.frames)}."
+        )
+    if len(job.frames) > 1:
+        if job.overlay_file is not None:
+            raise BadArgumentError(
+                f"an overlay shows one frame, got {len(job.frames)}. Leave it out (--overlay), or "
+                "give one --frame."
+            )
+        if mask_file is not None:
+            check_masks(mask_file, job.image)
+        mask_file = None
     check_output_paths(
-        job.image, job.mask_file, job.overlay_file, job.dicom_seg_file, job.dicom_sr_file
+        job.image, mask_file, job.overlay_file, job.dicom_seg_file, job.dicom_sr_file
     )
     check_dicom_files(job.dicom_seg_file, job.dicom_sr_file)
 
@@ -346,11 +407,16 @@ def lesion_frames(
     ]
 
 
-def source_notes(study: "DicomFrames") -> tuple[Note, ...]:
-    """What DICOM results do not repeat of their source as it stands."""
+def dicom_notes(study: "DicomFrames", frames: int, masks: int) -> tuple[Note, ...]:
+    """What a user should know of DICOM results: what they do not repeat of their source, and how
+    many frames (of lesions) have no mask."""
     from samus_edge.runtime.dicom.dicom_source import describe_source
 
-    return describe_source(study).notes
+    notes = describe_source(study).notes
+    if masks == frames:
+        return notes
+    text = f"{frames - masks} of {frames} frames have no mask; the DICOM files leave them out."
+    return (*notes, Note("frames_left_out", "info", text))
 
 
 def dicom_files(

@@ -33,8 +33,8 @@ from samus_edge.jobs.segment_file import (
     check_dicom_files,
     check_dicom_source,
     dicom_files,
+    dicom_notes,
     lesion_frames,
-    source_notes,
 )
 from samus_edge.runtime.cine.cine_source import CineFrame, CineSource, open_cine
 from samus_edge.runtime.cine.lesion_tracker import Box, LesionTracker, TrackedFrame
@@ -51,7 +51,6 @@ from samus_edge.runtime.notes import Note
 from samus_edge.runtime.segmenter import Segmenter
 
 if TYPE_CHECKING:
-    from samus_edge.runtime.dicom.dicom_frames import DicomFrames
     from samus_edge.runtime.dicom.dicom_results import LesionFrame
 
 __all__ = [
@@ -346,7 +345,7 @@ def track_cine(
             clock.lap("write")
             report.facts["timings_ms"] = clock.timings_ms()
         if source.study is not None and job.dicom_seg_file is not None:
-            report.notes += _dicom_notes(source.study, len(report.frames), len(lesions))
+            report.notes += dicom_notes(source.study, len(report.frames), len(lesions))
             seg, measured = dicom_files(
                 segmenter, source.study, lesions, with_report=job.dicom_sr_file is not None
             )
@@ -407,15 +406,6 @@ def _writers(
 
         writers.append(keep)
     return writers
-
-
-def _dicom_notes(study: "DicomFrames", frames: int, masks: int) -> tuple[Note, ...]:
-    """What a user should know of the DICOM segmentation of a cine."""
-    notes = source_notes(study)
-    if masks == frames:
-        return notes
-    text = f"{frames - masks} of {frames} frames have no mask; the DICOM files leave them out."
-    return (*notes, Note("frames_left_out", "info", text))
 
 
 def _facts(job: CineTracking, source: CineSource, segmenter: Segmenter) -> dict[str, Any]:

@@ -63,6 +63,14 @@ def test_one_frame_size_is_another_engine(run: Run, tmp_path: Path) -> None:
     assert len(profiles["mask_decoder"]) == 1
 
 
+def test_engines_that_could_not_be_kept_are_an_error(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    options = ("--flavour", "tensorrt_rtx", "--compute-capability", "8.9", "--frame-size", "64x64")
+    outcome = run("build", *options, "--cache", tmp_path / "file" / "cache")
+    assert outcome.exit_code == 1
+    assert "engines of image_encoder, mask_decoder were built, but could not" in outcome.stderr
+
+
 def test_without_a_gpu_a_capability_is_asked_for(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,12 +105,30 @@ def test_a_jetson_is_known_by_its_release_or_its_device_tree(
     assert find_jetson(tmp_path) == expected
 
 
+@pytest.mark.parametrize(
+    ("driver", "cuda", "tensorrt"),
+    [
+        ("12.8", "'cuda-python>=12.6,<13'", "tensorrt-cu12 "),
+        ("13.0", install_command("cuda"), "samus-edge[tensorrt]"),
+        (None, install_command("cuda"), "samus-edge[tensorrt]"),
+    ],
+)
+def test_commands_are_for_the_cuda_of_the_driver(
+    monkeypatch: pytest.MonkeyPatch, driver: str | None, cuda: str, tensorrt: str
+) -> None:
+    monkeypatch.setattr(diagnosis, "driver_cuda_version", lambda: driver)
+    assert cuda in how_to_get("cuda", None)
+    assert tensorrt in how_to_get("tensorrt", None)
+    assert how_to_get("dicom", None) == install_command("dicom")
+
+
 def test_commands_differ_by_platform() -> None:
     orin = {jetpack: Jetson("NVIDIA Jetson Orin", "", jetpack, "") for jetpack in (5, 6, 7, None)}
     assert how_to_get("cuda", None) == how_to_get("cuda", orin[7]) == install_command("cuda")
     assert how_to_get("dicom", orin[6]) == install_command("dicom")
     assert "'cuda-python>=12.6,<13'" in how_to_get("cuda", orin[6])
-    assert "update to JetPack 6" in how_to_get("tensorrt", orin[5])
+    assert "to JetPack 7.2" in how_to_get("tensorrt", orin[5])
+    assert "to JetPack 7.2" in how_to_get("tensorrt", orin[6])
     assert how_to_get("tensorrt", orin[None]) == how_to_get("tensorrt", orin[7])
     assert "--runtime nvidia" in how_to_get("driver", orin[7])
 
@@ -174,7 +192,7 @@ def test_a_jetson_gets_its_own_commands(tmp_path: Path) -> None:
     found = diagnose(root=tmp_path, cache=tmp_path / "engines")
     assert _one(found, "jetson").level == "ok"
     assert "JetPack 6" in _one(found, "jetson").text
-    assert "python3-libnvinfer" in _one(found, "tensorrt").remedy
+    assert "JetPack 7.2" in _one(found, "tensorrt").remedy
     assert "--runtime nvidia" in _one(found, "gpu").remedy
 
 
@@ -182,7 +200,7 @@ def test_a_jetson_gets_its_own_commands(tmp_path: Path) -> None:
 def test_jetpack_5_is_told_to_update(tmp_path: Path) -> None:
     _write(tmp_path, _RELEASE.format(major=35, minor="4.1"), None)
     found = _one(diagnose(root=tmp_path, cache=tmp_path / "engines"), "jetson")
-    assert (found.level, "update to JetPack 6" in found.remedy) == ("note", True)
+    assert (found.level, "to JetPack 7.2" in found.remedy) == ("note", True)
 
 
 @pytest.mark.usefixtures("on_cpu")

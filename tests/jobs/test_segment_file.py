@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
-from samus_edge.errors import SamusEdgeError
+from samus_edge.errors import BadArgumentError, SamusEdgeError
 from samus_edge.jobs.segment_file import FileSegmentation, segment_file
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.images.image_io import read_image
@@ -62,7 +63,7 @@ def test_the_document_traces_the_result(job: FileSegmentation, disc_bundle: Path
         "height": 480,
         "frame": None,
     }
-    mask_fields = {"area_px", "box", "predicted_iou", "prompt", "spacing", "measurements"}
+    mask_fields = {"frame", "area_px", "box", "predicted_iou", "prompt", "spacing", "measurements"}
     assert set(document["masks"][0]) == mask_fields
     timings = document["timings_ms"]
     assert set(timings) == {"load", "read", "encode", "decode", "write", "total"}
@@ -194,3 +195,53 @@ def test_a_strict_job_fails_at_a_warning_and_writes_nothing(
     with pytest.raises(SamusEdgeError, match="--strict: The frame has no contrast"):
         segment_file(dataclasses.replace(lenient, is_strict=True))
     assert not mask_file.exists()
+
+
+@pytest.fixture
+def pages(job: FileSegmentation, tmp_path: Path) -> FileSegmentation:
+    """Two boxes in a file of four pages, two of which are segmented."""
+    rng = np.random.default_rng(3)
+    first, *others = (Image.fromarray(rng.integers(0, 256, (480, 640), np.uint8)) for _ in range(4))
+    path = tmp_path / "pages.tif"
+    first.save(path, save_all=True, append_images=others)
+    boxes = [(100, 50, 300, 250), (200, 150, 500, 400)]
+    return dataclasses.replace(job, image=path, boxes=boxes, frames=(3, 1))
+
+
+def test_several_frames_are_what_each_is_alone(pages: FileSegmentation, tmp_path: Path) -> None:
+    npz, folder = tmp_path / "masks.npz", tmp_path / "masks"
+    report = segment_file(dataclasses.replace(pages, mask_file=npz))
+    segment_file(dataclasses.replace(pages, mask_file=folder))
+    document = report.to_json()
+    assert document["image"]["frame"] is None
+    with np.load(npz) as arrays:
+        assert (arrays["frames"].tolist(), arrays["states"].tolist()) == ([3, 1], ["prompted"] * 2)
+        assert np.isnan(arrays["times_ms"]).all() and np.isnan(arrays["spacing_mm"]).all()
+        labels = arrays["masks"]
+    for index, frame in enumerate((3, 1)):
+        alone = dataclasses.replace(pages, frames=[frame], mask_file=tmp_path / f"{frame}.png")
+        expected = segment_file(alone).to_json()
+        assert document["masks"][2 * index : 2 * index + 2] == expected["masks"]
+        assert [mask["frame"] for mask in expected["masks"]] == [frame] * 2
+        picture = read_png(tmp_path / f"{frame}.png")
+        np.testing.assert_array_equal(labels[index], picture)
+        np.testing.assert_array_equal(read_png(folder / f"frame_{frame:06d}.png"), picture)
+    assert [line.split(":")[0] for line in report.lines()[1:5]] == [
+        f"  frame {frame}, mask {mask}" for frame in (3, 1) for mask in (1, 2)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"frames": (1, 1)}, BadArgumentError, r"different, and at least one, got \[1, 1\]"),
+        ({"frames": (1, 4)}, BadArgumentError, "no frame 4"),
+        ({"overlay_file": Path("o.png")}, BadArgumentError, "one frame, got 2"),
+        ({"mask_file": Path("m.png")}, BadArgumentError, "folder, or into a file ending in .npz"),
+    ],
+)
+def test_what_several_frames_cannot_give_is_refused(
+    pages: FileSegmentation, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        segment_file(dataclasses.replace(pages, **changes))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from samus_edge.errors import BackendError
-from samus_edge.runtime.backends.gpu.device import Device
+from samus_edge.runtime.backends.gpu.device import Device, driver_cuda_version
 from samus_edge.runtime.backends.gpu.find_device import find_device, list_gpus
 from simulated_driver import SimulatedDriver
 
@@ -22,6 +22,7 @@ BINDING = os.environ["SIM_BINDING"]
 def test_it_says_which_gpu_it_is(device: Device) -> None:
     assert device.binding == BINDING
     assert list_gpus(BINDING) == [device.info]
+    assert driver_cuda_version() == "13.0"
     info = device.info
     assert (info.name, info.compute_capability, info.driver_version) == (
         "Simulated GPU",

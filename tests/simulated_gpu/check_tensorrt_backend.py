@@ -16,6 +16,7 @@ import pytest
 
 import simulated_tensorrt as trt
 from samus_edge.errors import BackendError
+from samus_edge.jobs.doctor import diagnose
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.backends.backend import open_bundle_graph
 from samus_edge.runtime.backends.gpu.device import Device, DeviceTensor
@@ -267,6 +268,46 @@ def test_engines_of_several_options_live_side_by_side(
     assert len(builds) == 6
 
 
+def test_rtx_compiles_once_on_a_machine_and_never_for_a_new_number_of_clicks_or_boxes(
+    tmp_path: Path, open_segmenter: Open, disc_segmenter: Segmenter
+) -> None:
+    frame, rng = FRAMES[0], np.random.default_rng(0)
+    height, width = frame.image.shape
+    options = {"library": trt.simulated_rtx, "engine": EngineOptions(max_points=6, max_prompts=8)}
+
+    def segment() -> int:
+        """Everything that an operator does; the number of shapes that were compiled for it."""
+        trt.compiled.clear()
+        with open_segmenter(**options) as segmenter:
+            loaded = len(trt.compiled)
+            embedding = segmenter.encode(frame.image)
+            assert len(trt.compiled) - loaded <= 1  # a frame of a new size
+            loaded = len(trt.compiled)
+            expected = disc_segmenter.encode(frame.image)
+            for clicks in range(1, 5):
+                coords = rng.uniform((10, 10), (width - 10, height - 10), (1, clicks, 2))
+                np.testing.assert_array_equal(
+                    segmenter.predict(embedding, point_coords=coords).masks,
+                    disc_segmenter.predict(expected, point_coords=coords).masks,
+                )
+            for count in range(1, 9):
+                boxes = frame.box + np.arange(count)[:, None]
+                np.testing.assert_array_equal(
+                    segmenter.predict(embedding, boxes=boxes).masks,
+                    disc_segmenter.predict(expected, boxes=boxes).masks,
+                )
+            assert len(trt.compiled) == loaded
+        return len(trt.compiled)
+
+    assert segment() > 0
+    assert len(list(tmp_path.glob("*.runtime"))) == 2
+    assert segment() == 0
+    for path in tmp_path.glob("*.runtime"):
+        path.write_bytes(b"of another driver")
+    assert segment() > 0
+    assert segment() == 0
+
+
 def test_threads_share_a_segmenter(
     driver: SimulatedDriver, open_segmenter: Open, disc_segmenter: Segmenter
 ) -> None:
@@ -291,16 +332,31 @@ def test_threads_share_a_segmenter(
     assert driver.live() == {"primary": 1}
 
 
-def test_auto_takes_checked_engines_and_falls_back_from_failing_ones(
-    device: Device,
-    disc_bundle: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+@pytest.fixture
+def simulated_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the simulated TensorRT be found like an installed one, with the cache `tmp_path`."""
     monkeypatch.setenv("SAMUS_EDGE_CACHE", str(tmp_path))
     monkeypatch.setattr(tensorrt_backend, "find_tensorrt", lambda flavour: trt.simulated_library)
     monkeypatch.setattr(tensorrt_backend, "installed_flavour", lambda flavour: "tensorrt")
+
+
+@pytest.mark.usefixtures("simulated_installed")
+def test_doctor_segments_on_an_engine_of_one_frame_size(open_segmenter: Open) -> None:
+    engine = EngineOptions(frames=ShapeRange.fixed((300, 400)))
+    open_segmenter(Bundle.open(), engine=engine).close()
+    found = diagnose()
+    (segments,) = (
+        each for each in found.findings if each.topic == "tensorrt" and "ms" in each.text
+    )
+    assert segments.level == "ok"
+    assert "segments on Simulated GPU (TensorRT 10.99.0), a frame in" in segments.text
+    assert found.facts["auto"] == "tensorrt"
+
+
+@pytest.mark.usefixtures("simulated_installed")
+def test_auto_takes_checked_engines_and_falls_back_from_failing_ones(
+    device: Device, disc_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
 
     def taken(backend: str) -> str:

@@ -291,14 +291,24 @@ def test_it_times_the_engine_on_the_device(device: Device) -> None:
     session.close()
 
 
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("fail", "fails in graph 'g' on Simulated GPU: Cuda Runtime"),
+        (
+            "no_shapes",
+            r"cannot infer the shapes for .*'x': \(1, 4\).* error code: -1",
+        ),
+    ],
+)
 def test_a_failing_engine_is_an_error_with_its_words(
-    device: Device, driver: SimulatedDriver
+    device: Device, driver: SimulatedDriver, fault: str, message: str
 ) -> None:
     session = _session(device)
-    trt.faults["fail"] = True
-    with pytest.raises(BackendError, match="fails in graph 'g' on Simulated GPU: Cuda Runtime"):
+    trt.faults[fault] = True
+    with pytest.raises(BackendError, match=message):
         session.run(_feeds(1))
-    trt.faults["fail"] = False
+    trt.faults[fault] = False
     feeds = _feeds(1)
     np.testing.assert_allclose(
         session.run(feeds)["z"], _expected(feeds), rtol=1e-6

@@ -25,9 +25,19 @@ _DTYPES = {onnx.TensorProto.UINT8: np.uint8, onnx.TensorProto.FLOAT: np.float32}
 live = {"engines": 0, "contexts": 0}
 """Objects that TensorRT would hold memory for."""
 
-faults = {"scale": 1.0, "nan": False, "fail": False, "no_memory": False, "uncapturable": False}
-"""What goes wrong: outputs are multiplied by scale, become NaN; running or making a context
-fails."""
+compiled: list[Any] = []
+"""The shapes that the simulated TensorRT-RTX has compiled kernels for in this process."""
+
+faults = {
+    "scale": 1.0,
+    "nan": False,
+    "fail": False,
+    "no_memory": False,
+    "uncapturable": False,
+    "no_shapes": False,
+}
+"""What goes wrong: outputs are multiplied by scale, become NaN; running, making a context or
+inferring shapes fails."""
 
 
 def serialize(graph: bytes, profiles: tuple[EngineProfile, ...]) -> bytes:
@@ -103,16 +113,46 @@ class _Engine:
     def dims(self, name: str) -> Any:
         return self.tensors[name].type.tensor_type.shape.dim
 
-    def create_execution_context(self) -> "_Context | None":
+    def create_runtime_config(self) -> "_RuntimeConfig":
+        return _RuntimeConfig()
+
+    def create_execution_context(self, config: "_RuntimeConfig | None" = None) -> "_Context | None":
         if faults["no_memory"]:
             self.logger.log(_ILogger.ERROR, "OutOfMemory")
             return None
-        return _Context(self)
+        return _Context(self, config)
+
+
+class _RuntimeCache:
+    def __init__(self) -> None:
+        self.compiled: list[Any] = []
+
+    def serialize(self) -> bytes:
+        return _MAGIC + json.dumps(self.compiled).encode()
+
+    def deserialize(self, content: bytes) -> bool:
+        if not content.startswith(_MAGIC):
+            return False
+        self.compiled = json.loads(content[len(_MAGIC) :])
+        return True
+
+
+class _RuntimeConfig:
+    dynamic_shapes_kernel_specialization_strategy = "lazy"
+    cache: _RuntimeCache | None = None
+
+    def create_runtime_cache(self) -> _RuntimeCache:
+        return _RuntimeCache()
+
+    def set_runtime_cache(self, cache: _RuntimeCache) -> bool:
+        self.cache = cache
+        return True
 
 
 class _Context:
-    def __init__(self, engine: _Engine) -> None:
+    def __init__(self, engine: _Engine, config: _RuntimeConfig | None = None) -> None:
         self.engine = engine
+        self.config = config
         self.profile = 0
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
@@ -137,6 +177,8 @@ class _Context:
         return True
 
     def infer_shapes(self) -> list[str]:
+        if faults["no_shapes"]:
+            raise RuntimeError("infer_shapes error code: -1")
         return [name for name in self.engine.input_names if name not in self.shapes]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
@@ -158,6 +200,11 @@ class _Context:
             return False
         shapes = {name: self.get_tensor_shape(name) for name in self.engine.tensors}
         addresses, engine = dict(self.addresses), self.engine
+        if self.config is not None and self.config.cache is not None:
+            inputs = [list(shapes[name]) for name in engine.input_names]
+            if inputs not in self.config.cache.compiled:
+                self.config.cache.compiled.append(inputs)
+                compiled.append(inputs)
 
         def compute(_: int | None) -> None:
             arrays = {
@@ -186,13 +233,23 @@ def _array(shape: tuple[int, ...], dtype: Any, address: int) -> np.ndarray[Any, 
     return array
 
 
+_MODULE = {
+    "ILogger": _ILogger,
+    "Runtime": _Runtime,
+    "TensorIOMode": SimpleNamespace(INPUT="input", OUTPUT="output"),
+    "nptype": lambda dtype: dtype,
+}
+_STRATEGIES = SimpleNamespace(LAZY="lazy", EAGER="eager")
+
 simulated_library = TensorRTLibrary(
-    module=SimpleNamespace(  # type: ignore[arg-type]  # stands in for the module
-        ILogger=_ILogger,
-        Runtime=_Runtime,
-        TensorIOMode=SimpleNamespace(INPUT="input", OUTPUT="output"),
-        nptype=lambda dtype: dtype,
-    ),
+    module=SimpleNamespace(**_MODULE),  # type: ignore[arg-type]  # stands in for the module
     flavour="tensorrt",
     version="10.99.0",
+)
+simulated_rtx = TensorRTLibrary(
+    module=SimpleNamespace(  # type: ignore[arg-type]  # stands in for the module
+        **_MODULE, DynamicShapesKernelSpecializationStrategy=_STRATEGIES
+    ),
+    flavour="tensorrt_rtx",
+    version="1.99.0",
 )

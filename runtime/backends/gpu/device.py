@@ -34,6 +34,7 @@ __all__ = [
     "StreamHandle",
     "Way",
     "cuda_error",
+    "driver_cuda_version",
     "has_nvidia_driver",
     "outside_capture",
 ]
@@ -49,11 +50,24 @@ _ADVICE = {
     "CUDA_ERROR_INVALID_DEVICE": "There is no GPU of that index: samus-edge doctor lists them.",
     "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": "Reboot: the driver was updated while it was in use.",
     "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE": "Update the NVIDIA driver.",
-    "CUDA_ERROR_INSUFFICIENT_DRIVER": "Update the NVIDIA driver.",
+    **dict.fromkeys(
+        (
+            "CUDA_ERROR_CALL_REQUIRES_NEWER_DRIVER",
+            "CUDA_ERROR_INSUFFICIENT_DRIVER",
+            "CUDA_ERROR_INSUFFICIENT_LOADER_VERSION",
+        ),
+        "The driver is older than the CUDA that asks it: update it, or for a driver of CUDA 12 "
+        "install 'cuda-python>=12.6,<13' and tensorrt-cu12.",
+    ),
+    "CUDA_ERROR_STUB_LIBRARY": "A stub of the driver was loaded instead of the driver: take the "
+    "toolkit's folder stubs out of LD_LIBRARY_PATH.",
+    "CUDA_ERROR_SYSTEM_NOT_READY": "The driver or its services are still starting: wait, or on a "
+    "machine with NVSwitch start nvidia-fabricmanager.",
 }
 # After these the context is unusable for good, in every thread.
 _LOST = (
     "CUDA_ERROR_ASSERT",
+    "CUDA_ERROR_CONTAINED",
     "CUDA_ERROR_CONTEXT_IS_DESTROYED",
     "CUDA_ERROR_DEVICE_UNAVAILABLE",
     "CUDA_ERROR_ECC_UNCORRECTABLE",
@@ -67,6 +81,7 @@ _LOST = (
     "CUDA_ERROR_LAUNCH_TIMEOUT",
     "CUDA_ERROR_MISALIGNED_ADDRESS",
     "CUDA_ERROR_NVLINK_UNCORRECTABLE",
+    "CUDA_ERROR_TENSOR_MEMORY_LEAK",
 )
 
 
@@ -481,8 +496,16 @@ class DeviceTensor:
 
 def has_nvidia_driver() -> bool:
     """Whether the driver's library is there; whether it has a GPU to drive is another question."""
+    return driver_cuda_version() is not None
+
+
+def driver_cuda_version() -> str | None:
+    """The CUDA version that the driver supports, for example "12.6", without a binding; None if
+    there is no driver."""
     try:
-        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
-        return False
-    return True
+        return None
+    version = ctypes.c_int(0)
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from samus_edge.errors import BackendError, BadArgumentError, BundleError
+from samus_edge.errors import BackendError, BadArgumentError, BundleError, OutputFileError
 from samus_edge.runtime.backends.tensorrt.tensorrt_library import TensorRTLibrary, TensorRTLog
 from samus_edge.runtime.bundle.manifest import GraphRecord, mask_input_hw
 from samus_edge.runtime.images.output_files import write_files_atomically
@@ -302,7 +302,8 @@ def build_engine(
             `tensorrt` is the GPU of this machine.
         workspace_bytes: Largest GPU memory that a layer may take for itself; None for no limit.
         timing_cache: a file to which `tensorrt` adds what it measured, and from which it takes it
-            the next time; made if it is not there. TensorRT-RTX measures nothing and ignores it.
+            the next time; made if it is not there. One that is refused or cannot be written is said
+            and done without. TensorRT-RTX measures nothing and ignores it.
         tf32: Whether float32 products are rounded to 10 bits of mantissa; faster on tensor cores.
         log_layers: Whether to log the engine's layers with their tensors and kernels, at DEBUG.
         on_progress: called after each step; what it raises ends the build and is raised again.
@@ -316,7 +317,6 @@ def build_engine(
         BundleError: if the bytes are not an ONNX graph.
         BackendError: if TensorRT refuses the graph (names node and operator), cannot build for the
             compute capability, or fails.
-        OutputFileError: if the timing cache cannot be written.
     """
     if workspace_bytes is not None and workspace_bytes < 0:
         raise BadArgumentError(f"workspace_bytes must not be negative, got {workspace_bytes}.")
@@ -364,7 +364,7 @@ def build_engine(
     for message in errors:
         _logger.warning("%s", message)
     if timing_cache is not None:
-        write_files_atomically({timing_cache: bytes(config.get_timing_cache().serialize())})
+        _keep_timing_cache(config, timing_cache)
     return bytes(engine)
 
 
@@ -498,5 +498,19 @@ def _read_timing_cache(config: Any, path: Path) -> None:
     except OSError as err:
         _logger.warning("timing cache %s cannot be read (%s); measuring anew", path, err)
         content = b""
-    # What does not fit this version and GPU is left out by TensorRT, which says so.
-    config.set_timing_cache(config.create_timing_cache(content), ignore_mismatch=False)
+    for measured in dict.fromkeys((content, b"")):
+        cache = config.create_timing_cache(measured)
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            return
+        _logger.warning("TensorRT refuses the timing cache %s; measuring anew", path)
+
+
+def _keep_timing_cache(config: Any, path: Path) -> None:
+    """The engine is built: nothing here may stop it."""
+    cache = config.get_timing_cache()
+    if cache is None:
+        return
+    try:
+        write_files_atomically({path: bytes(cache.serialize())})
+    except OutputFileError as err:
+        _logger.warning("the timing cache is not kept: %s", err)

@@ -227,7 +227,8 @@ class EngineCache:
     """A folder of engines; safe to use from several threads and processes at once.
 
     An engine is two files, `<digest>.plan` and `<digest>.json`; the second is written last, and
-    without it the first does not count. Checks on the device are in `<digest>.checks.json`.
+    without it the first does not count. Checks on the device are in `<digest>.checks.json`, and
+    what TensorRT-RTX has compiled for it in `<digest>.runtime`.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -305,9 +306,10 @@ class EngineCache:
             graph=graph,
         )
         entry = CachedEngine(**vars(document), path=self._file(key, ".plan"))
-        # An earlier check was of other bytes.
-        with contextlib.suppress(OSError):
-            self._file(key, ".checks.json").unlink(missing_ok=True)
+        # An earlier check was of other bytes, and so was what was compiled.
+        for suffix in (".checks.json", ".runtime"):
+            with contextlib.suppress(OSError):
+                self._file(key, suffix).unlink(missing_ok=True)
         write_files_atomically(
             {
                 entry.path: engine,
@@ -318,7 +320,7 @@ class EngineCache:
 
     def remove(self, entry: CachedEngine) -> None:
         """Delete an engine and what is known of it."""
-        for suffix in (".json", ".checks.json", ".plan"):
+        for suffix in (".json", ".checks.json", ".runtime", ".plan"):
             with contextlib.suppress(OSError):
                 self._file(entry.key, suffix).unlink(missing_ok=True)
 

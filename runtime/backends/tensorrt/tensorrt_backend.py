@@ -303,22 +303,34 @@ class TensorRTBackend:
             record.precision,
             force=self._options.force,
         )
-        session = self._open_session(name, self._engine_of(name, graph, record), record)
+        engine = self._engine_of(name, graph, record)
         entries = self._entries.get(record.sha256, [])
+        session = self._open_session(name, engine, record, entries[0] if entries else None)
         sizes = [image_sizes(entry.key.profiles) for entry in entries]
         known = [each for each in sizes if each is not None]
         if len(known) < 2:
             return session
 
         def open_other(index: int) -> TensorRTSession:
-            return self._open_session(name, entries[index].read(), record) if index else session
+            if index == 0:
+                return session
+            entry = entries[index]
+            return self._open_session(name, entry.read(), record, entry)
 
         self._choices[record.sha256] = choice = EngineChoice(known, open_other)
         return choice
 
-    def _open_session(self, name: str, engine: bytes, record: GraphRecord) -> TensorRTSession:
+    def _open_session(
+        self, name: str, engine: bytes, record: GraphRecord, entry: CachedEngine | None
+    ) -> TensorRTSession:
         with self._device.current():
-            loaded = TensorRTEngine(name, engine, library=self._library, device=self._device)
+            loaded = TensorRTEngine(
+                name,
+                engine,
+                library=self._library,
+                device=self._device,
+                runtime_cache=None if entry is None else entry.path.with_suffix(".runtime"),
+            )
         for tensor in loaded.tensors:
             if tensor.name == "image":
                 (sizes, *_) = tensor.profiles  # (B, H, W)
@@ -330,6 +342,9 @@ class TensorRTBackend:
             use_cuda_graphs=self._options.use_cuda_graphs,
         )
         self._sessions.add(session)
+        if loaded.must_compile and any(spec.name == "point_coords" for spec in record.inputs):
+            _logger.warning("compiling graph %r for %s, once", name, self._device.info.name)
+            session.warm_up()
         return session
 
     def check(self, tested: Predictor, open_reference: Callable[[], Predictor]) -> None:

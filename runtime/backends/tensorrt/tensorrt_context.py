@@ -301,7 +301,10 @@ class TensorRTContext:
         for name, shape in shapes.items():
             if not context.set_input_shape(name, shape):
                 raise self._failure(f"refuses {name} of shape {shape}")
-        missing = context.infer_shapes()
+        try:
+            missing = context.infer_shapes()
+        except RuntimeError as err:  # of the bindings: a shape that the engine itself computes
+            raise self._failure(f"cannot infer the shapes for {shapes} ({err})") from err
         if missing:
             raise self._failure(f"does not know the shape of {', '.join(missing)}")
         self._output_shapes = {

@@ -2,15 +2,18 @@
 
 import logging
 import math
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from samus_edge.errors import BackendError
+from samus_edge.errors import BackendError, OutputFileError
 from samus_edge.runtime.backends.gpu.device import Device
 from samus_edge.runtime.backends.tensorrt.engine_build import ShapeRange
 from samus_edge.runtime.backends.tensorrt.tensorrt_library import TensorRTLibrary, TensorRTLog
+from samus_edge.runtime.images.output_files import write_files_atomically
 
 __all__ = ["EngineTensor", "TensorRTEngine"]
 
@@ -42,7 +45,13 @@ class TensorRTEngine:
     """An engine, deserialised on the GPU that is current in the calling thread."""
 
     def __init__(
-        self, name: str, engine: bytes, *, library: TensorRTLibrary, device: Device
+        self,
+        name: str,
+        engine: bytes,
+        *,
+        library: TensorRTLibrary,
+        device: Device,
+        runtime_cache: Path | None = None,
     ) -> None:
         """Load an engine.
 
@@ -51,6 +60,8 @@ class TensorRTEngine:
             engine: A result of `build_engine`.
             library: The library of the flavour and version that built it.
             device: The GPU to run on; current in this thread.
+            runtime_cache: The file of what TensorRT-RTX has compiled for this engine on this GPU:
+                read now, and written by `keep_runtime_cache`. None keeps nothing.
 
         Raises:
             BackendError: if the library refuses it: another version, another GPU, no memory,
@@ -70,9 +81,22 @@ class TensorRTEngine:
             raise BackendError(self._refusal(str(err))) from err
         if self._engine is None:
             raise BackendError(self._refusal(""))
+        self._runtime_cache_file = runtime_cache
+        self._runtime_cache: Any = None
+        self._kept = b""
         self._config = self._runtime_config(trt)
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         self.tensors = tuple(self._tensor(trt, tensor) for tensor in names)
+
+    @property
+    def compiles(self) -> bool:
+        """Whether kernels are compiled on the GPU for every new shape, as TensorRT-RTX does."""
+        return self._config is not None
+
+    @property
+    def must_compile(self) -> bool:
+        """Whether nothing that was compiled at an earlier start could be read."""
+        return self.compiles and not self._kept
 
     @property
     def profiles(self) -> int:
@@ -111,8 +135,22 @@ class TensorRTEngine:
         self._log.errors.clear()
         return found
 
+    def keep_runtime_cache(self) -> None:
+        """Write what was compiled since it was read; a file that cannot be written is a warning."""
+        if self._runtime_cache is None or self._runtime_cache_file is None:
+            return
+        content = bytes(self._runtime_cache.serialize())
+        if content == self._kept:
+            return
+        try:
+            write_files_atomically({self._runtime_cache_file: content})
+            self._kept = content
+        except OutputFileError as err:
+            _logger.warning("what was compiled for graph %r is not kept: %s", self.name, err)
+
     def close(self) -> None:
         """Give the engine's memory back; its contexts must be gone."""
+        self._runtime_cache = None
         self._config = None
         self._engine = None
         self._runtime = None
@@ -122,13 +160,22 @@ class TensorRTEngine:
 
         It may do so in the background and change kernels between two runs: then the same frame
         gives different logits. Compiled at once, a shape is slow the first time and the same ever
-        after.
+        after; the runtime cache makes that the first time on this machine.
         """
         strategies = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
         if strategies is None:
             return None
         config = self._engine.create_runtime_config()
         config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+        self._runtime_cache = cache = config.create_runtime_cache()
+        if self._runtime_cache_file is not None:
+            with suppress(OSError):
+                content = self._runtime_cache_file.read_bytes()
+                if cache.deserialize(content):
+                    self._kept = content
+                else:  # of another driver, GPU or version
+                    _logger.info("%s does not fit; compiling anew", self._runtime_cache_file)
+        config.set_runtime_cache(cache)
         return config
 
     def _tensor(self, trt: Any, name: str) -> EngineTensor:

@@ -33,6 +33,7 @@ class _Problem:
         precisions: Precisions of graphs in which it shows; empty for all.
         text: The fault.
         remedy: What to install instead.
+        source: Where it was reported, a link; "" if that is not known.
     """
 
     versions: tuple[str, ...]
@@ -40,8 +41,10 @@ class _Problem:
     precisions: tuple[str, ...]
     text: str
     remedy: str
+    source: str
 
 
+_ISSUES = "https://github.com/NVIDIA/TensorRT/issues"
 _PROBLEMS = (
     _Problem(
         versions=("10.3.", "10.4."),
@@ -49,16 +52,26 @@ _PROBLEMS = (
         precisions=(),
         text="gives wrong results for vision transformers, even in float32",
         remedy=(
-            "Install 10.5 or newer; JetPack 6.1 and 6.2 come with 10.3: see NVIDIA's page for "
-            "newer TensorRT on JetPack 6"
+            "Install 10.8 or newer; JetPack 6.1 and 6.2 come with 10.3: update to JetPack 7.2, or "
+            "use the container of docker/jetson"
         ),
+        source=f"{_ISSUES}/4419 (10.3), {_ISSUES}/4742 (10.4)",
     ),
     _Problem(
-        versions=("10.16.1.",),
-        compute_capabilities=("12.0", "12.1"),
+        versions=("10.7.",),
+        compute_capabilities=(),
         precisions=(),
-        text="computes fused attention wrongly on this GPU",
-        remedy="Install another version than 10.16.1",
+        text="computes self-attention wrongly, even in float32",
+        remedy="Install 10.8 or newer",
+        source=f"{_ISSUES}/4333, {_ISSUES}/4328",
+    ),
+    _Problem(
+        versions=(*(f"10.{minor}." for minor in range(16)), "10.16.0.", "10.16.1."),
+        compute_capabilities=("12.0", "12.1"),
+        precisions=("fp16", "int8"),
+        text="computes fused float16 attention wrongly on this GPU",
+        remedy="Install a version after 10.16.1, or use --precision fp32, which is exact",
+        source=f"{_ISSUES}/4837",
     ),
     _Problem(
         versions=("10.13.",),
@@ -66,6 +79,7 @@ _PROBLEMS = (
         precisions=("fp16",),
         text="computes float16 attention wrongly on Jetson Thor",
         remedy="Install 10.14 or newer, or use --precision fp32",
+        source="",  # the report was not found again
     ),
 )
 
@@ -92,7 +106,8 @@ def known_problem(
         otherwise = problem.precisions and precision is not None
         if otherwise and precision not in problem.precisions:
             continue
-        return f"TensorRT {version} {problem.text}. {problem.remedy}."
+        source = f" Source: {problem.source}." if problem.source else ""
+        return f"TensorRT {version} {problem.text}. {problem.remedy}.{source}"
     return None
 
 
@@ -157,7 +172,8 @@ _HOW_TO_INSTALL: Final = MappingProxyType(
     {
         "tensorrt": (
             "On a Jetson it comes with JetPack (create the virtual environment with "
-            "--system-site-packages); elsewhere: pip install tensorrt"
+            "--system-site-packages); elsewhere: pip install tensorrt, or with a driver of CUDA 12 "
+            "tensorrt-cu12"
         ),
         "tensorrt_rtx": "pip install 'samus-edge[tensorrt-rtx]'",
     }

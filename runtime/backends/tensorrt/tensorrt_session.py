@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
+import numpy as np
+
 from samus_edge.errors import BackendError
 from samus_edge.runtime.backends.backend import Feed, FloatTensor, check_feeds
 from samus_edge.runtime.backends.gpu.device import DeviceTensor, outside_capture
@@ -73,8 +75,9 @@ class TensorRTSession:
     def run(self, feeds: Mapping[str, Feed]) -> dict[str, FloatTensor]:
         """Run the graph; see `GraphSession.run`."""
         check_feeds(self._engine.name, self._inputs, feeds)
+        count, feeds = self._in_bucket(feeds)
         with self._context() as context:
-            return context.run(feeds)
+            return {name: value[:count] for name, value in context.run(feeds).items()}
 
     def run_on_device(self, feeds: Mapping[str, Feed]) -> dict[str, FloatTensor | DeviceTensor]:
         """Run the graph; see `GraphSession.run_on_device`."""
@@ -95,6 +98,24 @@ class TensorRTSession:
                 context.run_on_device(feeds)
             return context.device_milliseconds(runs)
 
+    def warm_up(self) -> None:
+        """Let an engine that compiles on the GPU do so for the prompts of everyday, and keep that.
+
+        One prompt of every number of points, and every number of boxes that a run may have.
+        """
+        points = self.largest("point_coords", 1) or 2
+        prompts = self.largest("point_coords", 0) or 1
+        boxes = [min(1 << power, prompts) for power in range((prompts - 1).bit_length() + 1)]
+        for sizes in [(1, count) for count in range(2, points + 1)] + [(n, 2) for n in boxes]:
+            feeds = {}
+            for spec in self._inputs:
+                open_or_fixed = zip(spec.shape, (*sizes, 1, 1), strict=False)
+                shape = [size if isinstance(size, int) else now for size, now in open_or_fixed]
+                feeds[spec.name] = np.zeros(shape, spec.dtype)
+            self.run(feeds)
+        with self._device.current():
+            self._engine.keep_runtime_cache()
+
     def close(self) -> None:
         """Give everything back; runs under way end first. A second call does nothing."""
         with self._changed:
@@ -104,6 +125,8 @@ class TensorRTSession:
                 self._changed.wait()
             idle, self._idle, self._made = self._idle, [], 0
         with self._device.current():
+            with suppress(BackendError, RuntimeError):  # of a lost GPU
+                self._engine.keep_runtime_cache()
             for context in idle:
                 context.close()
             self._pool.close()
@@ -118,6 +141,26 @@ class TensorRTSession:
     def _close_quietly(self) -> None:
         with suppress(BackendError, RuntimeError):
             self.close()
+
+    def _in_bucket(self, feeds: Mapping[str, Feed]) -> tuple[int | None, Mapping[str, Feed]]:
+        """The number of rows to keep, and the feeds filled up with rows that are thrown away.
+
+        Rows are computed independently of one another, so a few numbers of them are enough, and
+        another number of prompts compiles nothing.
+        """
+        names = [spec.name for spec in self._inputs if isinstance(spec.shape[0], str)]
+        rows = {name: feed for name in names if isinstance(feed := feeds[name], np.ndarray)}
+        if not self._engine.compiles or not rows or len(rows) < len(names):
+            return None, feeds
+        count = len(rows[names[0]])
+        missing = min(1 << (count - 1).bit_length(), self.largest(names[0], 0) or count) - count
+        if missing <= 0:
+            return None, feeds
+        filled = {
+            name: np.concatenate([feed, np.repeat(feed[-1:], missing, 0)])
+            for name, feed in rows.items()
+        }
+        return count, {**feeds, **filled}
 
     @contextmanager
     def _context(self) -> Iterator[TensorRTContext]:

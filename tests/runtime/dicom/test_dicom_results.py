@@ -29,6 +29,7 @@ from samus_edge.runtime.dicom.dicom_source import describe_source
 from samus_edge.runtime.measurement.lesion_measurements import BreastLocation, measure_lesion
 
 Make = Callable[..., Path]
+RETIRED_MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.3"
 MODEL = ModelIdentity("samus-hf-tiny", "ab" * 32, "fp32")
 
 
@@ -93,7 +94,9 @@ def test_a_segmentation_holds_the_masks_and_refers_to_its_frame(
 
 
 @pytest.mark.parametrize("hw", [(40, 60), (37, 53)], ids=["bytes", "bits"])
-@pytest.mark.parametrize("kind", [UltrasoundMultiFrameImageStorage, EnhancedUSVolumeStorage])
+@pytest.mark.parametrize(
+    "kind", [UltrasoundMultiFrameImageStorage, EnhancedUSVolumeStorage, RETIRED_MULTI_FRAME]
+)
 def test_lesions_in_several_frames(
     make_study: Make, hw: tuple[int, int], kind: str, tmp_path: Path
 ) -> None:
@@ -160,8 +163,11 @@ def test_lesions_in_several_frames(
         assert references["121214"].ReferencedSOPInstanceUID == plain.SOPInstanceUID
         assert references["121233"].ReferencedFrameNumber == frame + 1
         assert references["121233"].ReferencedSOPInstanceUID == study.dataset.SOPInstanceUID
+        assert references["121233"].ReferencedSOPClassUID == kind
     for path in files:
-        assert dciodvfy(path) == []
+        # It does not know the retired class, whose frames have numbers all the same.
+        said = [line for line in dciodvfy(path) if "ReferencedFrameNumber" not in line]
+        assert said == [] if kind == RETIRED_MULTI_FRAME else dciodvfy(path) == []
 
 
 def dciodvfy(path: Path) -> list[str]:
@@ -172,6 +178,55 @@ def dciodvfy(path: Path) -> list[str]:
     run = subprocess.run([tool, "-new", str(path)], check=False, capture_output=True, text=True)
     lines = (run.stdout + run.stderr).splitlines()
     return [line for line in lines if line.startswith(("Error", "Warning"))]
+
+
+def coded(value: str, meaning: str) -> Dataset:
+    """An item of a sequence of codes."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", meaning
+    return item
+
+
+# Part of the body and side as SNOMED CT has them (PS3.16, CID 4 and 244).
+@pytest.mark.parametrize(
+    ("elements", "expected"),
+    [
+        ({"BodyPartExamined": "BREAST", "Laterality": "L"}, ("76752008", "7771000")),
+        ({"BodyPartExamined": "THYROID", "ImageLaterality": "U"}, ("69748006", None)),
+        (
+            {"AnatomicRegionSequence": [coded("76752008", "Secret")], "ImageLaterality": "R"},
+            ("76752008", "24028007"),
+        ),
+        ({"BodyPartExamined": "SECRET", "Laterality": "L"}, (None, None)),
+        ({"AnatomicRegionSequence": [coded("1234", "Secret")]}, (None, None)),
+        ({"Laterality": "L"}, (None, None)),
+    ],
+)
+def test_the_finding_site_is_that_of_the_source(
+    make_study: Make,
+    cine: Any,
+    masks: Any,
+    elements: dict[str, Any],
+    expected: tuple[str | None, str | None],
+    tmp_path: Path,
+) -> None:
+    study = DicomFrames.open(make_study(cine, StudyID="1", **elements))
+    found = found_in(study, masks)
+    segmentation = segmentation_of(study, found, MODEL)
+    report = report_of(study, found, segmentation, MODEL)
+    content = hd.sr.srread(BytesIO(dicom_bytes(report))).content
+    groups = content.get_planar_roi_measurement_groups()  # type: ignore[attr-defined]
+    for group, segment in zip(groups, segmentation.SegmentSequence, strict=True):
+        sites, regions = group.finding_sites, segment.get("AnatomicRegionSequence") or []
+        assert len(sites) == len(regions) == (expected[0] is not None)
+        for site, region in zip(sites, regions, strict=True):
+            sides = [site.laterality, *region.get("AnatomicRegionModifierSequence", [None])]
+            assert [site.value.value, region.CodeValue] == [expected[0]] * 2
+            assert [side and side.CodeValue for side in sides] == [expected[1]] * 2
+    for made in (segmentation, report):
+        assert "Secret" not in str(made).replace("Secret^Patient", "")
+        (tmp_path / "made.dcm").write_bytes(dicom_bytes(made))
+        assert dciodvfy(tmp_path / "made.dcm") == []
 
 
 def test_the_source_is_left_as_it_was(study: DicomFrames, masks: npt.NDArray[np.bool_]) -> None:
@@ -488,6 +543,14 @@ def test_infer_writes_both_and_says_nothing_of_the_patient(
     read = hd.seg.segread(seg)
     assert int(read.pixel_array.sum()) == mask["area_px"]
     assert isinstance(hd.sr.srread(sr), hd.sr.ComprehensiveSR)
+    # Both frames: the first is blank, but a mask is a mask.
+    assert main([*arguments[:3], "--frame", "0", *arguments[3:-2]]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [each["frame"] for each in document["masks"]] == [0, 1]
+    assert document["masks"][1] == mask
+    uid = dcmread(path).SOPInstanceUID
+    stored = hd.seg.segread(seg).get_pixels_by_source_frame(uid, [1, 2])[..., 0]
+    assert [int(each.sum()) for each in stored] == [each["area_px"] for each in document["masks"]]
     for bad in (["--frame", "2"], ["--frame", "1", "--dicom-seg", str(tmp_path / "x.png")]):
         assert main(["infer", "--image", str(path), "--box", box, *bad]) in (1, 2)
         assert "secret" not in capsys.readouterr().err.lower()

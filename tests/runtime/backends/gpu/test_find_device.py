@@ -80,6 +80,11 @@ def test_a_context_of_pycuda_is_followed(
         ("CUDA_ERROR_OUT_OF_MEMORY", "close what else uses it"),
         ("CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "Reboot"),
         ("CUDA_ERROR_ILLEGAL_ADDRESS", "end it and start it again"),
+        ("CUDA_ERROR_CONTAINED", "end it and start it again"),
+        ("CUDA_ERROR_TENSOR_MEMORY_LEAK", "end it and start it again"),
+        ("CUDA_ERROR_SYSTEM_NOT_READY", "nvidia-fabricmanager"),
+        ("CUDA_ERROR_INSUFFICIENT_DRIVER", "'cuda-python>=12.6,<13' and tensorrt-cu12"),
+        ("CUDA_ERROR_CALL_REQUIRES_NEWER_DRIVER", "'cuda-python>=12.6,<13' and tensorrt-cu12"),
         ("CUDA_ERROR_SOMETHING_NEW", "samus-edge doctor"),
     ],
 )

@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -297,6 +298,28 @@ def test_a_build_can_be_stopped_from_the_progress(rtx: TensorRTLibrary) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         build_engine(small_graph(), library=rtx, profiles=[ROWS], on_progress=stop)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TensorRT-RTX, which has none
+def test_a_timing_cache_that_is_refused_or_cannot_be_kept_costs_no_engine(
+    rtx: TensorRTLibrary,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As `tensorrt` does it with a cache of another version: it refuses, and then has none."""
+    library, profiles = replace(rtx, flavour="tensorrt"), [{"x": ShapeRange.fixed((4, 8))}]
+    path = tmp_path / "timing"
+    path.write_bytes(b"of another version")
+    for name, answer in (("set_timing_cache", False), ("get_timing_cache", None)):
+        monkeypatch.setattr(rtx.module.IBuilderConfig, name, lambda *_, answer=answer, **__: answer)
+    assert build_engine(small_graph(), library=library, profiles=profiles, timing_cache=path)
+    assert f"TensorRT refuses the timing cache {path}" in caplog.text
+    assert path.read_bytes() == b"of another version"
+    monkeypatch.undo()
+    blocked = path / "timing"
+    assert build_engine(small_graph(), library=library, profiles=profiles, timing_cache=blocked)
+    assert "the timing cache is not kept" in caplog.text
 
 
 def test_a_negative_workspace_is_refused(rtx: TensorRTLibrary) -> None:

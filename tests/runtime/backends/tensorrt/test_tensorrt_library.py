@@ -1,6 +1,10 @@
 """Versions of TensorRT that are known to be wrong."""
 
 import logging
+import os
+import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,10 +27,16 @@ from samus_edge.runtime.backends.tensorrt.tensorrt_library import (
         ("10.4.0", "8.6", "fp16", True),
         ("10.3", "8.7", "fp32", True),
         ("10.5.0", "8.7", "fp32", False),
+        ("10.7.0.23", "8.9", "fp32", True),
+        ("10.8.0", "8.9", "fp16", False),
         ("10.30.0", "8.7", "fp32", False),
-        ("10.16.1.11", "12.0", "fp32", True),
+        ("10.16.1.11", "12.0", "fp16", True),
+        ("10.16.1.11", "12.0", "int8", True),
+        ("10.16.1.11", "12.0", "fp32", False),
+        ("10.9.0.34", "12.0", "fp16", True),
+        ("10.16.2", "12.0", "fp16", False),
         ("10.16.1.11", "8.9", "fp32", False),
-        ("10.16.10", "12.0", "fp32", False),
+        ("10.16.10", "12.0", "fp16", False),
         ("10.13.3.9", "11.0", "fp16", True),
         ("10.13.3.9", "11.0", "fp32", False),
         ("10.13.3.9", "8.7", "fp16", False),
@@ -50,6 +60,30 @@ def test_a_bad_version_is_refused_unless_forced(caplog: pytest.LogCaptureFixture
     with caplog.at_level(logging.WARNING):
         refuse_known_problem("tensorrt", "10.3.0", "8.7", "fp32", force=True)
     assert "because that was forced" in caplog.text
+
+
+def test_the_container_for_a_jetson_has_a_version_that_is_taken(tmp_path: Path) -> None:
+    """What the file says of its base; and its own check, run as it stands there, on 10.3."""
+    text = (Path(__file__).parents[4] / "docker" / "jetson" / "Dockerfile").read_text("utf-8")
+    said = re.search(r"has TensorRT ([\d.]+\d)\.\nARG BASE=(\S+)", text)
+    assert said is not None
+    for capability in ("8.7", "11.0"):
+        assert known_problem("tensorrt", said[1], capability) is None
+    check = re.search(r'bin/python -c "(.+?)"\n', text, re.DOTALL)
+    assert check is not None
+    for version, code in ((said[1], 0), ("10.3.0.30", 1)):
+        metadata = tmp_path / f"tensorrt-{version}.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Name: tensorrt\nVersion: {version}\n")
+        done = subprocess.run(
+            [sys.executable, "-c", check[1].replace("\\\n", "")],
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        shutil.rmtree(metadata)
 
 
 @pytest.fixture

@@ -114,8 +114,8 @@ def calliper_text(measurements: LesionMeasurements) -> str:
     text = (
         f"+ {sized(measurements.longest.length)} at {measurements.angle_deg:.0f} deg "
         f"({measurements.orientation}), x {sized(measurements.perpendicular.length)}, "
-        f"width {sized(measurements.width)}, height {sized(measurements.height)} "
-        f"({measurements.height_to_width:.2f} of it), area {sized(measurements.area)}2"
+        f"width {sized(measurements.width)}, height {sized(measurements.height)}, "
+        f"height/width {measurements.height_to_width:.2f}, area {sized(measurements.area)}2"
     )
     if measurements.cut_by:
         text += f", cut by the frame ({', '.join(measurements.cut_by)}): at least that"

@@ -132,6 +132,15 @@ def test_an_example_is_segmented_and_measured(page: Page, screenshots: Path) -> 
     page.fill("#pixel", "0.1")
     page.dispatch_event("#pixel", "change")
     wait_until(page, "document.querySelector('#sizes dd').textContent.includes('mm')")
+    page.click("#place summary")
+    page.select_option("[data-place=side]", "left")
+    page.fill("[data-place=clock]", "11")
+    page.dispatch_event("[data-place=clock]", "change")
+    wait_until(page, "document.querySelector('#sizes').textContent.includes('Breastleft')")
+    wait_until(page, "document.querySelector('#sizes').textContent.includes('Hour11')")
+    page.screenshot(path=screenshots / "place.png")
+    page.click("#clear")  # the next lesion is somewhere else
+    assert page.input_value("[data-place=side]") == page.input_value("[data-place=clock]") == ""
 
 
 def test_boxes_are_dragged_and_clicks_correct_them(page: Page, screenshots: Path) -> None:

@@ -308,7 +308,8 @@ function showResult() {
     rows.push(["Area", text(sizes.area, unit === "mm" ? "mm²" : "px")], ["Perimeter", text(sizes.perimeter)]);
     for (const field of places) {
       const value = sizes.location ? sizes.location[field.dataset.place] : null;
-      if (value !== null) rows.push([field.labels[0].firstChild.textContent.trim(), String(value)]);
+      const unit = field.dataset.place.endsWith("_mm") ? " mm" : "";
+      if (value !== null) rows.push([field.labels[0].firstChild.textContent.trim(), value + unit]);
     }
     if (unit === "px") rows.push(["", "pixel size not known"]);
     if (sizes.cut_by.length) rows.push(["Cut by the frame", sizes.cut_by.join(", ")]);

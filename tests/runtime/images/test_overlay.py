@@ -231,6 +231,6 @@ def test_the_legend_says_what_matters() -> None:
     text = calliper_text(in_mm)
     # Between the middles of pixel sides in opposite corners: 9 columns, 40 rows.
     assert text.startswith("+ 20.5 mm at -77 deg (not parallel), x ")
-    assert "width 5.0 mm, height 20.0 mm (4.00 of it), area 100.0 mm2" in text
+    assert "width 5.0 mm, height 20.0 mm, height/width 4.00, area 100.0 mm2" in text
     assert "cut by the frame (top): at least that" in text
-    assert "width 10 px, height 40 px (4.00 of it), area 400 px2" in calliper_text(in_px)
+    assert "width 10 px, height 40 px, height/width 4.00, area 400 px2" in calliper_text(in_px)

@@ -308,9 +308,12 @@ class OpenVinoBackend:
     Args:
         threads: CPU threads that compute one graph; None for `default_threads`.
         device: OpenVINO's name: "CPU", "GPU", "GPU.1", "NPU".
+        precision: "f32", "bf16" or "f16", and nothing is compared; None for the fastest that
+            computes what ONNX Runtime does.
         build_missing: Whether graphs are compiled and compared with ONNX Runtime that were not on
             this machine yet, which takes seconds; else that is an error, and so is a comparison
             that found ONNX Runtime faster.
+        renew: Whether to compare again what was compared before.
         cache: Folder of the engines; None for the default one.
 
     Raises:
@@ -322,12 +325,15 @@ class OpenVinoBackend:
         threads: int | None = None,
         *,
         device: str = "CPU",
+        precision: str | None = None,
         build_missing: bool = True,
+        renew: bool = False,
         cache: Path | None = None,
     ) -> None:
         self._device = device.upper()
         self._is_cpu = self._device == "CPU"
         self._threads = (default_threads() if threads is None else threads) if self._is_cpu else 1
+        self._named_precision = precision
         self._build_missing = build_missing
         folder = (default_cache_folder() if cache is None else cache) / "openvino"
         _require_openvino()
@@ -338,9 +344,9 @@ class OpenVinoBackend:
         self._cache = _Cache(
             folder, {"openvino": self._version, "device": self._device, **processor}
         )
-        self._verdicts = self._cache.verdicts(threads=self._threads)
+        self._verdicts = {} if renew else self._cache.verdicts(threads=self._threads)
         self._sessions: WeakValueDictionary[str, OpenVinoSession] = WeakValueDictionary()
-        self._precision = ""
+        self._precision = precision or ""
         if build_missing:
             self._check_device()
 
@@ -385,11 +391,12 @@ class OpenVinoBackend:
         kept = [verdict for graphs, verdict in self._verdicts.items() if record.sha256 in graphs]
         if not self._build_missing:
             self._refuse(kept[0] if kept else None)
+        precision = kept[0].precision if kept else self._precisions[0]
         session = OpenVinoSession(
             name,
             record,
             partial(self._compile, graph, record),
-            self._precision_of(record, kept[0].precision if kept else self._precisions[0]),
+            self._precision_of(record, self._named_precision or precision),
             is_fixed=not self._is_cpu,
         )
         if self._is_cpu:  # elsewhere when the first frame says how large frames are
@@ -399,6 +406,8 @@ class OpenVinoBackend:
 
     def check(self, tested: Predictor, open_reference: Callable[..., Predictor]) -> None:
         """Compare with ONNX Runtime, or recall that this was done; see `Backend.check`."""
+        if self._named_precision is not None:
+            return
         verdict = self.verdict(tested, open_reference)
         if verdict.check.problems:
             raise BackendError(
@@ -409,20 +418,17 @@ class OpenVinoBackend:
         if not self._build_missing:
             self._refuse(verdict)
 
-    def verdict(
-        self, tested: Predictor, open_reference: Callable[..., Predictor], *, renew: bool = False
-    ) -> Verdict:
+    def verdict(self, tested: Predictor, open_reference: Callable[..., Predictor]) -> Verdict:
         """The verdict on two graphs, kept or found now; they go on in the precision that it names.
 
         Args:
             tested: The graphs on this backend.
             open_reference: Opens the same graphs on ONNX Runtime, with a number of threads.
-            renew: Whether to measure although there is a verdict.
         """
         graphs = " ".join(tested.graph_hashes.values())
         sessions = [self._sessions[sha256] for sha256 in tested.graph_hashes.values()]
         verdict = self._verdicts.get(graphs)
-        if verdict is None or renew:
+        if verdict is None:
             _logger.info("comparing OpenVINO on %s with ONNX Runtime, once", self._device)
             with closing(open_reference(self._threads if self._is_cpu else None)) as reference:
                 verdict = self._measure(tested, reference, sessions)

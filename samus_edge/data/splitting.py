@@ -265,6 +265,9 @@ def assign_subsets(
 
     Returns:
         Case keys of each subset in ``SUBSETS``, sorted.
+
+    Raises:
+        BadArgumentError: if there are so few groups that a subset with a share would be empty.
     """
     members: dict[int, list[UltrasoundCase]] = {}
     for case in sorted(cases, key=lambda case: natural_order(case.key)):
@@ -288,6 +291,13 @@ def assign_subsets(
         for name, count in counts.items():
             lacking[subset][name] -= count
         split[subset] += [case.key for case in group]
+    empty = [subset for subset in SUBSETS if shares[subset] > 0 and not split[subset]]
+    if empty:
+        raise BadArgumentError(
+            f"{len(groups)} cases in {len(order)} groups are too few to split: "
+            f"{' and '.join(empty)} would be empty. Add cases, or give "
+            f"{'it' if len(empty) == 1 else 'them'} a larger share, or none."
+        )
     return {subset: sorted(keys, key=natural_order) for subset, keys in split.items()}
 
 

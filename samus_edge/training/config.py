@@ -88,6 +88,8 @@ class TrainConfig:
 
     Attributes:
         arch: model size, "tiny" or "vit_b".
+        start: weights to start from where the command names none: a checkpoint, a bundle, or
+            "default" for the default bundle; empty for LiteMedSAM's.
         hf: whether the high-frequency image enters the CNN branch.
         gate: whether the multi-scale attention gate follows the CNN branch.
         train_decoder: whether prompt encoder and mask decoder are trained where the architecture
@@ -120,6 +122,7 @@ class TrainConfig:
     """
 
     arch: Annotated[str, one_of(ARCHS)] = "tiny"
+    start: str = ""
     hf: bool = True
     gate: bool = True
     train_decoder: bool = False

@@ -119,7 +119,7 @@ class Trainer:
         self.processes = processes or Processes()
         self._pass_size = config.batch_size * self.processes.count
         count = len(objective.samples)
-        self.steps_per_epoch = count // (self._pass_size * config.accumulation_steps)
+        self.steps_per_epoch = count // self.images_per_step
         if not self.steps_per_epoch:
             raise BadArgumentError(
                 f"{objective.name} needs at least as many images as a step takes (batch_size "
@@ -132,6 +132,11 @@ class Trainer:
         self.history: list[EpochRecord] = []
         self._epoch_losses: list[float] = []
         self._resume()
+
+    @property
+    def images_per_step(self) -> int:
+        """Images that a step takes, over all passes and processes."""
+        return self._pass_size * self.config.accumulation_steps
 
     @property
     def total_steps(self) -> int:

@@ -10,6 +10,7 @@ from samus_edge.data.dataset import Subsets
 from samus_edge.errors import BadArgumentError
 from samus_edge.modeling.model_parts import select_trainable
 from samus_edge.modeling.samus_hf import SamusHF
+from samus_edge.runtime.bundle.bundle import default_bundle_path
 from samus_edge.training.batches import StageProgress, TrainingData
 from samus_edge.training.config import TrainConfig
 from samus_edge.training.distillation import prepare_distillation
@@ -20,6 +21,8 @@ from samus_edge.weights.checkpoint_loading import model_from_checkpoint
 from samus_edge.weights.foreign_checkpoints import default_checkpoint
 from samus_edge.weights.transfer import WeightAccount
 
+DEFAULT_BUNDLE = "default"
+
 
 def started_model(
     config: TrainConfig, checkpoint: Path | None = None
@@ -28,8 +31,8 @@ def started_model(
 
     Args:
         config: the training configuration.
-        checkpoint: any kind that the architecture starts from; None for LiteMedSAM's, which
-            starts `tiny`.
+        checkpoint: any kind that the architecture starts from, or a bundle, or "default" for the
+            default bundle; None for the configuration's, or else LiteMedSAM's, which starts `tiny`.
 
     Returns:
         The model in training mode, with every parameter trainable, and the account of its weights.
@@ -39,13 +42,17 @@ def started_model(
         MissingExtraError: if LiteMedSAM's checkpoint is wanted and not installed.
         WeightsError: if the checkpoint is damaged or starts another architecture.
     """
+    if checkpoint is None and config.start:
+        checkpoint = Path(config.start)
+    if checkpoint == Path(DEFAULT_BUNDLE) and not checkpoint.exists():
+        checkpoint = default_bundle_path()
     if checkpoint is None and config.arch != "tiny":
         raise BadArgumentError(
             f"the architecture {config.arch!r} needs a checkpoint to start from: "
             "sam_vit_b_01ec64.pth (Segment Anything's ViT-B, linked in "
             "https://github.com/facebookresearch/segment-anything), a checkpoint of SAMUS (linked "
-            "in https://github.com/xianlin7/SAMUS), or a .safetensors of samus-edge of this "
-            "architecture. Give it with --start."
+            "in https://github.com/xianlin7/SAMUS), or a .safetensors or a bundle of samus-edge of "
+            "this architecture. Give it with --start."
         )
     return model_from_checkpoint(
         checkpoint or default_checkpoint(),

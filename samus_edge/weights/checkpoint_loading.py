@@ -1,5 +1,6 @@
 """Every kind of checkpoint that a model can start from, recognised by its content."""
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,13 +9,21 @@ from pathlib import Path
 import torch
 
 from samus_edge.errors import BadArgumentError, OutputFileError, WeightsError
-from samus_edge.modeling.model_parts import arch_of, build_samus_hf
+from samus_edge.modeling.model_parts import arch_of, build_samus_hf, fold_constants
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime.bundle.records import to_json
 from samus_edge.runtime.images.output_files import sha256_of_file
 from samus_edge.weights.checkpoint_file import CheckpointFile, read_checkpoint
 from samus_edge.weights.foreign_checkpoints import load_lite_medsam, load_sam, load_samus
-from samus_edge.weights.model_file import is_own, load_own, read_settings, save_model, settings_of
+from samus_edge.weights.model_file import (
+    FORMAT,
+    is_folded,
+    is_own,
+    load_own,
+    read_settings,
+    save_model,
+    settings_of,
+)
 from samus_edge.weights.transfer import WeightAccount
 
 
@@ -47,24 +56,38 @@ def model_from_checkpoint(
     """A model with a checkpoint's weights; what the checkpoint lacks is drawn from a seed.
 
     Args:
-        path: A checkpoint of SAM (ViT-B), SAMUS, LiteMedSAM or samus-edge.
+        path: A checkpoint of SAM (ViT-B), SAMUS, LiteMedSAM or samus-edge, or a bundle.
         arch: One of :data:`samus_edge.archs.ARCHS`.
         hf: Whether the high-frequency image enters the CNN branch.
         gate: Whether the multi-scale attention gate follows the CNN branch.
         seed: Seed of the fresh parts.
 
     Returns:
-        The model in training mode and the account of its weights.
+        The model in training mode and the account of its weights. Of folded weights, which a
+        bundle's are, the model is folded: its convolutions have biases instead of normalisations.
 
     Raises:
+        BundleError: if the bundle is damaged.
         WeightsError: if the file is no such checkpoint, or starts another architecture.
     """
-    checkpoint = read_checkpoint(path)
+    is_bundle = path.is_dir() or path.suffix == ".zip"
+    checkpoint = _read_bundle(path) if is_bundle else read_checkpoint(path)
     _kind_for(checkpoint, arch)  # before the time that building takes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_samus_hf(arch, hf=hf, gate=gate)
+    if is_folded(checkpoint.tensors):
+        fold_constants(model)
     return model, load_start_weights(model, checkpoint)
+
+
+def _read_bundle(path: Path) -> CheckpointFile:
+    """The weights in a bundle, as if :func:`save_model` had written them."""
+    from samus_edge.weights.bundle_file import load_bundle_model  # needs the package onnx
+
+    model = load_bundle_model(path)
+    metadata = {"format": FORMAT, "settings": json.dumps(to_json(settings_of(model)))}
+    return CheckpointFile(path, model.state_dict(), metadata)
 
 
 def load_start_weights(model: SamusHF, checkpoint: CheckpointFile) -> WeightAccount:

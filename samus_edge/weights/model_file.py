@@ -15,6 +15,7 @@ from samus_edge.modeling.model_parts import (
     PartSize,
     arch_of,
     build_samus_hf,
+    fold_constants,
     part_sizes,
     select_trainable,
 )
@@ -29,6 +30,12 @@ _KIND = "a samus-edge weights file"
 
 TINY_STEM_KERNEL = "image_encoder.cnn_branch.steps.0.conv.weight"
 """Of `tiny`; its input channels are grey and, with the switch `hf`, the high-frequency image."""
+
+TINY_FOLDED_BIAS = "image_encoder.patch_embed.0.conv.bias"
+"""Of `tiny`, which has it once its normalisations are folded."""
+
+VIT_POSITIONS = "image_encoder.blocks.0.attn.rel_pos_h"
+"""Of `vit_b`; it has three axes once it is folded."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,8 @@ def load_model(path: Path) -> SamusHF:
         )
     settings = read_settings(checkpoint)
     model = build_samus_hf(settings.arch, hf=settings.hf, gate=settings.gate)
+    if is_folded(tensors):
+        fold_constants(model)
     transfer(model, ConvertedTensors(tensors), path=path, kind=_KIND, takes_all=True)
     return model.eval().requires_grad_(False)
 
@@ -139,6 +148,12 @@ def load_own(model: SamusHF, checkpoint: CheckpointFile) -> WeightAccount:
         kind=_KIND,
         may_be_new=ADDED_PARTS,
     )
+
+
+def is_folded(tensors: Mapping[str, Any]) -> bool:
+    """Whether a state dict is of a model after `fold_constants`."""
+    positions = tensors.get(VIT_POSITIONS)
+    return TINY_FOLDED_BIAS in tensors or (positions is not None and positions.ndim == 3)
 
 
 def switches_of(tensors: Mapping[str, Any]) -> dict[str, bool]:

@@ -163,7 +163,7 @@ sys.exit(main(sys.argv[1:]))
 DATA = ("--data", "{data}")
 EXTRAS = {
     ("data", "check", *DATA): None,
-    ("data", "split", *DATA, "--out", "s.json"): None,
+    ("data", "split", *DATA, "--out", "s.json", "--fractions", "0.7,0,0.3"): None,
     ("data", "augmentations", *DATA, "--out", "s.png"): None,
     ("train", "--config", "tiny_busi", *DATA, "--split", "{split}", "--out", "o"): "train",
     ("convert", "--checkpoint", "{split}", "--arch", "tiny", "--out", "w.safetensors"): "train",

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -10,13 +11,16 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
+from samus_edge.cli.train import TrainingDisplay
 from samus_edge.errors import MissingExtraError
 from samus_edge.training.checkpoint import load_state
+from samus_edge.training.trainer import StepRecord
 from samus_edge.weights.foreign_checkpoints import default_checkpoint
 from samus_edge.weights.model_file import load_model
 
@@ -245,6 +249,28 @@ def test_a_bad_argument_is_named(
     assert outcome.exit_code == 2
     assert option.strip("-") in outcome.stderr and value in outcome.stderr
     assert outcome.stderr.count("\n") == 1
+
+
+def test_a_display_without_a_terminal_says_how_the_steps_go_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trainer = SimpleNamespace(
+        total_steps=4, images_per_step=8, learner=SimpleNamespace(steps_done=1)
+    )
+    for interval, lines in ((0.0, 2), (1000.0, 0)):
+        display = TrainingDisplay(line_interval_s=interval)
+        display.start(trainer)  # type: ignore[arg-type]  # all of a trainer that it looks at
+        for step, loss in ((2, 0.5), (3, 0.25)):
+            display.step(StepRecord(step=step, loss=loss, learning_rate=1e-4))
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == lines
+    display = TrainingDisplay(line_interval_s=0.0)
+    display.start(trainer)  # type: ignore[arg-type]  # as above
+    display.step(StepRecord(step=2, loss=0.5, learning_rate=1e-4))
+    line = capsys.readouterr().err
+    assert re.fullmatch(
+        r"step 2 of 4: loss 0\.5000, rate 1\.00e-04, \d+\.\d images/s, 0 minutes left\n", line
+    )
 
 
 def test_importing_the_command_loads_nothing_heavy() -> None:

@@ -18,8 +18,9 @@ from samus_edge.training.objective import MaskObjective
 from samus_edge.training.trainer import StepRecord, Trainer, run_training
 from samus_edge.training.training_run import prepare_training, started_model
 from samus_edge.training.training_samples import LesionDataset
+from samus_edge.weights.bundle_file import load_bundle_model
 from samus_edge.weights.foreign_checkpoints import default_checkpoint
-from samus_edge.weights.model_file import save_model
+from samus_edge.weights.model_file import load_model, save_model
 from tests.training.small_training import small_model
 
 
@@ -76,6 +77,23 @@ def test_a_training_goes_on_from_our_own_weights(checkpoint: Path, tmp_path: Pat
     state = first.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_training_goes_on_from_a_bundle_and_from_what_came_of_it(tmp_path: Path) -> None:
+    """The folded model is trained as it is; its weights file comes back as the same model."""
+    expected = load_bundle_model()
+    frames = torch.randint(0, 256, (1, 90, 120), dtype=torch.uint8)
+    model, account = started_model(TrainConfig(start="default"))
+    assert account.new == () and account.adapted == {} and account.left_over == ()
+    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+    path = tmp_path / "best.safetensors"
+    save_model(model, path, config_document(TrainConfig()))
+    again, account = started_model(TrainConfig(), path)
+    assert account.new == () and account.adapted == {}
+    with torch.no_grad():
+        embeddings = expected.encode_frames(frames)
+        for each in (model.eval(), again.eval(), load_model(path)):
+            assert torch.equal(each.encode_frames(frames), embeddings)
 
 
 @pytest.fixture(scope="module")

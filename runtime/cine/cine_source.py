@@ -209,8 +209,9 @@ class FileFrames(CineSource):
     @property
     def memory_bytes(self) -> int:
         """What its pixels take, as they are kept."""
-        if self.study is not None:
-            return len(self.study.dataset.PixelData)
+        if self.study is not None:  # with elements of makers, which may be larger than the pixels
+            values = (element.value for element in self.study.dataset.values())
+            return sum(len(value) for value in values if isinstance(value, bytes))
         if isinstance(self._frames, _Pages):
             return self._frames.nbytes
         return sum(frame.nbytes for frame in self._frames)

@@ -48,6 +48,13 @@ def command(
         list[str] | None,
         typer.Option(metavar="NAME", help="Host name under which it is reached. Repeat for more."),
     ] = None,
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address of a proxy in front, whose X-Forwarded-For counts. Repeat for more.",
+        ),
+    ] = None,
 ) -> None:
     """Serve a page to point and click, a REST interface and live frames.
 
@@ -60,6 +67,7 @@ def command(
     from samus_edge.errors import SamusEdgeError
     from samus_edge.runtime import Segmenter
     from samus_edge.server.app import create_app
+    from samus_edge.server.guard import patient_protocol
     from samus_edge.server.observability import log_settings
     from samus_edge.server.settings import ServerSettings
 
@@ -82,6 +90,9 @@ def command(
                 create_app(settings, segmenter),
                 host=host,
                 port=port,
+                http=patient_protocol(settings.header_seconds),
+                proxy_headers=bool(proxy),
+                forwarded_allow_ips=list(proxy or ()),
                 log_config=log_settings(),
                 access_log=False,
                 timeout_graceful_shutdown=10,

@@ -2,21 +2,17 @@
 
 import json
 import logging
-import secrets
-import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
-from urllib.parse import urlsplit
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, create_task_group, fail_after, sleep, to_thread
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response, WebSocket
 from fastapi.responses import FileResponse, StreamingResponse
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import HTTPConnection
 
 from samus_edge import __version__
@@ -24,17 +20,18 @@ from samus_edge.errors import SamusEdgeError
 from samus_edge.runtime.bundle.check_frame import load_check_frames
 from samus_edge.runtime.cine.cine_source import FileFrames, open_frames
 from samus_edge.runtime.segmenter import Segmenter
+from samus_edge.server.guard import TOKEN_COOKIE, Guard, Tokens
 from samus_edge.server.live import serve_live
 from samus_edge.server.observability import ServerMetrics
 from samus_edge.server.problem import (
     BUG,
     install_problem_handlers,
-    problem_response,
     problems,
 )
 from samus_edge.server.schemas import (
     Example,
     ImageInfo,
+    Login,
     MaskRequest,
     Masks,
     ServiceInfo,
@@ -44,53 +41,14 @@ from samus_edge.server.segmentation_service import SegmentationService, png_of
 from samus_edge.server.session import Session, SessionStore
 from samus_edge.server.settings import ServerSettings
 
-__all__ = ["RateLimit", "create_app"]
+__all__ = ["create_app"]
 
-_MAX_CLIENTS = 10_000
 _PAGE = Path(__file__).with_name("page")
+_FILE_TYPES = ("application/octet-stream", "application/dicom")
 _NOTICE = "Research software, not a medical device."
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
-        "frame-ancestors 'none'; form-action 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
 _logger = logging.getLogger("samus_edge.server")
 
-Next = Callable[[Request], Awaitable[Response]]
 Result = TypeVar("Result")
-
-
-class RateLimit:
-    """A bucket of tokens for each client, filled steadily.
-
-    Args:
-        per_second: Tokens that come back; 0 for no limit.
-        burst: Tokens that a bucket holds.
-        clock: Seconds.
-    """
-
-    def __init__(
-        self, per_second: float, burst: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._per_second, self._burst, self._clock = per_second, burst, clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def wait_seconds(self, client: str) -> float:
-        """Take a token; 0 if there was one, else the seconds until there is."""
-        if self._per_second <= 0:
-            return 0.0
-        now = self._clock()
-        tokens, at = self._buckets.pop(client, (float(self._burst), now))
-        tokens = min(self._burst, tokens + (now - at) * self._per_second)
-        wait = 0.0 if tokens >= 1 else (1 - tokens) / self._per_second
-        self._buckets[client] = (tokens - 1 if tokens >= 1 else tokens, now)
-        while len(self._buckets) > _MAX_CLIENTS:
-            self._buckets.popitem(last=False)
-        return wait
 
 
 class _State:
@@ -98,30 +56,62 @@ class _State:
 
     def __init__(self, settings: ServerSettings, segmenter: Segmenter) -> None:
         self.settings = settings
+        self.tokens = Tokens(settings.token)
         self.service = SegmentationService(segmenter, settings.max_frames)
-        self.sessions = SessionStore(
-            settings.max_sessions, settings.session_seconds, settings.max_session_bytes
-        )
         self.metrics = ServerMetrics()
-        self.rates = RateLimit(settings.requests_per_second, settings.burst)
+        self.sessions = SessionStore(
+            settings.max_sessions,
+            settings.session_seconds,
+            settings.max_session_bytes,
+            when_gone=lambda reason: self.metrics.evictions.labels(reason).inc(),
+        )
         self.live = 0
+        self.incoming_bytes = 0
         self.examples = {frame.name: frame for frame in load_check_frames()}
         # One inference at a time: its threads have all cores already.
         self._inference = CapacityLimiter(1)
-
-    def is_authorised(self, header: str | None, query: str | None = None) -> bool:
-        """Whether a request bears the token."""
-        token = self.settings.token
-        if not token:
-            return True
-        given = query or ""
-        if header is not None and header.lower().startswith("bearer "):
-            given = header[7:].strip()
-        return secrets.compare_digest(given.encode(), token.encode())
+        self._decoding = threading.BoundedSemaphore(settings.decode_slots)
 
     async def compute(self, work: Callable[[], Result]) -> Result:
         """Run inference in a thread, when it is its turn."""
         return await to_thread.run_sync(work, limiter=self._inference)
+
+    async def decode(self, work: Callable[[], Result]) -> Result:
+        """Decode something of a client in one of few threads, and not for ever.
+
+        A thread cannot be stopped: one that takes too long keeps its slot until it ends.
+
+        Raises:
+            HTTPException: if it takes too long, or all slots are taken for too long.
+        """
+        seconds = self.settings.decode_seconds
+        busy = HTTPException(
+            503,
+            f"other files are being decoded, for more than {seconds:g} seconds. Try again later.",
+            {"Retry-After": "10"},
+        )
+
+        def job() -> Result:
+            if not self._decoding.acquire(timeout=seconds):
+                raise busy
+            try:
+                return work()
+            finally:
+                self._decoding.release()
+
+        try:
+            with fail_after(seconds):
+                return await to_thread.run_sync(job, abandon_on_cancel=True)
+        except TimeoutError:
+            raise HTTPException(
+                503, f"the file was not decoded in {seconds:g} seconds. Send a smaller part of it."
+            ) from None
+
+    async def sweep(self) -> None:
+        """Forget what nobody uses any more, for as long as the service runs."""
+        while True:
+            await sleep(self.settings.sweep_seconds)
+            self.sessions.sweep()
 
 
 def _state_of(connection: HTTPConnection) -> _State:
@@ -151,7 +141,10 @@ def create_app(settings: ServerSettings, segmenter: Segmenter) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         _logger.info("ready", extra={"detail": f"{segmenter.backend.name} {segmenter.precision}"})
-        yield
+        async with create_task_group() as tasks:
+            tasks.start_soon(state.sweep)
+            yield
+            tasks.cancel_scope.cancel()
         state.sessions.clear()
         _logger.info("stopped")
 
@@ -165,66 +158,10 @@ def create_app(settings: ServerSettings, segmenter: Segmenter) -> FastAPI:
     )
     app.state.service = state
     install_problem_handlers(app)
-    app.middleware("http")(partial(_guard, state))
-    hosts = [settings.host, "localhost", "127.0.0.1", "[::1]", *settings.allowed_hosts]
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    app.add_middleware(Guard, settings=settings, tokens=state.tokens, metrics=state.metrics)
     app.include_router(_operation)
     app.include_router(_images)
     return app
-
-
-async def _guard(state: _State, request: Request, call_next: Next) -> Response:
-    """Limits, the token, the log and the metrics of every request; the end of every bug."""
-    begun = time.perf_counter()
-    client = request.client.host if request.client else "unknown"
-    request_id = secrets.token_hex(8)
-    response = _refusal(state, request, client)
-    if response is None:
-        try:
-            response = await call_next(request)
-        except Exception:  # noqa: BLE001  # whatever was not meant for the client: a bug of ours
-            state.metrics.count_bug(_route_of(request), request_id)
-            response = problem_response(500, BUG, request.url.path)
-    taken = time.perf_counter() - begun
-    route = _route_of(request)
-    state.metrics.requests.labels(route, request.method, response.status_code).inc()
-    state.metrics.seconds.labels(route).observe(taken)
-    response.headers.update({**_HEADERS, "X-Request-Id": request_id})
-    _logger.info(
-        "request",
-        extra={
-            "route": route,
-            "method": request.method,
-            "status": response.status_code,
-            "milliseconds": round(1000 * taken, 2),
-            "client": client,
-            "request_id": request_id,
-        },
-    )
-    return response
-
-
-def _route_of(request: Request) -> str:
-    return getattr(request.scope.get("route"), "path", "none")
-
-
-def _refusal(state: _State, request: Request, client: str) -> Response | None:
-    path = request.url.path
-    if not path.startswith("/v1/") and path != "/metrics":
-        return None
-    wait = state.rates.wait_seconds(client)
-    if wait > 0:
-        return problem_response(
-            429,
-            f"too many requests; at most {state.settings.requests_per_second:g} a second.",
-            path,
-            {"Retry-After": str(max(1, round(wait)))},
-        )
-    if not state.is_authorised(request.headers.get("authorization")):
-        return problem_response(
-            401, "give the token: Authorization: Bearer ...", path, {"WWW-Authenticate": "Bearer"}
-        )
-    return None
 
 
 _operation = APIRouter()
@@ -246,8 +183,25 @@ async def _ready() -> dict[str, str]:
 async def _metrics(state: StateOf) -> Response:
     """For Prometheus."""
     state.metrics.sessions.set(len(state.sessions))
+    state.metrics.session_bytes.set(state.sessions.memory_bytes())
     state.metrics.live.set(state.live)
-    return Response(state.metrics.text(), media_type="text/plain; version=0.0.4")
+    return Response(state.metrics.text(), media_type=ServerMetrics.content_type)
+
+
+@_operation.post("/v1/login", status_code=204, responses=problems(401, 415, 422, 429))
+async def _log_in(state: StateOf, request: Request, given: Login) -> Response:
+    """Give the token once, and get a cookie that stands for it in this browser."""
+    if not state.tokens.accepts(given.token):
+        raise HTTPException(401, "this is not the token.", {"WWW-Authenticate": "Bearer"})
+    response = Response(status_code=204)
+    response.set_cookie(
+        TOKEN_COOKIE,
+        state.tokens.cookie,
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+    return response
 
 
 @_operation.get("/", include_in_schema=False)
@@ -326,11 +280,11 @@ async def _add_image(
         image = FileFrames(named.name, "image", [named.image])
         box = [float(value) for value in named.box]
     else:
-        content = await _body(request, state.settings.max_request_bytes)
+        content = await _body(request, state)
         if not content:
             raise HTTPException(422, "the body is empty. Send an image, a DICOM study or a video.")
         max_frames = state.settings.max_frames
-        image = await to_thread.run_sync(
+        image = await state.decode(
             partial(open_frames, content, "the file", max_video_frames=max_frames)
         )
     session = state.sessions.add(image)
@@ -346,8 +300,16 @@ async def _add_image(
     )
 
 
-async def _body(request: Request, limit: int) -> bytes:
-    """The body, refused as soon as it is too large."""
+async def _body(request: Request, state: _State) -> bytes:
+    """The body of an upload, refused as soon as it is too large, or all that come in are."""
+    kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip()
+    if kind not in _FILE_TYPES and not kind.startswith(("image/", "video/")):
+        raise HTTPException(
+            415,
+            "the body is an image, a study or a video: send it with the header Content-Type: "
+            "application/octet-stream (or image/..., video/..., application/dicom).",
+        )
+    limit = state.settings.max_request_bytes
     length = request.headers.get("content-length", "")
     too_large = HTTPException(
         413, f"the body is larger than {limit} bytes. Send less, or a part of it."
@@ -355,11 +317,19 @@ async def _body(request: Request, limit: int) -> bytes:
     if length.isdecimal() and int(length) > limit:
         raise too_large
     content = bytearray()
-    async for part in request.stream():
-        content += part
-        if len(content) > limit:
-            raise too_large
-    return bytes(content)
+    try:
+        async for part in request.stream():
+            content += part
+            state.incoming_bytes += len(part)
+            if len(content) > limit:
+                raise too_large
+            if state.incoming_bytes > max(limit, state.settings.max_incoming_bytes):
+                raise HTTPException(
+                    503, "too much is being sent at once. Try again later.", {"Retry-After": "10"}
+                )
+        return bytes(content)
+    finally:
+        state.incoming_bytes -= len(content)
 
 
 @_images.delete("/images/{image_id}", status_code=204)
@@ -376,17 +346,17 @@ def _file_of(media_type: str) -> dict[str, Any]:
 
 
 @_images.get("/images/{image_id}/frames/{index}", **_file_of("image/png"))
-async def _frame(session: Kept, index: int) -> Response:
+async def _frame(state: StateOf, session: Kept, index: int) -> Response:
     """A frame as a grey PNG."""
-    image = await to_thread.run_sync(session.frame, index)
-    return Response(await to_thread.run_sync(png_of, image), media_type="image/png")
+    content = await state.decode(lambda: png_of(session.frame(index)))
+    return Response(content, media_type="image/png")
 
 
 @_images.post("/images/{image_id}/masks", responses=problems(415))
 async def _masks(state: StateOf, session: Kept, request: MaskRequest) -> Masks:
     """The mask of a box, of points, or of a box that points refine."""
     found = await state.compute(partial(state.service.masks, session, request))
-    for step in ("encode", "decode"):
+    for step in ("encode", "decode", "measure"):
         if found.timings_ms[step]:
             state.metrics.inference_seconds.labels(step).observe(found.timings_ms[step] / 1000)
     return found
@@ -434,7 +404,7 @@ async def _track(
         except SamusEdgeError as err:
             yield json.dumps({"error": str(err)}) + "\n"
         except Exception:  # noqa: BLE001  # as in `_guard`
-            state.metrics.count_bug(_route_of(http))
+            state.metrics.count_bug(http.scope["route"].path)
             yield json.dumps({"error": BUG}) + "\n"
 
     return StreamingResponse(lines(), media_type="application/x-ndjson")
@@ -443,20 +413,14 @@ async def _track(
 @_images.websocket("/live")
 async def _live(state: StateOf, websocket: WebSocket) -> None:
     """Frames in, masks out; see `serve_live`."""
-    origin, host = websocket.headers.get("origin"), websocket.headers.get("host")
-    token = websocket.query_params.get("token")
-    # A page of another site may open a socket to this machine; its origin gives it away.
-    is_foreign = origin is not None and urlsplit(origin).netloc != host
-    header = websocket.headers.get("authorization")
-    if is_foreign or not state.is_authorised(header, token):
-        await websocket.close(1008)
-        return
     if state.live >= state.settings.max_live:
-        await websocket.close(1013)
+        await websocket.close(1013, "too many live connections; try again later.")
         return
     state.live += 1
     try:
-        await websocket.accept()
+        # A browser that offers subprotocols gives up unless one of them is taken.
+        offered = websocket.scope.get("subprotocols") or [None]
+        await websocket.accept(subprotocol=offered[0])
         segmenter, limit = state.service.segmenter, state.settings.max_request_bytes
         await serve_live(websocket, segmenter, state.metrics, limit)
     finally:

@@ -4,7 +4,18 @@ import json
 import logging
 import time
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    generate_latest,
+)
+
+from samus_edge import __version__
 
 __all__ = [
     "JsonFormatter",
@@ -19,8 +30,25 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 class ServerMetrics:
     """Metrics of one app, in a registry of its own."""
 
+    content_type = CONTENT_TYPE_LATEST
+
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        build = Info("samus_edge_build", "What runs.", registry=self._registry)
+        build.info({"version": __version__})
+        self.in_flight = Gauge(
+            "samus_edge_requests_in_flight", "Requests under way.", registry=self._registry
+        )
+        self.session_bytes = Gauge(
+            "samus_edge_session_bytes", "Memory of the images kept.", registry=self._registry
+        )
+        self.evictions = Counter(
+            "samus_edge_session_evictions_total",
+            "Images forgotten, by reason: unused, count, memory.",
+            ("reason",),
+            registry=self._registry,
+        )
         self.requests = Counter(
             "samus_edge_requests_total",
             "Requests by route, method and status.",
@@ -36,7 +64,7 @@ class ServerMetrics:
         )
         self.inference_seconds = Histogram(
             "samus_edge_inference_seconds",
-            "Seconds of encoding and decoding.",
+            "Seconds of encoding, decoding and measuring.",
             ("step",),
             buckets=_SECONDS,
             registry=self._registry,

@@ -12,6 +12,7 @@ __all__ = [
     "ImageInfo",
     "LesionPlace",
     "LiveCommand",
+    "Login",
     "MaskRequest",
     "MaskResult",
     "Masks",
@@ -28,6 +29,12 @@ PlaceMillimetres = Annotated[float, Field(ge=0, le=500, allow_inf_nan=False)]
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+class Login(_Strict):
+    """The token of the service."""
+
+    token: Annotated[str, Field(max_length=1000)]
 
 
 class PointPrompt(_Strict):

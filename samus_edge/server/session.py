@@ -1,5 +1,6 @@
 """Images that clients work on."""
 
+import math
 import secrets
 import threading
 import time
@@ -30,6 +31,13 @@ class Session:
         self.image = image
         self._embeddings: OrderedDict[int, Embedding] = OrderedDict()
         self._lock = threading.Lock()
+
+    @property
+    def memory_bytes(self) -> int:
+        """What is kept of it: pixels, and what was computed of them."""
+        with self._lock:
+            kept = [embedding.tensor for embedding in self._embeddings.values()]
+        return self.image.memory_bytes + sum(4 * math.prod(each.shape) for each in kept)
 
     def frame(self, index: int) -> GreyFrame:
         """A frame.
@@ -67,6 +75,7 @@ class SessionStore:
         seconds: for which one is kept after it was last used.
         max_bytes: that all of them hold; the newest is kept even if it holds more.
         clock: seconds.
+        when_gone: Called with the reason, "unused", "count" or "memory", for each that goes.
     """
 
     def __init__(
@@ -75,16 +84,17 @@ class SessionStore:
         seconds: float,
         max_bytes: int = 1 << 31,
         clock: Callable[[], float] = time.monotonic,
+        when_gone: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._when_gone = when_gone
         self._most, self._seconds, self._clock = most, seconds, clock
         self._max_bytes = max_bytes
         self._sessions: OrderedDict[str, tuple[Session, float]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        with self._lock:
-            self._sweep()
-            return len(self._sessions)
+        self.sweep()
+        return len(self._sessions)
 
     def add(self, image: FileFrames) -> Session:
         """Keep an image; the one that was used longest ago goes if there are too many."""
@@ -92,10 +102,7 @@ class SessionStore:
         with self._lock:
             self._sweep()
             self._sessions[session.id] = (session, self._clock())
-            while len(self._sessions) > self._most or (
-                len(self._sessions) > 1 and self._memory_bytes() > self._max_bytes
-            ):
-                self._sessions.popitem(last=False)
+            self._make_room()
         return session
 
     def get(self, name: str) -> Session:
@@ -112,6 +119,7 @@ class SessionStore:
                     404, "there is no such image, or it was not used for too long. Send it again."
                 )
             self._sessions[name] = (found[0], self._clock())
+            self._make_room()  # what is computed of images counts as well
             return found[0]
 
     def remove(self, name: str) -> None:
@@ -124,8 +132,26 @@ class SessionStore:
         with self._lock:
             self._sessions.clear()
 
+    def sweep(self) -> None:
+        """Forget what was not used for too long."""
+        with self._lock:
+            self._sweep()
+
+    def memory_bytes(self) -> int:
+        """What all of them hold."""
+        with self._lock:
+            return self._memory_bytes()
+
     def _memory_bytes(self) -> int:
-        return sum(session.image.memory_bytes for session, _ in self._sessions.values())
+        return sum(session.memory_bytes for session, _ in self._sessions.values())
+
+    def _make_room(self) -> None:
+        while len(self._sessions) > self._most:
+            self._sessions.popitem(last=False)
+            self._when_gone("count")
+        while len(self._sessions) > 1 and self._memory_bytes() > self._max_bytes:
+            self._sessions.popitem(last=False)
+            self._when_gone("memory")
 
     def _sweep(self) -> None:
         oldest = self._clock() - self._seconds
@@ -134,3 +160,4 @@ class SessionStore:
             if used >= oldest:
                 return
             del self._sessions[name]
+            self._when_gone("unused")

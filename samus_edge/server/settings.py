@@ -25,6 +25,12 @@ class ServerSettings:
         burst: Requests of one client at once.
         max_live: Live connections at the same time.
         allowed_hosts: Names that a request may be addressed to, besides loopback and `host`.
+        header_seconds: For which a connection may take to send a request's header.
+        body_seconds: For which nothing of a body may come.
+        max_incoming_bytes: Size of all bodies that are being received.
+        decode_slots: Files that are decoded at the same time.
+        decode_seconds: How long decoding may take.
+        sweep_seconds: After which images that nobody used for too long are looked for again.
     """
 
     host: str = "127.0.0.1"
@@ -38,6 +44,12 @@ class ServerSettings:
     burst: int = 100
     max_live: int = 4
     allowed_hosts: tuple[str, ...] = ()
+    header_seconds: float = 10.0
+    body_seconds: float = 20.0
+    max_incoming_bytes: int = 512 * 1024 * 1024
+    decode_slots: int = 2
+    decode_seconds: float = 30.0
+    sweep_seconds: float = 2.0
 
     def __post_init__(self) -> None:
         if not is_loopback(self.host) and not self.token:
@@ -46,6 +58,14 @@ class ServerSettings:
                 "environment variable "
                 "SAMUS_EDGE_TOKEN, or listen on 127.0.0.1."
             )
+
+    @property
+    def is_on_all_addresses(self) -> bool:
+        """Whether it listens on every address of the machine."""
+        try:
+            return ipaddress.ip_address(self.host).is_unspecified
+        except ValueError:
+            return False
 
 
 def is_loopback(host: str) -> bool:

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from samus_edge.runtime.bundle.check_frame import load_check_frames
 from samus_edge.runtime.cine.cine_source import FileFrames
-from samus_edge.server.app import RateLimit
+from samus_edge.server.guard import RateLimit
 from samus_edge.server.observability import JsonFormatter
 from samus_edge.server.segmentation_service import png_of
 from samus_edge.server.session import SessionStore
@@ -41,7 +41,7 @@ def test_other_machines_need_a_token(client_of: ClientOf) -> None:
 
 def test_requests_to_other_names_are_refused(client_of: ClientOf) -> None:
     with client_of(allowed_hosts=("cart.local",)) as client:
-        assert client.get("/healthz", headers={"Host": "evil.example"}).status_code == 400
+        assert client.get("/healthz", headers={"Host": "evil.example"}).status_code == 421
         assert client.get("/healthz", headers={"Host": "cart.local"}).status_code == 200
 
 

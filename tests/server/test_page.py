@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -272,3 +273,60 @@ def test_everything_can_be_named_and_reached(page: Page, screenshots: Path) -> N
     choose_example(page)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.screenshot(path=screenshots / "phone.png")
+
+
+def test_the_token_is_asked_for_kept_from_the_address_and_shared_by_tabs(
+    browser: Any, serve: Callable[..., Any], screenshots: Path
+) -> None:
+    def is_open(page: Page) -> None:
+        wait_until(page, "document.getElementById('example').options.length > 1")
+        assert page.locator("#login").is_hidden()
+        assert "sesame" not in page.url
+        assert not page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])").count(
+            "sesame"
+        )
+
+    with serve(SAMUS_EDGE_TOKEN="open sesame") as (found, _):
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(found)
+        page.wait_for_selector("#login:not([hidden])")
+        page.screenshot(path=screenshots / "token.png")
+        page.fill("#token", "wrong")
+        page.keyboard.press("Enter")
+        wait_until(page, "document.getElementById('status').textContent.includes('not the token')")
+        page.fill("#token", "open sesame")
+        page.keyboard.press("Enter")
+        is_open(page)
+        second = context.new_page()
+        second.goto(found)
+        is_open(second)
+        context.close()
+        for link in ("/#token=open%20sesame", "/?token=open%20sesame"):
+            context = browser.new_context()
+            page = context.new_page()
+            page.goto(found + link)
+            is_open(page)
+            context.close()
+
+
+def test_an_image_is_forgotten_when_its_page_is_left(
+    browser: Any, serve: Callable[..., Any]
+) -> None:
+    def kept(found: str) -> str:
+        with urllib.request.urlopen(f"{found}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return next(line for line in lines if line.startswith("samus_edge_sessions "))
+
+    with serve() as (found, _):
+        context = browser.new_context()
+        own = context.new_page()
+        own.goto(found)
+        choose_example(own)
+        assert kept(found) == "samus_edge_sessions 1.0"
+        own.goto("about:blank")
+        end = time.monotonic() + 5
+        while kept(found) != "samus_edge_sessions 0.0":
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        context.close()

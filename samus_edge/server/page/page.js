@@ -2,12 +2,6 @@
 const $ = (id) => document.getElementById(id);
 const canvas = $("canvas"), context = canvas.getContext("2d");
 const LESION = "#00e5ff", UNSURE = "#ffd600", RIM = "rgba(0,0,0,.75)";
-const TOKEN = new URLSearchParams(location.search).get("token") || sessionStorage.getItem("token") || "";
-if (TOKEN) {
-  sessionStorage.setItem("token", TOKEN);
-  history.replaceState(null, "", location.pathname); // out of the address bar and its history
-}
-
 const state = {
   image: null, // as the service describes it
   bitmaps: new Map(), // by frame
@@ -26,9 +20,9 @@ const state = {
 // --- the service -------------------------------------------------------------------------------------------------------
 
 async function call(path, options = {}) {
-  const headers = { ...(options.headers || {}), ...(TOKEN ? { Authorization: `Bearer ${TOKEN}` } : {}) };
-  const response = await fetch(path, { ...options, headers });
+  const response = await fetch(path, options);
   if (response.ok) return response;
+  if (response.status === 401 && path !== "/v1/login") askForToken();
   let text = `${response.status} ${response.statusText}`;
   try { text = (await response.json()).detail || text; } catch { /* no problem document */ }
   throw new Error(text);
@@ -36,6 +30,20 @@ async function call(path, options = {}) {
 
 const postJson = (path, value) =>
   call(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(value) });
+
+// The token becomes a cookie that scripts cannot read and other sites cannot use; it is not kept here.
+async function logIn(token) {
+  await postJson("/v1/login", { token });
+  $("login").hidden = true;
+  $("token").value = "";
+  say("");
+  await listExamples();
+}
+
+function askForToken() {
+  $("login").hidden = false;
+  $("token").focus();
+}
 
 function say(text, isError = false) {
   $("status").textContent = text;
@@ -468,11 +476,32 @@ stage.addEventListener("drop", (event) => {
 });
 new ResizeObserver(draw).observe(canvas);
 
-attempt(async () => {
-  for (const { name, width, height } of await (await call("/v1/examples")).json()) {
+// What nobody looks at any more is forgotten at once. A page that the browser brings back starts anew.
+addEventListener("pagehide", () => {
+  if (state.image) fetch(`/v1/images/${state.image.id}`, { method: "DELETE", keepalive: true }).catch(() => {});
+});
+addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
+
+$("login").addEventListener("submit", (event) => {
+  event.preventDefault();
+  attempt(() => logIn($("token").value));
+});
+
+async function listExamples() {
+  const examples = await (await call("/v1/examples")).json();
+  $("example").length = 1;
+  for (const { name, width, height } of examples) {
     const option = document.createElement("option");
     option.value = name;
     option.textContent = `${name.replace(/\.\w+$/, "").replace("_", " ")} (${width} × ${height})`;
     $("example").append(option);
   }
+}
+
+attempt(async () => {
+  // After "#" it is not sent and stands in no log; after "?" it did, and links of before still work.
+  const given = new URLSearchParams(location.hash.slice(1)).get("token") || new URLSearchParams(location.search).get("token");
+  if (!given) return listExamples();
+  history.replaceState(null, "", location.pathname); // out of the address bar and its history
+  try { await logIn(given); } catch (error) { askForToken(); throw error; }
 });

@@ -315,7 +315,7 @@ def test_an_image_is_forgotten_when_its_page_is_left(
 ) -> None:
     def kept(found: str) -> str:
         with urllib.request.urlopen(f"{found}/metrics", timeout=5) as answer:
-            lines = answer.read().decode().splitlines()
+            lines: list[str] = answer.read().decode().splitlines()
         return next(line for line in lines if line.startswith("samus_edge_sessions "))
 
     with serve() as (found, _):

@@ -106,6 +106,7 @@ class Segmenter:
         backend: str = "auto",
         precision: str = "auto",
         threads: int | None = None,
+        device: str | int | None = None,
     ) -> "Segmenter":
         """Open a bundle and make it ready to segment.
 
@@ -120,26 +121,29 @@ class Segmenter:
             precision: "auto" takes the bundle's reference, which is the most accurate; "fp32",
                 "fp16", "int8" (for TensorRT) or "int8-cpu" is an error where the bundle lacks it.
             threads: CPU threads that compute one graph; None for all cores, at most 8.
+            device: What computes, of several: "cuda:1" or 1 for the second NVIDIA GPU, for OpenVINO
+                "cpu", "gpu", "gpu.1" or "npu". "auto" takes backends that compute on it; None lets
+                the backend choose.
 
         Raises:
-            BadArgumentError: if backend, precision or threads is not one of those.
+            BadArgumentError: if backend, precision, threads or device is not one of those.
             BundleError: if the bundle is missing, damaged, changed or of a newer format.
             BackendError: if the bundle lacks the precision, or the backend is not available or
                 cannot run the graphs.
         """
         check_precision(precision)
         check_threads(threads)
-        names = backend_order(backend)
+        names = backend_order(backend, device)
         opened = Bundle.open(bundle)
         if backend != "auto":
-            return cls(opened, select_backend(backend, threads), precision)
+            return cls(opened, select_backend(backend, threads, device=device), precision)
         # Here too, so that a precision that the bundle lacks is not taken for a backend's failure.
         select_graphs(opened, precision)
         passed_over: list[str] = []
         for name in names:
             try:
                 # Building takes minutes, so it is done only for a backend that is named.
-                selected = select_backend(name, threads, build_missing=False)
+                selected = select_backend(name, threads, device=device, build_missing=False)
                 segmenter = cls(opened, selected, precision)
             except BackendError as err:
                 passed_over.append(f"{name}: {err}")

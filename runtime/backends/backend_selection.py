@@ -1,6 +1,7 @@
 """From a backend's name to a backend."""
 
 import logging
+import re
 from collections.abc import Sequence
 
 from samus_edge.errors import BadArgumentError
@@ -13,6 +14,7 @@ __all__ = [
     "backend_order",
     "check_backend",
     "check_threads",
+    "gpu_index",
     "say_choice",
     "select_backend",
 ]
@@ -48,33 +50,72 @@ BACKENDS = (
 )
 
 
-def backend_order(name: str) -> tuple[str, ...]:
-    """The backends to try for a name, in order.
+# What each computes on; the number is of a GPU.
+_ON_CUDA = re.compile(r"(?:cuda(?::(\d+))?|(\d+))")
+_DEVICES = {
+    "tensorrt": _ON_CUDA,
+    "onnxruntime-cuda": _ON_CUDA,
+    "onnxruntime-tensorrt": _ON_CUDA,
+    "openvino": re.compile(r"cpu|npu|gpu(\.\d+)?"),
+    "onnxruntime": re.compile(r"cpu"),
+}
+
+
+def backend_order(name: str, device: str | int | None = None) -> tuple[str, ...]:
+    """The backends to try for a name, in order: those that compute on the device, if one is named.
 
     Raises:
-        BadArgumentError: if the name is unknown.
+        BadArgumentError: if the name is unknown, or does not compute on the device.
+        TypeError: if the device is neither a name nor a number.
     """
     check_backend(name)
-    return AUTO_ORDER if name == "auto" else (name,)
+    order = AUTO_ORDER if name == "auto" else (name,)
+    if device is None:
+        return order
+    if isinstance(device, bool) or not isinstance(device, (str, int)):
+        raise TypeError(f"device must be a name or the number of a GPU, got {device!r}.")
+    taking = tuple(each for each in order if _DEVICES[each].fullmatch(str(device).lower()))
+    if not taking:
+        raise BadArgumentError(
+            f"backend {name} does not compute on {device!r}. A device is cuda, cuda:1 or 1 "
+            "(TensorRT, ONNX Runtime on CUDA), cpu, gpu, gpu.1 or npu (OpenVINO)."
+        )
+    return taking
 
 
-def select_backend(name: str, threads: int | None = None, *, build_missing: bool = True) -> Backend:
+def gpu_index(device: str | int | None) -> int | None:
+    """The number of a CUDA device; None where none is named."""
+    found = _ON_CUDA.fullmatch(str(device).lower())
+    number = None if found is None else found[1] or found[2]
+    return None if number is None else int(number)
+
+
+def select_backend(
+    name: str,
+    threads: int | None = None,
+    *,
+    device: str | int | None = None,
+    build_missing: bool = True,
+) -> Backend:
     """The backend of that name.
 
     Args:
         name: "onnxruntime" (CPU), "onnxruntime-cuda" or "onnxruntime-tensorrt" (its execution
             providers), "openvino", or "tensorrt".
         threads: CPU threads that compute one graph, 1 to 256; None lets the backend choose.
+        device: What it computes on, see `Segmenter.load`; None lets the backend choose.
         build_missing: Whether TensorRT builds engines that its cache lacks, which takes minutes,
             and OpenVINO is compared with ONNX Runtime where it was not yet, which takes seconds.
 
     Raises:
-        BadArgumentError: if the name is unknown or threads is out of range.
+        BadArgumentError: if the name is unknown, does not compute on the device, or threads is out
+            of range.
         TypeError: if threads is not an integer.
         BackendError: if it is not there; says how to get it.
     """
-    check_backend(name)
+    backend_order(name, device)
     check_threads(threads)
+    index = gpu_index(device)
     # Here, so that importing the runtime does not load the engine.
     if name == "tensorrt":
         from samus_edge.runtime.backends.tensorrt.tensorrt_backend import (
@@ -82,14 +123,15 @@ def select_backend(name: str, threads: int | None = None, *, build_missing: bool
             TensorRTOptions,
         )
 
-        return TensorRTBackend(TensorRTOptions(build_missing=build_missing))
+        return TensorRTBackend(TensorRTOptions(device_index=index, build_missing=build_missing))
     if name == "openvino":
         from samus_edge.runtime.backends.openvino_backend import OpenVinoBackend
 
-        return OpenVinoBackend(threads, build_missing=build_missing)
+        wanted = "CPU" if device is None else str(device)
+        return OpenVinoBackend(threads, device=wanted, build_missing=build_missing)
     from samus_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(threads, name=name)
+    return OnnxRuntimeBackend(threads, name=name, device_index=index or 0)
 
 
 def check_backend(name: str) -> None:

@@ -9,6 +9,7 @@ from samus_edge.cli.console import output_console
 from samus_edge.cli.options import (
     AsJson,
     BundlePath,
+    DeviceName,
     Threads,
     parse_frame_range,
     parse_frame_size,
@@ -94,9 +95,7 @@ def command(
             help="Folder of the engines. [default: $SAMUS_EDGE_CACHE, or the user's cache]",
         ),
     ] = None,
-    device: Annotated[
-        str, typer.Option(metavar="NAME", help="OpenVINO's: cpu, gpu, gpu.1 or npu.")
-    ] = "cpu",
+    device: DeviceName = None,
     threads: Threads = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Build, or compare, even what the cache has.")
@@ -139,14 +138,16 @@ def command(
 
     from rich.console import Console
 
+    from samus_edge.runtime.backends.backend_selection import backend_order, gpu_index
     from samus_edge.runtime.bundle.bundle import Bundle
 
     opened = Bundle.open(bundle)
     if backend == "openvino" or (backend is None and _has_only_openvino()):
-        _compare_openvino(opened, precision, (device, threads, cache), rebuild, as_json)
+        _compare_openvino(opened, precision, (device or "cpu", threads, cache), rebuild, as_json)
         return
     names = _precisions(opened, precision)
-    target, gpu = _target(flavour, compute_capability)
+    backend_order("tensorrt", device)
+    target, gpu = _target(flavour, compute_capability, gpu_index(device))
     _refuse_known_problems(target, opened, names, force)
     provided = _build(Console(stderr=True), opened, names, target, options, engines, rebuild)
     _print_built(provided, target, as_json)
@@ -243,7 +244,9 @@ def _precisions(opened: "Bundle", wanted: list[str] | None) -> list[str]:
     return list(dict.fromkeys(precision_name(opened, name) for name in wanted or ["auto"]))
 
 
-def _target(flavour: str, compute_capability: str | None) -> "tuple[EngineTarget, Device | None]":
+def _target(
+    flavour: str, compute_capability: str | None, index: int | None
+) -> "tuple[EngineTarget, Device | None]":
     """What to build for; and the GPU of this machine, if it is that."""
     from samus_edge.errors import BackendError
     from samus_edge.runtime.backends.gpu.find_device import find_device
@@ -261,7 +264,7 @@ def _target(flavour: str, compute_capability: str | None) -> "tuple[EngineTarget
             )
         return EngineTarget(library, compute_capability, None), None
     try:
-        device = find_device()
+        device = find_device(index=index)
     except BackendError as err:
         hint = ""
         if library.flavour == "tensorrt_rtx":

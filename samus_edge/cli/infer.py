@@ -9,6 +9,7 @@ from samus_edge.cli.options import (
     AsJson,
     BackendName,
     BundlePath,
+    DeviceName,
     DicomSeg,
     DicomSr,
     PrecisionName,
@@ -54,6 +55,7 @@ def command(
     ] = None,
     bundle: BundlePath = None,
     backend: BackendName = "auto",
+    device: DeviceName = None,
     precision: PrecisionName = "auto",
     out: Annotated[
         Path | None,
@@ -134,6 +136,7 @@ def command(
             backend=backend,
             precision=precision,
             threads=threads,
+            device=device,
             mask_file=out,
             overlay_file=overlay,
             spacing=size,

@@ -23,6 +23,7 @@ __all__ = [
     "BackendName",
     "BundlePath",
     "DataFolder",
+    "DeviceName",
     "DicomSeg",
     "DicomSr",
     "PrecisionName",
@@ -136,6 +137,15 @@ BackendName = Annotated[
         metavar="NAME",
         help="auto, onnxruntime (CPU), onnxruntime-cuda, onnxruntime-tensorrt, openvino or "
         "tensorrt.",
+    ),
+]
+DeviceName = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="Of several: cuda:1 for the second NVIDIA GPU; for OpenVINO cpu, gpu, gpu.1 or npu. "
+        "[default: the backend's choice]",
     ),
 ]
 PrecisionName = Annotated[

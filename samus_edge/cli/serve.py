@@ -4,7 +4,14 @@ from typing import Annotated
 
 import typer
 
-from samus_edge.cli.options import BackendName, BundlePath, PrecisionName, Threads, silence_opencv
+from samus_edge.cli.options import (
+    BackendName,
+    BundlePath,
+    DeviceName,
+    PrecisionName,
+    Threads,
+    silence_opencv,
+)
 
 __all__ = ["command"]
 
@@ -27,6 +34,7 @@ def command(
     ] = None,
     bundle: BundlePath = None,
     backend: BackendName = "auto",
+    device: DeviceName = None,
     precision: PrecisionName = "auto",
     threads: Threads = None,
     max_request_mb: Annotated[
@@ -82,7 +90,9 @@ def command(
         allowed_hosts=tuple(allow_host or ()),
     )
     silence_opencv()
-    with Segmenter.load(bundle, backend=backend, precision=precision, threads=threads) as segmenter:
+    with Segmenter.load(
+        bundle, backend=backend, precision=precision, threads=threads, device=device
+    ) as segmenter:
         shown = f"[{host}]" if ":" in host else host
         typer.echo(f"http://{shown}:{port}/  Research software, not a medical device.", err=True)
         try:

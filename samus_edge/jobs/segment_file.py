@@ -85,6 +85,7 @@ class FileSegmentation:
         backend: See `select_backend`.
         precision: See `Segmenter.load`.
         threads: CPU threads; None for all cores, at most 8.
+        device: See `Segmenter.load`.
         mask_file: PNG for the masks, see `mask_image`; of several frames a folder or an NPZ file,
             see `MaskFiles`; None for none.
         overlay_file: PNG or JPEG for people, see `draw_overlay`, of one frame; None for none.
@@ -105,6 +106,7 @@ class FileSegmentation:
     backend: str = "auto"
     precision: str = "auto"
     threads: int | None = None
+    device: str | None = None
     mask_file: Path | None = None
     overlay_file: Path | None = None
     spacing: PixelSpacing | None = None
@@ -248,7 +250,11 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
     with ExitStack() as closing:
         segmenter = closing.enter_context(
             Segmenter.load(
-                job.bundle, backend=job.backend, precision=job.precision, threads=job.threads
+                job.bundle,
+                backend=job.backend,
+                precision=job.precision,
+                threads=job.threads,
+                device=job.device,
             )
         )
         clock.lap("load")

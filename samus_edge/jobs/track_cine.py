@@ -175,6 +175,7 @@ class CineTracking:
         backend: See `select_backend`.
         precision: See `Segmenter.load`.
         threads: CPU threads; None for all cores, at most 8.
+        device: See `Segmenter.load`.
         spacing: Size of a pixel; None takes it from a DICOM file, and else measures in pixels.
         video_file: MP4 or AVI with overlays; None for none.
         csv_file: A line for each frame; None for none.
@@ -191,6 +192,7 @@ class CineTracking:
     backend: str = "auto"
     precision: str = "auto"
     threads: int | None = None
+    device: str | None = None
     spacing: PixelSpacing | None = None
     video_file: Path | None = None
     csv_file: Path | None = None
@@ -316,7 +318,11 @@ def track_cine(
         clock.lap("read")
         segmenter = closing.enter_context(
             Segmenter.load(
-                job.bundle, backend=job.backend, precision=job.precision, threads=job.threads
+                job.bundle,
+                backend=job.backend,
+                precision=job.precision,
+                threads=job.threads,
+                device=job.device,
             )
         )
         clock.lap("load")

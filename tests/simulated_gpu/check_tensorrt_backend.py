@@ -341,6 +341,36 @@ def simulated_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.usefixtures("simulated_installed")
+@pytest.mark.parametrize("device", ["cuda:1", 1, "1"])
+def test_a_segmenter_computes_on_the_gpu_that_is_named(
+    driver: SimulatedDriver,
+    disc_bundle: Path,
+    disc_segmenter: Segmenter,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str | int,
+) -> None:
+    monkeypatch.setenv("SIM_CUDA_DEVICES", "2")
+    frame = FRAMES[0]
+    expected = disc_segmenter.segment(frame.image, boxes=frame.box[None]).masks
+    with (
+        Segmenter.load(disc_bundle, backend="tensorrt") as first,
+        Segmenter.load(disc_bundle, device=device) as second,  # whose engines are there
+    ):
+        assert (first.backend.name, second.backend.name) == ("tensorrt", "tensorrt")
+        assert [each.backend.gpu.info.index for each in (first, second) if each.backend.gpu] == [
+            0,
+            1,
+        ]
+        for segmenter in (first, second, first):
+            masks = segmenter.segment(frame.image, boxes=frame.box[None]).masks
+            np.testing.assert_array_equal(masks, expected)
+        assert min(driver.bytes_of(0), driver.bytes_of(1)) > 1_000_000
+    assert (driver.bytes_of(0), driver.bytes_of(1)) == (0, 0)
+    with pytest.raises(BackendError, match="cannot find GPU 2"):
+        Segmenter.load(disc_bundle, backend="tensorrt", device=2)
+
+
+@pytest.mark.usefixtures("simulated_installed")
 def test_doctor_segments_on_an_engine_of_one_frame_size(open_segmenter: Open) -> None:
     engine = EngineOptions(frames=ShapeRange.fixed((300, 400)))
     open_segmenter(Bundle.open(), engine=engine).close()

@@ -436,6 +436,14 @@ static void free_all_of(struct context *context) {
   }
   pthread_mutex_unlock(&mutex);
 }
+long sim_bytes_of(int device) {
+  long size = 0;
+  pthread_mutex_lock(&mutex);
+  for (struct allocation *a = allocations; a; a = a->next)
+    if (a->context->device == device) size += (long)a->size;
+  pthread_mutex_unlock(&mutex);
+  return size;
+}
 CUresult cuMemFree_v2(CUdeviceptr address) {
   NEED_CONTEXT
   NO_CAPTURE_HERE

@@ -35,6 +35,11 @@ class SimulatedDriver:
         """What is alive, without what is not there."""
         return {name: n for name, n in self.counts().items() if n and name != "launches"}
 
+    def bytes_of(self, device: int) -> int:
+        """Memory that is taken of one GPU of several."""
+        self._library.sim_bytes_of.restype = ctypes.c_long
+        return int(self._library.sim_bytes_of(device))
+
     @property
     def depth(self) -> int:
         """Contexts on this thread's stack."""

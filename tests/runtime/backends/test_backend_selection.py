@@ -30,10 +30,36 @@ def test_auto_tries_gpus_first() -> None:
     assert backend_order("tensorrt") == ("tensorrt",)
 
 
+def test_a_device_leaves_the_backends_that_compute_on_it() -> None:
+    on_cuda = ("tensorrt", "onnxruntime-cuda")
+    for device in ("cuda", "cuda:1", "CUDA:1", 1, "1"):
+        assert backend_order("auto", device) == on_cuda
+    assert backend_order("auto", "cpu") == ("openvino", "onnxruntime")
+    assert backend_order("auto", "gpu.1") == backend_order("auto", "NPU") == ("openvino",)
+    assert backend_order("onnxruntime-tensorrt", "cuda:1") == ("onnxruntime-tensorrt",)
+
+
+@pytest.mark.parametrize(
+    ("backend", "device"),
+    [
+        ("onnxruntime", "cuda:1"),
+        ("tensorrt", "cpu"),
+        ("openvino", 1),
+        ("auto", "tpu"),
+        ("auto", -1),
+    ],
+)
+def test_a_device_that_a_backend_does_not_have_is_refused(backend: str, device: str | int) -> None:
+    with pytest.raises(ValueError, match=f"backend {backend} does not compute on {device!r}"):
+        Segmenter.load(backend=backend, device=device)
+    with pytest.raises(TypeError, match="device must be a name or the number"):
+        Segmenter.load(backend=backend, device=True)
+
+
 def test_auto_says_once_what_it_took_and_why_nothing_else(
     disc_bundle: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def select(name: str, threads: int | None, *, build_missing: bool) -> Any:
+    def select(name: str, threads: int | None, *, device: None, build_missing: bool) -> Any:
         assert not build_missing
         if name != "onnxruntime":
             raise BackendError(f"no {name}")
@@ -54,7 +80,7 @@ def test_auto_says_once_what_it_took_and_why_nothing_else(
 def test_where_nothing_works_all_reasons_are_given(
     disc_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def select(name: str, threads: int | None, *, build_missing: bool) -> Any:
+    def select(name: str, threads: int | None, *, device: None, build_missing: bool) -> Any:
         raise BackendError(f"no {name}.")
 
     monkeypatch.setattr(segmenter, "select_backend", select)

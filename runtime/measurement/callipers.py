@@ -5,6 +5,9 @@ w pixels is w long. A line is inside where the interpolated mask is at least a q
 at steps of a quarter of a pixel: it may graze the edge by a quarter of a pixel, and is nowhere more
 than half a pixel from the lesion's pixels. Holes are outside.
 
+Of a lesion that is larger than 4000 pixels, all of this is of square blocks of pixels, and right to
+the size of a block.
+
 The perpendicular is the longest of lines that are at most a pixel apart, or a 512th of the axis,
 and closer around the longest of them.
 """
@@ -28,6 +31,7 @@ _OUTSIDE = 60  # just under a quarter: interpolation rounds
 _TOLERANCE = 1e-9
 
 # What bounds the time of the search, whatever the mask.
+_MAX_SIDE = 4000  # OpenCV has its own limit for images, 32767
 _MAX_ENDS = 8_192
 _MAX_CELLS = 128
 _MAX_PAIRS = 2_048
@@ -64,7 +68,13 @@ def callipers_of(region: npt.NDArray[np.bool_], scale_xy: tuple[float, float]) -
         region: (H, W), one component, filling its box.
         scale_xy: size of a pixel across and down.
     """
-    scale = np.array(scale_xy)
+    size = -(-max(region.shape) // _MAX_SIDE)  # of blocks that are taken for pixels
+    if size > 1:
+        padded = np.pad(region, [(0, -length % size) for length in region.shape])
+        height, width = padded.shape
+        blocks = padded.reshape(height // size, size, width // size, size)
+        region = np.asarray(blocks.any(axis=(1, 3)))
+    scale = np.array(scale_xy) * size
     soft = region * _LESION
     hull = _hull(region)
     distances = np.linalg.norm((hull[:, None] - hull[None]) * scale, axis=2)
@@ -78,7 +88,8 @@ def callipers_of(region: npt.NDArray[np.bool_], scale_xy: tuple[float, float]) -
             break
         # Its ends may be between the middles of sides, so of a disc it can be longer.
         longest, across = across, longest
-    return Callipers(longest, across, max(at_most, _length(longest * scale)))
+    at_most = max(at_most, _length(longest * scale))
+    return Callipers((longest + 0.5) * size - 0.5, (across + 0.5) * size - 0.5, at_most)
 
 
 def _length(line: Points) -> float:
@@ -262,7 +273,11 @@ def _longest_across(longest: Points, hull: Points, soft: Pixels, scale: Points) 
     parts = np.linspace(0, 1, min(math.ceil(np.abs(along).max()) + 1, _MAX_ACROSS))
     for fine in (2, 4, 4):  # lines all along, then more about the longest
         step = across / fine
-        above, below = (math.ceil(fine * steps_to) + 1 for steps_to in (-steps.min(), steps.max()))
+        # No line inside is longer than the region's side, whose steps are of a pixel at least.
+        above, below = (
+            math.ceil(fine * min(reach, max(soft.shape))) + 1
+            for reach in (-steps.min(), steps.max())
+        )
         first = start + parts[0] * along - above * step
         matrix = np.stack([(parts[1] - parts[0]) * along, step, first], axis=1)
         size_wh = len(parts), above + below + 1

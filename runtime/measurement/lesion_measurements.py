@@ -71,14 +71,15 @@ def _side_middles(region: npt.NDArray[np.bool_]) -> Points:
     # Twice as large, with an arm of each pixel towards its neighbours: the contour then passes the
     # ends of all arms that reach out of the region.
     height, width = region.shape
+    inside = np.pad(region, 1)
+    is_deep = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
     arms = np.zeros((2 * height + 3, 2 * width + 3), np.uint8)
-    rows, columns = np.nonzero(region)
+    rows, columns = np.nonzero(region & ~is_deep)
     for down, across in ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)):
         arms[2 * rows + 2 + down, 2 * columns + 2 + across] = 1
     contours, _ = cv2.findContours(arms, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     x, y = max(contours, key=len).reshape(-1, 2).T - 2  # a pixel's centre has even numbers
     # Of an arm's end, the pixels on either side; one of them is outside.
-    inside = np.pad(region, 1)
     first = inside[y // 2 + 1, x // 2 + 1]
     second = inside[-(-y // 2) + 1, -(-x // 2) + 1]
     is_side = ((x + y) % 2 == 1) & (first != second)

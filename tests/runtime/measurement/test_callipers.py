@@ -242,6 +242,16 @@ def test_by_formula(shape: str, share: float) -> None:
     assert found.longest_at_most <= found.longest.length * 1.02
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 40_000), (33_000, 3), (700, 6_000)])
+def test_lesions_larger_than_opencv_takes(height: int, width: int) -> None:
+    found = measured(np.ones((height, width), np.bool_))
+    block = -(-max(height, width) // 4000)
+    diagonal = math.hypot(height, width)
+    across = min(height, width) * diagonal / max(height, width)  # from one long side to the other
+    assert found.longest.length == pytest.approx(diagonal, abs=2 * block)
+    assert found.perpendicular.length == pytest.approx(across, abs=2 * block)
+
+
 def test_a_search_that_was_cut_short_says_so() -> None:
     found = measured(noise(0.7)(400))
     assert found.longest_at_most > 1.2 * found.longest.length

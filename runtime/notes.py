@@ -29,6 +29,7 @@ class Note:
     | `click_not_obeyed` | warning | a point is on the wrong side of the mask's edge |
     | `low_quality` | warning | the mask is probably not good |
     | `longest_axis_uncertain` | warning | the mask is too ragged to find it for certain |
+    | `side_contradiction` | warning | a DICOM file says that it shows the other breast |
     | `spacing_unknown` | warning | sizes are in pixels; the text says why; info without DICOM |
     | `spacing_implausible` | warning | the size of a pixel is outside 0.005 to 2 mm |
     | `pixels_not_square` | info | sizes are in widths of a pixel, by the sample aspect ratio |

@@ -9,10 +9,14 @@ from samus_edge.cli.options import (
     AsJson,
     BackendName,
     BundlePath,
+    ClockHour,
+    Depth,
     DeviceName,
     DicomSeg,
     DicomSr,
+    FromNipple,
     PrecisionName,
+    Side,
     Spacing,
     Strict,
     Threads,
@@ -88,23 +92,10 @@ def command(
     dicom_seg: DicomSeg = None,
     dicom_sr: DicomSr = None,
     spacing: Spacing = None,
-    side: Annotated[
-        str | None,
-        typer.Option(
-            "--side", metavar="left|right", help="Breast that the lesion is in, for reports."
-        ),
-    ] = None,
-    clock: Annotated[
-        int | None,
-        typer.Option("--clock", metavar="HOUR", help="Its position on the clock face, 1 to 12."),
-    ] = None,
-    from_nipple: Annotated[
-        float | None,
-        typer.Option("--from-nipple", metavar="MM", help="Its distance from the nipple."),
-    ] = None,
-    depth: Annotated[
-        float | None, typer.Option("--depth", metavar="MM", help="Its distance from the skin.")
-    ] = None,
+    side: Side = None,
+    clock: ClockHour = None,
+    from_nipple: FromNipple = None,
+    depth: Depth = None,
     callipers: Annotated[
         bool, typer.Option("--callipers", help="Draw the diameters on the overlay.")
     ] = False,

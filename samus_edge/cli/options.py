@@ -22,11 +22,15 @@ __all__ = [
     "AsJson",
     "BackendName",
     "BundlePath",
+    "ClockHour",
     "DataFolder",
+    "Depth",
     "DeviceName",
     "DicomSeg",
     "DicomSr",
+    "FromNipple",
     "PrecisionName",
+    "Side",
     "Spacing",
     "SplitFile",
     "Strict",
@@ -185,6 +189,21 @@ DicomSr = Annotated[
         metavar="FILE.dcm",
         help="Write their measurements as a DICOM structured report; with --dicom-seg.",
     ),
+]
+Side = Annotated[
+    str | None,
+    typer.Option("--side", metavar="left|right", help="Breast that the lesion is in, for reports."),
+]
+ClockHour = Annotated[
+    int | None,
+    typer.Option("--clock", metavar="HOUR", help="Its position on the clock face, 1 to 12."),
+]
+FromNipple = Annotated[
+    float | None,
+    typer.Option("--from-nipple", metavar="MM", help="Its distance from the nipple."),
+]
+Depth = Annotated[
+    float | None, typer.Option("--depth", metavar="MM", help="Its distance from the skin.")
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document instead of text for people.")

@@ -10,14 +10,19 @@ from samus_edge.cli.options import (
     AsJson,
     BackendName,
     BundlePath,
+    ClockHour,
+    Depth,
     DeviceName,
     DicomSeg,
     DicomSr,
+    FromNipple,
     PrecisionName,
+    Side,
     Spacing,
     Strict,
     Threads,
     parse_box,
+    parse_location,
     parse_spacing,
     print_json,
     silence_opencv,
@@ -60,6 +65,10 @@ def command(
     precision: PrecisionName = "auto",
     threads: Threads = None,
     spacing: Spacing = None,
+    side: Side = None,
+    clock: ClockHour = None,
+    from_nipple: FromNipple = None,
+    depth: Depth = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -93,6 +102,7 @@ def command(
     """
     lesion = parse_box(box)
     size = parse_spacing(spacing)
+    location = parse_location(side, clock, from_nipple, depth)
 
     # Here, so that --help and a mistyped option answer at once.
     from samus_edge.jobs.record import refuse_warnings
@@ -110,6 +120,7 @@ def command(
         threads=threads,
         device=device,
         spacing=size,
+        location=location,
         video_file=out,
         csv_file=csv,
         mask_file=masks,

@@ -190,7 +190,7 @@ def mask_record(
         spacing, notes = source.spacing_in(box), (*notes, *source.spacing_notes(box))
     measurements = measure_lesion(mask, spacing, location)
     if measurements is not None:
-        notes = (*notes, *_axis_notes(measurements))
+        notes = (*notes, *_axis_notes(measurements), *_side_notes(location, source))
     return MaskRecord(
         area_px=int(np.count_nonzero(mask)),
         box=box,
@@ -212,6 +212,18 @@ def _axis_notes(found: LesionMeasurements) -> tuple[Note, ...]:
         f"{at_most:.1f} {found.unit}. Look at the mask."
     )
     return (Note("longest_axis_uncertain", "warning", text),)
+
+
+def _side_notes(location: BreastLocation | None, source: CineSource | None) -> tuple[Note, ...]:
+    """Whether a DICOM file says that it shows the other side."""
+    if location is None or location.side is None or source is None or source.study is None:
+        return ()
+    dataset = source.study.dataset
+    stated = dataset.get("ImageLaterality") or dataset.get("Laterality")
+    if stated not in ("L", "R") or stated == location.side[0].upper():
+        return ()
+    text = f"The side is given as {location.side}, and the file says that it shows the other one."
+    return (Note("side_contradiction", "warning", text),)
 
 
 _LEFT = BreastLocation("left")
@@ -285,11 +297,12 @@ def frame_record(
     latency_ms: float,
     source: CineSource | None,
     spacing: PixelSpacing | None,
+    location: BreastLocation | None = None,
 ) -> FrameRecord:
     """The record of a tracked frame; see `FrameRecord` and `mask_record`."""
     mask: MaskRecord | None = None
     if tracked.mask is not None and tracked.predicted_iou is not None:
-        mask = mask_record(tracked.mask, tracked.predicted_iou, source, spacing)
+        mask = mask_record(tracked.mask, tracked.predicted_iou, source, spacing, location=location)
     return FrameRecord(index, seconds, latency_ms, replace(tracked, mask=None), mask)
 
 

@@ -46,7 +46,7 @@ from samus_edge.runtime.images.output_files import (
     write_files_atomically,
 )
 from samus_edge.runtime.images.overlay import OverlayItem, draw_overlay
-from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
+from samus_edge.runtime.measurement.lesion_measurements import BreastLocation, PixelSpacing
 from samus_edge.runtime.notes import Note
 from samus_edge.runtime.segmenter import Segmenter
 
@@ -177,6 +177,7 @@ class CineTracking:
         threads: CPU threads; None for all cores, at most 8.
         device: See `Segmenter.load`.
         spacing: Size of a pixel; None takes it from a DICOM file, and else measures in pixels.
+        location: Where the lesion is, for JSON and DICOM results; None if it is not said.
         video_file: MP4 or AVI with overlays; None for none.
         csv_file: A line for each frame; None for none.
         mask_file: Folder or NPZ file for the masks, see `MaskFiles`; None for none.
@@ -194,6 +195,7 @@ class CineTracking:
     threads: int | None = None
     device: str | None = None
     spacing: PixelSpacing | None = None
+    location: BreastLocation | None = None
     video_file: Path | None = None
     csv_file: Path | None = None
     mask_file: Path | None = None
@@ -447,6 +449,7 @@ def follow_lesion(
     box: Box,
     source: CineSource,
     spacing: PixelSpacing | None,
+    location: BreastLocation | None = None,
 ) -> Iterator[Followed]:
     """Follow a lesion through frames, each of which is used.
 
@@ -456,6 +459,7 @@ def follow_lesion(
         box: XYXY around the lesion, pixels.
         source: Where the frames are from.
         spacing: Size of a pixel; None takes what the source says.
+        location: Where the lesion is, as it was given.
 
     Raises:
         BadArgumentError: if the box does not fit the frame.
@@ -467,7 +471,9 @@ def follow_lesion(
         begun = time.perf_counter()
         tracked = tracker.update(frame.image) if done else tracker.start(frame.image, box)
         latency_ms = 1000 * (time.perf_counter() - begun)
-        record = frame_record(frame.index, frame.seconds, tracked, latency_ms, source, spacing)
+        record = frame_record(
+            frame.index, frame.seconds, tracked, latency_ms, source, spacing, location
+        )
         yield frame, tracked, record
 
 
@@ -475,7 +481,7 @@ def _follow_file(
     job: CineTracking, source: CineSource, segmenter: Segmenter, report: TrackReport
 ) -> Iterator[Followed]:
     frames = source.part(job.from_frame, job.max_frames)
-    return follow_lesion(segmenter, frames, job.box, source, job.spacing)
+    return follow_lesion(segmenter, frames, job.box, source, job.spacing, job.location)
 
 
 def _follow_live(
@@ -509,6 +515,7 @@ def _follow_live(
                     result.latency_ms,
                     source,
                     job.spacing,
+                    job.location,
                 )
                 yield frame, result.tracked, record
                 if done == job.max_frames:

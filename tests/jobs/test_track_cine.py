@@ -15,7 +15,7 @@ from samus_edge.errors import BadArgumentError, ImageFileError, OutputFileError,
 from samus_edge.jobs import track_cine as track_module
 from samus_edge.jobs.segment_file import FileSegmentation, segment_file
 from samus_edge.jobs.track_cine import CineTracking, OverlayVideo, TrackReport, track_cine
-from samus_edge.runtime import LesionTracker, PixelSpacing, Segmenter, open_cine
+from samus_edge.runtime import BreastLocation, LesionTracker, PixelSpacing, Segmenter, open_cine
 from samus_edge.runtime.cine.cine_source import CineFrame, CineSource
 
 STEP_PX = 3
@@ -207,6 +207,7 @@ def study(frames: list[npt.NDArray[np.uint8]], tmp_path: Path) -> Path:
     """The frames, and one without a lesion, as a DICOM cine."""
     empty = np.full_like(frames[0], 130)
     identity = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.4", "PatientID": "P"}
+    identity["Laterality"] = "R"
     return write_study(tmp_path / "a.dcm", [*frames, empty], FrameTime="40", **identity)
 
 
@@ -222,10 +223,18 @@ def test_masks_are_written_in_every_form(job: Job, study: Path, tmp_path: Path) 
     assert [bool(mask.any()) for mask in masks] == [True] * 6 + [False]
 
     folder, npz, seg, sr = (tmp_path / name for name in ("m", "m.npz", "seg.dcm", "sr.dcm"))
+    place = BreastLocation("left", clock=4)
     report = track_cine(
-        job(source=str(study), mask_file=folder, dicom_seg_file=seg, dicom_sr_file=sr)
+        job(
+            source=str(study),
+            location=place,
+            mask_file=folder,
+            dicom_seg_file=seg,
+            dicom_sr_file=sr,
+        )
     )
     assert codes(report)[-1] == "frames_left_out"
+    assert codes(report).count("side_contradiction") == 1
     assert "1 of 7 frames" in report.notes[-1].text
     listed = json.loads((folder / "frames.json").read_text())["frames"]
     assert [each["state"] for each in listed] == [frame.tracked.state for frame in report.frames]
@@ -262,6 +271,7 @@ def test_masks_are_written_in_every_form(job: Job, study: Path, tmp_path: Path) 
     np.testing.assert_array_equal(stored[..., 0], masks[:6])
     groups = hd.sr.srread(sr).content.get_planar_roi_measurement_groups()  # type: ignore[attr-defined]
     assert len({group.tracking_uid for group in groups}) == 1
+    assert [group.finding_sites[0].laterality.meaning for group in groups] == ["Left"] * 6
     for group, frame in zip(groups, report.frames, strict=False):
         assert frame.mask is not None and frame.mask.measurements is not None
         area = {item.name.meaning: item.value for item in group.get_measurements()}["Area"]

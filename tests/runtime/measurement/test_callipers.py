@@ -12,6 +12,7 @@ import pytest
 from scipy.ndimage import map_coordinates
 from skimage.measure import find_contours
 
+from samus_edge.jobs.record import mask_record
 from samus_edge.runtime.measurement.lesion_measurements import (
     LesionMeasurements,
     PixelSpacing,
@@ -253,9 +254,12 @@ def test_lesions_larger_than_opencv_takes(height: int, width: int) -> None:
 
 
 def test_a_search_that_was_cut_short_says_so() -> None:
-    found = measured(noise(0.7)(400))
+    mask = noise(0.7)(400)
+    found = measured(mask)
     assert found.longest_at_most > 1.2 * found.longest.length
     assert found.orientation == "undetermined"
+    assert [note.code for note in mask_record(mask, 0.9, None).notes] == ["longest_axis_uncertain"]
+    assert mask_record(crescent(), 0.9, None).notes == ()
 
 
 @pytest.mark.parametrize(

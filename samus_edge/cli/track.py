@@ -155,7 +155,7 @@ def _lines(job: "CineTracking", report: "TrackReport") -> list[str]:
     if report.frames_dropped:
         lines.append(f"  {report.frames_dropped} frames dropped, because newer ones came")
     if report.times_lost:
-        lines.append(f"  lost {report.times_lost} times, found again {report.times_found} times")
+        lines.append(f"  times lost: {report.times_lost}, found again: {report.times_found}")
     before = ""
     for frame in report.frames:
         state, reason = frame.tracked.state, frame.tracked.reason

@@ -344,6 +344,8 @@ def track_cine(
             if not report.frames:  # of a source that does not say how many it has
                 raise BadArgumentError(f"{source.name} ends before frame {job.from_frame}.")
         except KeyboardInterrupt:
+            if not report.frames:
+                raise
             report.was_interrupted = True
         finally:
             report.notes = all_notes(source, (frame.mask for frame in report.frames))
@@ -352,15 +354,17 @@ def track_cine(
                 write_files_atomically({job.csv_file: report.to_csv().encode()})
             clock.lap("write")
             report.facts["timings_ms"] = clock.timings_ms()
-        if source.study is not None and job.dicom_seg_file is not None:
-            report.notes += dicom_notes(source.study, len(report.frames), len(lesions))
-            seg, measured = dicom_files(
-                segmenter, source.study, lesions, with_report=job.dicom_sr_file is not None
-            )
-            outputs = {job.dicom_seg_file: seg}
-            if job.dicom_sr_file is not None:
-                outputs[job.dicom_sr_file] = measured
-            write_files_atomically(outputs)
+    # After the other files are in their place: without any mask these two cannot be made.
+    if source.study is not None and job.dicom_seg_file is not None:
+        report.notes += dicom_notes(source.study, len(report.frames), len(lesions))
+        has_report = job.dicom_sr_file is not None
+        seg, measured = dicom_files(segmenter, source.study, lesions, with_report=has_report)
+        outputs = {job.dicom_seg_file: seg}
+        if job.dicom_sr_file is not None:
+            outputs[job.dicom_sr_file] = measured
+        write_files_atomically(outputs)
+        clock.lap("write")
+        report.facts["timings_ms"] = clock.timings_ms()
     return report
 
 

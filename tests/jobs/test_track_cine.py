@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +278,34 @@ def test_masks_are_written_in_every_form(job: Job, study: Path, tmp_path: Path) 
         area = {item.name.meaning: item.value for item in group.get_measurements()}["Area"]
         assert float(area) == pytest.approx(frame.mask.measurements.area)
     assert len(groups) == 6
+
+
+def test_without_any_mask_there_are_the_other_files(
+    job: Job, study: Path, tmp_path: Path, disc_bundle_copy: Path
+) -> None:
+    file = disc_bundle_copy / "manifest.json"
+    file.write_text(file.read_text().replace('"mask_threshold": 0.0', '"mask_threshold": 1e6'))
+    seg, masks, table = (tmp_path / name for name in ("seg.dcm", "masks", "sizes.csv"))
+    empty = job(source=str(study), bundle=disc_bundle_copy, mask_file=masks, csv_file=table)
+    with pytest.raises(BadArgumentError, match="every mask is empty"):
+        track_cine(replace(empty, max_frames=1, dicom_seg_file=seg))
+    assert not seg.exists()
+    assert len(table.read_text().splitlines()) == 2
+    assert [path.name for path in masks.iterdir()] == ["frames.json"]
+
+
+def test_a_stop_before_the_first_frame_leaves_what_was_there(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    masks = tmp_path / "m.npz"
+    masks.write_bytes(b"old")
+    monkeypatch.setattr(track_module, "_follow_file", stop)
+    with pytest.raises(KeyboardInterrupt):
+        track_cine(job(mask_file=masks))
+    assert masks.read_bytes() == b"old"
 
 
 def test_a_folder_of_something_else_is_not_replaced(job: Job, folder: Path) -> None:

@@ -4,8 +4,9 @@ import logging
 import re
 from collections.abc import Sequence
 
-from samus_edge.errors import BadArgumentError
+from samus_edge.errors import BackendError, BadArgumentError
 from samus_edge.runtime.backends.backend import Backend
+from samus_edge.runtime.backends.gpu.device import has_nvidia_driver
 
 __all__ = [
     "AUTO_ORDER",
@@ -129,6 +130,9 @@ def select_backend(
 
         wanted = "CPU" if device is None else str(device)
         return OpenVinoBackend(threads, device=wanted, build_missing=build_missing)
+    if name == "onnxruntime-cuda" and not (build_missing or has_nvidia_driver()):
+        # "auto" may yet take OpenVINO, and then ONNX Runtime is not loaded at all.
+        raise BackendError("there is no NVIDIA driver")
     from samus_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend(threads, name=name, device_index=index or 0)

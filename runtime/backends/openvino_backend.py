@@ -10,8 +10,8 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from importlib.util import find_spec
@@ -49,26 +49,49 @@ def load_openvino() -> Any:
     """The package `openvino`, which talks to nobody when it is imported from here.
 
     Its import asks `openvino_telemetry`, where that is there, to write into the home folder and to
-    report to a host; without it a stub of OpenVINO's own does nothing.
+    report to a host; without it a stub of OpenVINO's own does nothing. The converter of models,
+    which is most of the import's time, comes when a host program asks for it.
 
     Raises:
         BackendError: if it is not installed or does not load; says how to get it.
     """
+    if "openvino" in sys.modules:
+        return sys.modules["openvino"]
     _require_openvino()
-    telemetry = "openvino_telemetry"
-    is_hidden = "openvino" not in sys.modules and telemetry not in sys.modules
-    if is_hidden:
-        sys.modules[telemetry] = None  # type: ignore[assignment]  # how Python spells "not there"
     try:
-        import openvino
+        with _hidden("openvino.tools.ovc", _TELEMETRY):
+            import openvino
     except ImportError as err:
         raise BackendError(
             f"OpenVINO does not load ({err}). Install it again: {install_command('openvino')}"
         ) from err
-    finally:
-        if is_hidden:
-            del sys.modules[telemetry]
+    if not hasattr(openvino, "__getattr__"):
+        openvino.__getattr__ = _converter
     return openvino
+
+
+_TELEMETRY = "openvino_telemetry"
+
+
+@contextmanager
+def _hidden(*modules: str) -> Iterator[None]:
+    """Modules that an import takes for missing, where they are not loaded already."""
+    hidden = [name for name in modules if name not in sys.modules]
+    sys.modules |= dict.fromkeys(hidden)  # type: ignore[arg-type]  # None says so, to Python
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+def _converter(name: str) -> Any:
+    """What `openvino` has under this name beside what was imported."""
+    if name != "convert_model":
+        raise AttributeError(f"module 'openvino' has no attribute {name!r}")
+    with _hidden(_TELEMETRY):
+        from openvino.tools.ovc import convert_model
+    return convert_model
 
 
 def _require_openvino() -> None:
@@ -80,6 +103,18 @@ Shapes: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
 """The sizes of inputs that a graph is compiled for; -1 for one that may vary."""
 
 _MAX_COMPILED = 4
+_BATCH = "batch"
+"""The size of the axis of frames, in the records of `samus-edge export`."""
+
+
+def _frame_by_frame(record: GraphRecord, feeds: Mapping[str, Feed]) -> list[dict[str, Any]] | None:
+    """The feeds of a graph that takes frames, one frame each; None if they are of one."""
+    (first, *others) = record.inputs
+    count = feeds[first.name].shape[0]
+    if others or first.shape[0] != _BATCH or count == 1:
+        return None
+    frames = np.asarray(feeds[first.name])
+    return [{first.name: frames[index : index + 1]} for index in range(count)]
 
 
 class OpenVinoSession:
@@ -110,7 +145,7 @@ class OpenVinoSession:
         self.record = record
         self.precision = precision
         self._name = name
-        self._compile_for = compile_for
+        self._compile_for: Callable[[str, Shapes], Any] | None = compile_for
         self._is_fixed = is_fixed
         self._requests: OrderedDict[tuple[str, Shapes], Any] = OrderedDict()
         self._lock = threading.Lock()
@@ -123,6 +158,9 @@ class OpenVinoSession:
     def run(self, feeds: Mapping[str, Feed]) -> dict[str, FloatTensor]:
         """Run the graph; see `GraphSession.run`."""
         check_feeds(self._name, self.record.inputs, feeds)
+        if not self._is_fixed and (single := _frame_by_frame(self.record, feeds)) is not None:
+            outputs = [self.run(each) for each in single]
+            return {name: np.concatenate([each[name] for each in outputs]) for name in outputs[0]}
         with self._lock:
             request = self.prepare({name: feed.shape for name, feed in feeds.items()})
             try:
@@ -147,6 +185,7 @@ class OpenVinoSession:
             )
         key = (self.precision, self._frozen(shapes))
         if key not in self._requests:
+            assert self._compile_for is not None  # there is one key where it was given back
             self._requests[key] = self._compile_for(*key).create_infer_request()
             if len(self._requests) > _MAX_COMPILED:
                 self._requests.popitem(last=False)
@@ -154,29 +193,30 @@ class OpenVinoSession:
         return self._requests[key]
 
     def _frozen(self, shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
-        """What of the shapes is compiled in: the number of frames, on a CPU.
+        """What of the shapes is compiled in: on a CPU, that there is one frame.
 
         With that, 10 of the encoder's 1,847 operations have a size that varies with the frame's,
         and it is as fast as one that is compiled for a single size of frames.
         """
         if self._is_fixed:
             return tuple(sorted(shapes.items()))
-        varying = {spec.name: spec.shape for spec in self.record.inputs}
         return tuple(
             (
-                name,
+                spec.name,
                 tuple(
-                    size if isinstance(known, int) or known == "batch" else -1
-                    for size, known in zip(shape, varying[name], strict=True)
+                    size if isinstance(size, int) else 1 if size == _BATCH else -1
+                    for size in spec.shape
                 ),
             )
-            for name, shape in sorted(shapes.items())
+            for spec in self.record.inputs
         )
 
-    def keep_only_current(self) -> None:
-        """Give back what was compiled for another precision."""
+    def settle(self) -> None:
+        """Stay with this precision: give back what only another would need."""
         for key in [key for key in self._requests if key[0] != self.precision]:
             del self._requests[key]
+        if not self._is_fixed and self._requests:
+            self._compile_for = None  # and the graph with it
 
     def run_on_device(self, feeds: Mapping[str, Feed]) -> "dict[str, FloatTensor | DeviceTensor]":
         """As `run`: outputs are of the host."""
@@ -237,6 +277,7 @@ _ROUNDS = 9
 # Goes up when what is kept is no longer what this module would make.
 _FORMAT = 1
 _MAX_KEPT_GRAPHS = 16
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class _Cache:
@@ -249,16 +290,20 @@ class _Cache:
         self.folder = folder
         self._key = {"format": _FORMAT, **key}
 
-    def graph(self, **key: object) -> bytes | None:
-        """A compiled graph; None if there is none that is whole."""
-        path = self._path(".blob", key)
+    def graph(self, **key: object) -> Any:
+        """A compiled graph, an openvino.Tensor of bytes; None if there is none that is whole."""
+        openvino, path = load_openvino(), self._path(".blob", key)
         try:
-            content = path.read_bytes()
+            size = path.stat().st_size - _DIGEST_BYTES
+            # In memory of OpenVINO's own, which goes on using it: no copy of 35 MB.
+            blob = openvino.Tensor(openvino.Type.u8, openvino.Shape([max(0, size)]))
+            with path.open("rb") as file:
+                digest = file.read(_DIGEST_BYTES)
+                file.readinto(blob.data)
             path.touch()
         except OSError:
             return None
-        digest, blob = content[:32], content[32:]
-        if hashlib.sha256(blob).digest() == digest:
+        if hashlib.sha256(blob.data).digest() == digest:
             return blob
         _logger.warning("the compiled graph %s is damaged, and made again", path)
         return None
@@ -347,7 +392,7 @@ class OpenVinoBackend:
         self._verdicts = {} if renew else self._cache.verdicts(threads=self._threads)
         self._sessions: WeakValueDictionary[str, OpenVinoSession] = WeakValueDictionary()
         self._precision = precision or ""
-        if build_missing:
+        if build_missing and not self._is_cpu:
             self._check_device()
 
     @property
@@ -437,7 +482,7 @@ class OpenVinoBackend:
             self._cache.keep_verdicts(self._verdicts, threads=self._threads)
         self._use(sessions, verdict.precision)
         for session in sessions:
-            session.keep_only_current()
+            session.settle()
         return verdict
 
     def _refuse(self, verdict: Verdict | None) -> None:
@@ -502,6 +547,7 @@ class OpenVinoBackend:
         return ("bf16", "f32") if "BF16" in capabilities else ("f32",)
 
     def _check_device(self) -> None:
+        """Of a GPU or NPU: to ask loads the drivers of all, and a CPU is always there."""
         available = self._core.available_devices
         known = {*available, *(name.partition(".")[0] for name in available)}
         if self._device not in known:
@@ -527,7 +573,7 @@ class OpenVinoBackend:
         kept = self._cache.graph(**key)
         if kept is not None:
             try:
-                return self._core.import_model(kept, self._device, options)
+                return self._import(kept, options)
             except RuntimeError as err:
                 _logger.warning("a compiled graph does not load, and is made again: %s", err)
         try:
@@ -549,15 +595,21 @@ class OpenVinoBackend:
             self._cache.keep_graph(_exported(compiled), **key)
         return compiled
 
+    def _import(self, kept: Any, options: Mapping[str, object]) -> Any:
+        try:
+            return self._core.import_model(kept, self._device, options)
+        except TypeError:  # of an older version, which takes bytes
+            return self._core.import_model(kept.data.tobytes(), self._device, options)
+
 
 def _installed_version() -> str:
-    """Without importing it, which takes longer than a frame."""
-    from importlib.metadata import PackageNotFoundError, version  # here: it takes milliseconds
-
-    try:
-        return version("openvino")
-    except PackageNotFoundError:  # one that is not from the package index, or none
-        return str(load_openvino().get_version()).partition("-")[0]
+    """Of OpenVINO, by what the installer wrote beside it: importlib.metadata takes longer to load
+    than the rest of this module, OpenVINO as long as half a frame."""
+    found = find_spec("openvino")
+    if found is not None and found.origin is not None:
+        for path in Path(found.origin).parents[1].glob("openvino-*.dist-info"):
+            return path.name.removesuffix(".dist-info").partition("-")[2]
+    return str(load_openvino().get_version()).partition("-")[0]
 
 
 def _smallest(spec: TensorSpec) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import typer
 
 from samus_edge.cli.console import output_console, progress_bar
 from samus_edge.cli.options import (
+    BackendName,
     BundlePath,
     DataFolder,
     PrecisionName,
@@ -42,6 +43,7 @@ def command(
     split: SplitFile = None,
     subset: Annotated[Subset, typer.Option(help="Subset to evaluate.")] = Subset.TEST,
     bundle: BundlePath = None,
+    backend: BackendName = "auto",
     precision: PrecisionName = "auto",
     weights: Annotated[
         Path | None,
@@ -111,14 +113,14 @@ def command(
 
     from samus_edge.data.dataset import load_subsets
 
-    if precision != "auto":
-        if weights is not None:
-            raise typer.BadParameter("goes with a bundle, not weights.", param_hint="--precision")
-        if record:
-            raise typer.BadParameter(
-                "records the bundle's reference; for another precision: samus-edge verify",
-                param_hint="--record",
-            )
+    for option, value in (("--precision", precision), ("--backend", backend)):
+        if value != "auto" and weights is not None:
+            raise typer.BadParameter("goes with a bundle, not weights.", param_hint=option)
+    if precision != "auto" and record:
+        raise typer.BadParameter(
+            "records the bundle's reference; for another precision: samus-edge verify",
+            param_hint="--record",
+        )
 
     from samus_edge.data import prompt_protocol
     from samus_edge.runtime.bundle.bundle import Bundle
@@ -142,7 +144,7 @@ def command(
         "groups": subsets.groups,
         "about": about,
     }
-    report = _evaluate(subsets.get(subset.value), (bundle, precision), weights, options)
+    report = _evaluate(subsets.get(subset.value), (bundle, backend, precision), weights, options)
     also = {}
     if html is not None:
         from samus_edge.evaluation.html_report import render_evaluation
@@ -160,13 +162,13 @@ def command(
 
 def _evaluate(
     cases: "list[UltrasoundCase]",
-    bundle: tuple[Path | None, str],
+    bundle: tuple[Path | None, str, str],
     weights: Path | None,
     options: dict[str, Any],
 ) -> "EvaluationReport":
     """Load what is to be evaluated, and evaluate it with a progress bar on a terminal's stderr.
 
-    A bundle is its path and the precision to run it in.
+    A bundle is its path, and the backend and precision to run it in.
     """
     from samus_edge.runtime.images.output_files import sha256_of_file
 
@@ -178,8 +180,8 @@ def _evaluate(
 
     from samus_edge.runtime import Segmenter
 
-    path, precision = bundle
-    with Segmenter.load(path, precision=precision) as segmenter:
+    path, backend, precision = bundle
+    with Segmenter.load(path, backend=backend, precision=precision) as segmenter:
         manifest = segmenter.bundle.manifest
         options["about"] |= {
             "bundle": manifest.name,

@@ -55,6 +55,14 @@ def command(
             metavar="NAME", help="Verify this precision; repeat for several. All if left out."
         ),
     ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What runs the precisions, the reference as well, which is then compared with "
+            "itself on ONNX Runtime. [default: onnxruntime]",
+        ),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -114,9 +122,14 @@ def command(
         html = html / HTML_NAME
     check_outputs({"--out": out, "--html": html})
 
+    from samus_edge.runtime.backends.backend_selection import check_backend
     from samus_edge.runtime.bundle.bundle import Bundle, check_precision, precision_name
     from samus_edge.verification.gates import GATES
 
+    if backend == "auto":
+        raise typer.BadParameter("name the one to verify, not auto.", param_hint="--backend")
+    if backend is not None:
+        check_backend(backend)
     for name in precision or ():
         check_precision(name)
     opened = Bundle.open(bundle)
@@ -127,7 +140,7 @@ def command(
     chosen = Subset.VAL if subset is None else subset
     source = _source(data, split, chosen, frames, limit, seed)
     gates = GATES if max_drop is None else GATES.with_max_drop(max_drop)
-    result = _verify(opened, source, precision, gates, PICTURES if html is not None else 0)
+    result = _verify(opened, source, precision, gates, PICTURES if html is not None else 0, backend)
     line = command_line(context, places=False)
     _write(result, line, out, html)
     if record:
@@ -175,8 +188,10 @@ def _verify(
     precisions: list[str] | None,
     gates: "VerificationGates",
     pictures: int,
+    backend: str | None,
 ) -> "VerificationResult":
     """Verify, saying how far it is."""
+    from samus_edge.runtime.backends.backend_selection import select_backend
     from samus_edge.verification.verify_bundle import verify_bundle
 
     with progress_bar("Verifying", len(source)) as bar:
@@ -185,6 +200,7 @@ def _verify(
             source,
             precisions or None,
             gates=gates,
+            backend=None if backend in (None, "onnxruntime") else select_backend(backend),
             pictures=pictures,
             on_frame=lambda name: bar.update(advance=1),
         )

@@ -139,6 +139,7 @@ def test_a_failed_evaluation_writes_nothing(
         (("--bundle", "b", "--weights", "w"), "both --bundle b and --weights w"),
         (("--weights", "w", "--record"), "--record"),
         (("--weights", "w", "--precision", "fp16"), "--precision"),
+        (("--weights", "w", "--backend", "openvino"), "--backend"),
         (("--csv", "x", "--html", "x"), "x is that of --csv as well"),
         (("--out", "nowhere/x"), "the folder of nowhere/x does not exist"),
         (("--csv", "nowhere/x"), "the folder of nowhere/x does not exist"),

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,18 @@ def test_all_limits_hold(run: Run, wrong_bundle: Path, options: list[object]) ->
     assert "all 5 hold" in outcome.stdout and "not judged" in outcome.stdout
     assert "fp16" not in outcome.stdout
     assert (wrong_bundle / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_another_backend_is_compared_with_onnx_runtime(
+    run: Run, disc_bundle: Path, options: list[object], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.json"
+    arguments = ("--bundle", disc_bundle, "--backend", "openvino", *options, "--out", out)
+    assert run("verify", *arguments).exit_code == 0
+    document = json.loads(out.read_text())
+    assert document["backend"].startswith("openvino 2")
+    assert list(document["precisions"]) == ["fp32"]
 
 
 def test_a_failed_limit_is_a_line_and_exit_code_1(
@@ -199,6 +212,8 @@ def test_a_damaged_bundle_is_exit_code_1(
         (("--data", ".", "--frames", "."), "give either --data or --frames"),
         (("--frames", ".", "--subset", "val"), "--subset"),
         (("--frames", ".", "--precision", "fp8"), "got 'fp8'"),
+        (("--frames", ".", "--backend", "auto"), "--backend"),
+        (("--frames", ".", "--backend", "cuda"), "got 'cuda'"),
         (("--frames", ".", "--limit", "0"), "--limit"),
         (("--frames", ".", "--seed", "-1"), "--seed"),
         (("--frames", ".", "--max-drop", "101"), "--max-drop"),

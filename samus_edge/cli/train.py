@@ -11,6 +11,7 @@ from samus_edge.cli.options import DataFolder, SplitFile
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from samus_edge.data.dataset import Subsets
     from samus_edge.training.batches import StageProgress, TrainingData
     from samus_edge.training.config import TrainConfig
     from samus_edge.training.history import EpochRecord
@@ -24,6 +25,7 @@ __all__ = [
     "TrainingDisplay",
     "command",
     "read_settings",
+    "read_subsets",
 ]
 
 
@@ -121,11 +123,17 @@ class TrainingDisplay:
             f"epoch {record.epoch}: train loss {record.train_loss:.4f}, "
             f"val loss {record.val_loss:.4f}, val Dice {', '.join(dices)}"
         )
+        for name, scores in record.datasets.items():
+            found = [f"{kind} {scores[kind]:.4f}" for kind in kinds if kind in scores]
+            self.note(f"  {name}: val loss {scores['loss']:.4f}, val Dice {', '.join(found)}")
 
     def _show(self, stage: str, done: int, total: int, now: str = "") -> None:
         if stage not in self._tasks:
             self._tasks[stage] = self.bars.add_task(stage, total=total, completed=done, now=now)
         self.bars.update(self._tasks[stage], total=total, completed=done, now=now)
+
+
+SPLITS_FOLDER = "splits"
 
 
 def _mean(values: list[float]) -> float:
@@ -137,7 +145,7 @@ ConfigFile = Annotated[
     typer.Option(
         metavar="FILE|NAME",
         help="YAML configuration, or the name of one that comes with samus-edge: tiny_busi, "
-        "tiny_distilled, tiny_ablation, samus_report. Left out: the defaults.",
+        "tiny_many, tiny_distilled, tiny_ablation, samus_report. Left out: the defaults.",
     ),
 ]
 StartCheckpoint = Annotated[
@@ -210,6 +218,9 @@ def command(
     The test subset is never read. Ctrl-C ends the step that is under way, saves the state and
     stops; the same command goes on from there, as it does after a crash.
 
+    A configuration may list several datasets: --data is the folder of all of them then, and
+    DIR/splits keeps how those without a split file were split.
+
     Writes best.safetensors (averaged weights with the smallest validation loss), state.pt (to
     resume), history.csv, curves.png and config.json.
 
@@ -218,13 +229,12 @@ def command(
 
     Exit codes: 0 done; 1 failed; 2 an argument is wrong; 130 interrupted, and saved.
     """
-    from samus_edge.data.dataset import load_subsets
     from samus_edge.training.learner import training_processes
     from samus_edge.training.trainer import run_training, stop_on_signal
     from samus_edge.training.training_run import prepare_training
 
     settings = read_settings(config, set_, epochs, train_decoder=train_decoder, unfreeze=unfreeze)
-    subsets = load_subsets(data, split, names=("train", "val"))
+    subsets = read_subsets(data, split, settings, out / SPLITS_FOLDER)
     with training_processes(settings.device) as processes, stop_on_signal() as stop:
         display = TrainingDisplay(visible=processes.is_first)
         with display.bars:
@@ -278,6 +288,39 @@ def read_settings(
         train_decoder=settings.train_decoder or train_decoder,
         unfreeze=(*settings.unfreeze, *(unfreeze or ())),
     )
+
+
+def read_subsets(
+    data: Path, split: Path | None, settings: "TrainConfig", splits: Path
+) -> "Subsets":
+    """The cases to train and validate on: of one dataset, or of all that the configuration lists.
+
+    Args:
+        data: the dataset, or the folder of all of them.
+        split: its split file; several datasets name their own.
+        settings: the configuration.
+        splits: folder of the split files of datasets that are split by a rule.
+
+    Raises:
+        BadArgumentError: if a split file is given with several datasets.
+        DataError: if a dataset cannot be read, or its subsets leak.
+    """
+    from samus_edge.data.collection import joined, load_collection
+    from samus_edge.data.dataset import load_subsets
+    from samus_edge.data.splitting import SUBSETS
+
+    if not settings.datasets:
+        return load_subsets(data, split, names=("train", "val"))
+    if split is not None:
+        raise typer.BadParameter(
+            "the configuration lists datasets, each with a split of its own; leave it out.",
+            param_hint="--split",
+        )
+    found = load_collection(data, settings.datasets, splits)
+    for name, subsets in found.items():
+        counts = ", ".join(f"{subset} {len(subsets.get(subset))}" for subset in SUBSETS)
+        typer.echo(f"{name}: {counts}")
+    return joined(list(found.values()))
 
 
 def _print_plan(trainer: "Trainer", cases: "TrainingData") -> None:

@@ -27,6 +27,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Final, Protocol
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -47,6 +48,16 @@ JPEG_THRESHOLD: Final = 127
 MAX_LABEL: Final = 15
 """A file whose values lie in 0 to this, several of them above 0, is a label map, not a mask."""
 
+LESIONS: Final = ("files", "parts", "together")
+"""What makes a lesion: a mask file, a part of one (touching ones cut apart), or all of an image."""
+
+CORE_DEPTH: Final = 0.7
+"""Where touching lesions are cut: each has a core that lies deeper than this share of the deepest
+point of both. The neck between two discs is shallower once they overlap by less than a quarter."""
+
+MIN_PART_PX: Final = 16
+"""Smaller parts are what a pen or a resampling has left, not lesions."""
+
 Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
@@ -65,6 +76,10 @@ class UltrasoundCase:
     """One file per lesion; or, with ``label_value``, the label map alone."""
     label_value: int | None = None
     """What pixels of the lesion hold in the label map; None if any value but black is lesion."""
+    dataset: str = ""
+    """Name of the dataset, among several."""
+    lesions: str = "files"
+    """What makes a lesion, one of ``LESIONS``."""
 
     @property
     def class_name(self) -> str:
@@ -150,8 +165,44 @@ def decode_case(case: UltrasoundCase, problems: list[str]) -> tuple[Image | None
                 "with the number of classes in class.json)"
             )
         elif (mask := _mask(values, path, case.label_value)).any():
-            instances.append(mask)
+            instances += separate_lesions(mask) if case.lesions == "parts" else [mask]
+    if case.lesions == "together" and instances:
+        instances = [np.logical_or.reduce(instances)]
     return image, instances
+
+
+def separate_lesions(mask: Mask) -> list[Mask]:
+    """The lesions of one mask: its connected parts, each cut where two lesions touch.
+
+    A part with several cores is cut half way between them.
+
+    Args:
+        mask: (H, W), not empty.
+
+    Returns:
+        (H, W) masks that do not overlap and together cover the mask but for crumbs.
+    """
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    found: list[Mask] = []
+    for number in range(1, count):
+        if stats[number, cv2.CC_STAT_AREA] >= MIN_PART_PX:
+            found += _cut(parts == number)
+    return found or [mask]
+
+
+def _cut(part: Mask) -> list[Mask]:
+    """A connected part, cut between its cores."""
+    depth = cv2.distanceTransform(np.pad(part, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    core = (depth > CORE_DEPTH * depth.max()).astype(np.uint8)
+    count, _ = cv2.connectedComponents(core, connectivity=8)
+    if count <= 2:
+        return [part]
+    # each pixel goes to the nearest core
+    _, nearest = cv2.distanceTransformWithLabels(
+        1 - core, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_CCOMP
+    )
+    pieces = [part & (nearest == number) for number in range(1, count)]
+    return [piece for piece in pieces if piece.sum() >= MIN_PART_PX]
 
 
 def natural_order(key: str) -> list[tuple[int, str]]:
@@ -270,6 +321,8 @@ class CaseCache:
         """The file of a case, whether it exists or not."""
         files = (case.image_path, *case.mask_paths)
         name = "\0".join([*(str(path.absolute()) for path in files), str(case.label_value)])
+        if case.lesions != "files":
+            name += f"\0{case.lesions}"
         digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
         return self.folder / f"{digest}.case"
 

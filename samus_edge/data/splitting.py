@@ -251,6 +251,7 @@ def assign_subsets(
     fractions: Fractions = Fractions(),
     *,
     seed: int = 0,
+    patterns: Mapping[str, str] | None = None,
 ) -> dict[str, list[str]]:
     """Deal out whole groups so that each class is split by the fractions.
 
@@ -262,16 +263,29 @@ def assign_subsets(
         groups: group number of each case key.
         fractions: shares of the cases, for each class.
         seed: seed of the order.
+        patterns: regular expression by subset; a group with a case whose key it matches belongs to
+            that subset, the first of several, and is not dealt out. Empty ones match nothing.
 
     Returns:
         Case keys of each subset in ``SUBSETS``, sorted.
 
     Raises:
-        BadArgumentError: if there are so few groups that a subset with a share would be empty.
+        BadArgumentError: if there are so few groups that a subset with a share would be empty, or
+            if a pattern finds nothing or is no regular expression.
     """
     members: dict[int, list[UltrasoundCase]] = {}
     for case in sorted(cases, key=lambda case: natural_order(case.key)):
         members.setdefault(groups[case.key], []).append(case)
+    split: dict[str, list[str]] = {subset: [] for subset in SUBSETS}
+    for subset, pattern in (patterns or {}).items():
+        matching = select_matching((c for group in members.values() for c in group), pattern)
+        if pattern and not matching:
+            raise BadArgumentError(
+                f"the pattern {pattern!r} of {subset} finds nothing in any key, such as "
+                f"{next(iter(groups), 'none')!r}. Make it find those of {subset}."
+            )
+        for number in sorted({groups[key] for key in matching}):
+            split[subset] += [case.key for case in members.pop(number)]
     order = list(members.values())
     np.random.default_rng(seed).shuffle(order)
     order.sort(key=len, reverse=True)
@@ -281,7 +295,6 @@ def assign_subsets(
         subset: {name: share * size for name, size in sizes.items()}
         for subset, share in shares.items()
     }
-    split: dict[str, list[str]] = {subset: [] for subset in SUBSETS}
     for group in order:
         counts = Counter(case.class_name for case in group)
         subset = max(
@@ -294,23 +307,35 @@ def assign_subsets(
     empty = [subset for subset in SUBSETS if shares[subset] > 0 and not split[subset]]
     if empty:
         raise BadArgumentError(
-            f"{len(groups)} cases in {len(order)} groups are too few to split: "
+            f"{len(groups)} cases in {len(set(groups.values()))} groups are too few to split: "
             f"{' and '.join(empty)} would be empty. Add cases, or give "
             f"{'it' if len(empty) == 1 else 'them'} a larger share, or none."
         )
     return {subset: sorted(keys, key=natural_order) for subset, keys in split.items()}
 
 
+def select_matching(cases: Iterable[UltrasoundCase], pattern: str) -> set[str]:
+    """Keys of the cases in which a regular expression finds something; an empty one finds nothing.
+
+    Raises:
+        BadArgumentError: if it is no regular expression.
+    """
+    compiled = _compiled(pattern)
+    return {case.key for case in cases if pattern and compiled.search(case.key)}
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as err:
+        raise BadArgumentError(f"the pattern {pattern!r} is no regular expression: {err}.") from err
+
+
 def _patients(cases: Sequence[UltrasoundCase], pattern: str | None) -> dict[str, str]:
     """The text that the pattern finds in each key; empty without a pattern."""
     if pattern is None:
         return {}
-    try:
-        compiled = re.compile(pattern)
-    except re.error as err:
-        raise BadArgumentError(
-            f"the patient pattern {pattern!r} is no regular expression: {err}."
-        ) from err
+    compiled = _compiled(pattern)
     matches = {case.key: compiled.search(case.key) for case in cases}
     unmatched = [key for key, match in matches.items() if match is None]
     if unmatched:

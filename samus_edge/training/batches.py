@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from samus_edge.data.case import CaseSource, UltrasoundCase
+from samus_edge.data.collection import DatasetConfig
 from samus_edge.training.training_samples import Samples, SampleT, collate
 
 
@@ -25,6 +26,7 @@ class TrainingData:
         normal_cases: cases without a lesion to learn from, if any.
         teacher_masks: a teacher's mask of each lesion of each training case, (H, W), bool, if any.
         source: decoded cases; None to decode them and hold them in memory.
+        datasets: how often each dataset is seen, and in what windows; empty for one dataset.
     """
 
     train_cases: Sequence[UltrasoundCase]
@@ -32,6 +34,7 @@ class TrainingData:
     normal_cases: Sequence[UltrasoundCase] = ()
     teacher_masks: Sequence[Sequence[npt.NDArray[np.bool_]]] | None = None
     source: CaseSource | None = None
+    datasets: Sequence[DatasetConfig] = ()
 
     @property
     def train_count(self) -> int:
@@ -41,7 +44,7 @@ class TrainingData:
     def fingerprint(self) -> str:
         """Tells the cases and their order from others: 16 hexadecimal digits."""
         names = [
-            "\n".join(case.key for case in cases)
+            "\n".join(f"{case.dataset}:{case.key}" if case.dataset else case.key for case in cases)
             for cases in (self.train_cases, self.val_cases, self.normal_cases)
         ]
         text = "\n\n".join(names).encode(errors="surrogateescape")

@@ -9,6 +9,7 @@ import yaml
 
 from samus_edge.archs import ARCHS
 from samus_edge.data.augmentation import AugmentationConfig
+from samus_edge.data.collection import DatasetConfig
 from samus_edge.data.prompt_protocol import BoxConfig
 from samus_edge.errors import BadArgumentError
 from samus_edge.runtime.bundle.records import (
@@ -90,6 +91,8 @@ class TrainConfig:
         arch: model size, "tiny" or "vit_b".
         start: weights to start from where the command names none: a checkpoint, a bundle, or
             "default" for the default bundle; empty for LiteMedSAM's.
+        datasets: the datasets to train on together, in the folder that the command names; empty
+            where that is the only one.
         hf: whether the high-frequency image enters the CNN branch.
         gate: whether the multi-scale attention gate follows the CNN branch.
         train_decoder: whether prompt encoder and mask decoder are trained where the architecture
@@ -123,6 +126,7 @@ class TrainConfig:
 
     arch: Annotated[str, one_of(ARCHS)] = "tiny"
     start: str = ""
+    datasets: tuple[DatasetConfig, ...] = ()
     hf: bool = True
     gate: bool = True
     train_decoder: bool = False

@@ -5,7 +5,7 @@ import dataclasses
 import io
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ class EpochRecord:
         val_dice_box: mean Dice at 256x256 with a jittered box, in [0, 1].
         val_dice_point: mean Dice at 256x256 with the centre point, in [0, 1].
         learning_rate: learning rate of the encoder in the last step.
+        datasets: "loss", and Dice with "box" and "point", by validation dataset if there are
+            several.
     """
 
     epoch: int
@@ -35,18 +37,30 @@ class EpochRecord:
     val_dice_box: float | None
     val_dice_point: float | None
     learning_rate: float
+    datasets: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def dataset_columns(self) -> dict[str, float | None]:
+        """The scores of each dataset, flat: `ddti/box` and so on."""
+        return {
+            f"{name}/{what}": value
+            for name, of_dataset in self.datasets.items()
+            for what, value in of_dataset.items()
+        }
 
 
 def history_csv(records: Sequence[EpochRecord]) -> str:
     """The records as CSV: a header with the fields of `EpochRecord`, one line for each epoch.
 
-    What is None is left empty. Numbers come back to the bit.
+    Several datasets have columns of their own. What is None is left empty. Numbers come back to the
+    bit.
     """
     text = io.StringIO(newline="")
-    names = [field.name for field in dataclasses.fields(EpochRecord)]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
+    rows = [{**vars(record), **record.dataset_columns()} for record in records]
+    names = [each.name for each in dataclasses.fields(EpochRecord) if each.name != "datasets"]
+    names += dict.fromkeys(name for record in records for name in record.dataset_columns())
+    writer = csv.DictWriter(text, names, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(dataclasses.asdict(record) for record in records)
+    writer.writerows(rows)
     return text.getvalue()
 
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,17 +30,21 @@ from samus_edge.training.training_samples import LesionDataset, Sample, Samples,
 class ValidationScores:
     """Scores on the validation cases with the kinds of prompts that the training uses.
 
+    Of several datasets each counts the same, however many cases it has.
+
     Attributes:
         loss: mean loss over cases and prompts.
         dice_box: mean Dice at 256x256 with a jittered box, in [0, 1]; None if boxes are not
             trained.
         dice_point: mean Dice at 256x256 with the centre point, in [0, 1]; None if clicks are not
             trained.
+        datasets: "loss", and Dice with "box" and "point", by dataset if there are several.
     """
 
     loss: float
     dice_box: float | None
     dice_point: float | None
+    datasets: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 class Objective(nn.Module, ABC):
@@ -129,7 +133,9 @@ class MaskObjective(Objective):
             normal_cases=data.normal_cases,
             teacher_masks=data.teacher_masks,
             source=data.source,
+            datasets=data.datasets,
         )
+        self._val_datasets = [case.dataset for case in data.val_cases]
         super().__init__(
             model,
             config,
@@ -164,11 +170,12 @@ class MaskObjective(Objective):
         """Score a model in float32 with a box and a click, as far as the training uses them."""
         model.eval()
         config, device = self.config, next(model.parameters()).device
-        losses: list[Tensor] = []
-        dices: dict[str, list[Tensor]] = {}
+        # by dataset, and there by what is scored
+        scores: dict[str, dict[str, list[float]]] = {name: {} for name in self._val_datasets}
         indices, size = range(len(self.val_samples)), config.batch_size
         batches = [indices[start : start + size] for start in indices[::size]]
-        for loaded in load_batches(self.val_samples, batches, config.num_workers):
+        loader = load_batches(self.val_samples, batches, config.num_workers)
+        for numbers, loaded in zip(batches, loader, strict=True):
             batch = to_device(loaded, device)
             embeddings = encode(model, batch)
             prompts = {}
@@ -178,12 +185,27 @@ class MaskObjective(Objective):
                 prompts["point"] = click_prompts(batch)
             for kind, of_kind in prompts.items():
                 logits, iou = model.decode(embeddings, *of_kind)
-                losses.append(segmentation_loss(logits, iou, batch.mask, config.loss))
+                loss = segmentation_loss(logits, iou, batch.mask, config.loss)
                 overlap = mask_iou(upscale(logits[:, :1]), batch.mask)[:, 0]
-                dices.setdefault(kind, []).append(2 * overlap / (1 + overlap))
-        means = {kind: float(torch.cat(values).mean()) for kind, values in dices.items()}
-        loss = float(torch.cat(losses).mean())
-        return ValidationScores(loss, dice_box=means.get("box"), dice_point=means.get("point"))
+                dice = 2 * overlap / (1 + overlap)
+                for number, *values in zip(numbers, loss.tolist(), dice.tolist(), strict=True):
+                    of_dataset = scores[self._val_datasets[number]]
+                    for name, value in zip(("loss", kind), values, strict=True):
+                        of_dataset.setdefault(name, []).append(value)
+        found = {
+            name: {what: float(np.mean(values)) for what, values in of_dataset.items()}
+            for name, of_dataset in scores.items()
+        }
+
+        def mean(what: str) -> float | None:
+            values = [of_dataset[what] for of_dataset in found.values() if what in of_dataset]
+            return float(np.mean(values)) if values else None
+
+        loss_mean = mean("loss")
+        assert loss_mean is not None  # every step has a prompt
+        return ValidationScores(
+            loss_mean, mean("box"), mean("point"), found if len(found) > 1 else {}
+        )
 
     def _prompt_losses(
         self,

@@ -221,6 +221,7 @@ class Trainer:
             val_dice_box=None if scores is None else scores.dice_box,
             val_dice_point=None if scores is None else scores.dice_point,
             learning_rate=self.learner.learning_rate,
+            datasets={} if scores is None else scores.datasets,
         )
         self.history.append(record)
         # before the state: a kill in between repeats the epoch, and ends with the same weights
@@ -335,6 +336,7 @@ def run_training(
                     "loss/val": record.val_loss,
                     "dice/box": record.val_dice_box,
                     "dice/point": record.val_dice_point,
+                    **record.dataset_columns(),
                 }
                 log.add(trainer.learner.steps_done, scalars)
             report(record)

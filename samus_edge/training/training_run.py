@@ -110,6 +110,7 @@ def prepare_training(
         train_cases=select_lesions(subsets.train),
         val_cases=select_lesions(subsets.val),
         normal_cases=normals if config.normals else (),
+        datasets=config.datasets,
     )
     if cache is not None:
         with processes.first_before_others():

@@ -1,6 +1,6 @@
 """Augmented training samples and fixed validation samples from cases."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol, TypeVar
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from samus_edge.data.augmentation import AugmentationConfig, augment_appearance, augment_geometry
 from samus_edge.data.case import CasesInMemory, CaseSource, UltrasoundCase
+from samus_edge.data.collection import DatasetConfig
 from samus_edge.data.prompt_protocol import (
     BoxConfig,
     case_generator,
@@ -32,6 +33,8 @@ MIN_LESION_PX = 24
 GEOMETRY_TRIES = 4
 VALIDATION_JITTER = 0.05
 NUM_CLICKS = 3
+WINDOW_MARGINS = (0.15, 1.0)
+"""Of a window around a lesion on each side, fractions of the lesion's side."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Samples(Protocol[SampleT_co]):
 
 
 class LesionDataset:
-    """Lesions of cases, one per case and epoch.
+    """Lesions of cases, one per case and epoch, or as often as the case's dataset says.
 
     Samples depend on (seed, epoch, index) only, so a resumed training sees what an uninterrupted
     one sees.
@@ -110,6 +113,7 @@ class LesionDataset:
         teacher_masks: for each case, a teacher's mask of each lesion, (H, W), bool; None without a
             teacher.
         source: decoded cases; None to decode them here and hold them in memory.
+        datasets: weight and windows of the datasets that the cases are of; empty for one dataset.
 
     Raises:
         DataError: if a case cannot be read or has no lesion; all of the latter are named.
@@ -126,6 +130,7 @@ class LesionDataset:
         normal_cases: Sequence[UltrasoundCase] = (),
         teacher_masks: Sequence[Sequence[Mask]] | None = None,
         source: CaseSource | None = None,
+        datasets: Sequence[DatasetConfig] = (),
     ) -> None:
         self._cases = (*cases, *normal_cases)
         self._lesion_cases = len(cases)
@@ -136,6 +141,11 @@ class LesionDataset:
                 f"Cases without a lesion cannot be trained on, got {', '.join(empty)}. "
                 "Leave them out of the subset, or mend their masks."
             )
+        self._members: dict[str, list[int]] = {}
+        for index, case in enumerate(self._cases):
+            self._members.setdefault(case.dataset, []).append(index)
+        self._weights = {dataset.title: dataset.weight for dataset in datasets}
+        self._crops = {dataset.title: dataset.crop_probability for dataset in datasets}
         self.teacher_masks = teacher_masks
         self.image_size = image_size
         self.augmentation = augmentation
@@ -146,12 +156,13 @@ class LesionDataset:
         self._high_frequency = HighFrequency(image_size)
 
     def __len__(self) -> int:
-        return len(self._cases)
+        return sum(passes * len(of) + rest for of, passes, rest in self._shares())
 
     def __getitem__(self, index: int) -> TrainingSample:
         if self.augmentation is None:
             return self._fixed_sample(index)
         rng = np.random.default_rng((self.seed, self.epoch, index))
+        index %= len(self._cases)  # further passes over the cases have indices beyond
         if index < self._lesion_cases:
             frame, masks = self._augmented_lesion(index, self.augmentation, rng)
         else:
@@ -169,7 +180,21 @@ class LesionDataset:
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
         # a shuffling DataLoader, whose order this is, first draws a seed for its workers
         torch.empty((), dtype=torch.int64).random_(generator=generator)
-        return list(torch.randperm(len(self), generator=generator).tolist())
+        order = torch.randperm(len(self), generator=generator).tolist()
+        chosen: list[int] = []
+        for members, passes, rest in self._shares():
+            drawn = torch.randperm(len(members), generator=generator)[:rest] if rest else ()
+            last = passes * len(self._cases)
+            for start in range(0, last, len(self._cases)):
+                chosen += [start + index for index in members]
+            chosen += [last + members[int(number)] for number in drawn]
+        return [chosen[place] for place in order]
+
+    def _shares(self) -> Iterator[tuple[list[int], int, int]]:
+        """Of each dataset its cases, the whole passes over them, and the cases of one more."""
+        for name, members in self._members.items():
+            passes, rest = divmod(self._weights.get(name, 1.0), 1.0)
+            yield members, int(passes), round(rest * len(members))
 
     def _augmented_lesion(
         self, index: int, augmentation: AugmentationConfig, rng: np.random.Generator
@@ -180,6 +205,10 @@ class LesionDataset:
         lesion = int(rng.integers(len(instances)))
         taught = instances if self.teacher_masks is None else self.teacher_masks[index]
         pair = (instances[lesion], taught[lesion])
+        crop = self._crops.get(case.dataset, 0.0)
+        if crop and rng.random() < crop:
+            window = _window(instances[lesion], rng)
+            image, pair = image[window], (pair[0][window], pair[1][window])
         for _ in range(GEOMETRY_TRIES):
             frame, masks = augment_geometry(image, pair, augmentation, rng, self.image_size)
             if masks[0].sum() >= MIN_LESION_PX:
@@ -223,6 +252,17 @@ class LesionDataset:
             background_click=torch.from_numpy(background[0]),
             background_label=torch.tensor([float(background[1])]),
         )
+
+
+def _window(mask: Mask, rng: np.random.Generator) -> tuple[slice, slice]:
+    """Rows and columns of a window that shows a lesion and what is around it."""
+    slices = []
+    for axis in (1, 0):
+        (touched,) = np.nonzero(mask.any(axis=axis))
+        first, end = int(touched[0]), int(touched[-1]) + 1
+        margins = rng.uniform(*WINDOW_MARGINS, size=2) * (end - first)
+        slices.append(slice(max(0, first - int(margins[0])), end + int(margins[1])))
+    return slices[0], slices[1]
 
 
 def collate(samples: Sequence[SampleT]) -> SampleT:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import yaml
 
@@ -283,3 +286,45 @@ def test_importing_the_command_loads_nothing_heavy() -> None:
         [sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_several_datasets_are_trained_on_and_validated_one_by_one(
+    run: Run, fake_busi: Path, fake_split: Path, config: Path, tmp_path: Path
+) -> None:
+    """BUSI's layout with its split file, and images/ with masks/ split by a rule."""
+    root = tmp_path / "data"
+    shutil.copytree(fake_busi, root / "busi")
+    shutil.copy(fake_split, root / "split.json")
+    rng = np.random.default_rng(0)
+    for number in range(1, 7):
+        for folder in ("images", "masks"):
+            (root / "discs" / folder).mkdir(parents=True, exist_ok=True)
+        picture = cv2.resize(rng.integers(0, 256, (8, 8)).astype(np.uint8), (64, 64))
+        mask = cv2.circle(np.zeros((64, 64), np.uint8), (30, 20 + 4 * number), 12, 255, -1)
+        assert cv2.imwrite(str(root / "discs" / "images" / f"{number}.png"), picture)
+        assert cv2.imwrite(str(root / "discs" / "masks" / f"{number}.png"), mask)
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    settings["start"] = "default"
+    settings["datasets"] = [
+        {"folder": "busi", "weight": 2, "split": "split.json"},
+        {"folder": "discs", "test": "^[56]$", "fractions": [0.75, 0.25, 0]},
+    ]
+    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    out = tmp_path / "run"
+    arguments = ("train", "--data", root, "--out", out, "--config", config)
+    outcome = run(*arguments)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "busi: train 3, val 1, test 2\ndiscs: train 3, val 1, test 2\n" in outcome.stdout
+    assert "train: 5 images with lesions, 0 without; val: 2\n" in outcome.stdout
+    assert "1 epochs x 3 steps = 3 steps of 2 images" in outcome.stdout
+    assert re.search(
+        r"^  busi: val loss .* val Dice box 0\.\d+, point", outcome.stderr, re.MULTILINE
+    )
+    (row,) = csv.DictReader((out / "history.csv").read_text().splitlines())
+    boxes = [float(row[f"{name}/box"]) for name in ("busi", "discs")]
+    assert float(row["val_dice_box"]) == pytest.approx(sum(boxes) / 2, abs=1e-9)
+    assert sorted(path.name for path in (out / "splits").iterdir()) == ["discs.json"]
+    again = run(*arguments, "--epochs", "2")
+    assert again.exit_code == 0 and "resumed after step 3" in again.stdout, again.stderr
+    refused = run(*arguments, "--split", fake_split)
+    assert refused.exit_code == 2 and "--split" in refused.stderr

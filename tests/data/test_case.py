@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from samus_edge.data.case import (
@@ -14,6 +15,7 @@ from samus_edge.data.case import (
     read_image,
     read_instances,
     select_lesions,
+    separate_lesions,
 )
 from samus_edge.data.dataset import list_cases
 from samus_edge.errors import DataError, OutputFileError
@@ -233,3 +235,36 @@ def test_jpeg_masks_are_cut_at_half_grey(tmp_path: Path) -> None:
     assert stored is not None and ((stored > 0) & (mask == 0)).sum() > 50  # the edges are smeared
     (read,) = read_instances(UltrasoundCase("a", path, (path,)))
     assert (read != (mask > 0)).sum() <= 10
+
+
+def discs(*centres: tuple[int, int], radius: int = 20) -> npt.NDArray[np.bool_]:
+    rows, columns = np.ogrid[:100, :140]
+    found = [(columns - x) ** 2 + (rows - y) ** 2 <= radius**2 for x, y in centres]
+    return np.asarray(np.logical_or.reduce(found))
+
+
+@pytest.mark.parametrize(
+    "centres",
+    [
+        [(40, 50)],
+        [(30, 50), (90, 50)],  # apart
+        [(40, 50), (74, 50)],  # they overlap by 6 pixels
+        [(40, 40), (76, 40), (58, 72)],
+    ],
+)
+def test_touching_lesions_of_one_file_are_cut_apart(centres: list[tuple[int, int]]) -> None:
+    mask = discs(*centres)
+    parts = separate_lesions(mask)
+    assert len(parts) == len(centres)
+    assert np.sum(parts, axis=0).max() == 1  # none overlaps another
+    assert (mask & ~np.logical_or.reduce(parts)).sum() <= 0.02 * mask.sum()
+    for x, y in centres:
+        (part,) = (part for part in parts if part[y, x])
+        disc = discs((x, y))
+        assert 2 * (part & disc).sum() / (part.sum() + disc.sum()) > 0.95
+
+
+def test_a_long_lesion_is_not_cut() -> None:
+    rows, columns = np.ogrid[:100, :140]
+    ellipse = ((columns - 70) / 60) ** 2 + ((rows - 50) / 15) ** 2 <= 1
+    assert [part.sum() for part in separate_lesions(ellipse)] == [ellipse.sum()]

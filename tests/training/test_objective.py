@@ -146,3 +146,23 @@ def test_scores_of_a_model_that_marks_everything_for_a_box_and_nothing_for_a_cli
     expected = sum(losses[kind] for kind in kinds) / len(kinds)
     assert scores.loss == pytest.approx(expected, abs=1e-6)
     assert not model.training
+
+
+def test_each_dataset_counts_the_same_in_validation(bright_cases: list[UltrasoundCase]) -> None:
+    names = ["one", "one", "one", "other", "one"]
+    named = [dataclasses.replace(c, dataset=n) for c, n in zip(bright_cases, names, strict=True)]
+    model = small_model(batch_norm=False)
+    of = {
+        name: MaskObjective(
+            model, CONFIG, TrainingData(named[:1], [c for c in named if c.dataset == name])
+        ).validate(model)
+        for name in ("one", "other")
+    }
+    both = MaskObjective(model, CONFIG, TrainingData(named[:1], named)).validate(model)
+    assert both is not None and set(both.datasets) == {"one", "other"}
+    for name, alone in of.items():
+        assert alone is not None and alone.datasets == {}
+        expected = {"loss": alone.loss, "box": alone.dice_box}
+        assert both.datasets[name] == pytest.approx(expected, abs=TOLERANCE)
+    losses = [scores["loss"] for scores in both.datasets.values()]
+    assert both.loss == pytest.approx(sum(losses) / 2, abs=TOLERANCE)

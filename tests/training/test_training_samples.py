@@ -1,6 +1,7 @@
 """Training samples: what the model will see, fixed by seed, epoch and index."""
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from samus_edge.data.augmentation import AugmentationConfig
 from samus_edge.data.case import UltrasoundCase, select_lesions
+from samus_edge.data.collection import DatasetConfig
 from samus_edge.data.dataset import list_cases
 from samus_edge.errors import DataError
 from samus_edge.high_frequency import high_frequency_image
@@ -221,3 +223,45 @@ def test_cases_without_a_lesion_are_named(fake_busi: Path, cases: list[Ultrasoun
     normal = [case for case in list_cases(fake_busi) if case.class_name == "normal"]
     with pytest.raises(DataError, match=r"got benign/benign \(10\), normal/normal \(1\)"):
         dataset([*cases, *normal], None)
+
+
+def test_datasets_come_as_often_as_their_weights_say_and_never_twice_the_same(
+    cases: list[UltrasoundCase],
+) -> None:
+    names = ("often", "often", "seldom", "seldom", "once")
+    named = [dataclasses.replace(c, dataset=n) for c, n in zip(cases, names, strict=True)]
+    datasets = [
+        DatasetConfig("often", weight=2.5),
+        DatasetConfig("seldom", weight=0.5),
+        DatasetConfig("once"),
+    ]
+    data = dataset(named, AugmentationConfig(), datasets=datasets)
+    assert len(data) == 2 * 2 + 1 + 1 + 1
+    orders = []
+    for data.epoch in range(6):
+        order = data.order()
+        assert len(set(order)) == len(order) == len(data)
+        counts = Counter(names[index % 5] for index in order)
+        assert counts == {"often": 5, "seldom": 1, "once": 1}
+        orders.append(order)
+    assert len(set(map(tuple, orders))) == 6
+    assert {index % 5 for order in orders for index in order if index % 5 in (2, 3)} == {2, 3}
+    assert not same(data[0], data[5])  # the first case, in two passes
+    plain = dataset(cases, AugmentationConfig())
+    unweighted = dataset(named, AugmentationConfig(), datasets=[DatasetConfig("once")])
+    assert unweighted.order() == plain.order() and same(unweighted[3], plain[3])
+
+
+def test_a_window_shows_the_whole_lesion_larger(cases: list[UltrasoundCase]) -> None:
+    """benign (1): 40x20 of 80x60 pixels; margins of 0.15 to 1 of its sides on each side."""
+    named = [dataclasses.replace(case, dataset="cropped") for case in cases]
+    crop = DatasetConfig("cropped", crop_probability=1.0)
+    data = dataset(named, still(), datasets=[crop])
+    for data.epoch in range(8):
+        mask = data[0].mask[0] > 0
+        share = float(mask.float().mean())
+        assert share > 800 / (80 * 60) + 0.02 and share < 1 / 1.3**2
+        rows, columns = (np.flatnonzero(mask.any(dim=axis).numpy()) for axis in (1, 0))
+        box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert box.float().mean() > 0.98  # the corners of a resized rectangle are round
+        assert min(rows[0], columns[0]) > 0 and max(rows[-1], columns[-1]) < SIZE - 1

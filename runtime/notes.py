@@ -32,7 +32,7 @@ class Note:
     | `side_contradiction` | warning | a DICOM file says that it shows the other breast |
     | `spacing_unknown` | warning | sizes are in pixels; the text says why; info without DICOM |
     | `spacing_implausible` | warning | the size of a pixel is outside 0.005 to 2 mm |
-    | `pixels_not_square` | info | sizes are in widths of a pixel, by the sample aspect ratio |
+    | `pixels_not_square` | info | sizes are in widths of a pixel, whose shape alone is known |
     | `spacing_contradiction` | warning | tags give different sizes of a pixel; which was taken |
     | `cine_truncated` | warning | the file has fewer whole frames than it states |
     | `frames_left_out` | info | frames without a mask, which DICOM results leave out |

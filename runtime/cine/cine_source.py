@@ -16,6 +16,7 @@ import numpy as np
 from samus_edge.errors import BadArgumentError, ImageFileError, OutputFileError
 from samus_edge.runtime.cine.lesion_tracker import Box
 from samus_edge.runtime.dicom.dicom_frames import HEAD_BYTES, is_dicom
+from samus_edge.runtime.dicom.spacing import SHAPE_TOLERANCE, shape_note
 from samus_edge.runtime.images.image_io import (
     MAX_FILE_PIXELS,
     GreyFrame,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_VIDEO_BYTES",
-    "SHAPE_TOLERANCE",
     "CineFrame",
     "CineSource",
     "FileFrames",
@@ -47,8 +47,6 @@ __all__ = [
 _CAMERA = re.compile(r"camera(?::(\d{1,2}))?")
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _MAX_FRAMES_PER_SECOND = 1000.0
-SHAPE_TOLERANCE = 0.01
-"""By which pixels may differ from a square and are still called so."""
 MAX_VIDEO_BYTES = 1 << 29
 """Of the decoded frames of a video that is kept in memory."""
 
@@ -420,12 +418,7 @@ class _Video(CineSource):
         if min(width, height) <= 0 or abs(height / width - 1) <= SHAPE_TOLERANCE:
             return
         self.pixel_shape = PixelSpacing(height / width, 1.0, "sample aspect ratio", unit="px")
-        text = (
-            f"The video's pixels are not square, {width:g} wide to {height:g} high (its sample "
-            "aspect ratio). Sizes are in widths of a pixel, and angles and ratios are those of the "
-            "lesion; a spacing that is given counts instead, so give it as row,column."
-        )
-        self.notes = (Note("pixels_not_square", "info", text),)
+        self.notes = (shape_note(self.pixel_shape),)
 
     def __iter__(self) -> Iterator[CineFrame]:
         import cv2

@@ -12,7 +12,7 @@ from samus_edge.runtime.notes import Note
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["Scale", "UltrasoundRegion", "read_regions"]
+__all__ = ["SHAPE_TOLERANCE", "Scale", "UltrasoundRegion", "read_regions", "shape_note"]
 
 
 Box: TypeAlias = tuple[float, float, float, float]
@@ -22,8 +22,8 @@ _TISSUE = 1  # of Region Data Type
 _LOW_PRIORITY = 1  # bit of Region Flags
 _CENTIMETRES = 3  # of Physical Units
 _MM_PER_CM = 10.0
-# Devices round what they store; sizes that differ by less are one.
-_TOLERANCE = 0.01
+SHAPE_TOLERANCE = 0.01
+"""Devices round what they store: sizes, and sides of a pixel, that differ by less are one."""
 _PLAUSIBLE_MM = (0.005, 2.0)
 
 
@@ -148,9 +148,10 @@ class Scale:
                 [] if found else [_unknown("it has neither ultrasound regions nor Pixel Spacing")]
             )
         if found is None:
-            if abs(self._aspect - 1) <= _TOLERANCE:
+            if abs(self._aspect - 1) <= SHAPE_TOLERANCE:
                 return None, tuple(notes)
-            return PixelSpacing(self._aspect, 1.0, "PixelAspectRatio", unit="px"), tuple(notes)
+            shape = PixelSpacing(self._aspect, 1.0, "PixelAspectRatio", unit="px")
+            return shape, (*notes, shape_note(shape))
         low, high = _PLAUSIBLE_MM
         if not (
             low <= min(found.row_mm, found.column_mm) <= max(found.row_mm, found.column_mm) <= high
@@ -191,6 +192,16 @@ class Scale:
         ]
 
 
+def shape_note(shape: PixelSpacing) -> Note:
+    """What a user should know where only the shape of pixels is known, and it is not square."""
+    text = (
+        f"A pixel is {shape.row_mm:.4g} times as high as wide ({shape.source}). Sizes are in "
+        "widths of a pixel; angles and ratios are those of the lesion. A spacing that is given "
+        "counts instead, so give it as row,column."
+    )
+    return Note("pixels_not_square", "info", text)
+
+
 def _pair(value: Any, source: str) -> PixelSpacing | None:
     numbers = numbers_of(value)
     if len(numbers) != 2 or min(numbers) <= 0:
@@ -202,8 +213,8 @@ def _agree(first: PixelSpacing | None, second: PixelSpacing | None) -> bool:
     """Whether two sizes are one; an unknown one agrees with all."""
     if first is None or second is None:
         return True
-    return math.isclose(first.row_mm, second.row_mm, rel_tol=_TOLERANCE) and math.isclose(
-        first.column_mm, second.column_mm, rel_tol=_TOLERANCE
+    return math.isclose(first.row_mm, second.row_mm, rel_tol=SHAPE_TOLERANCE) and math.isclose(
+        first.column_mm, second.column_mm, rel_tol=SHAPE_TOLERANCE
     )
 
 

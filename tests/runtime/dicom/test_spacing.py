@@ -94,7 +94,11 @@ def test_spacing_that_is_not_certain_is_none(
         ({"PixelSpacing": [3, 2]}, (3, 2, "PixelSpacing"), ["spacing_implausible"]),
         ({"PixelSpacing": [0.001, 0.1]}, (0.001, 0.1, "PixelSpacing"), ["spacing_implausible"]),
         ({"PixelSpacing": [0, 0.2]}, None, ["spacing_unknown"]),
-        ({"PixelAspectRatio": [3, 2]}, (1.5, 1, "PixelAspectRatio"), ["spacing_unknown"]),
+        (
+            {"PixelAspectRatio": [3, 2]},
+            (1.5, 1, "PixelAspectRatio"),
+            ["spacing_unknown", "pixels_not_square"],
+        ),
         ({"PixelAspectRatio": [1, 1]}, None, ["spacing_unknown"]),
         (
             {"PixelAspectRatio": [1, 2], "PixelSpacing": [0.3, 0.2]},

@@ -1,29 +1,42 @@
-"""Everything that needs a GPU, in one run: engines, their checks, speed, 10,000 frames; beside
-torch.
+"""Everything that needs a GPU: the device layer, engines and their checks, speed beside torch.
 
-Run it on a machine with an NVIDIA GPU, in the development environment with TensorRT or
-TensorRT-RTX: `python benchmarks/gpu.py`. It takes less than eight minutes and writes
-`benchmarks/results/gpu.json`. A step that fails is recorded with its message, and the next one
-begins; where there is no GPU nothing is measured, and the exit code is 1.
+`python benchmarks/gpu.py`, on a machine with an NVIDIA GPU and a CUDA binding; of PyTorch, onnx,
+onnxruntime-gpu, TensorRT and TensorRT-RTX what is there is used, installed or beside on
+PYTHONPATH, and the project itself is that of this checkout. Every step is a process of its own with
+a time of its own, so that one that hangs or loses the GPU costs nothing but itself. The whole ends
+after eight minutes; what was left is done by a second call, which repeats nothing that succeeded.
+`benchmarks/results/gpu.json` is written after each step. Where there is no GPU nothing is measured,
+and the exit code is 1.
 
 `vit_b` has random weights: speed does not need trained ones. int8 ranges are from the eight frames
 that are installed with the runtime, enough for speed, not for accuracy.
 """
 
+import json
+import os
+import shutil
 import subprocess
+import sys
 import tempfile
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
+if find_spec("samus_edge") is None:  # a bare machine: the checkout is not installed
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from samus_edge.benchmarking import recipe
 from samus_edge.benchmarking.bench_results import BenchResults, rows_of
 from samus_edge.benchmarking.bench_run import BenchOptions, open_runtime, run_bench
+from samus_edge.benchmarking.device_checks import CHECKS
 from samus_edge.benchmarking.planner import cuda_ceilings, work_of_bundle
 from samus_edge.benchmarking.runtime_subject import RuntimeSubject
 from samus_edge.benchmarking.subject import IMAGE_ENCODER, MASK_DECODER, Workload
@@ -32,7 +45,8 @@ from samus_edge.errors import SamusEdgeError
 from samus_edge.jobs.doctor import diagnose
 from samus_edge.runtime import Bundle, Segmenter
 from samus_edge.runtime.backends.backend_selection import select_backend
-from samus_edge.runtime.backends.gpu.find_device import list_gpus
+from samus_edge.runtime.backends.gpu.device import Device
+from samus_edge.runtime.backends.gpu.find_device import find_device, list_gpus
 from samus_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from samus_edge.runtime.backends.tensorrt.engine_build import EngineOptions, ShapeRange
 from samus_edge.runtime.backends.tensorrt.engine_check import compare_predictors
@@ -52,8 +66,10 @@ def calibrate(out: Path, precisions: tuple[str, ...], *options: str) -> str:
     """Write a bundle with more precisions; the default one's unless options name another."""
     chosen = [argument for name in precisions for argument in ("--precision", name)]
     frames = ("--frames", str(CHECK_FRAMES), "--count", "8", "--allow-failing")
+    shutil.rmtree(out, ignore_errors=True)  # what a step that was ended has left
     calibrating = [*recipe.COMMAND, "calibrate", "--out", str(out), *chosen, *frames, *options]
-    subprocess.run(calibrating, check=True, stdout=subprocess.DEVNULL)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    subprocess.run(calibrating, check=True, stdout=subprocess.DEVNULL, env=environment)
     return str(out)
 
 
@@ -107,13 +123,12 @@ def many_frames(bundle: Bundle, backend: str, precision: str, count: int) -> dic
         return asdict(soak(segmenter, load_check_frames(), count))
 
 
-def bench(bundle: Bundle, backends: tuple[str, ...], quick: bool) -> BenchResults:
-    """All precisions of the backends that work, beside torch and torch.compile."""
+def bench(bundle: Bundle, quick: bool) -> BenchResults:
+    """All precisions of the backends that work here, beside torch and torch.compile, in turns."""
     frame = load_check_frames(FRAME_HW)[0].image
-    workload = Workload.of(frame, batches=(1,), prompts=(1, 4, 16))
+    workload = Workload.of(frame, batches=(1,), prompts=(1, 16))
     offered = ["fp32", *bundle.manifest.precisions]
     options = BenchOptions(
-        backends=backends,
         precisions=tuple(name for name in PRECISIONS if name in offered),
         rounds=3 if quick else 20,
         runs=3 if quick else 20,
@@ -145,13 +160,17 @@ def vit_b_batch(bundle: Bundle, backend: str) -> dict[str, object]:
     }
 
 
-def targets(results: BenchResults) -> dict[str, object]:
+def targets(bench_result: dict[str, Any]) -> dict[str, object]:
     """Encode and decode by the device's clock, fp16, beside the targets."""
 
     def device_ms(subject: str) -> float:
-        rows = [row for row in results.rows if row.subject == subject and row.items == 1]
-        times = {row.stage: row.device.p50 for row in rows if row.device is not None}
-        return times[IMAGE_ENCODER] + times[MASK_DECODER]
+        rows = [row for row in bench_result["results"] if row["subject"] == subject]
+        times = {
+            row["stage"]: row["device"]["p50"]
+            for row in rows
+            if row["items"] == 1 and row["device"] is not None
+        }
+        return float(times[IMAGE_ENCODER] + times[MASK_DECODER])
 
     ours, rival = device_ms("tensorrt fp16"), device_ms("torch-compile fp16")
     return {
@@ -162,49 +181,139 @@ def targets(results: BenchResults) -> dict[str, object]:
     }
 
 
+@dataclass(frozen=True)
+class Step:
+    """A part of the run.
+
+    Attributes:
+        seconds: Time after which it is ended.
+        work: What it does, with the folder of the run and what the steps before it gave.
+        needs: Steps that must have succeeded; it is left out where one has not.
+    """
+
+    seconds: int
+    work: Callable[[Path, dict[str, Any]], object]
+    needs: tuple[str, ...] = ()
+
+
+def _bundle(folder: Path) -> Bundle:
+    """The calibrated bundle, or the default one where calibration has failed."""
+    calibrated = folder / "tiny"
+    return Bundle.open(calibrated if (calibrated / "manifest.json").is_file() else None)
+
+
+def _working(results: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(each for each in GPU_BACKENDS if "result" in results.get(f"check {each} fp32", {}))
+
+
+def _working_precision(folder: Path) -> str:
+    return "fp16" if "fp16" in _bundle(folder).manifest.precisions else "fp32"
+
+
+def steps(frames: int, quick: bool) -> dict[str, Step]:
+    """All parts of the run, in their order."""
+
+    def on_device(checked: Callable[[Device], object], _: Path, __: object) -> object:
+        return checked(find_device())
+
+    def checking(backend: str, precision: str, folder: Path, _: object) -> object:
+        return check(_bundle(folder), backend, precision)
+
+    def soaking(backend: str, folder: Path, _: object) -> object:
+        return many_frames(_bundle(folder), backend, "fp32", frames)
+
+    every = {"doctor": Step(60, lambda *_: diagnose().to_json())}
+    for name, checked in CHECKS.items():
+        every[f"device {name}"] = Step(40, partial(on_device, checked))
+    every["calibrate"] = Step(150, lambda folder, _: calibrate(folder / "tiny", PRECISIONS[1:]))
+    for backend in GPU_BACKENDS:
+        seconds = 150 if backend == "tensorrt" else 60
+        for precision in PRECISIONS:
+            needs = () if precision == "fp32" else ("calibrate",)
+            work = partial(checking, backend, precision)
+            every[f"check {backend} {precision}"] = Step(seconds, work, needs)
+    every["bench"] = Step(270, lambda folder, _: bench(_bundle(folder), quick).to_json())
+    every["targets"] = Step(
+        30, lambda _, results: targets(results["bench"]["result"]), ("bench", "check tensorrt fp16")
+    )
+    every["cuda graphs"] = Step(
+        90,
+        lambda folder, _: cuda_graphs(_bundle(folder), _working_precision(folder)),
+        ("check tensorrt fp32",),
+    )
+    for backend in GPU_BACKENDS:
+        work = partial(soaking, backend)
+        every[f"{frames} frames on {backend}"] = Step(120, work, (f"check {backend} fp32",))
+    every["export vit_b"] = Step(240, lambda folder, _: vit_b_bundle(folder))
+    every["vit_b at batch 8"] = Step(
+        150,
+        lambda folder, results: vit_b_batch(Bundle.open(folder / "vit_b"), _working(results)[0]),
+        ("export vit_b",),
+    )
+    return every
+
+
+def run_step(name: str, folder: Path, step: Step, seconds: float, options: list[str]) -> object:
+    """Run a step in a process of its own, which finds what this one finds; its outcome."""
+    outcome_file = folder / "outcome.json"
+    outcome_file.unlink(missing_ok=True)
+    command = [sys.executable, __file__, "--step", name, "--work", str(folder), *options]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    begun = time.perf_counter()
+    try:
+        done = subprocess.run(command, check=False, env=environment, timeout=seconds)
+        outcome: dict[str, Any] = {"failed": f"the process ended with {done.returncode}"}
+    except subprocess.TimeoutExpired:
+        outcome = {"failed": f"not done after {seconds:.0f} seconds"}
+    if outcome_file.is_file():
+        outcome = json.loads(outcome_file.read_text("utf-8"))
+    outcome["seconds"] = round(time.perf_counter() - begun, 1)
+    return outcome
+
+
 def command(
     output: recipe.Output = None,
     frames: Annotated[int, typer.Option(min=1, help="Frames in a row.")] = FRAMES,
     quick: Annotated[bool, typer.Option("--quick", help="Few runs: to try the script.")] = False,
-    vit_b: Annotated[bool, typer.Option(help="Also vit_b, which takes minutes to export.")] = True,
+    only: Annotated[str, typer.Option(help="Steps whose name begins so. [default: all]")] = "",
+    minutes: Annotated[float, typer.Option(min=0.1, help="After which it ends.")] = 8.0,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder of bundles, for a second call. [default: in /tmp]")
+    ] = None,
+    step: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Measure everything that needs a GPU."""
+    """Measure everything that needs a GPU; a second call does what the first has left."""
+    every = steps(frames, quick)
+    path = output or Path(__file__).parent / "results" / "gpu.json"
+    folder = Path(tempfile.gettempdir()) / "samus-edge-gpu" if work is None else work
+    folder.mkdir(parents=True, exist_ok=True)
+    before = json.loads(path.read_text("utf-8")).get("steps", {}) if path.is_file() else {}
+    results = {name: outcome for name, outcome in before.items() if "result" in outcome}
+    if step is not None:
+        single = recipe.Steps()
+        single.run(step, lambda: every[step].work(folder, results))
+        (folder / "outcome.json").write_text(json.dumps(single.results[step]), "utf-8")
+        return
     try:
         list_gpus()
     except SamusEdgeError as err:
         print(f"no GPU to measure: {err}")
         raise typer.Exit(1) from err
-    steps = recipe.Steps()
-    measured: list[BenchResults] = []
-    working: list[str] = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        steps.run("doctor", lambda: diagnose().to_json())
-        calibrated = steps.run("calibrate", partial(calibrate, folder / "tiny", PRECISIONS[1:]))
-        bundle = Bundle.open(folder / "tiny" if calibrated else None)
-        for backend in GPU_BACKENDS:
-            for precision in ("fp32", *bundle.manifest.precisions):
-                checked = partial(check, bundle, backend, precision)
-                if steps.run(f"check {backend} {precision}", checked):
-                    working += [backend] if precision == "fp32" else []
-        if "tensorrt" in working:
-            precision = "fp16" if calibrated else "fp32"
-            steps.run("cuda graphs", partial(cuda_graphs, bundle, precision))
-        for backend in working:
-            segmented = partial(many_frames, bundle, backend, "fp32", frames)
-            steps.run(f"{frames} frames on {backend}", segmented)
-
-        def measure() -> object:
-            measured.append(bench(bundle, (*working, "onnxruntime"), quick))
-            return measured[0].to_json()
-
-        if steps.run("bench", measure) and "tensorrt" in working:
-            steps.run("targets", lambda: targets(measured[0]))
-        if vit_b and working and steps.run("export vit_b", partial(vit_b_bundle, folder)):
-            vit = Bundle.open(folder / "vit_b")
-            steps.run("check vit_b fp16", lambda: check(vit, working[0], "fp16"))
-            steps.run("vit_b at batch 8", lambda: vit_b_batch(vit, working[0]))
-    recipe.write_results(__file__, {"steps": steps.results}, output)
+    end = time.monotonic() + 60 * minutes
+    options = ["--output", str(path), "--frames", str(frames), *(["--quick"] if quick else [])]
+    for name, each in every.items():
+        if name in results or not name.startswith(only):
+            continue
+        missing = [needed for needed in each.needs if "result" not in results.get(needed, {})]
+        left = end - time.monotonic()
+        if missing:
+            outcome: object = {"left_out": f"needs {', '.join(missing)}"}
+        elif left < min(each.seconds, 20):
+            outcome = {"left_out": "no time was left; a second call does it"}
+        else:
+            outcome = run_step(name, folder, each, min(each.seconds, left), options)
+        results[name] = outcome
+        recipe.write_results(__file__, {"steps": results}, output)
 
 
 if __name__ == "__main__":

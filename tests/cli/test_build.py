@@ -76,7 +76,7 @@ def test_without_a_gpu_a_capability_is_asked_for(
 ) -> None:
     from samus_edge.errors import BackendError
 
-    def find(*_: object) -> None:
+    def find(*_: object, **__: object) -> None:
         raise BackendError("no driver.")
 
     monkeypatch.setattr(find_device, "find_device", find)

@@ -49,8 +49,9 @@ def _run(driver_folder: Path, file: str, binding: str) -> None:
 
 
 @pytest.mark.parametrize("binding", ["cuda-python", "pycuda"])
-def test_devices(driver_folder: Path, binding: str) -> None:
-    _run(driver_folder, "check_device.py", binding)
+@pytest.mark.parametrize("file", ["check_device.py", "check_gpu_script.py"])
+def test_devices(driver_folder: Path, binding: str, file: str) -> None:
+    _run(driver_folder, file, binding)
 
 
 @pytest.mark.parametrize("binding", ["cuda-python", "pycuda"])

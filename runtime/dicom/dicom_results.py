@@ -19,7 +19,7 @@ from samus_edge.runtime.dicom.dicom_source import ResultSource, describe_source
 from samus_edge.runtime.measurement.lesion_measurements import BreastLocation, LesionMeasurements
 
 if TYPE_CHECKING:
-    from highdicom.sr import ComprehensiveSR, FindingSite, Measurement, QualitativeEvaluation
+    from highdicom.sr import ComprehensiveSR, Measurement, QualitativeEvaluation
     from pydicom import DataElement, Dataset
     from pydicom.sr.coding import Code
 
@@ -152,17 +152,17 @@ def segmentation_of(
             algorithm_identification=algorithm,
             tracking_uid=hd.UID(),
             tracking_id=f"Lesion {number}",
-            anatomic_regions=None if described.site is None else [described.site],
         )
         for number in range(1, len(lesions) + 1)
     ]
-    if described.laterality is not None:
-        side = hd.sr.CodedConcept.from_code(described.laterality)
-        for segment in segments:
-            segment.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [side]
     for each in found:
-        if each.measurements.location is not None:
-            _place(segments[lesions.index(each.lesion)], each.measurements.location)
+        site, side = _site(described, each.measurements.location)
+        if site is None:
+            continue
+        region = hd.sr.CodedConcept.from_code(site)
+        if side is not None:
+            region.AnatomicRegionModifierSequence = [hd.sr.CodedConcept.from_code(side)]
+        segments[lesions.index(each.lesion)].AnatomicRegionSequence = [region]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = hd.seg.Segmentation(
@@ -335,9 +335,7 @@ def report_of(
             "one for each."
         )
     described = describe_source(source)
-    sites = None
-    if described.site is not None:
-        sites = [hd.sr.FindingSite(described.site, described.laterality)]
+    sites = [_site(described, each.measurements.location) for each in found]
     lesions = sorted({each.lesion for each in found})
     segments = [segmentation.SegmentSequence[lesions.index(each.lesion)] for each in found]
     groups = [
@@ -363,11 +361,13 @@ def report_of(
                     f"precision={model.precision}",
                 ],
             ),
-            finding_sites=_finding_sites(each.measurements.location) or sites,
+            finding_sites=None if site is None else [hd.sr.FindingSite(site, laterality=side)],
             measurements=_coded(each.measurements),
             qualitative_evaluations=_evaluations(each.measurements),
         )
-        for index, (segment, each) in enumerate(zip(segments, found, strict=True))
+        for index, (segment, each, (site, side)) in enumerate(
+            zip(segments, found, sites, strict=True)
+        )
     ]
     device = hd.sr.ObserverContext(
         observer_type=codes.DCM.Device,
@@ -448,31 +448,15 @@ def _evaluations(found: LesionMeasurements) -> list["QualitativeEvaluation"]:
     return [hd.sr.QualitativeEvaluation(name=name, value=value) for name, value in made]
 
 
-def _finding_sites(location: BreastLocation | None) -> list["FindingSite"] | None:
-    """The breast, and which."""
-    import highdicom as hd
+def _site(
+    described: ResultSource, location: BreastLocation | None
+) -> "tuple[Code | None, Code | None]":
+    """The part of the body and its side: as the examiner says, else as the source does."""
     from pydicom.sr.codedict import codes
 
     if location is None:
-        return None
-    return [hd.sr.FindingSite(codes.SCT.Breast, laterality=_side(location))]
-
-
-def _place(segment: "Dataset", location: BreastLocation) -> None:
-    """Put the breast, and which, into the description of a segment."""
-    from highdicom.sr import CodedConcept
-    from pydicom.sr.codedict import codes
-
-    segment.AnatomicRegionSequence = [CodedConcept.from_code(codes.SCT.Breast)]
-    side = _side(location)
-    if side is not None:
-        segment.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [
-            CodedConcept.from_code(side)
-        ]
-
-
-def _side(location: BreastLocation) -> "Code | None":
-    from pydicom.sr.codedict import codes
-
+        return described.site, described.laterality
     sides: dict[str | None, Code] = {"left": codes.SCT.Left, "right": codes.SCT.Right}
-    return sides.get(location.side)
+    is_breast = described.site is not None and described.site == codes.SCT.Breast
+    stated = described.laterality if is_breast else None
+    return codes.SCT.Breast, sides.get(location.side, stated)

@@ -455,7 +455,8 @@ def test_a_report_holds_the_measurements_of_each_segment(
 def test_where_the_lesion_is(
     make_study: Make, cine: Any, masks: Any, location: BreastLocation, tmp_path: Path
 ) -> None:
-    study = DicomFrames.open(make_study(cine, StudyID="1"))
+    stated = {"BodyPartExamined": "BREAST", "Laterality": "L"}
+    study = DicomFrames.open(make_study(cine, StudyID="1", **stated))
     found = found_in(study, masks[:1], 0, location)
     segmentation = segmentation_of(study, found, MODEL)
     report = report_of(study, found, segmentation, MODEL)
@@ -464,15 +465,15 @@ def test_where_the_lesion_is(
         path.write_bytes(dicom_bytes(made))
 
     # Codes of PS3.16: SNOMED's breast, left and right; context groups 244, 6018 and 6165.
-    side = {"left": "7771000", "right": "24028007", None: None}[location.side]
+    side = {"left": "7771000", "right": "24028007"}[location.side or "left"]
     hour = {10: "129781005", 3: "129774003", None: None}[location.clock]
     (region,) = hd.seg.segread(files[0]).SegmentSequence[0].AnatomicRegionSequence
     modifiers = [each.CodeValue for each in region.get("AnatomicRegionModifierSequence", ())]
-    assert (region.CodeValue, modifiers) == ("76752008", [side] if side else [])
+    assert (region.CodeValue, modifiers) == ("76752008", [side])
     content = hd.sr.srread(files[1]).content
     (group,) = content.get_planar_roi_measurement_groups()  # type: ignore[attr-defined]
     (site,) = group.finding_sites
-    assert (site.value.value, getattr(site.laterality, "value", None)) == ("76752008", side)
+    assert (site.value.value, site.laterality.value) == ("76752008", side)
     said = {each.name.value: each.value.value for each in group.get_qualitative_evaluations()}
     assert said.get("111014") == hour
     sizes = {each.name.value: (each.value, each.unit.value) for each in group.get_measurements()}

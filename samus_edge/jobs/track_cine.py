@@ -54,12 +54,14 @@ if TYPE_CHECKING:
     from samus_edge.runtime.dicom.dicom_results import LesionFrame
 
 __all__ = [
+    "DEFAULT_RATE",
     "VIDEO_SUFFIXES",
     "CineTracking",
     "OverlayVideo",
     "TrackReport",
     "follow_lesion",
     "track_cine",
+    "tracked_picture",
 ]
 
 
@@ -159,7 +161,8 @@ class OverlayVideo:
             self._temporary.unlink(missing_ok=True)
 
 
-_DEFAULT_RATE = 20.0
+DEFAULT_RATE = 20.0
+"""Frames a second of an overlay video whose source does not say."""
 
 
 @dataclass(frozen=True)
@@ -393,10 +396,10 @@ def _writers(
     of `lesions`."""
     writers: list[Callable[[CineFrame, TrackedFrame, FrameRecord], None]] = []
     if job.video_file is not None:
-        rate = source.frames_per_second or _DEFAULT_RATE
+        rate = source.frames_per_second or DEFAULT_RATE
         video = closing.enter_context(OverlayVideo(job.video_file, rate))
         note = legend_note(segmenter)
-        writers.append(lambda *followed: video.write(_picture(*followed, note=note)))
+        writers.append(lambda *followed: video.write(tracked_picture(*followed, note=note)))
     if job.mask_file is not None:
         files = closing.enter_context(MaskFiles(job.mask_file))
 
@@ -528,9 +531,10 @@ def _follow_live(
             report.frames_dropped = stream.statistics().dropped
 
 
-def _picture(
+def tracked_picture(
     frame: CineFrame, tracked: TrackedFrame, record: FrameRecord, *, note: str
 ) -> npt.NDArray[np.uint8]:
+    """A frame with its mask, its state and a line for the reader."""
     items = []
     if tracked.mask is not None and record.mask is not None:
         measured = record.mask.measurements

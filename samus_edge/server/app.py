@@ -35,9 +35,10 @@ from samus_edge.server.schemas import (
     MaskRequest,
     Masks,
     ServiceInfo,
+    TrackFile,
     TrackRequest,
 )
-from samus_edge.server.segmentation_service import SegmentationService, png_of
+from samus_edge.server.segmentation_service import SegmentationService, describe_image, png_of
 from samus_edge.server.session import Session, SessionStore
 from samus_edge.server.settings import ServerSettings
 
@@ -45,6 +46,13 @@ __all__ = ["create_app"]
 
 _PAGE = Path(__file__).with_name("page")
 _FILE_TYPES = ("application/octet-stream", "application/dicom")
+_TRACK_TYPES = {
+    ".json": "application/json",
+    ".csv": "text/csv",
+    ".npz": "application/zip",
+    ".dcm": "application/dicom",
+    ".mp4": "video/mp4",
+}
 _NOTICE = "Research software, not a medical device."
 _logger = logging.getLogger("samus_edge.server")
 
@@ -271,6 +279,7 @@ async def _add_image(
     """Keep an image: the body is a PNG, JPEG, BMP, TIFF, WebP, DICOM, MP4 or AVI file, or
     `example` names one."""
     box: list[float] | None = None
+    content = b""
     if example is not None:
         named = state.examples.get(example)
         if named is None:
@@ -287,17 +296,8 @@ async def _add_image(
         image = await state.decode(
             partial(open_frames, content, "the file", max_video_frames=max_frames)
         )
-    session = state.sessions.add(image)
-    height, width = image.original_hw
-    return ImageInfo(
-        id=session.id,
-        kind=image.kind,
-        width=width,
-        height=height,
-        frames=len(image),
-        frames_per_second=image.frames_per_second,
-        box=box,
-    )
+    session = state.sessions.add(image, content)
+    return await state.decode(partial(describe_image, session, box))
 
 
 async def _body(request: Request, state: _State) -> bytes:
@@ -408,6 +408,13 @@ async def _track(
             yield json.dumps({"error": BUG}) + "\n"
 
     return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+
+@_images.get("/images/{image_id}/track/{name}", responses=problems(415))
+async def _track_file(state: StateOf, session: Kept, name: TrackFile) -> Response:
+    """What came of the lesion that was last followed, up to where it was stopped."""
+    content = await state.compute(partial(state.service.track_file, session, name))
+    return _attachment(content, name, _TRACK_TYPES[Path(name).suffix])
 
 
 @_images.websocket("/live")

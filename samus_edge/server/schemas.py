@@ -18,6 +18,7 @@ __all__ = [
     "Masks",
     "PointPrompt",
     "ServiceInfo",
+    "TrackFile",
     "TrackRequest",
 ]
 
@@ -25,6 +26,12 @@ Coordinate = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 BoundedBox = Annotated[list[Coordinate], Field(min_length=4, max_length=4)]
 Millimetres = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 PlaceMillimetres = Annotated[float, Field(ge=0, le=500, allow_inf_nan=False)]
+
+
+TrackFile = Literal[
+    "result.json", "frames.csv", "masks.npz", "segmentation.dcm", "report.dcm", "overlay.mp4"
+]
+"""What a followed lesion is saved as."""
 
 
 class _Strict(BaseModel):
@@ -102,6 +109,13 @@ class ImageInfo(BaseModel):
     height: int
     frames: int
     frames_per_second: float | None
+    file_bytes: int
+    file_sha256: str | None
+    """None for an example."""
+    dicom: dict[str, str] | None
+    """UIDs of a study, series and instance; nothing of the patient."""
+    has_pixel_size: bool
+    """Whether the file says how large a pixel is, at least in a part of it."""
     box: list[float] | None = None
     """Of an example: a box to begin with."""
 

@@ -1,31 +1,54 @@
 """The work behind the routes; synchronous, called in threads."""
 
+import json
+import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from starlette.exceptions import HTTPException
 
+from samus_edge.jobs.mask_files import MaskFiles
 from samus_edge.jobs.record import (
     Box,
     MaskRecord,
     all_notes,
     computed_by,
+    legend_note,
     mask_records,
     prompts_for,
 )
 from samus_edge.jobs.segment_file import dicom_files, lesion_frames, overlay_picture
-from samus_edge.jobs.track_cine import Followed, follow_lesion
+from samus_edge.jobs.track_cine import (
+    DEFAULT_RATE,
+    Followed,
+    OverlayVideo,
+    follow_lesion,
+    tracked_picture,
+)
+from samus_edge.runtime.cine.cine_source import CineFrame
 from samus_edge.runtime.measurement.lesion_measurements import BreastLocation, PixelSpacing
 from samus_edge.runtime.segmenter import Segmenter
-from samus_edge.server.schemas import MaskRequest, MaskResult, Masks, TrackRequest
-from samus_edge.server.session import Session
+from samus_edge.server.schemas import (
+    ImageInfo,
+    MaskRequest,
+    MaskResult,
+    Masks,
+    TrackFile,
+    TrackRequest,
+)
+from samus_edge.server.session import FollowedLesion, Session
 
-__all__ = ["SegmentationService", "box_of", "contours_of", "png_of"]
+if TYPE_CHECKING:
+    from samus_edge.runtime.dicom.dicom_frames import DicomFrames
+
+__all__ = ["SegmentationService", "box_of", "contours_of", "describe_image", "png_of"]
 
 _CONTOUR_TOLERANCE_PX = 0.4
 Mask = npt.NDArray[np.bool_]
@@ -92,12 +115,7 @@ class SegmentationService:
             BadArgumentError: if the mask is empty.
             MissingExtraError: without highdicom.
         """
-        study = session.image.study
-        if study is None:
-            raise HTTPException(
-                422,
-                "a DICOM segmentation refers to a DICOM image, and this is none. Ask for a PNG.",
-            )
+        study = _study(session)
         mask, record, _ = self._predict(session, request)
         found = lesion_frames(request.frame, mask[None], [record])
         return dicom_files(self._segmenter, study, found)[0]
@@ -109,14 +127,79 @@ class SegmentationService:
             HTTPException, BadArgumentError: as `masks`, before the first.
         """
         session.frame(request.frame)
-        followed = follow_lesion(
+        frames = follow_lesion(
             self._segmenter,
             session.image.part(request.frame, min(self._max_frames, request.max_frames or 1 << 30)),
             box_of(request.box),
             session.image,
             _spacing(request),
         )
-        return map(_document, chain([next(followed)], followed))
+        first = next(frames)
+        kept = session.followed = FollowedLesion()
+        kept.report.facts = {
+            "box": request.box,
+            "from_frame": request.frame,
+            "pixel_mm": request.pixel_mm,
+            "image": {"sha256": session.file_sha256, "bytes": session.file_bytes},
+            **self._computed_by,
+        }
+
+        def document(followed: Followed) -> dict[str, Any]:
+            _, tracked, record = followed
+            kept.add(record, tracked.mask)
+            return _document(followed)
+
+        return map(document, chain([first], frames))
+
+    def track_file(self, session: Session, name: TrackFile) -> bytes:
+        """What came of the lesion that was last followed, as a file.
+
+        Raises:
+            HTTPException: if none was followed, or the image is not DICOM and the file would be.
+            BadArgumentError: if there is no mask for a DICOM file.
+            MissingExtraError: without highdicom.
+        """
+        followed = session.followed
+        if followed is None or not followed.report.frames:
+            raise HTTPException(404, "no lesion was followed through this image.")
+        report, image = followed.report, session.image
+        records = list(report.frames)  # it may go on in the meantime
+        report.notes = all_notes(image, [record.mask for record in records])
+        if name == "result.json":
+            return json.dumps(report.to_json(), indent=1).encode()
+        if name == "frames.csv":
+            return report.to_csv().encode()
+        if name in ("segmentation.dcm", "report.dcm"):
+            found = []
+            for record in records:
+                mask = followed.mask(record.frame)
+                if mask is not None and record.mask is not None:
+                    tracked = record.tracked
+                    comment = f"{tracked.state}: {tracked.reason}" if tracked.reason else ""
+                    found += lesion_frames(record.frame, mask[None], [record.mask], comment)
+            files = dicom_files(self._segmenter, _study(session), found, with_report=True)
+            return files[name == "report.dcm"]
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / name
+            with (
+                MaskFiles(file)
+                if name == "masks.npz"
+                else OverlayVideo(file, image.frames_per_second or DEFAULT_RATE) as writer
+            ):
+                for record in records:
+                    mask = followed.mask(record.frame)
+                    if isinstance(writer, MaskFiles):
+                        masks = np.empty((0, *image.original_hw), np.bool_)
+                        masks = masks if mask is None else mask[None]
+                        spacing = None if record.mask is None else record.mask.spacing
+                        state = record.tracked.state
+                        writer.add(record.frame, record.seconds, state, masks, spacing)
+                    else:
+                        frame = CineFrame(record.frame, record.seconds, session.frame(record.frame))
+                        tracked = replace(record.tracked, mask=mask)
+                        note = legend_note(self._segmenter)
+                        writer.write(tracked_picture(frame, tracked, record, note=note))
+            return file.read_bytes()
 
     def _predict(
         self, session: Session, request: MaskRequest
@@ -146,6 +229,41 @@ class SegmentationService:
             "measure": 1000 * (time.perf_counter() - decoded),
         }
         return prediction.masks[0, 0], record, timings_ms
+
+
+def describe_image(session: Session, box: list[float] | None) -> ImageInfo:
+    """What the client learns of an image that it has sent, or of an example with a box."""
+    image, study = session.image, session.image.study
+    height, width = image.original_hw
+    dicom: dict[str, str] | None = None
+    has_pixel_size = False
+    if study is not None:
+        keywords = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+        dicom = {name: str(study.dataset.get(name) or "") for name in keywords}
+        whole = (0.0, 0.0, width - 1.0, height - 1.0)
+        has_pixel_size = bool(study.regions) or study.spacing_in(whole) is not None
+    return ImageInfo(
+        id=session.id,
+        kind=image.kind,
+        width=width,
+        height=height,
+        frames=len(image),
+        frames_per_second=image.frames_per_second,
+        file_bytes=session.file_bytes,
+        file_sha256=session.file_sha256,
+        dicom=dicom,
+        has_pixel_size=has_pixel_size,
+        box=box,
+    )
+
+
+def _study(session: Session) -> "DicomFrames":
+    study = session.image.study
+    if study is None:
+        raise HTTPException(
+            422, "a DICOM result refers to a DICOM image, and this is none. Ask for another file."
+        )
+    return study
 
 
 def contours_of(mask: npt.NDArray[np.bool_]) -> list[list[list[float]]]:

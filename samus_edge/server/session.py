@@ -1,22 +1,60 @@
 """Images that clients work on."""
 
+import hashlib
 import math
 import secrets
 import threading
 import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
 from starlette.exceptions import HTTPException
 
+from samus_edge.jobs.record import FrameRecord
+from samus_edge.jobs.track_cine import TrackReport
 from samus_edge.runtime.cine.cine_source import FileFrames
 from samus_edge.runtime.images.image_io import GreyFrame
 from samus_edge.runtime.prediction import Embedding
 from samus_edge.runtime.segmenter import Segmenter
 
-__all__ = ["Session", "SessionStore"]
+__all__ = ["FollowedLesion", "Session", "SessionStore"]
 
 _EMBEDDINGS_KEPT = 8
+
+
+class FollowedLesion:
+    """What is kept of a lesion that is or was followed.
+
+    Attributes:
+        report: Frame by frame.
+        masks: Of the frames that have one, by index: its shape and its deflated bits.
+    """
+
+    def __init__(self) -> None:
+        self.report = TrackReport()
+        self._masks: dict[int, tuple[tuple[int, ...], bytes]] = {}
+
+    @property
+    def memory_bytes(self) -> int:
+        """What its masks take."""
+        return sum(len(deflated) for _, deflated in list(self._masks.values()))
+
+    def add(self, record: FrameRecord, mask: npt.NDArray[np.bool_] | None) -> None:
+        """Add a frame; a mask is (H, W)."""
+        self.report.frames.append(record)
+        if mask is not None:
+            self._masks[record.frame] = mask.shape, zlib.compress(np.packbits(mask).tobytes(), 1)
+
+    def mask(self, frame: int) -> npt.NDArray[np.bool_] | None:
+        """The mask of a frame, (H, W); None where there is none."""
+        if frame not in self._masks:
+            return None
+        shape, deflated = self._masks[frame]
+        bits = np.frombuffer(zlib.decompress(deflated), np.uint8)
+        return np.unpackbits(bits, count=math.prod(shape)).reshape(shape).astype(np.bool_)
 
 
 class Session:
@@ -24,11 +62,18 @@ class Session:
 
     Args:
         image: Its frames.
+        content: The file that it was read from; kept as its hash and size.
+
+    Attributes:
+        followed: The lesion that was last followed through it.
     """
 
-    def __init__(self, image: FileFrames) -> None:
+    def __init__(self, image: FileFrames, content: bytes = b"") -> None:
         self.id = secrets.token_urlsafe(16)
         self.image = image
+        self.file_sha256 = hashlib.sha256(content).hexdigest() if content else None
+        self.file_bytes = len(content)
+        self.followed: FollowedLesion | None = None
         self._embeddings: OrderedDict[int, Embedding] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -37,7 +82,8 @@ class Session:
         """What is kept of it: pixels, and what was computed of them."""
         with self._lock:
             kept = [embedding.tensor for embedding in self._embeddings.values()]
-        return self.image.memory_bytes + sum(4 * math.prod(each.shape) for each in kept)
+        followed = 0 if self.followed is None else self.followed.memory_bytes
+        return self.image.memory_bytes + sum(4 * math.prod(each.shape) for each in kept) + followed
 
     def frame(self, index: int) -> GreyFrame:
         """A frame.
@@ -96,9 +142,9 @@ class SessionStore:
         self.sweep()
         return len(self._sessions)
 
-    def add(self, image: FileFrames) -> Session:
+    def add(self, image: FileFrames, content: bytes = b"") -> Session:
         """Keep an image; the one that was used longest ago goes if there are too many."""
-        session = Session(image)
+        session = Session(image, content)
         with self._lock:
             self._sweep()
             self._sessions[session.id] = (session, self._clock())

@@ -1,6 +1,7 @@
 """The page in a real browser."""
 
 import json
+import re
 import shutil
 import time
 import urllib.request
@@ -47,12 +48,12 @@ def page(browser: Any, address: str) -> Iterator[Page]:
     opened = context.new_page()
     problems: list[str] = []
     opened.on("pageerror", lambda error: problems.append(str(error)))
-    # The browser itself notes requests that were answered with 415, which a test means.
+    # The browser itself notes requests that were answered with 404 and 415, which tests mean.
     opened.on(
         "console",
         lambda line: (
             problems.append(line.text)
-            if line.type == "error" and "status of 415" not in line.text
+            if line.type == "error" and not re.search("status of (404|415)", line.text)
             else None
         ),
     )
@@ -106,13 +107,14 @@ def choose_example(page: Page, index: int = 1) -> str:
     wait_until(page, "document.getElementById('example').options.length > 1")
     name: str = page.evaluate(f"document.getElementById('example').options[{index}].value")
     page.select_option("#example", name)
+    wait_until(page, f"document.getElementById('source').textContent === '{name}'")
     wait_for_mask(page)
     return name
 
 
 def area(page: Page) -> float:
-    """As the page shows it."""
-    page.wait_for_timeout(50)
+    """As the page shows it, for the prompt that is drawn."""
+    wait_until(page, "!document.getElementById('phase').textContent")
     texts = page.locator("#sizes dd").all_inner_texts()
     names = page.locator("#sizes dt").all_inner_texts()
     return float(dict(zip(names, texts, strict=True))["Area"].split()[0])
@@ -170,20 +172,20 @@ def test_boxes_are_dragged_and_clicks_correct_them(page: Page, screenshots: Path
 
 
 def test_files_are_saved(page: Page, tmp_path: Path) -> None:
-    choose_example(page)
+    stem = choose_example(page).removesuffix(".png")
     for name in ("mask.png", "overlay.png", "result.json"):
         with page.expect_download(timeout=WAIT_MS) as download:
-            page.click(f"[data-file='{name}']")
+            page.click(f"#save [data-file='{name}']")
         path = tmp_path / name
         download.value.save_as(path)
-        assert download.value.suggested_filename == name
+        assert download.value.suggested_filename == f"{stem}_{name}"
         if name.endswith(".png"):
             assert path.read_bytes().startswith(b"\x89PNG")
         else:
             document = json.loads(path.read_text())
             assert document["trace"]["graphs"]["image_encoder"]
             assert document["mask"]["area_px"] > 0
-    assert page.is_hidden("[data-file='segmentation.dcm']")
+    assert page.is_hidden("#save [data-file='segmentation.dcm']")
 
 
 def test_a_cine_is_followed_and_played(page: Page, tmp_path: Path, screenshots: Path) -> None:
@@ -233,7 +235,7 @@ def test_a_study_gives_a_dicom_segmentation(page: Page, tmp_path: Path) -> None:
     page.mouse.up()
     wait_for_mask(page)
     with page.expect_download(timeout=WAIT_MS) as download:
-        page.click("[data-file='segmentation.dcm']")
+        page.click("#save [data-file='segmentation.dcm']")
     path = tmp_path / "seg.dcm"
     download.value.save_as(path)
     assert dcmread(path).Modality == "SEG"
@@ -273,6 +275,201 @@ def test_everything_can_be_named_and_reached(page: Page, screenshots: Path) -> N
     choose_example(page)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.screenshot(path=screenshots / "phone.png")
+
+
+def hold(page: Page, part: str) -> list[Any]:
+    """Requests whose address has this part wait for `release`."""
+    held: list[Any] = []
+    page.route(f"**/*{part}*", lambda route: held.append(route))  # by its own name
+    return held
+
+
+def release(page: Page, held: list[Any], number: int = 0) -> None:
+    """Let the first one that waits go on."""
+    end = time.monotonic() + WAIT_MS / 1000
+    while len(held) <= number:
+        assert time.monotonic() < end
+        page.wait_for_timeout(20)
+    held.pop(number).continue_()
+
+
+def click_on(page: Page, x: float, y: float) -> None:
+    page.keyboard.press("a")
+    page.mouse.click(*at(page, x, y))
+
+
+def test_a_late_answer_does_not_paint_the_next_study(page: Page) -> None:
+    choose_example(page)
+    held = hold(page, "/masks")
+    click_on(page, 100, 100)
+    page.wait_for_timeout(100)
+    assert len(held) == 1
+    page.once("dialog", lambda dialog: dialog.accept())  # what is drawn is not saved
+    page.select_option("#example", index=3)
+    name = load_check_frames()[2].name
+    wait_until(page, f"document.getElementById('source').textContent === '{name}'")
+    size = page.evaluate("document.getElementById('status').dataset.size")
+    release(page, held)  # the answer for the first study
+    release(page, held)  # and that for the box of the second
+    page.unroute("**/*/masks*")
+    wait_for_mask(page)
+    frame = load_check_frames()[2]
+    assert size == f"{frame.image.shape[1]}x{frame.image.shape[0]}"
+    with Segmenter.load() as segmenter:
+        mask = segmenter.segment(frame.image, boxes=frame.box[None]).masks[0, 0]
+    assert area(page) == pytest.approx(mask.sum(), rel=0.01)
+
+
+def test_only_the_answer_to_what_is_drawn_is_shown_and_saved(page: Page) -> None:
+    choose_example(page)
+    first = area(page)
+    held = hold(page, "/masks")
+    for x in (80, 100, 120):
+        click_on(page, x, 110)
+    wait_until(page, "document.getElementById('phase').textContent === 'Working…'")
+    assert page.locator("#sizes").inner_text().startswith("of an older prompt")
+    assert page.is_disabled("#save [data-file='result.json']")
+    release(page, held)
+    release(page, held)  # one question for all that was drawn in the meantime
+    wait_until(page, "!document.getElementById('phase').textContent")
+    assert held == []
+    page.unroute("**/*/masks*")
+    with page.expect_download(timeout=WAIT_MS) as download:
+        page.click("#save [data-file='result.json']")
+    document = json.loads(download.value.path().read_text())
+    assert [point["x"] for point in document["request"]["points"]] == pytest.approx(
+        [80, 100, 120], abs=1
+    )
+    assert document["mask"]["area_px"] == area(page)
+    for _ in range(3):
+        page.keyboard.press("Control+z")
+    assert area(page) == first
+    page.keyboard.press("Control+Shift+Z")
+    wait_until(page, "!document.getElementById('redo').disabled")
+
+
+def test_what_fails_is_said_and_tried_again(page: Page) -> None:
+    choose_example(page)
+    page.route("**/*/masks*", lambda route: route.fulfill(status=415, json={"detail": "no luck"}))
+    click_on(page, 100, 100)
+    wait_until(page, "document.getElementById('phase').textContent === 'Failed'")
+    assert "no luck" in page.inner_text("#status")
+    assert page.is_disabled("#save [data-file='mask.png']")
+    page.unroute("**/*/masks*")
+    page.click("#retry")
+    assert area(page) > 0
+
+
+def test_a_pixel_size_belongs_to_one_study(page: Page) -> None:
+    choose_example(page)
+    page.fill("#pixel", "0.5")
+    page.dispatch_event("#pixel", "change")
+    wait_until(page, "document.querySelector('#sizes dd').textContent.includes('mm')")
+    assert "0.5 \u00d7 0.5 mm" in page.inner_text("#sizes")
+    page.once("dialog", lambda dialog: dialog.accept())
+    choose_example(page, 2)
+    assert page.input_value("#pixel") == ""
+    wait_until(page, "document.querySelector('#sizes').textContent.includes('size not known')")
+
+
+def test_an_image_that_was_forgotten_is_sent_again(page: Page, address: str) -> None:
+    with page.expect_response(lambda response: response.status == 201) as sent:
+        choose_example(page)
+    page.evaluate(f"fetch('/v1/images/{sent.value.json()['id']}', {{method: 'DELETE'}})")
+    before = area(page)
+    click_on(page, 10, 10)
+    assert area(page) != before
+
+
+def test_a_follow_can_be_stopped_and_saved(page: Page, tmp_path: Path) -> None:
+    from pydicom.data import get_testdata_file
+
+    study = str(get_testdata_file("examples_ybr_color.dcm", download=False))
+    page.set_input_files("#file", study)
+    wait_until(page, "document.getElementById('frame-text').textContent === '1 / 30'")
+    page.mouse.move(*at(page, 120, 60))
+    page.mouse.down()
+    page.mouse.move(*at(page, 220, 150), steps=4)
+    page.mouse.up()
+    wait_for_mask(page)
+    page.click("#track")
+    wait_until(page, "document.getElementById('frame-text').textContent === '4 / 30'")
+    page.click("#track")
+    wait_until(page, "document.getElementById('status').textContent.startsWith('Stopped')")
+    for name in ("frames.csv", "masks.npz", "overlay.mp4", "result.json", "segmentation.dcm"):
+        with page.expect_download(timeout=WAIT_MS) as download:
+            page.click(f"#followed [data-file='{name}']")
+        assert download.value.suggested_filename == f"examples_ybr_color_track_{name}"
+        download.value.save_as(tmp_path / name)
+    count = len((tmp_path / "frames.csv").read_text().splitlines()) - 1
+    assert 4 <= count < 30
+    with np.load(tmp_path / "masks.npz") as arrays:
+        assert arrays["masks"].shape[0] == count
+    assert len(json.loads((tmp_path / "result.json").read_text())["frames"]) == count
+    # Prompts belong to their frame: the first still has its box.
+    page.fill("#frame", "0")
+    wait_until(page, "!document.getElementById('clear').disabled")
+
+
+def test_zoom_moves_nothing_and_a_box_is_moved_by_its_edge(page: Page) -> None:
+    choose_example(page, 2)
+    x1, y1, x2, y2 = (float(value) for value in load_check_frames()[1].box)
+    before = area(page)
+    page.mouse.click(5, page.viewport_size["height"] / 2, button="middle")  # type: ignore[index]
+    page.mouse.click(*at(page, x1, y1), button="middle")
+    assert area(page) == before
+    edge = at(page, x1, (y1 + y2) / 2)
+    page.mouse.move(*edge)
+    page.mouse.down()
+    page.mouse.move(edge[0] + 20, edge[1], steps=4)
+    page.mouse.up()
+    with page.expect_download(timeout=WAIT_MS) as download:
+        wait_until(page, "!document.getElementById('phase').textContent")
+        page.click("#save [data-file='result.json']")
+    box = json.loads(download.value.path().read_text())["request"]["box"]
+    assert box[0] > x1 + 2 and box[2] - box[0] == pytest.approx(x2 - x1, abs=0.2)
+    page.mouse.move(*at(page, x2, y2))
+    page.mouse.wheel(0, -600)
+    shown = area(page)
+    page.keyboard.press("f")
+    assert area(page) == shown
+
+
+def test_two_fingers_pinch_and_never_draw(browser: Any, address: str) -> None:
+    context = browser.new_context(
+        viewport={"width": 375, "height": 667}, has_touch=True, is_mobile=True
+    )
+    page = context.new_page()
+    page.goto(address)
+    choose_example(page)
+    page.keyboard.press("Escape")
+    session = context.new_cdp_session(page)
+    middle = at(page, 100, 100)
+
+    def touch(kind: str, apart: float) -> None:
+        points = [
+            {"x": middle[0] - apart, "y": middle[1]},
+            {"x": middle[0] + apart, "y": middle[1]},
+        ]
+        session.send(
+            "Input.dispatchTouchEvent",
+            {"type": kind, "touchPoints": [] if kind == "touchEnd" else points},
+        )
+
+    touch("touchStart", 20)
+    for apart in (25, 35, 50):
+        touch("touchMove", apart)
+    touch("touchEnd", 50)
+    page.wait_for_timeout(200)
+    assert page.is_disabled("#clear")  # no prompt came of it
+    low = page.evaluate(
+        "[...document.querySelectorAll('button, select, input[type=number], summary')]"
+        ".filter((each) => each.getClientRects().length)"
+        ".filter((each) => each.getBoundingClientRect().height < 44)"
+        ".map((each) => each.outerHTML)"
+    )
+    assert low == []
+    context.close()
 
 
 def test_the_token_is_asked_for_kept_from_the_address_and_shared_by_tabs(

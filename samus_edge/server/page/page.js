@@ -1,35 +1,90 @@
 // The page of `samus-edge serve`: prompts in, masks out. Coordinates are pixels of the frame, centres at integers.
+//
+// One study is open at a time, and everything known of it is in one object. Every question to the service belongs to a study and
+// to a revision of a frame's prompt: an answer that comes late paints nothing of another study, and no older prompt.
 const $ = (id) => document.getElementById(id);
 const canvas = $("canvas"), context = canvas.getContext("2d");
 const LESION = "#00e5ff", UNSURE = "#ffd600", RIM = "rgba(0,0,0,.75)";
-const state = {
-  image: null, // as the service describes it
-  bitmaps: new Map(), // by frame
-  frame: 0,
-  box: null, points: [], history: [],
-  drag: null, // a box that is being drawn
-  cross: null, // of the keyboard
-  corner: null,
-  result: null, // of the service, for the frame in view
-  tracked: new Map(), // by frame
-  tool: "box",
-  playing: 0,
-  request: 0, // the newest; answers to older ones are dropped
-};
+const DRAG_PX = 5, HANDLE_PX = 9; // of the screen
+const places = [...document.querySelectorAll("[data-place]")];
+
+let study = null;
+let opening = 0; // the newest; an older file that was slower is not shown
+const tool = { name: "box", cross: null, corner: null };
+const display = { centre: 128, width: 256, gamma: 1 }; // of the screen alone
+const view = { scale: 1, x: 0, y: 0 }; // of the whole frame in the canvas; x and y in pixels of the screen
+
+class Study {
+  constructor(image, name, reopen) {
+    Object.assign(this, {
+      image, name, reopen, // what sends the file again when the service has forgotten it
+      frame: 0, frames: new Map(), bitmaps: new Map(), past: [], future: [],
+      pixel: null, place: null, isBusy: false, isSaved: true,
+      tracked: new Map(), trackedPixel: null, follow: null,
+    });
+  }
+
+  // Prompt and answer of a frame.
+  at(index) {
+    if (!this.frames.has(index)) {
+      this.frames.set(index, { box: null, points: [], revision: 0, answer: null, hasFailed: false });
+    }
+    return this.frames.get(index);
+  }
+
+  get here() { return this.at(this.frame); }
+}
+
+const hasPrompt = (entry) => Boolean(entry && (entry.box || entry.points.length));
+const isFresh = (entry) => Boolean(entry.answer && entry.answer.revision === entry.revision);
 
 // --- the service -------------------------------------------------------------------------------------------------------
 
-async function call(path, options = {}) {
-  const response = await fetch(path, options);
-  if (response.ok) return response;
-  if (response.status === 401 && path !== "/v1/login") askForToken();
-  let text = `${response.status} ${response.statusText}`;
-  try { text = (await response.json()).detail || text; } catch { /* no problem document */ }
-  throw new Error(text);
+class ServiceError extends Error {
+  constructor(status, text) { super(text); this.status = status; }
 }
 
-const postJson = (path, value) =>
-  call(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(value) });
+async function call(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ServiceError(0, "The service does not answer.");
+  }
+  if (response.ok) return response;
+  if (response.status === 401 && path !== "/v1/login") askForToken();
+  throw new ServiceError(response.status, await problemOf(response));
+}
+
+async function problemOf(response) {
+  try { return (await response.json()).detail; } catch { return `${response.status} ${response.statusText}`; }
+}
+
+const postJson = (path, value, options = {}) =>
+  call(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(value), ...options });
+
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+// Tries again when the service is away for a moment, and sends the file again when it has forgotten it.
+async function ask(owner, work) {
+  for (let tries = 0; ; tries++) {
+    try {
+      return await work(owner.image.id);
+    } catch (error) {
+      if (owner !== study || error.name === "AbortError") throw error;
+      if (error.status === 404 && tries === 0 && owner.reopen) {
+        say("The service has forgotten this image; sending it again…");
+        const again = await owner.reopen();
+        if (again.file_sha256 !== owner.image.file_sha256) throw new ServiceError(404, "The file has changed. Open it again.");
+        owner.image = again;
+      } else if (error.status === 0 && tries < 4) {
+        say(`The service does not answer; trying again in ${2 ** tries} s…`, true);
+        await pause(1000 * 2 ** tries);
+      } else throw error;
+    }
+  }
+}
 
 // The token becomes a cookie that scripts cannot read and other sites cannot use; it is not kept here.
 async function logIn(token) {
@@ -51,163 +106,320 @@ function say(text, isError = false) {
 }
 
 async function attempt(work) {
-  try { return await work(); } catch (error) { say(error.message, true); return null; }
+  try { return await work(); } catch (error) {
+    if (error.name !== "AbortError") say(error.message, true);
+    return null;
+  }
 }
 
-async function openImage(body, query = "") {
-  say("Opening…");
-  stopPlaying();
-  const old = state.image;
-  const response = await call(`/v1/images${query}`, {
-    method: "POST", body, headers: { "Content-Type": "application/octet-stream" },
+// --- opening -----------------------------------------------------------------------------------------------------------
+
+// fetch says nothing of how far an upload is.
+function upload(file) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", "/v1/images");
+    request.setRequestHeader("Content-Type", "application/octet-stream");
+    request.upload.onprogress = ({ loaded, total }) =>
+      say(loaded < total ? `Sending… ${Math.round((100 * loaded) / total)} %` : "Opening…");
+    request.onerror = () => reject(new ServiceError(0, "The service does not answer."));
+    request.onload = () => {
+      let document_ = {};
+      try { document_ = JSON.parse(request.responseText); } catch { /* no problem document */ }
+      if (request.status === 201) resolve(document_);
+      else {
+        if (request.status === 401) askForToken();
+        reject(new ServiceError(request.status, document_.detail || `${request.status} ${request.statusText}`));
+      }
+    };
+    request.send(file);
   });
-  const image = await response.json();
-  if (old) call(`/v1/images/${old.id}`, { method: "DELETE" }).catch(() => {});
-  for (const bitmap of state.bitmaps.values()) bitmap.close();
-  Object.assign(state, { image, bitmaps: new Map(), tracked: new Map(), frame: 0, cross: null });
+}
+
+const openFile = (file) => open(file.name, () => upload(file));
+const openExample = (name) =>
+  open(name, async () => (await call(`/v1/images?example=${encodeURIComponent(name)}`, { method: "POST" })).json());
+
+async function open(name, send) {
+  if (!mayLose()) return;
+  const number = ++opening;
+  say("Opening…");
+  const image = await send();
+  if (number !== opening) { forget(image); return; }
+  close();
+  study = new Study(image, name, send);
   $("empty").hidden = true;
   $("status").dataset.size = `${image.width}x${image.height}`;
-  $("player").hidden = image.frames < 2;
-  $("track").hidden = image.frames < 2;
+  $("player").hidden = $("track").hidden = image.frames < 2;
   $("frame").max = image.frames - 1;
-  document.querySelector('[data-file="segmentation.dcm"]').hidden = image.kind !== "dicom";
-  clearPrompts();
+  for (const button of document.querySelectorAll("[data-file$='.dcm']")) button.hidden = image.kind !== "dicom";
+  $("pixel").value = "";
+  for (const field of places) field.value = "";
+  $("source").textContent = name;
+  fit();
+  const owner = study;
   await showFrame(0);
+  if (owner !== study) return;
   say(`${image.width} × ${image.height} pixels` + (image.frames > 1 ? `, ${image.frames} frames` : ""));
-  if (image.box) { remember(); state.box = image.box; await predict(); }
+  if (image.box) setPrompt({ box: image.box, points: [] });
 }
 
-async function bitmapOf(index) {
-  if (!state.bitmaps.has(index)) {
-    const response = await call(`/v1/images/${state.image.id}/frames/${index}`);
-    state.bitmaps.set(index, await createImageBitmap(await response.blob()));
-    if (state.bitmaps.size > 300) { // oldest first
-      const first = state.bitmaps.keys().next().value;
-      state.bitmaps.get(first).close();
-      state.bitmaps.delete(first);
+function close() {
+  stopPlaying();
+  if (!study) return;
+  if (study.follow) study.follow.abort();
+  forget(study.image);
+  for (const bitmap of study.bitmaps.values()) bitmap.close();
+  Object.assign(tool, { cross: null, corner: null });
+  study = null;
+}
+
+const forget = (image) => fetch(`/v1/images/${image.id}`, { method: "DELETE", keepalive: true }).catch(() => {});
+
+const mayLose = () => !study || study.isSaved || confirm("What is drawn on this image is not saved. Leave it?");
+
+async function bitmapOf(owner, index) {
+  if (!owner.bitmaps.has(index)) {
+    const response = await ask(owner, (id) => call(`/v1/images/${id}/frames/${index}`));
+    const bitmap = await createImageBitmap(await response.blob());
+    if (owner !== study) { bitmap.close(); return null; }
+    owner.bitmaps.set(index, bitmap);
+    if (owner.bitmaps.size > 300) { // oldest first
+      const first = owner.bitmaps.keys().next().value;
+      owner.bitmaps.get(first).close();
+      owner.bitmaps.delete(first);
     }
   }
-  return state.bitmaps.get(index);
+  return owner.bitmaps.get(index);
 }
 
 async function showFrame(index) {
-  if (!state.image) return;
-  await bitmapOf(index);
-  if (index !== state.frame) clearPrompts(false);
-  state.frame = index;
+  const owner = study;
+  if (!owner) return;
+  owner.wanted = index;
+  await bitmapOf(owner, index);
+  if (owner !== study || owner.wanted !== index) return; // another study or frame in the meantime
+  owner.frame = index;
+  Object.assign(tool, { corner: null });
   $("frame").value = index;
-  $("frame-text").textContent = `${index + 1} / ${state.image.frames}`;
-  const tracked = state.tracked.get(index);
-  if (tracked) state.result = tracked.mask ? { frame: index, mask: tracked.mask } : null;
-  showResult();
-  draw();
+  $("frame-text").textContent = `${index + 1} / ${owner.image.frames}`;
+  show();
+  settle(owner);
 }
 
-const places = [...document.querySelectorAll("[data-place]")];
+// --- prompts and answers -----------------------------------------------------------------------------------------------
 
-function prompt() {
-  const pixel = Number($("pixel").value);
-  const said = places.filter((field) => field.value).map(({ dataset, value }) =>
+function requestOf(owner, index) {
+  const { box, points } = owner.at(index);
+  return { frame: index, box, points, pixel_mm: owner.pixel, location: owner.place };
+}
+
+// One question at a time, always for what is in view now: what was drawn in between is asked once, as it is then.
+async function settle(owner) {
+  if (owner.isBusy) return;
+  owner.isBusy = true;
+  while (owner === study) {
+    const index = owner.frame, entry = owner.at(index);
+    if (!hasPrompt(entry) || isFresh(entry) || entry.hasFailed) break;
+    const { revision } = entry, request = requestOf(owner, index), begun = performance.now();
+    show();
+    try {
+      const result = await (await ask(owner, (id) => postJson(`/v1/images/${id}/masks`, request))).json();
+      if (owner !== study) break;
+      if (entry.revision !== revision) continue;
+      entry.answer = { revision, request, result };
+      const { encode, decode } = result.timings_ms;
+      say(`${Math.round(performance.now() - begun)} ms (encode ${encode.toFixed(0)}, decode ${decode.toFixed(0)}), ` +
+        `predicted IoU ${result.mask.predicted_iou.toFixed(2)}`);
+    } catch (error) {
+      if (owner !== study) break;
+      entry.hasFailed = entry.revision === revision;
+      if (entry.hasFailed) say(error.message, true);
+    }
+  }
+  owner.isBusy = false;
+  if (owner === study) show();
+}
+
+const snapshot = (owner) => ({
+  frame: owner.frame, box: owner.here.box, points: owner.here.points, pixel: owner.pixel, place: owner.place,
+});
+
+async function restore(owner, { frame, box, points, pixel, place }) {
+  const entry = owner.at(frame);
+  if (pixel !== owner.pixel || place !== owner.place) for (const each of owner.frames.values()) ++each.revision;
+  Object.assign(owner, { pixel, place, isSaved: false });
+  Object.assign(entry, { box, points, revision: entry.revision + 1, hasFailed: false });
+  if (!hasPrompt(entry)) entry.answer = null;
+  $("pixel").value = pixel ?? "";
+  for (const field of places) field.value = (place && place[field.dataset.place]) ?? "";
+  if (frame !== owner.frame) await showFrame(frame);
+  show();
+  settle(owner);
+}
+
+function change(changes) {
+  if (!study) return;
+  const before = snapshot(study), after = { ...before, ...changes };
+  study.past.push({ before, after });
+  study.future = [];
+  return restore(study, after);
+}
+
+const setPrompt = ({ box, points }) => change({ box, points });
+const addPoint = (x, y, label) => change({ points: [...study.here.points, { x, y, label }] });
+
+function setBox(x1, y1, x2, y2) {
+  const box = [Math.min(x1, x2), Math.min(y1, y2), Math.max(x1, x2), Math.max(y1, y2)];
+  change({ box, points: [] });
+}
+
+function clearPrompts() {
+  Object.assign(tool, { corner: null });
+  if (study && hasPrompt(study.here)) change({ box: null, points: [], place: null });
+  else draw();
+}
+
+function undo() {
+  const action = study && study.past.pop();
+  if (!action) return;
+  study.future.push(action);
+  attempt(() => restore(study, action.before));
+}
+
+function redo() {
+  const action = study && study.future.pop();
+  if (!action) return;
+  study.past.push(action);
+  attempt(() => restore(study, action.after));
+}
+
+function setPixel() {
+  if (!study) return;
+  const value = Number($("pixel").value), pixel = value > 0 ? value : null;
+  if (pixel === study.pixel) return;
+  const isOver = pixel !== null && study.pixel === null && study.image.has_pixel_size;
+  if (isOver && !confirm(`This file says how large its pixels are. Measure with ${pixel} mm instead?`)) {
+    $("pixel").value = "";
+    return;
+  }
+  change({ pixel });
+}
+
+function setPlace() {
+  const said = places.filter((field) => field.value && field.validity.valid).map(({ dataset, value }) =>
     [dataset.place, dataset.place === "side" ? value : Number(value)]);
-  return {
-    frame: state.frame, box: state.box, points: state.points, pixel_mm: pixel > 0 ? pixel : null,
-    location: said.length ? Object.fromEntries(said) : null,
-  };
+  change({ place: said.length ? Object.fromEntries(said) : null });
 }
 
-const hasPrompt = () => Boolean(state.image && (state.box || state.points.length));
-
-async function predict() {
-  if (!hasPrompt()) { state.result = null; showResult(); draw(); return; }
-  const number = ++state.request, begun = performance.now();
-  await attempt(async () => {
-    const response = await postJson(`/v1/images/${state.image.id}/masks`, prompt());
-    const result = await response.json();
-    if (number !== state.request) return;
-    state.result = result;
-    const times = result.timings_ms;
-    say(`${Math.round(performance.now() - begun)} ms (encode ${times.encode.toFixed(0)}, decode ${times.decode.toFixed(0)}), ` +
-      `predicted IoU ${result.mask.predicted_iou.toFixed(2)}`);
-  });
-  showResult();
-  draw();
-}
-
-async function track() {
-  if (!state.image || !state.box) { say("Draw a box around the lesion first.", true); return; }
+async function follow() {
+  const owner = study;
+  if (owner && owner.follow) { owner.follow.abort(); return; }
+  if (!owner || !owner.here.box) { say("Draw a box around the lesion first.", true); return; }
   stopPlaying();
-  const { frame, box, pixel_mm } = prompt();
-  await attempt(async () => {
-    const response = await postJson(`/v1/images/${state.image.id}/track`, { frame, box, pixel_mm });
+  const { frame, here: { box }, pixel } = owner, controller = new AbortController();
+  Object.assign(owner, { follow: controller, tracked: new Map(), trackedPixel: pixel, isSaved: false });
+  const counts = {};
+  let end = "Followed";
+  show();
+  try {
+    const body = { frame, box, pixel_mm: pixel }, signal = controller.signal;
+    const response = await ask(owner, (id) => postJson(`/v1/images/${id}/track`, body, { signal }));
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-    let rest = "", counts = {};
-    for (;;) {
+    for (let rest = ""; ;) {
       const { value, done } = await reader.read();
-      rest += value || "";
-      const lines = rest.split("\n");
+      if (owner !== study) { controller.abort(); return; }
+      const lines = (rest + (value || "")).split("\n");
       rest = lines.pop();
       for (const line of lines) {
         const document_ = JSON.parse(line);
         if (document_.error) throw new Error(document_.error);
-        state.tracked.set(document_.frame, document_);
+        owner.tracked.set(document_.frame, document_);
         counts[document_.state] = (counts[document_.state] || 0) + 1;
         await showFrame(document_.frame);
+        if (owner !== study) { controller.abort(); return; }
         say(`Following: frame ${document_.frame + 1}, ${document_.state}`);
       }
       if (done) break;
     }
-    say("Followed: " + Object.entries(counts).map(([name, count]) => `${count} ${name}`).join(", "));
-    await showFrame(frame);
-  });
+  } catch (error) {
+    if (owner !== study) return;
+    end = error.name === "AbortError" ? "Stopped" : `Failed (${error.message})`;
+  }
+  owner.follow = null;
+  const summary = Object.entries(counts).map(([name, count]) => `${count} ${name}`).join(", ");
+  say(`${end}: ${summary || "no frame"}`, end.startsWith("Failed"));
+  show();
+  if (end === "Followed") await showFrame(frame);
 }
 
-// --- prompts -----------------------------------------------------------------------------------------------------------
-
-function remember() { state.history.push({ box: state.box, points: [...state.points] }); }
-
-function addPoint(x, y, label) {
-  remember();
-  state.points.push({ x, y, label });
-  predict();
-}
-
-function setBox(x1, y1, x2, y2) {
-  const box = [Math.min(x1, x2), Math.min(y1, y2), Math.max(x1, x2), Math.max(y1, y2)];
-  remember();
-  state.box = box;
-  state.points = [];
-  predict();
-}
-
-function undo() {
-  const before = state.history.pop();
-  if (before) { Object.assign(state, before); predict(); }
-}
-
-function clearPrompts(drawNow = true) {
-  ++state.request;
-  Object.assign(state, { box: null, points: [], history: [], result: null, drag: null, corner: null });
-  if (!drawNow) return;
-  for (const field of places) field.value = ""; // those of one lesion
-  showResult();
-  draw();
+// What is shown of the frame in view: the answer to its prompt, or what following has found.
+function shown() {
+  if (!study) return { result: null, tracked: null };
+  const entry = study.here, tracked = hasPrompt(entry) && !study.follow ? null : study.tracked.get(study.frame) || null;
+  if (tracked) return { result: tracked.mask ? { mask: tracked.mask, notes: [] } : null, tracked };
+  return { result: entry.answer && entry.answer.result, tracked: null };
 }
 
 // --- the picture -------------------------------------------------------------------------------------------------------
 
+function fit() { Object.assign(view, { scale: 1, x: 0, y: 0 }); draw(); }
+
 function placement() {
-  const { width, height } = state.image;
-  const scale = Math.min(canvas.width / width, canvas.height / height);
-  return { scale, left: (canvas.width - width * scale) / 2, top: (canvas.height - height * scale) / 2 };
+  const { width, height } = study.image;
+  const scale = Math.min(canvas.width / width, canvas.height / height) * view.scale;
+  return {
+    scale, left: (canvas.width - width * scale) / 2 + view.x, top: (canvas.height - height * scale) / 2 + view.y,
+  };
 }
 
+const onCanvas = (event) => {
+  const bounds = canvas.getBoundingClientRect(), ratio = canvas.width / bounds.width;
+  return [(event.clientX - bounds.left) * ratio, (event.clientY - bounds.top) * ratio];
+};
+
+function zoomAt([x, y], factor) {
+  if (!study) return;
+  const before = placement(), scale = Math.min(Math.max(view.scale * factor, 1), 40);
+  const fx = (x - before.left) / before.scale, fy = (y - before.top) / before.scale;
+  view.scale = scale;
+  const after = placement();
+  view.x += x - (after.left + fx * after.scale);
+  view.y += y - (after.top + fy * after.scale);
+  pan(0, 0);
+}
+
+function pan(dx, dy) {
+  const { width, height } = study.image, { scale } = placement();
+  const limit = (value, size, whole) => { const far = Math.max(0, (size - whole) / 2 + whole / 4); return Math.min(Math.max(value, -far), far); };
+  view.x = view.scale === 1 ? 0 : limit(view.x + dx, width * scale, canvas.width);
+  view.y = view.scale === 1 ? 0 : limit(view.y + dy, height * scale, canvas.height);
+  draw();
+}
+
+// In pixels of the frame, and whether that is inside it.
 function toFrame(event) {
-  const { scale, left, top } = placement(), bounds = canvas.getBoundingClientRect();
-  const ratio = canvas.width / bounds.width;
-  const x = ((event.clientX - bounds.left) * ratio - left) / scale - 0.5;
-  const y = ((event.clientY - bounds.top) * ratio - top) / scale - 0.5;
+  const { scale, left, top } = placement(), [x, y] = onCanvas(event);
+  const fx = (x - left) / scale - 0.5, fy = (y - top) / scale - 0.5, { width, height } = study.image;
   const clamp = (value, size) => Math.round(10 * Math.min(Math.max(value, 0), size - 1)) / 10;
-  return [clamp(x, state.image.width), clamp(y, state.image.height)];
+  return { x: clamp(fx, width), y: clamp(fy, height), isInside: fx >= -0.5 && fy >= -0.5 && fx < width - 0.5 && fy < height - 0.5 };
+}
+
+// With window, level and gamma, for the screen alone.
+function picture() {
+  const bitmap = study.bitmaps.get(study.frame), { centre, width, gamma } = display;
+  if (!bitmap || (centre === 128 && width === 256 && gamma === 1)) return bitmap;
+  const key = `${study.frame} ${centre} ${width} ${gamma}`;
+  if (study.windowed && study.windowed.key === key) return study.windowed.canvas;
+  const drawn = new OffscreenCanvas(bitmap.width, bitmap.height), brush = drawn.getContext("2d");
+  brush.drawImage(bitmap, 0, 0);
+  const pixels = brush.getImageData(0, 0, bitmap.width, bitmap.height), { data } = pixels;
+  const table = Uint8ClampedArray.from({ length: 256 }, (_, value) =>
+    255 * Math.min(Math.max((value - centre) / width + 0.5, 0), 1) ** (1 / gamma));
+  for (let i = 0; i < data.length; i += 4) for (let c = i; c < i + 3; c++) data[c] = table[data[c]];
+  brush.putImageData(pixels, 0, 0);
+  study.windowed = { key, canvas: drawn };
+  return drawn;
 }
 
 function draw() {
@@ -216,23 +428,27 @@ function draw() {
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   context.setTransform(1, 0, 0, 1, 0, 0);
   context.clearRect(0, 0, width, height);
-  const bitmap = state.image && state.bitmaps.get(state.frame);
-  if (!bitmap) return;
-  const { scale, left, top } = placement();
+  const image = study && picture();
+  if (!image) return;
+  const { scale, left, top } = placement(), entry = study.here;
   context.setTransform(scale, 0, 0, scale, left, top);
+  context.imageSmoothingEnabled = scale < 4 * ratio;
   context.imageSmoothingQuality = "high";
-  context.drawImage(bitmap, 0, 0);
+  context.drawImage(image, 0, 0);
   context.translate(0.5, 0.5); // pixel centres are at integers
-  const px = ratio / scale;
-  const tracked = state.tracked.get(state.frame);
-  const colour = tracked && tracked.state === "uncertain" && !state.box ? UNSURE : LESION;
-  if (state.result) drawMask(state.result.mask, colour, px);
-  const box = state.drag || state.box;
-  if (box) stroke(() => context.rect(box[0], box[1], box[2] - box[0], box[3] - box[1]), colour, px, [6 * px, 5 * px]);
-  for (const point of state.points) drawPoint(point, px);
-  if (state.corner) drawPoint({ x: state.corner[0], y: state.corner[1], label: 1 }, px);
-  if (state.cross && document.activeElement === canvas) {
-    const [x, y] = state.cross;
+  const px = ratio / scale, { result, tracked } = shown();
+  const colour = tracked && tracked.state === "uncertain" ? UNSURE : LESION;
+  const isStale = !tracked && result && !isFresh(entry);
+  if (result) { context.globalAlpha = isStale ? 0.35 : 1; drawMask(result.mask, colour, px, isStale); context.globalAlpha = 1; }
+  const box = gesture.box || entry.box;
+  if (box && !tracked) {
+    stroke(() => context.rect(box[0], box[1], box[2] - box[0], box[3] - box[1]), colour, px, [6 * px, 5 * px]);
+    if (tool.name === "box") for (const [x, y] of cornersOf(box)) stroke(() => context.rect(x - 3 * px, y - 3 * px, 6 * px, 6 * px), colour, px, []);
+  }
+  if (!tracked) for (const point of entry.points) drawPoint(point, px);
+  if (tool.corner) drawPoint({ x: tool.corner[0], y: tool.corner[1], label: 1 }, px);
+  if (tool.cross && document.activeElement === canvas) {
+    const [x, y] = tool.cross;
     stroke(() => {
       context.moveTo(x - 14 * px, y); context.lineTo(x + 14 * px, y);
       context.moveTo(x, y - 14 * px); context.lineTo(x, y + 14 * px);
@@ -251,7 +467,7 @@ function stroke(shape, colour, px, dash, wide = 1.6) {
   }
 }
 
-function drawMask(mask, colour, px) {
+function drawMask(mask, colour, px, isStale) {
   const shape = () => {
     for (const polygon of mask.contours) {
       polygon.forEach(([x, y], index) => (index ? context.lineTo(x, y) : context.moveTo(x, y)));
@@ -264,7 +480,7 @@ function drawMask(mask, colour, px) {
   context.fill("evenodd");
   stroke(shape, colour, px, [], 2);
   const sizes = mask.measurements;
-  if (!sizes || !$("callipers").checked) return;
+  if (!sizes || isStale || !$("callipers").checked) return;
   for (const [diameter, tilt] of [[sizes.longest_diameter, 0], [sizes.perpendicular_diameter, Math.PI / 4]]) {
     const { start, end } = diameter;
     stroke(() => { context.moveTo(...start); context.lineTo(...end); }, colour, px, [1.5 * px, 6 * px], 1.2);
@@ -295,53 +511,70 @@ function drawPoint({ x, y, label }, px) {
   context.stroke();
 }
 
-function showResult() {
-  const sizes = state.result && state.result.mask.measurements;
-  const tracked = state.tracked.get(state.frame);
-  const notice = tracked && tracked.state !== "tracking" && !state.box ? tracked : null;
-  $("state").hidden = !notice;
-  if (notice) {
-    $("state").textContent = `${notice.state}: ${notice.reason}`;
-    $("state").classList.toggle("lost", notice.state === "lost" || notice.state === "stopped");
-  }
-  const rows = [];
-  if (sizes) {
-    const { unit } = sizes, digits = unit === "mm" ? 1 : 0;
-    const text = (value, suffix = unit) => `${value.toFixed(digits)} ${suffix}`;
-    rows.push(["Longest +", text(sizes.longest_diameter.length)]);
-    rows.push(["Its angle", `${sizes.angle_deg.toFixed(0)}°, ${sizes.orientation}`]);
-    rows.push(["Perpendicular ×", text(sizes.perpendicular_diameter.length)]);
-    rows.push(["Width", text(sizes.width)], ["Height", text(sizes.height)]);
-    rows.push(["Height / width", sizes.height_to_width.toFixed(2)]);
-    rows.push(["Area", text(sizes.area, unit === "mm" ? "mm²" : "px")], ["Perimeter", text(sizes.perimeter)]);
-    for (const field of places) {
-      const value = sizes.location ? sizes.location[field.dataset.place] : null;
-      const unit = field.dataset.place.endsWith("_mm") ? " mm" : "";
-      if (value !== null) rows.push([field.labels[0].firstChild.textContent.trim(), value + unit]);
-    }
-    if (unit === "px") rows.push(["", "pixel size not known"]);
-    if (sizes.cut_by.length) rows.push(["Cut by the frame", sizes.cut_by.join(", ")]);
-    if (sizes.components > 1) rows.push(["Parts", String(sizes.components)]);
-  } else if (state.result) rows.push(["", "empty mask"]);
-  for (const note of (state.result && state.result.notes) || []) rows.push([note.level, note.text]);
+// --- measurements and buttons ------------------------------------------------------------------------------------------
+
+function show() {
+  const { result, tracked } = shown(), entry = study && study.here;
+  const isOutdated = tracked && study.trackedPixel !== study.pixel;
+  const notice = tracked && tracked.state !== "tracking" ? `${tracked.state}: ${tracked.reason}` : "";
+  const isStale = Boolean(entry) && !tracked && hasPrompt(entry) && !isFresh(entry);
+  const phase = !isStale ? "" : entry.hasFailed ? "failed" : study.isBusy ? "working" : "stale";
+  $("phase").textContent = { working: "Working…", failed: "Failed", stale: "Not of this prompt" }[phase] || "";
+  $("phase").dataset.phase = phase;
+  $("retry").hidden = phase !== "failed";
+  $("state").hidden = !notice && !isOutdated;
+  $("state").textContent = isOutdated ? "followed with another pixel size: follow again" : notice;
+  $("state").classList.toggle("lost", Boolean(tracked && ["lost", "stopped"].includes(tracked.state)));
+  const isCurrent = Boolean(result) && (tracked ? !isOutdated : isFresh(entry));
+  const rows = isCurrent ? rowsOf(result) : [];
+  if (result && !isCurrent) rows.push(["", "of an older prompt, not shown"]);
   $("sizes").replaceChildren(...rows.flatMap(([name, value]) => {
     const term = document.createElement("dt"), description = document.createElement("dd");
     term.textContent = name;
     description.textContent = value;
     return [term, description];
   }));
-  $("undo").disabled = !state.history.length;
-  $("clear").disabled = !hasPrompt();
-  for (const button of document.querySelectorAll("#save button")) button.disabled = !hasPrompt() || !state.result;
+  $("undo").disabled = !study || !study.past.length;
+  $("redo").disabled = !study || !study.future.length;
+  $("clear").disabled = !hasPrompt(entry);
+  $("track").textContent = study && study.follow ? "Stop following" : "Follow through the cine";
+  for (const button of document.querySelectorAll("#save button")) button.disabled = !entry || !hasPrompt(entry) || !isFresh(entry);
+  $("followed").hidden = !study || !study.tracked.size;
+  for (const button of document.querySelectorAll("#followed button")) {
+    button.disabled = !study || Boolean(study.follow) || study.trackedPixel !== study.pixel;
+  }
+  draw();
+}
+
+function rowsOf(result) {
+  const { mask } = result, sizes = mask.measurements, rows = [];
+  if (!sizes) return [["", "empty mask"]];
+  const { unit } = sizes, digits = unit === "mm" ? 1 : 0;
+  const text = (value, suffix = unit) => `${value.toFixed(digits)} ${suffix}`;
+  rows.push(["Longest +", text(sizes.longest_diameter.length)]);
+  rows.push(["Its angle", `${sizes.angle_deg.toFixed(0)}°, ${sizes.orientation}`]);
+  rows.push(["Perpendicular ×", text(sizes.perpendicular_diameter.length)]);
+  rows.push(["Width", text(sizes.width)], ["Height", text(sizes.height)]);
+  rows.push(["Height / width", sizes.height_to_width.toFixed(2)]);
+  rows.push(["Area", text(sizes.area, unit === "mm" ? "mm²" : "px")], ["Perimeter", text(sizes.perimeter)]);
+  for (const field of places) {
+    const value = sizes.location ? sizes.location[field.dataset.place] : null;
+    const suffix = field.dataset.place.endsWith("_mm") ? " mm" : "";
+    if (value !== null) rows.push([field.labels[0].firstChild.textContent.trim(), value + suffix]);
+  }
+  const { spacing } = sizes;
+  if (spacing && unit === "mm") {
+    rows.push(["Pixel", `${Number(spacing.column.toPrecision(3))} × ${Number(spacing.row.toPrecision(3))} mm, ${spacing.source}`]);
+  } else rows.push(["Pixel", "size not known"]);
+  if (sizes.cut_by.length) rows.push(["Cut by the frame", sizes.cut_by.join(", ")]);
+  if (sizes.components > 1) rows.push(["Parts", String(sizes.components)]);
+  for (const note of result.notes || []) rows.push([note.level, note.text]);
+  return rows;
 }
 
 // --- saving ------------------------------------------------------------------------------------------------------------
 
-async function save(name) {
-  if (!hasPrompt()) return;
-  const blob = name === "result.json"
-    ? new Blob([JSON.stringify({ ...state.result, tracked: [...state.tracked.values()] }, null, 1)], { type: "application/json" })
-    : await (await postJson(`/v1/images/${state.image.id}/${name}`, prompt())).blob();
+function download(blob, name) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
   link.download = name;
@@ -349,121 +582,250 @@ async function save(name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
+// Named after its source: benign_80_mask.png, cine_frame12_mask.png, cine_track_masks.npz.
+function fileName(owner, name, part) {
+  const stem = owner.name.replace(/\.(png|jpe?g|bmp|tiff?|webp|dcm|mp4|avi|mov)$/i, "") || "image";
+  return `${stem}_${part}${name}`;
+}
+
+async function save(name) {
+  const owner = study, entry = owner && owner.here;
+  if (!entry || !isFresh(entry)) return;
+  const { request, result } = entry.answer; // what is shown, not what is being drawn
+  const part = owner.image.frames > 1 ? `frame${owner.frame + 1}_` : "";
+  let blob;
+  if (name === "result.json") {
+    const { file_bytes, file_sha256, dicom } = owner.image;
+    const source = { name: owner.name, file_bytes, file_sha256, dicom };
+    blob = new Blob([JSON.stringify({ source, request, ...result }, null, 1)], { type: "application/json" });
+  } else blob = await (await ask(owner, (id) => postJson(`/v1/images/${id}/${name}`, request))).blob();
+  if (owner !== study) return;
+  download(blob, fileName(owner, name, part));
+  owner.isSaved = true;
+}
+
+async function saveFollowed(name) {
+  const owner = study;
+  const blob = await (await call(`/v1/images/${owner.image.id}/track/${name}`)).blob();
+  if (owner !== study) return;
+  download(blob, fileName(owner, name, "track_"));
+  owner.isSaved = true;
+}
+
 // --- playing -----------------------------------------------------------------------------------------------------------
 
+let playing = 0;
+
 function stopPlaying() {
-  state.playing = 0;
+  playing = 0;
   $("play").textContent = "Play";
   $("play").setAttribute("aria-pressed", "false");
 }
 
 async function play() {
-  if (state.playing) { stopPlaying(); return; }
-  if (!state.image || state.image.frames < 2) return;
-  const id = state.playing = Math.random();
+  if (playing) { stopPlaying(); return; }
+  const owner = study;
+  if (!owner || owner.image.frames < 2) return;
+  const id = playing = Math.random();
   $("play").textContent = "Pause";
   $("play").setAttribute("aria-pressed", "true");
-  const step = 1000 / (state.image.frames_per_second || 20);
-  for (let next = performance.now(); state.playing === id; next += step) {
-    if (!(await attempt(async () => { await showFrame((state.frame + 1) % state.image.frames); return true; }))) break;
-    await new Promise((resolve) => setTimeout(resolve, Math.max(0, next + step - performance.now())));
+  const step = 1000 / (owner.image.frames_per_second || 20);
+  for (let next = performance.now(); playing === id && owner === study; next += step) {
+    if (!(await attempt(async () => { await showFrame((owner.frame + 1) % owner.image.frames); return true; }))) break;
+    await pause(Math.max(0, next + step - performance.now()));
     if (performance.now() - next > 10 * step) next = performance.now(); // frames come slower than they should play
   }
-  if (state.playing === id) stopPlaying();
+  if (playing === id) stopPlaying();
 }
 
 // --- input -------------------------------------------------------------------------------------------------------------
 
-function choose(tool) {
-  state.tool = tool;
-  document.querySelector(`input[value=${tool}]`).checked = true;
+// What a pointer is doing: "draw" a box or click, "move" or "size" a box, "pan". Two fingers pinch, and never draw.
+const gesture = { kind: null, start: null, at: null, box: null, corner: null, isBeside: false };
+const fingers = new Map();
+const cornersOf = ([x1, y1, x2, y2]) => [[x1, y1], [x2, y1], [x2, y2], [x1, y2]];
+
+function choose(name) {
+  tool.name = name;
+  tool.corner = null;
+  document.querySelector(`input[value=${name}]`).checked = true;
+  draw();
+}
+
+function endGesture() {
+  Object.assign(gesture, { kind: null, start: null, at: null, box: null, corner: null });
+  draw();
+}
+
+// What of the drawn box is under the pointer: a corner, its edge, or nothing.
+function grip(event) {
+  const { box } = study.here;
+  if (!box || tool.name !== "box" || event.shiftKey || event.button === 2) return null;
+  const ratio = canvas.width / canvas.getBoundingClientRect().width;
+  const { scale, left, top } = placement(), [px, py] = onCanvas(event);
+  const [x, y] = [(px - left) / scale - 0.5, (py - top) / scale - 0.5], near = (HANDLE_PX * ratio) / scale;
+  const corner = cornersOf(box).findIndex(([cx, cy]) => Math.hypot(x - cx, y - cy) < near);
+  if (corner >= 0) return corner;
+  const [x1, y1, x2, y2] = box;
+  const isInX = x > x1 - near / 2 && x < x2 + near / 2, isInY = y > y1 - near / 2 && y < y2 + near / 2;
+  const isEdge = (isInY && Math.min(Math.abs(x - x1), Math.abs(x - x2)) < near / 2) ||
+    (isInX && Math.min(Math.abs(y - y1), Math.abs(y - y2)) < near / 2);
+  return isEdge ? "edge" : null;
 }
 
 canvas.addEventListener("pointerdown", (event) => {
-  if (!state.image || event.button > 2) return;
-  canvas.focus({ preventScroll: true });
-  state.cross = null;
-  canvas.setPointerCapture(event.pointerId);
-  state.start = toFrame(event);
+  if (!study) return;
   event.preventDefault();
+  canvas.focus({ preventScroll: true });
+  canvas.setPointerCapture(event.pointerId);
+  tool.cross = null;
+  if (event.pointerType === "touch") fingers.set(event.pointerId, onCanvas(event));
+  if (fingers.size > 1) { endGesture(); gesture.kind = "pinch"; return; }
+  if (gesture.kind) return; // another button while one is down
+  if (event.button === 1) { Object.assign(gesture, { kind: "pan", at: onCanvas(event) }); return; }
+  const at = toFrame(event);
+  if ((event.button !== 0 && event.button !== 2) || !at.isInside) return;
+  const held = grip(event);
+  Object.assign(gesture, {
+    kind: held === null ? "draw" : held === "edge" ? "move" : "size",
+    start: at, at: onCanvas(event), corner: held, isBeside: event.shiftKey || event.button === 2 || tool.name === "remove",
+  });
 });
+
 canvas.addEventListener("pointermove", (event) => {
-  if (!state.start || state.tool !== "box" || event.shiftKey || event.buttons === 2) return;
-  const [x, y] = toFrame(event), [x1, y1] = state.start;
-  state.drag = [Math.min(x, x1), Math.min(y, y1), Math.max(x, x1), Math.max(y, y1)];
+  if (!study) return;
+  if (gesture.kind === "pinch" && fingers.has(event.pointerId)) { pinch(event); return; }
+  if (!gesture.kind) { canvas.style.cursor = { edge: "move", null: "" }[grip(event)] ?? "nwse-resize"; return; }
+  const [x, y] = onCanvas(event), [x0, y0] = gesture.at;
+  if (gesture.kind === "pan") { gesture.at = [x, y]; pan(x - x0, y - y0); return; }
+  if (gesture.kind === "draw" && (tool.name !== "box" || gesture.isBeside)) return;
+  const ratio = canvas.width / canvas.getBoundingClientRect().width;
+  if (!gesture.box && Math.hypot(x - x0, y - y0) < DRAG_PX * ratio) return;
+  const to = toFrame(event), { start } = gesture, { box } = study.here;
+  if (gesture.kind === "move") {
+    const { width, height } = study.image;
+    const dx = Math.min(Math.max(to.x - start.x, -box[0]), width - 1 - box[2]);
+    const dy = Math.min(Math.max(to.y - start.y, -box[1]), height - 1 - box[3]);
+    gesture.box = [box[0] + dx, box[1] + dy, box[2] + dx, box[3] + dy];
+  } else {
+    const [fx, fy] = gesture.kind === "size" ? cornersOf(box)[(gesture.corner + 2) % 4] : [start.x, start.y];
+    gesture.box = [Math.min(fx, to.x), Math.min(fy, to.y), Math.max(fx, to.x), Math.max(fy, to.y)];
+  }
   draw();
 });
+
+function pinch(event) {
+  const before = [...fingers.values()];
+  fingers.set(event.pointerId, onCanvas(event));
+  const after = [...fingers.values()];
+  if (before.length < 2) return;
+  const middle = ([a, b]) => [(a[0] + b[0]) / 2, (a[1] + b[1]) / 2], wide = ([a, b]) => Math.hypot(a[0] - b[0], a[1] - b[1]);
+  const [m0, m1] = [middle(before), middle(after)];
+  zoomAt(m1, wide(after) / Math.max(wide(before), 1));
+  pan(m1[0] - m0[0], m1[1] - m0[1]);
+}
+
 canvas.addEventListener("pointerup", (event) => {
-  if (!state.start) return;
-  const [x, y] = toFrame(event), [x1, y1] = state.start;
-  const isBeside = event.shiftKey || event.button === 2 || state.tool === "remove";
-  state.start = state.drag = null;
-  if (state.tool === "box" && !isBeside && Math.abs(x - x1) >= 3 && Math.abs(y - y1) >= 3) setBox(x1, y1, x, y);
-  else addPoint(x, y, isBeside ? 0 : 1);
+  fingers.delete(event.pointerId);
+  if (gesture.kind === "pinch") { if (!fingers.size) endGesture(); return; }
+  const { kind, start, box, isBeside } = gesture;
+  endGesture();
+  if (!study || !kind || kind === "pan") return;
+  if (box && box[2] - box[0] >= 1 && box[3] - box[1] >= 1) {
+    if (kind === "draw") setBox(...box);
+    else change({ box: box.map((value) => Math.round(10 * value) / 10) });
+  } else if (!box) addPoint(start.x, start.y, isBeside ? 0 : 1);
 });
-canvas.addEventListener("pointercancel", () => { state.start = state.drag = null; draw(); });
+canvas.addEventListener("pointercancel", (event) => { fingers.delete(event.pointerId); if (!fingers.size) endGesture(); });
 canvas.addEventListener("contextmenu", (event) => event.preventDefault());
+canvas.addEventListener("auxclick", (event) => event.preventDefault());
+canvas.addEventListener("wheel", (event) => {
+  if (!study) return;
+  event.preventDefault();
+  zoomAt(onCanvas(event), Math.exp(-event.deltaY / (event.deltaMode ? 15 : 400)));
+}, { passive: false });
 canvas.addEventListener("focus", draw);
 canvas.addEventListener("blur", draw);
 
 canvas.addEventListener("keydown", (event) => {
-  if (!state.image) return;
-  const { width, height } = state.image, far = event.shiftKey ? 10 : 1;
+  if (!study || event.ctrlKey || event.metaKey || event.altKey) return;
+  const { width, height } = study.image, far = event.shiftKey ? 10 : 1;
   const steps = { ArrowLeft: [-far, 0], ArrowRight: [far, 0], ArrowUp: [0, -far], ArrowDown: [0, far] };
   if (steps[event.key]) {
-    const [x, y] = state.cross || [width / 2, height / 2];
-    state.cross = [
+    const [x, y] = tool.cross || [width / 2, height / 2];
+    tool.cross = [
       Math.min(Math.max(Math.round(x + steps[event.key][0]), 0), width - 1),
       Math.min(Math.max(Math.round(y + steps[event.key][1]), 0), height - 1),
     ];
-    say(`x ${state.cross[0]}, y ${state.cross[1]}`);
+    say(`x ${tool.cross[0]}, y ${tool.cross[1]}`);
     draw();
-  } else if (event.key === "Enter" && state.cross) {
-    const [x, y] = state.cross;
-    if (state.tool !== "box") addPoint(x, y, state.tool === "add" && !event.shiftKey ? 1 : 0);
-    else if (!state.corner) { state.corner = [x, y]; draw(); }
-    else if (Math.abs(x - state.corner[0]) > 2 && Math.abs(y - state.corner[1]) > 2) {
-      const [x1, y1] = state.corner;
-      state.corner = null;
+  } else if (event.key === "Enter" && tool.cross) {
+    const [x, y] = tool.cross;
+    if (tool.name !== "box") addPoint(x, y, tool.name === "add" && !event.shiftKey ? 1 : 0);
+    else if (!tool.corner) { tool.corner = [x, y]; draw(); }
+    else if (Math.abs(x - tool.corner[0]) > 2 && Math.abs(y - tool.corner[1]) > 2) {
+      const [x1, y1] = tool.corner;
+      tool.corner = null;
       setBox(x1, y1, x, y);
     }
   } else return;
   event.preventDefault();
 });
 
+const centre = () => [canvas.width / 2, canvas.height / 2];
+const step = (by) => study && study.frame + by >= 0 && study.frame + by < study.image.frames && attempt(() => showFrame(study.frame + by));
+const KEYS = {
+  o: () => $("file").click(), b: () => choose("box"), a: () => choose("add"), r: () => choose("remove"), z: undo, y: redo,
+  t: () => attempt(follow), c: () => { $("callipers").checked = !$("callipers").checked; draw(); }, f: fit,
+  "+": () => zoomAt(centre(), 1.25), "-": () => zoomAt(centre(), 0.8), "=": () => zoomAt(centre(), 1.25),
+  Escape: clearPrompts, Delete: clearPrompts, ",": () => step(-1), ".": () => step(1), " ": play,
+};
+
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input[type=number], select")) return;
-  const keys = {
-    b: () => choose("box"), a: () => choose("add"), r: () => choose("remove"), z: undo, t: track,
-    c: () => { $("callipers").checked = !$("callipers").checked; draw(); },
-    Escape: () => clearPrompts(), Delete: () => clearPrompts(),
-    ",": () => state.frame > 0 && attempt(() => showFrame(state.frame - 1)),
-    ".": () => state.image && state.frame + 1 < state.image.frames && attempt(() => showFrame(state.frame + 1)),
-    " ": () => event.target.matches("button, summary") || play(),
-  };
+  if (event.target.matches("input[type=number], input[type=password], select")) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  if (!keys[key] || (key === " " && event.target.matches("button, summary, label"))) return;
+  if ((event.ctrlKey || event.metaKey) && (key === "z" || key === "y")) {
+    event.preventDefault();
+    (key === "y" || event.shiftKey ? redo : undo)();
+    return;
+  }
+  if (event.ctrlKey || event.metaKey || event.altKey || !KEYS[key]) return;
+  if (key === " " && event.target.matches("button, summary, label, input")) return;
   event.preventDefault();
-  keys[key]();
+  KEYS[key]();
 });
 
 $("file").addEventListener("change", (event) => {
   const file = event.target.files[0];
   event.target.value = "";
-  if (file) attempt(() => openImage(file));
+  if (file) attempt(() => openFile(file));
 });
 $("example").addEventListener("change", (event) => {
-  if (event.target.value) attempt(() => openImage(null, `?example=${encodeURIComponent(event.target.value)}`));
+  const name = event.target.value;
+  if (name) attempt(() => openExample(name));
 });
 for (const radio of document.querySelectorAll("input[name=tool]")) radio.addEventListener("change", () => choose(radio.value));
 for (const button of document.querySelectorAll("#save button"))
   button.addEventListener("click", () => attempt(() => save(button.dataset.file)));
+for (const button of document.querySelectorAll("#followed button"))
+  button.addEventListener("click", () => attempt(() => saveFollowed(button.dataset.file)));
 $("undo").addEventListener("click", undo);
-$("clear").addEventListener("click", () => clearPrompts());
-$("track").addEventListener("click", track);
+$("redo").addEventListener("click", redo);
+$("clear").addEventListener("click", clearPrompts);
+$("retry").addEventListener("click", () => { study.here.hasFailed = false; settle(study); });
+$("track").addEventListener("click", () => attempt(follow));
 $("play").addEventListener("click", play);
+$("fit").addEventListener("click", fit);
 $("callipers").addEventListener("change", draw);
-for (const field of [$("pixel"), ...places]) field.addEventListener("change", predict);
+$("pixel").addEventListener("change", setPixel);
+for (const field of places) field.addEventListener("change", setPlace);
+for (const field of document.querySelectorAll("[data-display]"))
+  field.addEventListener("input", () => { display[field.dataset.display] = Number(field.value); draw(); });
+$("as-stored").addEventListener("click", () => {
+  Object.assign(display, { centre: 128, width: 256, gamma: 1 });
+  for (const field of document.querySelectorAll("[data-display]")) field.value = display[field.dataset.display];
+  draw();
+});
 $("frame").addEventListener("input", (event) => { stopPlaying(); attempt(() => showFrame(Number(event.target.value))); });
 const stage = $("stage");
 for (const name of ["dragenter", "dragover"])
@@ -472,14 +834,13 @@ for (const name of ["dragleave", "drop"]) stage.addEventListener(name, () => sta
 stage.addEventListener("drop", (event) => {
   event.preventDefault();
   const file = event.dataTransfer.files[0];
-  if (file) attempt(() => openImage(file));
+  if (file) attempt(() => openFile(file));
 });
 new ResizeObserver(draw).observe(canvas);
 
+addEventListener("beforeunload", (event) => { if (study && !study.isSaved) event.preventDefault(); });
 // What nobody looks at any more is forgotten at once. A page that the browser brings back starts anew.
-addEventListener("pagehide", () => {
-  if (state.image) fetch(`/v1/images/${state.image.id}`, { method: "DELETE", keepalive: true }).catch(() => {});
-});
+addEventListener("pagehide", () => { if (study) forget(study.image); });
 addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 
 $("login").addEventListener("submit", (event) => {

@@ -50,10 +50,12 @@ class Callipers:
     """Two lines, each (2, 2): x and y of their ends, in pixels.
 
     Attributes:
-        longest: the longest line inside, from the middle of a pixel's side to another one.
+        longest: the longest line inside, from the middle of a pixel's side to another one; a longer
+            one that begins between two of them, if `perpendicular` comes upon it.
         perpendicular: the longest line inside that crosses it at a right angle.
-        longest_at_most: a bound for every line inside, in the unit of the scale: the length of
-            `longest`, except where the mask is so ragged that the search was cut short.
+        longest_at_most: a bound for every line inside from middle to middle, in the unit of the
+            scale: the length of `longest`, except where the mask is so ragged that the search was
+            cut short.
     """
 
     longest: Points
@@ -185,6 +187,7 @@ def _search(
     few = ends[np.linspace(0, len(ends) - 1, min(len(ends), _MAX_CELLS)).astype(np.intp)]
     first, second = np.triu_indices(len(few), 1)
     improve(few[first], few[second])
+    # Right to 3 %.
     outside_by = cv2.distanceTransform((~region).astype(np.uint8), cv2.DIST_L2, 5)
     level = 0
     while np.count_nonzero(np.diff(code >> 2 * level)) >= _MAX_CELLS:
@@ -201,7 +204,7 @@ def _search(
         bound = length + reach[first] + reach[second]
         kept = np.flatnonzero(bound > _length(best * scale) * (1 + _TOLERANCE))
         for samples in (9, 33):
-            slack = np.maximum(reach_px[first[kept]], reach_px[second[kept]]) + _SLACK
+            slack = 1.03 * np.maximum(reach_px[first[kept]], reach_px[second[kept]]) + _SLACK
             gaps = _sampled(points[first[kept]], points[second[kept]], outside_by, samples)
             kept = kept[gaps.max(axis=1, initial=0.0) <= slack]
             if len(kept) > _MAX_PAIRS:

@@ -15,6 +15,7 @@ that are installed with the runtime, enough for speed, not for accuracy.
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -188,7 +189,7 @@ class Step:
     Attributes:
         seconds: Time after which it is ended.
         work: What it does, with the folder of the run and what the steps before it gave.
-        needs: Steps that must have succeeded; it is left out where one has not.
+        needs: Steps that must have succeeded, "a|b" for either; it is left out where they have not.
     """
 
     seconds: int
@@ -216,6 +217,9 @@ def steps(frames: int, quick: bool) -> dict[str, Step]:
     def on_device(checked: Callable[[Device], object], _: Path, __: object) -> object:
         return checked(find_device())
 
+    def calibrating(precisions: tuple[str, ...], folder: Path, _: object) -> object:
+        return calibrate(folder / "tiny", precisions)
+
     def checking(backend: str, precision: str, folder: Path, _: object) -> object:
         return check(_bundle(folder), backend, precision)
 
@@ -225,11 +229,14 @@ def steps(frames: int, quick: bool) -> dict[str, Step]:
     every = {"doctor": Step(60, lambda *_: diagnose().to_json())}
     for name, checked in CHECKS.items():
         every[f"device {name}"] = Step(40, partial(on_device, checked))
-    every["calibrate"] = Step(150, lambda folder, _: calibrate(folder / "tiny", PRECISIONS[1:]))
-    for backend in GPU_BACKENDS:
-        seconds = 150 if backend == "tensorrt" else 60
-        for precision in PRECISIONS:
-            needs = () if precision == "fp32" else ("calibrate",)
+    any_backend = "|".join(f"check {backend} fp32" for backend in GPU_BACKENDS)
+    calibrated = partial(calibrating, PRECISIONS[1:])
+    for precision in PRECISIONS:
+        if precision == PRECISIONS[1]:
+            every["calibrate"] = Step(150, calibrated, (any_backend,))
+        for backend in GPU_BACKENDS:
+            seconds = 150 if backend == "tensorrt" else 60
+            needs = () if precision == "fp32" else ("calibrate", f"check {backend} fp32")
             work = partial(checking, backend, precision)
             every[f"check {backend} {precision}"] = Step(seconds, work, needs)
     every["bench"] = Step(270, lambda folder, _: bench(_bundle(folder), quick).to_json())
@@ -244,7 +251,7 @@ def steps(frames: int, quick: bool) -> dict[str, Step]:
     for backend in GPU_BACKENDS:
         work = partial(soaking, backend)
         every[f"{frames} frames on {backend}"] = Step(120, work, (f"check {backend} fp32",))
-    every["export vit_b"] = Step(240, lambda folder, _: vit_b_bundle(folder))
+    every["export vit_b"] = Step(240, lambda folder, _: vit_b_bundle(folder), (any_backend,))
     every["vit_b at batch 8"] = Step(
         150,
         lambda folder, results: vit_b_batch(Bundle.open(folder / "vit_b"), _working(results)[0]),
@@ -253,18 +260,23 @@ def steps(frames: int, quick: bool) -> dict[str, Step]:
     return every
 
 
-def run_step(name: str, folder: Path, step: Step, seconds: float, options: list[str]) -> object:
+def run_step(name: str, folder: Path, seconds: float, options: list[str]) -> dict[str, Any]:
     """Run a step in a process of its own, which finds what this one finds; its outcome."""
     outcome_file = folder / "outcome.json"
     outcome_file.unlink(missing_ok=True)
     command = [sys.executable, __file__, "--step", name, "--work", str(folder), *options]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     begun = time.perf_counter()
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
-        done = subprocess.run(command, check=False, env=environment, timeout=seconds)
-        outcome: dict[str, Any] = {"failed": f"the process ended with {done.returncode}"}
+        code = process.wait(seconds)
+        outcome: dict[str, Any] = {"failed": f"the process ended with {code}"}
     except subprocess.TimeoutExpired:
         outcome = {"failed": f"not done after {seconds:.0f} seconds"}
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # with what it has started
+            process.wait()
     if outcome_file.is_file():
         outcome = json.loads(outcome_file.read_text("utf-8"))
     outcome["seconds"] = round(time.perf_counter() - begun, 1)
@@ -304,14 +316,18 @@ def command(
     for name, each in every.items():
         if name in results or not name.startswith(only):
             continue
-        missing = [needed for needed in each.needs if "result" not in results.get(needed, {})]
+        missing = [
+            needed
+            for needed in each.needs
+            if not any("result" in results.get(name, {}) for name in needed.split("|"))
+        ]
         left = end - time.monotonic()
         if missing:
             outcome: object = {"left_out": f"needs {', '.join(missing)}"}
         elif left < min(each.seconds, 20):
             outcome = {"left_out": "no time was left; a second call does it"}
         else:
-            outcome = run_step(name, folder, each, min(each.seconds, left), options)
+            outcome = run_step(name, folder, min(each.seconds, left), options)
         results[name] = outcome
         recipe.write_results(__file__, {"steps": results}, output)
 

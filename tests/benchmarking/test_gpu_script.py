@@ -37,7 +37,7 @@ def test_the_steps_give_what_a_cpu_can_give(
     options = partial(BenchOptions, rivals=(), backends=("onnxruntime",))
     monkeypatch.setattr(script, "BenchOptions", options)
     every, done = script.steps(16, quick=True), Steps()
-    names = ["doctor", "calibrate", "check onnxruntime fp32", "check onnxruntime fp16", "bench"]
+    names = ["doctor", "check onnxruntime fp32", "calibrate", "check onnxruntime fp16", "bench"]
     for name in [*names, "16 frames on onnxruntime"]:
         assert done.run(name, partial(every[name].work, tmp_path, done.results)), done.results[name]
     assert done.results["check onnxruntime fp32"]["result"]["mean_mask_iou"] == 1  # twice the same
@@ -45,6 +45,15 @@ def test_the_steps_give_what_a_cpu_can_give(
     subjects = {row["subject"] for row in done.results["bench"]["result"]["results"]}
     assert subjects == {f"onnxruntime {precision}" for precision in ("fp32", "fp16")}
     assert every["targets"].needs == ("bench", "check tensorrt fp16")
+
+
+def test_a_step_that_takes_too_long_is_ended(
+    load_script: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    options = ["--output", str(tmp_path / "gpu.json")]
+    outcome = load_script("gpu").run_step("doctor", tmp_path, 0.3, options)
+    assert outcome["failed"] == "not done after 0 seconds"
+    assert outcome["seconds"] < 5
 
 
 def test_a_failing_step_is_recorded_and_the_next_one_runs() -> None:

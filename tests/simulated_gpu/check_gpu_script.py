@@ -44,12 +44,9 @@ def test_device_checks_come_first_and_a_second_call_does_what_is_left(tmp_path: 
     assert second["device allocation"] == first["device allocation"]  # not done again
 
 
-def test_steps_that_hang_or_need_others_are_said(tmp_path: Path) -> None:
-    out = tmp_path / "gpu.json"
-    steps = _run(out, "--only", "targets")
+def test_steps_that_need_others_say_so(tmp_path: Path) -> None:
+    steps = _run(tmp_path / "gpu.json", "--only", "targets")
     assert steps == {"targets": {"left_out": "needs bench, check tensorrt fp16"}}
-    steps = _run(out, "--only", "doctor", "--minutes", "0.34")
-    assert "result" in steps["doctor"] or "20 seconds" in steps["doctor"]["failed"]
 
 
 def test_a_lost_gpu_is_known_by_what_it_says(device: Device, driver: SimulatedDriver) -> None:

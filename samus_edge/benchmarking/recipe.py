@@ -17,7 +17,9 @@ from samus_edge.data.case import UltrasoundCase, select_lesions
 from samus_edge.data.dataset import load_subsets
 
 __all__ = [
+    "BUSI_OPTION",
     "COMMAND",
+    "SPLIT_OPTION",
     "BusiFolder",
     "BusiSplit",
     "Limit",
@@ -35,13 +37,14 @@ _MAX_CELL_VALUES = 4
 COMMAND = (sys.executable, "-m", "samus_edge")
 """The command `samus-edge` of this environment, for processes of their own."""
 
-BusiFolder = Annotated[
-    Path,
-    typer.Option("--data", metavar="DIR", envvar="SAMUS_EDGE_BUSI", help="BUSI.", exists=True),
-]
-BusiSplit = Annotated[
-    Path, typer.Option("--split", metavar="FILE", help="JSON file with its subsets.", exists=True)
-]
+BUSI_OPTION = typer.Option(
+    "--data", metavar="DIR", envvar="SAMUS_EDGE_BUSI", help="BUSI.", exists=True
+)
+SPLIT_OPTION = typer.Option(
+    "--split", metavar="FILE", help="JSON file with its subsets.", exists=True
+)
+BusiFolder = Annotated[Path, BUSI_OPTION]
+BusiSplit = Annotated[Path, SPLIT_OPTION]
 Subset = Annotated[str, typer.Option("--subset", metavar="NAME", help="One of its subsets.")]
 Limit = Annotated[
     int | None,

@@ -579,8 +579,10 @@ class OpenVinoBackend:
         try:
             model = self._core.read_model(graph)
         except RuntimeError as err:
-            raise BundleError(
-                f"{record.file} is not a valid ONNX graph ({err}). Export the bundle again."
+            raise BackendError(
+                f"OpenVINO {self._version} cannot read {record.file} ({_end_of(err)}). Upgrade it "
+                f"to 2026.0 or newer ({install_command('openvino')}), or use the backend "
+                "onnxruntime."
             ) from err
         _check_tensors(record.file, "input", record.inputs, model.inputs)
         _check_tensors(record.file, "output", record.outputs, model.outputs)
@@ -589,7 +591,8 @@ class OpenVinoBackend:
             compiled = self._core.compile_model(model, self._device, options)
         except RuntimeError as err:
             raise BackendError(
-                f"OpenVINO {self._version} cannot run {record.file} on {self._device}: {err}"
+                f"OpenVINO {self._version} cannot run {record.file} on {self._device}: "
+                f"{_end_of(err)}"
             ) from err
         with suppress(RuntimeError):  # of a device that gives nothing away
             self._cache.keep_graph(_exported(compiled), **key)
@@ -610,6 +613,11 @@ def _installed_version() -> str:
         for path in Path(found.origin).parents[1].glob("openvino-*.dist-info"):
             return path.name.removesuffix(".dist-info").partition("-")[2]
     return str(load_openvino().get_version()).partition("-")[0]
+
+
+def _end_of(err: RuntimeError) -> str:
+    """OpenVINO's messages have dozens of lines, the reason in the last."""
+    return " ".join(str(err).split())[-200:]
 
 
 def _smallest(spec: TensorSpec) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ from typing import Annotated
 import typer
 
 from samus_edge.benchmarking import recipe
+from samus_edge.cli.options import BackendName
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 COMMAND = Path(sysconfig.get_path("scripts")) / "samus-edge"
@@ -32,17 +33,19 @@ LEFT_BEHIND = shutil.ignore_patterns(".*", "tests", "docs", "benchmarks", "build
 MAXRSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
-def run_once(folder: Path) -> tuple[float, float]:
-    """Seconds and peak memory, MB, of one fresh process."""
+def run_once(folder: Path, backend: str) -> tuple[float, float, float]:
+    """Seconds, seconds of all cores together, and peak memory, MB, of one fresh process."""
     outputs = ("--out", str(folder / "mask.png"), "--overlay", str(folder / "overlay.png"))
+    command = [str(COMMAND), "infer", *PROMPTED, "--backend", backend, *outputs]
     begun = time.perf_counter()
-    process = subprocess.Popen([COMMAND, "infer", *PROMPTED, *outputs], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - begun
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         sys.exit(f"samus-edge infer exited with {process.returncode}")
-    return seconds, usage.ru_maxrss * MAXRSS_UNIT_BYTES / 1e6
+    computed = usage.ru_utime + usage.ru_stime
+    return seconds, computed, usage.ru_maxrss * MAXRSS_UNIT_BYTES / 1e6
 
 
 def install_sizes(folder: Path) -> dict[str, int]:
@@ -66,16 +69,23 @@ def install_sizes(folder: Path) -> dict[str, int]:
 
 def command(
     runs: Annotated[int, typer.Option(min=1, help="Fresh processes to measure.")] = 11,
+    backend: BackendName = "auto",
     size: Annotated[bool, typer.Option(help="Measure the install size (runs pip).")] = True,
     output: recipe.Output = None,
 ) -> None:
     """Measure cold start, peak memory and install size of the runtime."""
     with tempfile.TemporaryDirectory() as scratch:
-        run_once(Path(scratch))  # fills the disk cache, as on any machine in use
-        seconds, peaks = zip(*(run_once(Path(scratch)) for _ in range(runs)), strict=True)
-        sizes = install_sizes(Path(scratch)) if size else {}
-    measured = {"wall_s_median": statistics.median(seconds), "peak_memory_mb_max": max(peaks)}
-    recipe.print_rows(f"samus-edge infer, cold, {runs} runs", [measured])
+        folder = Path(scratch)
+        run_once(folder, backend)  # fills the caches, as on any machine in use
+        measured_runs = [run_once(folder, backend) for _ in range(runs)]
+        seconds, computed, peaks = zip(*measured_runs, strict=True)
+        sizes = install_sizes(folder) if size else {}
+    measured = {
+        "wall_s_median": statistics.median(seconds),
+        "cpu_s_median": statistics.median(computed),
+        "peak_memory_mb_max": max(peaks),
+    }
+    recipe.print_rows(f"samus-edge infer, cold, backend {backend}, {runs} runs", [measured])
     total = sum(sizes.values())
     if sizes:
         rows = {**sizes, "total": total}.items()
@@ -83,6 +93,7 @@ def command(
             "install size", ({"package": name, "MB": each / 1e6} for name, each in rows)
         )
     document = {
+        "backend": backend,
         **measured,
         "wall_s": seconds,
         "peak_memory_mb": peaks,

@@ -4,7 +4,7 @@
 
 OpenVINO computes in float32 and, where the CPU has it, bfloat16. The encoder is timed as the
 runtime compiles it, and compiled for any size and for this one alone. LiteMedSAM, on ONNX Runtime,
-takes its turns as well where it is installed (`cpu_latency.py`).
+takes its turns as well (`cpu_latency.py` says what it needs).
 """
 
 import json
@@ -49,7 +49,12 @@ def encoder_of_shape(
 
 
 def latencies(
-    bundle: Bundle, precision: str, backends: dict[str, Backend], rounds: int, threads: int
+    bundle: Bundle,
+    precision: str,
+    backends: dict[str, Backend],
+    rounds: int,
+    threads: int,
+    has_rival: bool,
 ) -> list[dict[str, Any]]:
     """Median and 90th percentile of each, milliseconds, and the ratio of medians to the first."""
     box = json.loads((EXAMPLES / "prompts.json").read_text())[IMAGE]
@@ -58,7 +63,7 @@ def latencies(
         RuntimeSubject(bundle, backend, precision, workload, label=name)
         for name, backend in backends.items()
     ]
-    for name in list(backends)[1:]:
+    for name in (name for name in backends if name.startswith("OpenVINO") and "+" not in name):
         for title, shape in (
             ("any size", [-1, -1, -1]),
             ("one size", [1, *workload.original_hw]),
@@ -66,10 +71,8 @@ def latencies(
             kind = name.split()[-1]
             stage = encoder_of_shape(bundle, workload, threads, kind, shape)
             subjects.append(Subject(f"{name}, {title}", [stage]))
-    try:
+    if has_rival:
         subjects += open_rivals(workload, threads)[0][:1]
-    except ImportError as err:
-        print(f"without LiteMedSAM: {err}")
     rows = rows_of(time_in_turns(subjects, rounds=rounds, runs=5))
     return [
         {
@@ -140,15 +143,16 @@ def command(
     limit: recipe.Limit = None,
     threads: recipe.Threads = 2,
     rounds: Annotated[int, typer.Option(min=1, help="How often each gets its turn.")] = 10,
+    compare: Annotated[bool, typer.Option(help="Time LiteMedSAM in the same run.")] = True,
     output: recipe.Output = None,
 ) -> None:
     """Compare OpenVINO with ONNX Runtime on this CPU."""
     opened = Bundle.open(bundle)
     backends: dict[str, Backend] = {"ONNX Runtime": OnnxRuntimeBackend(threads)}
     has_bf16 = "BF16" in load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    for kind in ("f32", "bf16") if has_bf16 else ("f32",):
+    for kind in ("f32", "bf16+f32", "bf16") if has_bf16 else ("f32",):
         backends[f"OpenVINO {kind}"] = OpenVinoBackend(threads, precision=kind)
-    timed = latencies(opened, precision, backends, rounds, threads)
+    timed = latencies(opened, precision, backends, rounds, threads, compare)
     recipe.print_rows(f"{opened.manifest.name}, {precision}", timed)
     cases = recipe.lesion_cases(data, split, subset, limit)
     scores = {

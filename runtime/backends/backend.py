@@ -31,6 +31,7 @@ __all__ = [
     "cpu_model",
     "default_cache_folder",
     "default_threads",
+    "is_large",
     "open_bundle_graph",
     "usable_cores",
 ]
@@ -187,6 +188,17 @@ def check_feeds(name: str, inputs: tuple[TensorSpec, ...], feeds: Mapping[str, F
             problems.append(f"got {got}, expected {spec}")
     if problems:
         raise BadArgumentError(f"wrong inputs for graph {name!r}: {'; '.join(problems)}")
+
+
+# A frame of 480 x 640 makes ONNX Runtime hold 8 MB, one of 8192 x 8192 pixels 1.8 GB.
+_LARGE_FEED_BYTES = 4 << 20
+
+
+def is_large(feeds: Mapping[str, Feed]) -> bool:
+    """Whether a graph is fed so much that its engine is to give the memory of the run back."""
+    return any(
+        math.prod(feed.shape) * feed.dtype.itemsize > _LARGE_FEED_BYTES for feed in feeds.values()
+    )
 
 
 # The graphs are small: beyond this, threads cost more to synchronise than they compute.

@@ -3,7 +3,6 @@
 Everything of ours that uses the package `onnxruntime` takes it from here, as `ort`.
 """
 
-import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from samus_edge.runtime.backends.backend import (
     check_feeds,
     default_cache_folder,
     default_threads,
+    is_large,
 )
 from samus_edge.runtime.backends.gpu.device import has_nvidia_driver
 from samus_edge.runtime.bundle.manifest import GraphRecord, TensorSpec
@@ -161,16 +161,6 @@ _FAILED = (
 )
 
 
-# A frame of 480 x 640 takes 8 MB of the arena, one of 8192 x 8192 pixels 1.8 GB.
-_LARGE_FEED_BYTES = 4 << 20
-
-
-def _is_large(feeds: Mapping[str, Feed]) -> bool:
-    return any(
-        math.prod(feed.shape) * feed.dtype.itemsize > _LARGE_FEED_BYTES for feed in feeds.values()
-    )
-
-
 def _large_run_options() -> ort.RunOptions:
     """Gives the memory of a run back at its end, which costs time where it is needed again."""
     options = ort.RunOptions()
@@ -199,7 +189,7 @@ class OnnxRuntimeSession:
             raise RuntimeError(
                 f"graph {self._name!r} is closed. Load another with Segmenter.load()."
             )
-        options = _large_run_options() if _is_large(feeds) else None
+        options = _large_run_options() if is_large(feeds) else None
         try:
             outputs: list[FloatTensor] = session.run(self._output_names, dict(feeds), options)
         except _FAILED as err:

@@ -6,6 +6,8 @@ Everything of ours that uses the package `openvino` takes it from `load_openvino
 import hashlib
 import json
 import logging
+import math
+import os
 import sys
 import threading
 import time
@@ -31,6 +33,7 @@ from samus_edge.runtime.backends.backend import (
     cpu_model,
     default_cache_folder,
     default_threads,
+    is_large,
 )
 from samus_edge.runtime.bundle.check_frame import CheckFrame, load_check_frames
 from samus_edge.runtime.bundle.manifest import GraphRecord, TensorSpec
@@ -99,6 +102,9 @@ def _require_openvino() -> None:
         raise BackendError(f"OpenVINO is not installed: {install_command('openvino')}")
 
 
+_using_process: int | None = None
+"""The process whose threads OpenVINO has; a forked child would have none of them."""
+
 Shapes: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
 """The sizes of inputs that a graph is compiled for; -1 for one that may vary."""
 
@@ -159,16 +165,19 @@ class OpenVinoSession:
         """Run the graph; see `GraphSession.run`."""
         check_feeds(self._name, self.record.inputs, feeds)
         if not self._is_fixed and (single := _frame_by_frame(self.record, feeds)) is not None:
-            outputs = [self.run(each) for each in single]
-            return {name: np.concatenate([each[name] for each in outputs]) for name in outputs[0]}
+            runs = [self.run(each) for each in single]
+            return {name: np.concatenate([each[name] for each in runs]) for name in runs[0]}
         with self._lock:
             request = self.prepare({name: feed.shape for name, feed in feeds.items()})
             try:
                 request.infer(dict(feeds))
-                return {
+                outputs = {
                     spec.name: np.array(request.get_tensor(spec.name).data)
                     for spec in self.record.outputs
                 }
+                if is_large(feeds):
+                    request.get_compiled_model().release_memory()
+                return outputs
             except RuntimeError as err:
                 raise BackendError(f"OpenVINO failed on graph {self._name!r}: {err}") from err
 
@@ -246,8 +255,8 @@ class Verdict:
     @property
     def is_faster(self) -> bool:
         """Whether it computes a frame in clearly less time than ONNX Runtime."""
-        mine, reference = self.milliseconds[self.precision], self.milliseconds["onnxruntime"]
-        return mine < _CLEARLY * reference
+        mine = self.milliseconds.get(self.precision, math.inf)  # one that failed was not timed
+        return mine < _CLEARLY * self.milliseconds["onnxruntime"]
 
     def __str__(self) -> str:
         times = ", ".join(f"{name} {value:.1f} ms" for name, value in self.milliseconds.items())
@@ -275,7 +284,7 @@ class Verdict:
 _CLEARLY = 0.95
 _ROUNDS = 9
 # Goes up when what is kept is no longer what this module would make.
-_FORMAT = 1
+_FORMAT = 2
 _MAX_KEPT_GRAPHS = 16
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -353,8 +362,8 @@ class OpenVinoBackend:
     Args:
         threads: CPU threads that compute one graph; None for `default_threads`.
         device: OpenVINO's name: "CPU", "GPU", "GPU.1", "NPU".
-        precision: "f32", "bf16" or "f16", and nothing is compared; None for the fastest that
-            computes what ONNX Runtime does.
+        precision: "f32", "bf16", "bf16+f32" or "f16", and nothing is compared; None for the fastest
+            that computes what ONNX Runtime does.
         build_missing: Whether graphs are compiled and compared with ONNX Runtime that were not on
             this machine yet, which takes seconds; else that is an error, and so is a comparison
             that found ONNX Runtime faster.
@@ -441,7 +450,7 @@ class OpenVinoBackend:
             name,
             record,
             partial(self._compile, graph, record),
-            self._precision_of(record, self._named_precision or precision),
+            _precision_of(record, self._named_precision or precision),
             is_fixed=not self._is_cpu,
         )
         if self._is_cpu:  # elsewhere when the first frame says how large frames are
@@ -498,13 +507,7 @@ class OpenVinoBackend:
     def _use(self, sessions: Sequence[OpenVinoSession], precision: str) -> None:
         self._precision = precision
         for session in sessions:
-            session.precision = self._precision_of(session.record, precision)
-
-    def _precision_of(self, record: GraphRecord, precision: str) -> str:
-        """A decoder on a CPU stays in float32: bfloat16 would save 1.5 of its 7 milliseconds, and
-        double how far masks are off."""
-        takes_image = any(spec.name == "image" for spec in record.inputs)
-        return precision if takes_image or not self._is_cpu else "f32"
+            session.precision = _precision_of(session.record, precision)
 
     def _measure(
         self, tested: Predictor, reference: Predictor, sessions: Sequence[OpenVinoSession]
@@ -525,9 +528,9 @@ class OpenVinoBackend:
                     self._use(sessions, name)
                 taken.append(_milliseconds(reference if name == "onnxruntime" else tested, frames))
         milliseconds = {name: float(np.median(taken)) for name, taken in times.items()}
-        # float32 is tried last, and holds its place unless less precision is clearly faster.
-        best = self._precisions[-1]
-        for precision in self._precisions[:-1]:
+        # The most accurate holds its place unless less precision is clearly faster.
+        *rougher, best = self._precisions
+        for precision in reversed(rougher):
             if precision in times and not (
                 best in times and milliseconds[precision] > _CLEARLY * milliseconds[best]
             ):
@@ -536,15 +539,24 @@ class OpenVinoBackend:
 
     @cached_property
     def _core(self) -> Any:
+        global _using_process
+        if _using_process not in (None, os.getpid()):
+            raise BackendError(
+                "OpenVINO was used before this process forked, and its threads stayed in the "
+                "parent: here it would wait for them for ever. Load in the children alone, start "
+                "them with the method 'spawn', or use the backend onnxruntime."
+            )
+        _using_process = os.getpid()
         return load_openvino().Core()
 
     @cached_property
     def _precisions(self) -> tuple[str, ...]:
-        """What it may compute in here, the fastest by its reputation first."""
+        """What it may compute in here, the fastest by its reputation first; "bf16+f32" is the image
+        encoder in bfloat16 and the mask decoder in float32, with half the error."""
         if not self._is_cpu:
             return ("f16",) if self._device.startswith("NPU") else ("f16", "f32")
         capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        return ("bf16", "f32") if "BF16" in capabilities else ("f32",)
+        return ("bf16", "bf16+f32", "f32") if "BF16" in capabilities else ("f32",)
 
     def _check_device(self) -> None:
         """Of a GPU or NPU: to ask loads the drivers of all, and a CPU is always there."""
@@ -603,6 +615,13 @@ class OpenVinoBackend:
             return self._core.import_model(kept, self._device, options)
         except TypeError:  # of an older version, which takes bytes
             return self._core.import_model(kept.data.tobytes(), self._device, options)
+
+
+def _precision_of(record: GraphRecord, precision: str) -> str:
+    """That of one graph: "bf16+f32" names the image encoder's and the others'."""
+    of_encoder, _, of_others = precision.partition("+")
+    takes_image = any(spec.name == "image" for spec in record.inputs)
+    return of_encoder if takes_image or not of_others else of_others
 
 
 def _installed_version() -> str:

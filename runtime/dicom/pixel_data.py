@@ -46,6 +46,7 @@ _IMPLICIT, _EXPLICIT, _BIG_ENDIAN, _RLE = (
 _NATIVE = (_IMPLICIT, _EXPLICIT, _BIG_ENDIAN, "1.2.840.10008.1.2.1.99")
 _JPEG_FAMILY = "1.2.840.10008.1.2.4."
 _VIDEO = tuple(f"{_JPEG_FAMILY}{number}" for number in range(100, 109))
+_MAX_FRAME_BITS = 8 << 27  # 128 MB: the largest frame in colour of 16 bits, and no more
 _MAX_FRAMES = 1 << 20
 _ITEM, _ITEM_HEADER = b"\xfe\xff\x00\xe0", 8
 # Decoders of JPEG 2000 hold every sample in four bytes, and more than once.
@@ -111,6 +112,11 @@ class PixelData:
         self.space = _SPACES[self.photometric]
         self._samples = self._integer("SamplesPerPixel", 1)
         self._allocated = self._integer("BitsAllocated", 8)
+        if self._frame_bits() > _MAX_FRAME_BITS:
+            raise ImageFileError(
+                f"{path} has frames of {self._frame_bits() // 8} bytes, more than the limit of "
+                f"{_MAX_FRAME_BITS // 8}. Export it with 8 or 16 bits for a sample."
+            )
         self.range, self._shift = self._significant_bits()
         self._content: bytes = dataset.PixelData
         self._syntax, is_encapsulated = self._transfer_syntax()

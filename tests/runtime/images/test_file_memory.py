@@ -161,6 +161,15 @@ def test_a_frame_of_more_pixels_is_refused_before_it_is_decoded(tmp_path: Path, 
     assert peak < 60
 
 
+def test_samples_of_a_study_are_bounded_too(tmp_path: Path) -> None:
+    wide = {"BitsAllocated": 32, "BitsStored": 32, "HighBit": 31}
+    dicom(tmp_path / "wide.dcm", DeflatedExplicitVRLittleEndian, bytes(SIDE * SIDE * 12), **wide)
+    peak, held, result = measured(tmp_path / "wide.dcm")
+    assert "frames of 201326592 bytes, more than the limit of 134217728" in result
+    assert peak < 500
+    assert held < 60
+
+
 def test_tiles_of_a_tiff_are_bounded_too(tmp_path: Path) -> None:
     """A tile is decoded as a whole, however little of it belongs to the image."""
     side = 30_000

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pydicom.config
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.data import get_testdata_file
 from pydicom.uid import EnhancedUSVolumeStorage, UltrasoundMultiFrameImageStorage
 
 from samus_edge.errors import ImageFileError
@@ -390,6 +391,22 @@ def test_dciodvfy_finds_nothing(
     for made in (segmentation, report):
         (tmp_path / "made.dcm").write_bytes(dicom_bytes(made))
         assert dciodvfy(tmp_path / "made.dcm") == []
+
+
+def test_results_of_a_real_cine(tmp_path: Path) -> None:
+    study = DicomFrames.open(str(get_testdata_file("examples_ybr_color.dcm", download=False)))
+    mask = np.zeros((1, *study.original_hw), np.bool_)
+    mask[0, 60:150, 90:200] = True
+    found = [each for frame in (0, 14, 29) for each in found_in(study, mask, frame)]
+    segmentation = segmentation_of(study, found, MODEL)
+    report = report_of(study, found, segmentation, MODEL)
+    read = hd.seg.segread(BytesIO(dicom_bytes(segmentation)))
+    stored = read.get_pixels_by_source_frame(study.dataset.SOPInstanceUID, [1, 15, 30])
+    np.testing.assert_array_equal(stored[..., 0], np.repeat(mask, 3, axis=0))
+    for made in (segmentation, report):
+        (tmp_path / "made.dcm").write_bytes(dicom_bytes(made))
+        said = dciodvfy(tmp_path / "made.dcm")  # against the source's own name, without "^"
+        assert [line for line in said if not line.endswith("Retired Person Name form")] == []
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from anyio import CapacityLimiter, create_task_group, fail_after, sleep, to_thread
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response, Security, WebSocket
 from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.security import APIKeyCookie, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
@@ -20,7 +21,7 @@ from samus_edge.errors import SamusEdgeError
 from samus_edge.runtime.bundle.check_frame import load_check_frames
 from samus_edge.runtime.cine.cine_source import FileFrames, open_frames
 from samus_edge.runtime.segmenter import Segmenter
-from samus_edge.server.guard import TOKEN_COOKIE, Guard, Tokens
+from samus_edge.server.guard import TOKEN_COOKIE, Guard, RateLimit, Tokens
 from samus_edge.server.live import serve_live
 from samus_edge.server.observability import ServerMetrics
 from samus_edge.server.problem import (
@@ -65,6 +66,7 @@ class _State:
     def __init__(self, settings: ServerSettings, segmenter: Segmenter) -> None:
         self.settings = settings
         self.tokens = Tokens(settings.token)
+        self.rates = RateLimit(settings.requests_per_second, settings.burst)
         self.service = SegmentationService(segmenter, settings.max_frames)
         self.metrics = ServerMetrics()
         self.sessions = SessionStore(
@@ -166,7 +168,9 @@ def create_app(settings: ServerSettings, segmenter: Segmenter) -> FastAPI:
     )
     app.state.service = state
     install_problem_handlers(app)
-    app.add_middleware(Guard, settings=settings, tokens=state.tokens, metrics=state.metrics)
+    app.add_middleware(
+        Guard, settings=settings, tokens=state.tokens, metrics=state.metrics, rates=state.rates
+    )
     app.include_router(_operation)
     app.include_router(_images)
     return app
@@ -227,7 +231,15 @@ async def _page_script() -> FileResponse:
     return FileResponse(_PAGE / "page.js")
 
 
-_images = APIRouter(prefix="/v1", tags=["images"], responses=problems(401, 404, 422, 429, 500, 503))
+# What the guard asks for where the service has a token, as the OpenAPI document says it.
+_BEARER = Security(HTTPBearer(auto_error=False, description="The token of the service."))
+_COOKIE = Security(APIKeyCookie(name=TOKEN_COOKIE, auto_error=False, description="By logging in."))
+_images = APIRouter(
+    prefix="/v1",
+    tags=["images"],
+    responses=problems(401, 403, 404, 421, 422, 429, 500, 503),
+    dependencies=[_BEARER, _COOKIE],
+)
 
 
 @_images.get("/info")
@@ -274,6 +286,7 @@ async def _examples(state: StateOf) -> list[Example]:
 async def _add_image(
     state: StateOf,
     request: Request,
+    answer: Response,
     example: Annotated[str | None, Query(max_length=100)] = None,
 ) -> ImageInfo:
     """Keep an image: the body is a PNG, JPEG, BMP, TIFF, WebP, DICOM, MP4 or AVI file, or
@@ -297,7 +310,20 @@ async def _add_image(
             partial(open_frames, content, "the file", max_video_frames=max_frames)
         )
     session = state.sessions.add(image, content)
+    answer.headers["Location"] = f"/v1/images/{session.id}"
     return await state.decode(partial(describe_image, session, box))
+
+
+@_images.get("/images")
+async def _list_images(state: StateOf) -> list[ImageInfo]:
+    """The images that are kept, of all who bear the token; the one used last comes last."""
+    return [describe_image(session, None) for session in state.sessions.all()]
+
+
+@_images.get("/images/{image_id}")
+async def _image(session: Kept) -> ImageInfo:
+    """What is known of an image."""
+    return await to_thread.run_sync(describe_image, session, None)
 
 
 async def _body(request: Request, state: _State) -> bytes:
@@ -339,17 +365,28 @@ async def _remove_image(state: StateOf, image_id: str) -> Response:
     return Response(status_code=204)
 
 
-def _file_of(media_type: str) -> dict[str, Any]:
+def _file_of(
+    media_type: str, more: dict[int | str, dict[str, Any]] | None = None
+) -> dict[str, Any]:
     """Options of a route that answers with a file."""
-    responses = {200: {"content": {media_type: {}}}, **problems(415)}
+    responses = {200: {"content": {media_type: {}}}, **problems(415), **(more or {})}
     return {"response_class": Response, "responses": responses}
 
 
-@_images.get("/images/{image_id}/frames/{index}", **_file_of("image/png"))
-async def _frame(state: StateOf, session: Kept, index: int) -> Response:
-    """A frame as a grey PNG."""
+@_images.head("/images/{image_id}/frames/{index}", include_in_schema=False)
+@_images.get(
+    "/images/{image_id}/frames/{index}",
+    **_file_of("image/png", {304: {"description": "Not Modified"}}),
+)
+async def _frame(state: StateOf, session: Kept, index: int, request: Request) -> Response:
+    """A frame as a grey PNG, which never changes: with its `ETag` in `If-None-Match` it is not
+    sent again."""
+    tag = f'"{session.id}-{index}"'
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+    if 0 <= index < len(session.image) and tag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
     content = await state.decode(lambda: png_of(session.frame(index)))
-    return Response(content, media_type="image/png")
+    return Response(content, media_type="image/png", headers=headers)
 
 
 @_images.post("/images/{image_id}/masks", responses=problems(415))
@@ -429,6 +466,8 @@ async def _live(state: StateOf, websocket: WebSocket) -> None:
         offered = websocket.scope.get("subprotocols") or [None]
         await websocket.accept(subprotocol=offered[0])
         segmenter, limit = state.service.segmenter, state.settings.max_request_bytes
-        await serve_live(websocket, segmenter, state.metrics, limit)
+        client = websocket.client.host if websocket.client else "unknown"
+        wait_seconds = partial(state.rates.wait_seconds, client)
+        await serve_live(websocket, segmenter, state.metrics, limit, wait_seconds)
     finally:
         state.live -= 1

@@ -120,13 +120,19 @@ class Guard:
         settings: Limits.
         tokens: Who may ask.
         metrics: Where requests are counted.
+        rates: How often each client may ask.
     """
 
     def __init__(
-        self, app: ASGIApp, settings: ServerSettings, tokens: Tokens, metrics: ServerMetrics
+        self,
+        app: ASGIApp,
+        settings: ServerSettings,
+        tokens: Tokens,
+        metrics: ServerMetrics,
+        rates: RateLimit,
     ) -> None:
         self._app, self._settings, self._tokens, self._metrics = app, settings, tokens, metrics
-        self._rates = RateLimit(settings.requests_per_second, settings.burst)
+        self._rates = rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -153,7 +159,9 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers.update({**_HEADERS, "X-Request-Id": request_id})
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+                headers["X-Request-Id"] = request_id
             await send(message)
 
         self._metrics.in_flight.inc()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,16 @@ _COMMANDS = (
 
 
 async def serve_live(
-    socket: WebSocket, segmenter: Segmenter, metrics: ServerMetrics, max_bytes: int
+    socket: WebSocket,
+    segmenter: Segmenter,
+    metrics: ServerMetrics,
+    max_bytes: int,
+    wait_seconds: Callable[[], float],
 ) -> None:
     """Serve one accepted connection until it is closed.
+
+    Messages count as requests do: a client that sends too many is read more slowly, so that its
+    frames wait in its own queue.
 
     The client sends frames as binary messages (PNG or JPEG files), and commands as text: `{"mark":
     [x1, y1, x2, y2]}` follows a lesion from the next frame on, `{"unmark": true}` none,
@@ -46,6 +54,8 @@ async def serve_live(
         sender = asyncio.create_task(_send(socket, stream, spacing, metrics))
         try:
             while (message := await socket.receive())["type"] != "websocket.disconnect":
+                while (wait := wait_seconds()) > 0:
+                    await asyncio.sleep(wait)
                 try:
                     await _receive(message, stream, spacing, max_bytes)
                 except (BadArgumentError, SamusEdgeError) as err:
@@ -66,7 +76,7 @@ async def serve_live(
 async def _end(socket: WebSocket, error: str) -> None:
     with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the client may be gone already
         await socket.send_text(json.dumps({"error": error}))
-        await socket.close(1011)
+        await socket.close(1011, error[:120])
 
 
 async def _receive(

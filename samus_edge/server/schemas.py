@@ -22,10 +22,11 @@ __all__ = [
     "TrackRequest",
 ]
 
-Coordinate = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+# Strict: true is no number, nor is "1".
+Coordinate = Annotated[float, Field(strict=True, ge=-1e6, le=1e6, allow_inf_nan=False)]
 BoundedBox = Annotated[list[Coordinate], Field(min_length=4, max_length=4)]
-Millimetres = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
-PlaceMillimetres = Annotated[float, Field(ge=0, le=500, allow_inf_nan=False)]
+Millimetres = Annotated[float, Field(strict=True, gt=0, le=1000, allow_inf_nan=False)]
+PlaceMillimetres = Annotated[float, Field(strict=True, ge=0, le=500, allow_inf_nan=False)]
 
 
 TrackFile = Literal[
@@ -57,7 +58,7 @@ class LesionPlace(_Strict):
     """Where in the breast the lesion is, as the examiner says; at least one of them."""
 
     side: Literal["left", "right"] | None = None
-    clock: Annotated[int, Field(ge=1, le=12)] | None = None
+    clock: Annotated[int, Field(strict=True, ge=1, le=12)] | None = None
     """Hour of the clock face."""
     nipple_mm: PlaceMillimetres | None = None
     """Distance from the nipple."""
@@ -69,7 +70,7 @@ class MaskRequest(_Strict):
     """A box, points, or a box and points that correct it, in the order in which they were clicked:
     one mask."""
 
-    frame: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    frame: Annotated[int, Field(strict=True, ge=0, le=10_000_000)] = 0
     box: BoundedBox | None = None
     """XYXY, pixels of the frame."""
     points: Annotated[list[PointPrompt], Field(max_length=64)] = []
@@ -82,9 +83,9 @@ class MaskRequest(_Strict):
 class TrackRequest(_Strict):
     """A lesion to follow."""
 
-    frame: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    frame: Annotated[int, Field(strict=True, ge=0, le=10_000_000)] = 0
     box: BoundedBox
-    max_frames: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    max_frames: Annotated[int, Field(strict=True, ge=1, le=100_000)] | None = None
     pixel_mm: Millimetres | None = None
 
 

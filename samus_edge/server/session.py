@@ -168,6 +168,12 @@ class SessionStore:
             self._make_room()  # what is computed of images counts as well
             return found[0]
 
+    def all(self) -> list[Session]:
+        """All sessions; the one used last comes last."""
+        with self._lock:
+            self._sweep()
+            return [session for session, _ in self._sessions.values()]
+
     def remove(self, name: str) -> None:
         """Forget a session; one that is not there is forgotten already."""
         with self._lock:

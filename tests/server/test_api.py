@@ -289,3 +289,25 @@ def test_a_bug_in_the_middle_of_a_cine_ends_it(
     response = client.post(f"/v1/images/{example['id']}/track", json={"box": [1, 1, 50, 50]})
     assert "this is a bug" in json.loads(response.text)["error"]
     assert "secret" not in response.text
+
+
+def test_images_are_listed_described_and_not_sent_twice(client: TestClient) -> None:
+    sent = client.post("/v1/images", params={"example": "benign_120.png"})
+    where = sent.headers["location"]
+    described = client.get(where).json()
+    assert described == {**sent.json(), "box": None}
+    assert described in client.get("/v1/images").json()
+    frame = client.get(f"{where}/frames/0")
+    tag = frame.headers["etag"]
+    again = client.get(f"{where}/frames/0", headers={"If-None-Match": tag})
+    assert (again.status_code, again.content) == (304, b"")
+    head = client.head(f"{where}/frames/0")
+    assert head.headers["content-length"] == str(len(frame.content))
+    assert head.content == b""
+    other = client.post("/v1/images", params={"example": "benign_120.png"}).headers["location"]
+    assert client.get(f"{other}/frames/0", headers={"If-None-Match": tag}).status_code == 200
+    document = client.get("/openapi.json").json()
+    schemes = document["components"]["securitySchemes"]
+    assert {each["type"] for each in schemes.values()} == {"http", "apiKey"}
+    assert document["paths"]["/v1/images/{image_id}/masks"]["post"]["security"]
+    assert "security" not in document["paths"]["/healthz"]["get"]

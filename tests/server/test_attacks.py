@@ -109,6 +109,24 @@ def test_json_has_to_say_that_it_is(client: TestClient, example: dict[str, Any])
         assert response.status_code in (415, 422)
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        {"box": [True, 1, 9, 9]},
+        {"box": ["1", 1, 9, 9]},
+        {"points": [{"x": True, "y": 1}]},
+        {"frame": True, "box": [1, 1, 9, 9]},
+        {"box": [1, 1, 9, 9], "pixel_mm": True},
+    ],
+)
+def test_true_is_no_number(
+    client: TestClient, example: dict[str, Any], prompt: dict[str, Any]
+) -> None:
+    path = f"/v1/images/{example['id']}/masks"
+    assert client.post(path, json=prompt).status_code == 422
+    assert client.post(path, json={"box": [1, 1, 90, 90.5]}).status_code == 200
+
+
 def test_wrong_host_names_are_problems_that_are_logged_and_counted(
     client_of: ClientOf, caplog: pytest.LogCaptureFixture
 ) -> None:

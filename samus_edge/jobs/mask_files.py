@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import zipfile
 import zlib
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from samus_edge.errors import BadArgumentError
+from samus_edge.errors import BadArgumentError, OutputFileError
 from samus_edge.runtime.images.output_files import (
     check_output,
     draft_folder,
@@ -27,17 +28,35 @@ _NPZ = ".npz"
 _LIST = "frames.json"
 
 
-def check_masks(path: Path, source: Path) -> None:
+def check_masks(path: Path, source: Path, *others: Path | None) -> None:
     """Refuse a place for masks that could not be written.
+
+    Args:
+        path: A folder, or a file ending in .npz.
+        source: The input.
+        others: Where other results go; a folder of masks is replaced as a whole.
 
     Raises:
         BadArgumentError, OutputFileError: as `check_output`, and for a file of another kind.
     """
     if path.suffix.lower() == _NPZ:
         check_output(path, "masks", (_NPZ,), source)
-    elif path.suffix or (path.exists() and not path.is_dir()):
+        return
+    if path.suffix or (path.exists() and not path.is_dir()):
         raise BadArgumentError(
             f"masks go into a folder, or into a file ending in {_NPZ}, got {path}."
+        )
+    folder = path.resolve()
+    for file in (source, *others):
+        if file is not None and folder in (file.resolve(), *file.resolve().parents):
+            raise BadArgumentError(
+                f"the folder of masks {path} is replaced as a whole, and {file} is in it. Give "
+                "another folder."
+            )
+    if not os.access(folder.parent, os.W_OK | os.X_OK):
+        raise OutputFileError(
+            f"the folder of masks {path} is in a folder that does not exist, or that you may not "
+            "write to. Create it."
         )
 
 

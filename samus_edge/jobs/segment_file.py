@@ -355,7 +355,7 @@ def _check_job(job: FileSegmentation) -> None:
                 "give one --frame."
             )
         if mask_file is not None:
-            check_masks(mask_file, job.image)
+            check_masks(mask_file, job.image, job.dicom_seg_file, job.dicom_sr_file)
         mask_file = None
     check_output_paths(
         job.image, mask_file, job.overlay_file, job.dicom_seg_file, job.dicom_sr_file

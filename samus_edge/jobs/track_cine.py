@@ -382,7 +382,8 @@ def _check_outputs(job: CineTracking) -> None:
     check_output_paths(source, dicom_seg=job.dicom_seg_file, dicom_sr=job.dicom_sr_file)
     check_dicom_files(job.dicom_seg_file, job.dicom_sr_file)
     if job.mask_file is not None:
-        check_masks(job.mask_file, source)
+        others = (job.video_file, job.csv_file, job.dicom_seg_file, job.dicom_sr_file)
+        check_masks(job.mask_file, source, *others)
 
 
 def _writers(

@@ -308,10 +308,21 @@ def test_a_stop_before_the_first_frame_leaves_what_was_there(
     assert masks.read_bytes() == b"old"
 
 
-def test_a_folder_of_something_else_is_not_replaced(job: Job, folder: Path) -> None:
-    before = sorted(folder.iterdir())
+def test_a_folder_of_something_else_is_not_replaced(job: Job, folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
     with pytest.raises(SamusEdgeError, match=r"no frames\.json"):
-        track_cine(job(mask_file=folder))
+        track_cine(job(mask_file=other))
+    assert (other / "notes.txt").read_text() == "mine"
+    # Nor is the one with the input, whatever it looks like.
+    (folder / "frames.json").write_text("{}")
+    before = sorted(folder.iterdir())
+    for source in (folder, folder / "0.png"):
+        with pytest.raises(BadArgumentError, match="is replaced as a whole"):
+            track_cine(job(source=str(source), mask_file=folder))
+    with pytest.raises(BadArgumentError, match=r"sizes\.csv is in it"):
+        track_cine(job(mask_file=other, csv_file=other / "sizes.csv"))
     assert sorted(folder.iterdir()) == before
 
 
@@ -320,6 +331,7 @@ def test_a_folder_of_something_else_is_not_replaced(job: Job, folder: Path) -> N
     [
         ({"dicom_seg_file": Path("x.dcm")}, BadArgumentError, "refers to a DICOM image"),
         ({"dicom_sr_file": Path("x.dcm")}, BadArgumentError, "--dicom-seg"),
+        ({"mask_file": Path("/nowhere/masks")}, OutputFileError, "does not exist"),
         ({"mask_file": Path("x.png")}, BadArgumentError, "folder, or into a file ending in .npz"),
         ({"box": (900.0, 1.0, 950.0, 9.0)}, BadArgumentError, "outside the image"),
         ({"from_frame": 6}, BadArgumentError, "no frame 6"),

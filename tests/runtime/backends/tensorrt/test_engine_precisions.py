@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections import Counter
 
 import numpy as np
 import onnx
@@ -28,6 +29,7 @@ from tests.conftest import AssetFrame
 
 LOGGER = "samus_edge.runtime.backends.tensorrt.tensorrt_library"
 FRAMES = image_encoder_profile((64, 64), (512, 640), (1200, 1920))
+ATTENTIONS = 13
 INT8_KERNELS = 40
 """Least number of kernels that multiply int8 by int8 in the quantised encoder; there are 60 or
 so."""
@@ -64,6 +66,31 @@ def test_a_half_precision_image_encoder_builds_for_turing(
         compute_capability="7.5",
     )
     assert len(engine) > 1_000_000
+
+
+def test_half_precision_fuses_attention_and_what_follows_products(
+    rtx: TensorRTLibrary, encoder: ModelProto, kept: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the kinds of kernels: an attention that is not fused has two products of its own, and a
+    product with what follows it, Gelu or an addition, is a `runtime_fusion`."""
+    kinds: list[Counter[str]] = []
+    for graph in (encoder, to_half_precision(encoder, kept)):
+        caplog.clear()
+        with caplog.at_level(logging.DEBUG, LOGGER):
+            build_engine(
+                graph.SerializeToString(),
+                library=rtx,
+                profiles=[image_encoder_profile((480, 640))],
+                compute_capability="8.6",
+                log_layers=True,
+            )
+        log = "\n".join(record.getMessage() for record in caplog.records)
+        kinds.append(Counter(re.findall(r"^Name: .*?, LayerType: (\w+)", log, re.MULTILINE)))
+    fp32, fp16 = kinds
+    assert fp32["gemm"] - fp16["gemm"] >= 2 * ATTENTIONS - 2
+    assert fp16["runtime_fusion"] >= 60
+    kernels = fp16.total() - fp16["signal"] - fp16["wait"]
+    assert kernels <= 200
 
 
 def test_an_8_bit_image_encoder_multiplies_8_bits(

@@ -19,7 +19,10 @@ from samus_edge.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from samus_edge.data.case import UltrasoundCase
+    from samus_edge.data.dataset import Subsets
     from samus_edge.evaluation.evaluate import EvaluationReport
     from samus_edge.evaluation.predictor import Predictor
 
@@ -41,6 +44,24 @@ def command(
     context: typer.Context,
     data: DataFolder,
     split: SplitFile = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE|NAME",
+            help="Training configuration that lists datasets: each is evaluated on its own, and "
+            "--data is the folder of all of them.",
+        ),
+    ] = None,
+    splits: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="With --config: the folder splits/ of its training. Left out: rules are followed "
+            "again, which gives the same subsets and takes longer.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
     subset: Annotated[Subset, typer.Option(help="Subset to evaluate.")] = Subset.TEST,
     bundle: BundlePath = None,
     backend: BackendName = "auto",
@@ -96,7 +117,8 @@ def command(
     """Segment every lesion of a subset from simulated prompts and report how well.
 
     Each lesion is prompted with its box, edges moved by up to 5 %, and with its centre point. Dice
-    and IoU are measured at the image's own size, distances (pixels) at 256x256.
+    and IoU are measured at the image's own size, distances (pixels) at 256x256. With --config, each
+    dataset of a configuration has a table of its own, and the last one has the means of all.
     """
     if bundle is not None and weights is not None:
         raise typer.BadParameter(
@@ -110,9 +132,13 @@ def command(
     if html is not None and html.is_dir():
         html = html / HTML_NAME
     check_outputs({"--out": out, "--csv": csv, "--html": html})
-
-    from samus_edge.data.dataset import load_subsets
-
+    if config is not None:
+        one_only = {"--split": split, "--csv": csv, "--html": html, "--record": record}
+        for option, given in one_only.items():
+            if given:
+                raise typer.BadParameter("goes with one dataset, not --config.", param_hint=option)
+    elif splits is not None:
+        raise typer.BadParameter("goes with --config.", param_hint="--splits")
     for option, value in (("--precision", precision), ("--backend", backend)):
         if value != "auto" and weights is not None:
             raise typer.BadParameter("goes with a bundle, not weights.", param_hint=option)
@@ -131,9 +157,6 @@ def command(
         from samus_edge.reporting.figure import require_matplotlib
 
         require_matplotlib()
-    subsets = load_subsets(data, split, names=(subset.value,))
-    split_name = "the dataset's own" if split is None else split.name
-    about = {"data": data.resolve().name, "split": split_name, "subset": subset.value}
     extra = prompt_protocol.box_sweep() if box_sweep else ()
     options: dict[str, Any] = {
         "protocols": tuple(dict.fromkeys((*prompt_protocol.STANDARD_PROTOCOLS, *extra))),
@@ -141,10 +164,23 @@ def command(
         "normals": normals,
         "worst_count": None if html is None else worst,
         "seed": seed,
-        "groups": subsets.groups,
-        "about": about,
     }
-    report = _evaluate(subsets.get(subset.value), (bundle, backend, precision), weights, options)
+
+    def evaluate(subsets: "Subsets", dataset: str, split_name: str) -> "EvaluationReport":
+        about = {"data": dataset, "split": split_name, "subset": subset.value}
+        options.update(groups=subsets.groups, about=about)
+        cases = subsets.get(subset.value)
+        return _evaluate(cases, (bundle, backend, precision), weights, options)
+
+    if config is not None:
+        _evaluate_several(data, config, splits, subset.value, evaluate, out)
+        return
+
+    from samus_edge.data.dataset import load_subsets
+
+    subsets = load_subsets(data, split, names=(subset.value,))
+    split_name = "the dataset's own" if split is None else split.name
+    report = evaluate(subsets, data.resolve().name, split_name)
     also = {}
     if html is not None:
         from samus_edge.evaluation.html_report import render_evaluation
@@ -158,6 +194,40 @@ def command(
 
         record_accuracy(Bundle.open(bundle), report)
     _print_tables(report, worst)
+
+
+def _evaluate_several(
+    root: Path,
+    config: Path,
+    splits: Path | None,
+    subset: str,
+    evaluate: "Callable[[Subsets, str, str], EvaluationReport]",
+    out: Path | None,
+) -> None:
+    """Evaluate every dataset of a configuration, and print a table for each and one of all."""
+    import json
+
+    from samus_edge.cli import tables
+    from samus_edge.data.collection import load_collection
+    from samus_edge.runtime.images.output_files import write_files_atomically
+    from samus_edge.training.config import find_config, read_config
+
+    datasets = read_config(find_config(config)).datasets
+    if not datasets:
+        raise typer.BadParameter(f"{config} lists no datasets.", param_hint="--config")
+    console = output_console()
+    reports = {}
+    for name, subsets in load_collection(root, datasets, splits).items():
+        if not subsets.get(subset):
+            typer.echo(f"{name}: nothing in {subset}")
+            continue
+        reports[name] = evaluate(subsets, name, "the configuration's")
+        console.print(tables.summary_table(reports[name], name))
+    console.print(tables.datasets_table(reports))
+    if out is not None:
+        documents = {name: json.loads(report.to_json()) for name, report in reports.items()}
+        text = json.dumps({"format": "samus-edge-evaluations", "datasets": documents}, indent=2)
+        write_files_atomically({out: f"{text}\n".encode()})
 
 
 def _evaluate(

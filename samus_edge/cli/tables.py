@@ -1,6 +1,6 @@
 """The tables that the commands print."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from samus_edge.verification.verify_bundle import VerificationResult
 
 __all__ = [
+    "datasets_table",
     "latency_table",
     "normals_table",
     "plan_table",
@@ -112,12 +113,13 @@ def _table(title: str, text_columns: tuple[str, ...], *number_columns: str) -> T
     return table
 
 
-def summary_table(report: "EvaluationReport") -> Table:
+def summary_table(report: "EvaluationReport", dataset: str = "") -> Table:
     """The summaries: mean metrics per prompt, class and lesion size, with the interval of Dice."""
     from samus_edge.evaluation.summary import ALL_SIZES
 
     table = _table(
-        "Means over lesions. NSD and distances at 256x256: tolerance 2 px, pixels. HD rows: as "
+        f"{dataset}{': ' if dataset else ''}Means over lesions. NSD and distances at 256x256: "
+        "tolerance 2 px, pixels. HD rows: as "
         "SAMUS' reference",
         ("prompt", "lesions"),
         *("n", "Dice", "95 % interval", "median", "worst", "IoU", "NSD"),
@@ -138,6 +140,26 @@ def summary_table(report: "EvaluationReport") -> Table:
             f"{summary.nsd.mean:.4f}",
             *(f"{distance.mean:.2f}" for distance in distances),
         )
+    return table
+
+
+def datasets_table(reports: "Mapping[str, EvaluationReport]") -> Table:
+    """Mean Dice over all lesions of each dataset, and the mean of these means, by prompt."""
+    from samus_edge.evaluation.summary import ALL_CLASSES, ALL_SIZES
+
+    rows: dict[str, dict[str, float]] = {}
+    counts: dict[str, int] = {}
+    for name, report in reports.items():
+        for each in report.summaries:
+            if (each.class_name, each.size) == (ALL_CLASSES, ALL_SIZES):
+                rows.setdefault(name, {})[each.prompt] = each.dice.mean
+                counts[name] = each.lesions
+    prompts = list(dict.fromkeys(prompt for of_dataset in rows.values() for prompt in of_dataset))
+    table = _table("Dice, means over lesions", ("dataset",), "lesions", *prompts)
+    for name, dices in rows.items():
+        table.add_row(name, str(counts[name]), *(f"{dices[prompt]:.4f}" for prompt in prompts))
+    means = [np.mean([dices[prompt] for dices in rows.values()]) for prompt in prompts]
+    table.add_row("mean", "", *(f"{mean:.4f}" for mean in means))
     return table
 
 

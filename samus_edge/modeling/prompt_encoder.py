@@ -130,7 +130,11 @@ class PromptEncoder(nn.Module):
         return encoding
 
     def forward(
-        self, point_coords: Tensor, point_labels: Tensor, mask_input: Tensor, has_mask_input: Tensor
+        self,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor | None,
+        has_mask_input: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Embed prompts.
 
@@ -140,8 +144,10 @@ class PromptEncoder(nn.Module):
             point_labels: (N, P), float32 or int; 1 foreground, 0 background, 2 and 3 the first (top
                 left) and second (bottom right) corner of a box, -1 padding. SAM pads a prompt
                 without a box by one point.
-            mask_input: (N, 1, 4h, 4w), float32, logits of an earlier prediction.
-            has_mask_input: (N, 1), float32, 1 where ``mask_input`` counts, 0 where it does not.
+            mask_input: (N, 1, 4h, 4w), float32, logits of an earlier prediction; None where no
+                prompt has one.
+            has_mask_input: (N, 1), float32, 1 where ``mask_input`` counts, 0 where it does not;
+                None along with ``mask_input``.
 
         Returns:
             Sparse embeddings (N, P, C) and dense embeddings (N, C, h, w), float32.
@@ -154,7 +160,10 @@ class PromptEncoder(nn.Module):
             weight: Tensor = embedding.get_parameter("weight")  # (1, C)
             sparse = sparse + (labels == label).to(encoded.dtype) * weight
 
-        has_mask = has_mask_input[:, :, None, None]  # (N, 1, 1, 1)
         no_mask = self.no_mask_embed.weight[:, :, None, None]  # (1, C, 1, 1)
+        if mask_input is None or has_mask_input is None:
+            side = self.embedding_size
+            return sparse, no_mask.expand(len(sparse), -1, side, side)
+        has_mask = has_mask_input[:, :, None, None]  # (N, 1, 1, 1)
         dense = has_mask * self.mask_downscaling(mask_input) + (1.0 - has_mask) * no_mask
         return sparse, dense

@@ -132,8 +132,8 @@ class SamusHF(nn.Module):
         image_embeddings: Tensor,
         point_coords: Tensor,
         point_labels: Tensor,
-        mask_input: Tensor,
-        has_mask_input: Tensor,
+        mask_input: Tensor | None,
+        has_mask_input: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Masks for N prompts.
 

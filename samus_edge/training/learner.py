@@ -1,6 +1,7 @@
 """A model that learns: one optimisation step after the other, and the average of its weights."""
 
 import contextlib
+import ctypes
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -41,8 +42,8 @@ def make_optimizer(model: SamusHF, config: TrainConfig) -> torch.optim.Optimizer
             "set train_decoder: true."
         )
     if config.optimizer == "adam":
-        return torch.optim.Adam(groups, betas=ADAM_BETAS)
-    return torch.optim.AdamW(groups, betas=ADAMW_BETAS)
+        return torch.optim.Adam(groups, betas=ADAM_BETAS, fused=True)
+    return torch.optim.AdamW(groups, betas=ADAMW_BETAS, fused=True)
 
 
 def parameter_groups(model: SamusHF, config: TrainConfig) -> list[dict[str, object]]:
@@ -150,6 +151,7 @@ def training_processes(device: str) -> Iterator[Processes]:
             f"found {torch.cuda.device_count()}. Train with device: cpu, start no more processes "
             "than there are GPUs, or install a CUDA build of torch."
         )
+    _keep_freed_memory()
     this = torch.device(device, local_rank) if device == "cuda" else torch.device(device)
     if "TORCHELASTIC_RUN_ID" not in os.environ:  # what torchrun tells its processes
         yield Processes(device=this)
@@ -161,6 +163,23 @@ def training_processes(device: str) -> Iterator[Processes]:
         yield Processes(distributed.get_rank(), distributed.get_world_size(), this)
     finally:
         distributed.destroy_process_group()
+
+
+# glibc's malloc.h
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library keep what is freed, for the next step, which asks for as much again.
+
+    Otherwise large tensors come from the system each time, as pages that it has to fill with zeros
+    first. Other C libraries than glibc are left alone.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "gnu_get_libc_version"):
+        library.mallopt(M_MMAP_MAX, 0)
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        library.mallopt(M_TOP_PAD, 2**26)
 
 
 def averaged_copy(model: nn.Module, decay: float) -> AveragedModel:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from samus_edge.errors import BadArgumentError
@@ -21,6 +22,7 @@ from samus_edge.training.prompt_schedule import (
     box_prompts,
     click_prompts,
     corrected_prompts,
+    joined_prompts,
     scheduled_prompts,
 )
 from samus_edge.training.training_samples import LesionDataset, Sample, Samples, TrainingSample
@@ -154,15 +156,18 @@ class MaskObjective(Objective):
     def forward(self, batch: TrainingSample, rng: np.random.Generator) -> Tensor:
         """Decode every scheduled prompt, refine some, and average their losses."""
         prompts = self.config.prompts
-        with self.autocast(batch.image.device):
-            embeddings = encode(self.model, batch)
+        embeddings = encode(self.model, batch, half=self.config.precision == "bf16")
         schedule = scheduled_prompts(batch, prompts, rng)
         refine = rng.random() < prompts.refine_probability
-        losses: list[Tensor] = []
-        for scheduled in schedule:
-            losses += self._prompt_losses(
-                embeddings, scheduled, batch, prompts.refine_iterations if refine else 0, rng
-            )
+        decoded = self._decode(embeddings, schedule)
+        losses = [self._loss(*of_prompt, batch) for of_prompt in decoded]
+        for _ in range(prompts.refine_iterations if refine else 0):
+            schedule = [
+                corrected_prompts(before, logits[:, :1], batch.mask, rng)
+                for before, (logits, _) in zip(schedule, decoded, strict=True)
+            ]
+            decoded = self._decode(embeddings, schedule)
+            losses += [REFINE_WEIGHT * self._loss(*of_prompt, batch) for of_prompt in decoded]
         return torch.stack(losses).sum() / len(schedule)
 
     @torch.no_grad()
@@ -207,23 +212,6 @@ class MaskObjective(Objective):
             loss_mean, mean("box"), mean("point"), found if len(found) > 1 else {}
         )
 
-    def _prompt_losses(
-        self,
-        embeddings: Tensor,
-        prompts: PromptBatch,
-        batch: TrainingSample,
-        iterations: int,
-        rng: np.random.Generator,
-    ) -> Sequence[Tensor]:
-        """Loss of a prompt and, with less weight, of each of its corrections."""
-        logits, iou = self._decode(embeddings, prompts)
-        losses = [self._loss(logits, iou, batch)]
-        for _ in range(iterations):
-            prompts = corrected_prompts(prompts, logits[:, :1], batch.mask, rng)
-            logits, iou = self._decode(embeddings, prompts)
-            losses.append(REFINE_WEIGHT * self._loss(logits, iou, batch))
-        return losses
-
     def _loss(self, logits: Tensor, iou: Tensor, batch: TrainingSample) -> Tensor:
         """Mean loss against the annotated masks and, in their share, the teacher's."""
         weights, share = self.config.loss, self.config.distillation.mask_weight
@@ -233,23 +221,62 @@ class MaskObjective(Objective):
             loss = (1.0 - share) * loss + share * taught
         return loss
 
-    def _decode(self, embeddings: Tensor, prompts: PromptBatch) -> tuple[Tensor, Tensor]:
-        """Logits and predicted IoU, float32; prompts too, as half precision would move points."""
-        sparse, dense = self.model.prompt_encoder(*prompts)
-        image_pe = self.model.prompt_encoder.dense_pe()
-        with self.autocast(embeddings.device):
-            logits, iou = self.model.mask_decoder(embeddings, image_pe, sparse, dense)
-        return logits.float(), iou.float()
+    def _decode(
+        self, embeddings: Tensor, schedule: Sequence[PromptBatch]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Logits and predicted IoU, float32, of each batch of prompts; those of one length at once.
+
+        Points are embedded in float32, as half precision would move them; what is as large as the
+        image is in the precision of the embeddings.
+        """
+        by_length: dict[int, list[int]] = {}
+        for number, prompts in enumerate(schedule):
+            by_length.setdefault(prompts.point_coords.shape[1], []).append(number)
+        image_pe = self.model.prompt_encoder.dense_pe().to(embeddings.dtype)
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        for numbers in by_length.values():
+            prompts = joined_prompts([schedule[number] for number in numbers])
+            sparse, dense = self.model.prompt_encoder(*prompts)
+            images = embeddings.repeat(len(numbers), 1, 1, 1) if len(numbers) > 1 else embeddings
+            with self.autocast(embeddings.device):
+                logits, iou = self.model.mask_decoder(
+                    images, image_pe, sparse, dense.to(embeddings.dtype)
+                )
+            parts = (logits.float().chunk(len(numbers)), iou.float().chunk(len(numbers)))
+            found |= zip(numbers, zip(*parts, strict=True), strict=True)
+        return [found[number] for number in range(len(schedule))]
 
 
-def encode(model: SamusHF, batch: Sample) -> Tensor:
-    """Embeddings (B, C, 32, 32) of a batch, in the memory layout that is fastest to convolve."""
-    layout = torch.channels_last
-    embeddings: Tensor = model.image_encoder(
-        batch.image.contiguous(memory_format=layout),
-        batch.high_frequency.contiguous(memory_format=layout),
-    )
-    return embeddings
+def encode(model: SamusHF, batch: Sample, *, half: bool = False) -> Tensor:
+    """Embeddings (B, C, 32, 32) of a batch, in the memory layout that is fastest to convolve.
+
+    Args:
+        model: the model.
+        batch: the samples.
+        half: whether all of the encoder computes in bfloat16, with weights that are rounded for
+            this pass; their gradients and statistics are of the weights as they are.
+    """
+    encoder, layout = model.image_encoder, torch.channels_last
+    images = [
+        image.contiguous(memory_format=layout) for image in (batch.image, batch.high_frequency)
+    ]
+    if not half:
+        embeddings: Tensor = encoder(*images)
+        return embeddings
+    # rounded once here, rather than by autocast at each layer with copies back in between
+    statistical = {
+        f"{name}.{parameter}" if name else parameter
+        for name, module in encoder.named_modules()
+        if isinstance(module, _BatchNorm)
+        for parameter, _ in module.named_parameters(recurse=False)
+    }
+    rounded = {
+        name: parameter.bfloat16()
+        for name, parameter in encoder.named_parameters()
+        if name not in statistical
+    }
+    out: Tensor = functional_call(encoder, rounded, tuple(image.bfloat16() for image in images))
+    return out
 
 
 def set_training_mode(model: nn.Module) -> None:

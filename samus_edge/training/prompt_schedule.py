@@ -7,6 +7,7 @@ to one length here: a training that pads would teach a decoder for prompts that 
 sends.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +20,6 @@ from samus_edge.runtime.bundle.records import Count, Fraction, check_record
 from samus_edge.training.losses import upscale
 from samus_edge.training.training_samples import NUM_CLICKS, TrainingSample
 
-MASK_INPUT_SIZE = 128
 BOX_LABELS = (2.0, 3.0)
 FOREGROUND, PADDING = 1.0, -1.0
 
@@ -30,14 +30,14 @@ class PromptBatch(NamedTuple):
     Attributes:
         point_coords: (N, P, 2), float32, model frame.
         point_labels: (N, P), float32.
-        mask_input: (N, 1, 128, 128), float32, logits.
-        has_mask_input: (N, 1), float32.
+        mask_input: (N, 1, 128, 128), float32, logits; None where no prompt has a mask.
+        has_mask_input: (N, 1), float32; None along with ``mask_input``.
     """
 
     point_coords: Tensor
     point_labels: Tensor
-    mask_input: Tensor
-    has_mask_input: Tensor
+    mask_input: Tensor | None = None
+    has_mask_input: Tensor | None = None
 
 
 def box_prompts(batch: TrainingSample, *, with_click: bool) -> PromptBatch:
@@ -100,13 +100,23 @@ def corrected_prompts(
     )
 
 
+def joined_prompts(prompts: Sequence[PromptBatch]) -> PromptBatch:
+    """One batch of several with equally many points; all have masks, or none has."""
+    masks = [each.mask_input for each in prompts if each.mask_input is not None]
+    has_mask = [each.has_mask_input for each in prompts if each.has_mask_input is not None]
+    return PromptBatch(
+        point_coords=torch.cat([each.point_coords for each in prompts]),
+        point_labels=torch.cat([each.point_labels for each in prompts]),
+        mask_input=torch.cat(masks) if masks else None,
+        has_mask_input=torch.cat(has_mask) if has_mask else None,
+    )
+
+
 def _without_mask(coords: Tensor, labels: tuple[float, ...]) -> PromptBatch:
     count, device = len(coords), coords.device
     return PromptBatch(
         point_coords=coords,
         point_labels=torch.tensor(labels, device=device).expand(count, -1),
-        mask_input=torch.zeros(count, 1, MASK_INPUT_SIZE, MASK_INPUT_SIZE, device=device),
-        has_mask_input=torch.zeros(count, 1, device=device),
     )
 
 

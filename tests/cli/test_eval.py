@@ -175,3 +175,36 @@ def test_importing_the_command_loads_nothing_heavy() -> None:
         "sys.exit(', '.join(sorted(heavy)) or None)"
     )
     subprocess.run([sys.executable, "-I", "-c", program], check=True)
+
+
+def test_several_datasets_have_a_table_each_and_one_of_means(
+    run: Run, disc_lesions: Path, disc_bundle: Path, fake_folders: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(disc_lesions, root / "discs")
+    shutil.copy(disc_lesions.parent / "split.json", root / "split.json")
+    shutil.copytree(fake_folders, root / "folders")
+    config, out = tmp_path / "config.yaml", tmp_path / "report.json"
+    config.write_text(
+        "datasets:\n- {folder: discs, split: split.json}\n"
+        "- {folder: folders, name: rectangles, skip: ^normal, fractions: [0, 1, 0]}\n"
+    )
+    several = ("eval", "--data", root, "--config", config, "--bundle", disc_bundle)
+    outcome = run(*several, "--subset", "val", "--out", out)
+    assert outcome.exit_code == 0, outcome.stderr
+    documents = json.loads(out.read_text())["datasets"]
+    dices = {}
+    for name, lesions in (("discs", 3), ("rectangles", 5)):
+        every, point = (
+            next(s for s in documents[name]["summaries"] if s["prompt"] == prompt)
+            for prompt in ("box_5%", "centre_point")
+        )
+        assert every["lesions"] == lesions
+        dices[name] = (every["dice"]["mean"], point["dice"]["mean"])
+        assert f"{name}: Means over lesions" in " ".join(outcome.stdout.split())
+    last = outcome.stdout.strip().splitlines()[-1].split()
+    means = [f"{sum(values) / 2:.4f}" for values in zip(*dices.values(), strict=True)]
+    assert last == ["mean", *means]
+    for option in (("--record",), ("--csv", tmp_path / "x.csv")):
+        refused = run(*several, *option)
+        assert refused.exit_code == 2 and option[0] in refused.stderr

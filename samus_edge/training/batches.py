@@ -105,6 +105,17 @@ def share(batch: Sequence[int], rank: int, count: int) -> Sequence[int]:
     return batch[rank * size : (rank + 1) * size]
 
 
+def split_batch(batch: SampleT, count: int) -> list[SampleT]:
+    """Parts of a batch, as equal as can be, at most as many as it has samples."""
+    names = [field.name for field in dataclasses.fields(batch)]
+    parts = zip(*(getattr(batch, name).tensor_split(count) for name in names), strict=True)
+    return [
+        dataclasses.replace(batch, **dict(zip(names, tensors, strict=True)))
+        for tensors in parts
+        if len(tensors[0])
+    ]
+
+
 def to_device(batch: SampleT, device: torch.device) -> SampleT:
     """The batch on a device."""
     names = [field.name for field in dataclasses.fields(batch)]

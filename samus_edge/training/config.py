@@ -80,7 +80,7 @@ SCHEDULES = ("constant", "cosine")
 DEVICES = ("cpu", "cuda")
 
 # They change how fast a training runs and how much a crash costs, not what is learned.
-OPERATIONAL_SETTINGS = ("num_workers", "checkpoint_interval_steps", "device")
+OPERATIONAL_SETTINGS = ("num_workers", "shares", "checkpoint_interval_steps", "device")
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,9 @@ class TrainConfig:
         seed: seed of initial weights, order, augmentation and prompts.
         device: "cpu" or "cuda".
         num_workers: threads that prepare the next batches; 0 to prepare each when it is needed.
+        shares: parts of a batch that a CPU learns from at the same time, each in a thread; 0 for as
+            many as there are processors. Faster than several threads for each operation, by far on
+            a machine that others use, too. Batch normalisation in training takes batches whole.
         checkpoint_interval_steps: steps between two saved states within an epoch; each end of an
             epoch is saved, too. 0 for these alone.
         augmentation: strengths of the augmentations.
@@ -147,6 +150,7 @@ class TrainConfig:
     seed: CountOrZero = 0
     device: Annotated[str, one_of(DEVICES)] = "cpu"
     num_workers: CountOrZero = 1
+    shares: CountOrZero = 0
     checkpoint_interval_steps: CountOrZero = 200
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)

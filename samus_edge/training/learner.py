@@ -5,6 +5,7 @@ import ctypes
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,13 +14,16 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
+from torch.autograd import grad
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from samus_edge.errors import BackendError, BadArgumentError
 from samus_edge.modeling.samus_hf import SamusHF
-from samus_edge.training.batches import to_device
+from samus_edge.runtime.backends.backend import default_threads, usable_cores
+from samus_edge.training.batches import split_batch, to_device
 from samus_edge.training.config import TrainConfig
 from samus_edge.training.objective import Objective, set_training_mode
 from samus_edge.training.training_samples import Sample
@@ -166,7 +170,7 @@ def training_processes(device: str) -> Iterator[Processes]:
 
 
 # glibc's malloc.h
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 
 
 def _keep_freed_memory() -> None:
@@ -177,6 +181,7 @@ def _keep_freed_memory() -> None:
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "gnu_get_libc_version"):
+        library.mallopt(M_ARENA_MAX, 1)
         library.mallopt(M_MMAP_MAX, 0)
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
         library.mallopt(M_TOP_PAD, 2**26)
@@ -243,6 +248,8 @@ class Learner:
         self.optimizer = make_optimizer(model, self.config)
         self.steps_done = 0
         self.skipped_steps = 0
+        self.objective = objective
+        self._threads: ThreadPoolExecutor | None = None
         self._objective: Callable[..., Tensor] = objective
         if processes.count > 1:
             # a step without a second decoding, for one, uses no mask prompt
@@ -267,11 +274,15 @@ class Learner:
         set_training_mode(self.model)
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
+        shares = self._shares()
         for number in range(passes):
             batch = to_device(next(batches), self.device)
-            rng = np.random.default_rng((config.seed, self.steps_done, 1 + number))
+            seed = (config.seed, self.steps_done, 1 + number)
+            if shares > 1:
+                total += self._learn_in_shares(split_batch(batch, shares), seed)
+                continue
             with self._gradients_exchanged(is_last=number == passes - 1):
-                loss = self._objective(batch, rng) / passes
+                loss = self._objective(batch, np.random.default_rng(seed)) / passes
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             total += float(loss.detach())
         norm = clip_grad_norm_(self.model.parameters(), config.gradient_clip or math.inf)
@@ -282,6 +293,43 @@ class Learner:
         self.steps_done += 1
         self._ema.update_parameters(self.model)
         return total
+
+    def _shares(self) -> int:
+        """Parts of a batch that are learned from at the same time."""
+        is_whole = any(isinstance(m, _BatchNorm) and m.training for m in self.model.modules())
+        if is_whole or self.device.type != "cpu" or self._objective is not self.objective:
+            return 1
+        return self.config.shares or default_threads()
+
+    def _learn_in_shares(self, shares: Sequence[Sample], seed: tuple[int, ...]) -> float:
+        """Add the gradients of a batch, each part of which a thread takes; its share of the loss.
+
+        Each part is given the same kinds of prompts.
+        """
+        count = sum(len(share.image) for share in shares)
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+
+        def learn(share: Sample) -> tuple[float, tuple[Tensor | None, ...]]:
+            loss = self._objective(share, np.random.default_rng(seed))
+            loss = loss * (len(share.image) / count / self.config.accumulation_steps)
+            # not backward(), whose sums in .grad the threads would get in each other's way with
+            return float(loss.detach()), grad(loss, parameters, allow_unused=True)
+
+        if self._threads is None:
+            each = max(1, usable_cores() // len(shares))
+            self._threads = ThreadPoolExecutor(
+                len(shares), "share", initializer=torch.set_num_threads, initargs=(each,)
+            )
+        found = list(self._threads.map(learn, shares))
+        for parameter, *gradients in zip(parameters, *(g for _, g in found), strict=True):
+            for gradient in gradients:
+                if gradient is None:
+                    continue
+                if parameter.grad is None:
+                    parameter.grad = gradient
+                else:
+                    parameter.grad += gradient
+        return sum(loss for loss, _ in found)
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes, for :meth:`load_state_dict`."""

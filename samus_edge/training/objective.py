@@ -1,5 +1,6 @@
 """What a training minimises: the objectives' interface, and the loss on annotated masks."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -9,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from samus_edge.errors import BadArgumentError
@@ -263,20 +263,27 @@ def encode(model: SamusHF, batch: Sample, *, half: bool = False) -> Tensor:
     if not half:
         embeddings: Tensor = encoder(*images)
         return embeddings
-    # rounded once here, rather than by autocast at each layer with copies back in between
-    statistical = {
-        f"{name}.{parameter}" if name else parameter
-        for name, module in encoder.named_modules()
-        if isinstance(module, _BatchNorm)
-        for parameter, _ in module.named_parameters(recurse=False)
-    }
-    rounded = {
-        name: parameter.bfloat16()
-        for name, parameter in encoder.named_parameters()
-        if name not in statistical
-    }
-    out: Tensor = functional_call(encoder, rounded, tuple(image.bfloat16() for image in images))
+    out: Tensor = _rounded(encoder)(*(image.bfloat16() for image in images))
     return out
+
+
+def _rounded(module: nn.Module) -> nn.Module:
+    """A module of the same buffers whose parameters are these, rounded to bfloat16.
+
+    Once for a pass, rather than by autocast at each layer with copies back in between. Batch
+    normalisation keeps its parameters, which have to be as precise as its statistics. The module
+    itself stays as it is: another thread may compute with it.
+    """
+    twin = copy.copy(module)
+    is_statistical = isinstance(module, _BatchNorm)
+    vars(twin)["_modules"] = {
+        name: None if child is None else _rounded(child) for name, child in module._modules.items()
+    }
+    vars(twin)["_parameters"] = {
+        name: parameter if parameter is None or is_statistical else parameter.bfloat16()
+        for name, parameter in module._parameters.items()
+    }
+    return twin
 
 
 def set_training_mode(model: nn.Module) -> None:

@@ -25,7 +25,7 @@ from samus_edge.training.learner import (
 from samus_edge.training.objective import MaskObjective
 from samus_edge.training.prompt_schedule import PromptConfig
 from samus_edge.training.training_samples import LesionDataset, TrainingSample, collate
-from tests.training.small_training import small_model
+from tests.training.small_training import assert_same, copied, small_model
 
 
 def test_vectors_and_tables_are_not_decayed_and_the_decoder_learns_slower() -> None:
@@ -273,3 +273,28 @@ def test_the_average_follows_the_model(
         learner.step(batches(samples[:2], 2))
         expected = 0.9 * expected + 0.1 * learner.model.get_parameter(name).detach()
     torch.testing.assert_close(learner.averaged.get_parameter(name), expected, rtol=0, atol=1e-6)
+
+
+def test_shares_of_a_batch_give_the_gradient_of_the_whole(
+    make_learner: Callable[..., Learner], samples: list[TrainingSample]
+) -> None:
+    """Three threads take two, one and one of four images."""
+    whole = make_learner(dataclasses.replace(CONFIG, shares=1))
+    loss = whole.step(batches(samples, 4))
+    shared = make_learner(dataclasses.replace(CONFIG, shares=3))
+    assert shared.step(batches(samples, 4)) == pytest.approx(loss, abs=TOLERANCE)
+    expected = gradients(whole)
+    assert gradients(shared).keys() == expected.keys()
+    for name, gradient in gradients(shared).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=TOLERANCE)
+
+
+def test_batch_normalisation_sees_whole_batches(
+    make_learner: Callable[..., Learner], samples: list[TrainingSample]
+) -> None:
+    whole, shared = (
+        make_learner(dataclasses.replace(CONFIG, shares=shares), batch_norm=True)
+        for shares in (1, 2)
+    )
+    assert whole.step(batches(samples, 4)) == shared.step(batches(samples, 4))
+    assert_same(copied(whole.model), copied(shared.model))

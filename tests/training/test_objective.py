@@ -18,7 +18,7 @@ from samus_edge.training.losses import LossWeights, segmentation_loss
 from samus_edge.training.objective import MaskObjective, encode, set_training_mode
 from samus_edge.training.prompt_schedule import PromptConfig, box_prompts, click_prompts
 from samus_edge.training.training_samples import LesionDataset, TrainingSample, collate
-from tests.training.small_training import small_model
+from tests.training.small_training import assert_same, copied, small_model
 
 TOLERANCE = 1e-6
 """Float32, losses around 1."""
@@ -166,3 +166,24 @@ def test_each_dataset_counts_the_same_in_validation(bright_cases: list[Ultrasoun
         assert both.datasets[name] == pytest.approx(expected, abs=TOLERANCE)
     losses = [scores["loss"] for scores in both.datasets.values()]
     assert both.loss == pytest.approx(sum(losses) / 2, abs=TOLERANCE)
+
+
+def test_half_precision_agrees_with_full_and_leaves_the_weights_as_they_are(
+    batch: TrainingSample,
+) -> None:
+    model = small_model(batch_norm=False)
+    before = copied(model)
+    embeddings = {half: encode(model, batch, half=half) for half in (False, True)}
+    assert embeddings[True].dtype == torch.bfloat16
+    gradients = {}
+    direction = torch.randn(embeddings[False].shape, generator=torch.Generator().manual_seed(0))
+    for half, each in embeddings.items():
+        model.zero_grad()
+        torch.autograd.backward((each.float() * direction).sum())
+        gradients[half] = model.image_encoder.get_parameter("conv.weight").grad
+    assert_same(copied(model), before)
+    for found in (embeddings, gradients):
+        exact, rounded = found[False], found[True]
+        assert exact is not None and rounded is not None
+        error = (rounded.float() - exact).abs().max() / exact.abs().max()
+        assert error < 0.02  # bfloat16 has 8 bits

@@ -416,8 +416,16 @@ async def _overlay_png(state: StateOf, session: Kept, request: MaskRequest) -> R
 @_images.post("/images/{image_id}/segmentation.dcm", **_file_of("application/dicom"))
 async def _segmentation_dcm(state: StateOf, session: Kept, request: MaskRequest) -> Response:
     """The mask of the same prompts as a DICOM segmentation."""
-    content = await state.compute(partial(state.service.dicom_seg, session, request))
-    return _attachment(content, "segmentation.dcm", "application/dicom")
+    work = partial(state.service.dicom_file, session, request, is_report=False)
+    return _attachment(await state.compute(work), "segmentation.dcm", "application/dicom")
+
+
+@_images.post("/images/{image_id}/report.dcm", **_file_of("application/dicom"))
+async def _report_dcm(state: StateOf, session: Kept, request: MaskRequest) -> Response:
+    """The measurements as a DICOM structured report, which refers to the segmentation of the same
+    prompts."""
+    work = partial(state.service.dicom_file, session, request, is_report=True)
+    return _attachment(await state.compute(work), "report.dcm", "application/dicom")
 
 
 def _attachment(content: bytes, name: str, media_type: str) -> Response:

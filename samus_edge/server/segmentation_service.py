@@ -3,7 +3,7 @@
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -47,6 +47,7 @@ from samus_edge.server.session import FollowedLesion, Session
 
 if TYPE_CHECKING:
     from samus_edge.runtime.dicom.dicom_frames import DicomFrames
+    from samus_edge.runtime.dicom.dicom_results import LesionFrame
 
 __all__ = ["SegmentationService", "box_of", "contours_of", "describe_image", "png_of"]
 
@@ -107,18 +108,31 @@ class SegmentationService:
         )
         return png_of(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
-    def dicom_seg(self, session: Session, request: MaskRequest) -> bytes:
-        """The mask as a DICOM segmentation.
+    def dicom_file(self, session: Session, request: MaskRequest, *, is_report: bool) -> bytes:
+        """The mask as a DICOM segmentation, or the report that refers to it.
 
         Raises:
             HTTPException: if the image is not DICOM.
             BadArgumentError: if the mask is empty.
             MissingExtraError: without highdicom.
         """
-        study = _study(session)
-        mask, record, _ = self._predict(session, request)
-        found = lesion_frames(request.frame, mask[None], [record])
-        return dicom_files(self._segmenter, study, found)[0]
+        _study(session)
+
+        def found() -> "list[LesionFrame]":
+            mask, record, _ = self._predict(session, request)
+            return lesion_frames(request.frame, mask[None], [record])
+
+        return self._dicom_files(session, request.model_dump_json(), found)[is_report]
+
+    def _dicom_files(
+        self, session: Session, of_what: str, found: "Callable[[], list[LesionFrame]]"
+    ) -> tuple[bytes, bytes]:
+        """A segmentation and its report, made together: saved one after the other, the report
+        refers to the segmentation that was saved."""
+        if session.dicom_files is None or session.dicom_files[0] != of_what:
+            files = dicom_files(self._segmenter, _study(session), found(), with_report=True)
+            session.dicom_files = of_what, files
+        return session.dicom_files[1]
 
     def track(self, session: Session, request: TrackRequest) -> Iterator[dict[str, Any]]:
         """Follow a lesion, a document for each frame.
@@ -170,15 +184,19 @@ class SegmentationService:
         if name == "frames.csv":
             return report.to_csv().encode()
         if name in ("segmentation.dcm", "report.dcm"):
-            found = []
-            for record in records:
-                mask = followed.mask(record.frame)
-                if mask is not None and record.mask is not None:
-                    tracked = record.tracked
-                    comment = f"{tracked.state}: {tracked.reason}" if tracked.reason else ""
-                    found += lesion_frames(record.frame, mask[None], [record.mask], comment)
-            files = dicom_files(self._segmenter, _study(session), found, with_report=True)
-            return files[name == "report.dcm"]
+
+            def found() -> "list[LesionFrame]":
+                lesions: list[LesionFrame] = []
+                for record in records:
+                    mask = followed.mask(record.frame)
+                    if mask is not None and record.mask is not None:
+                        tracked = record.tracked
+                        comment = f"{tracked.state}: {tracked.reason}" if tracked.reason else ""
+                        lesions += lesion_frames(record.frame, mask[None], [record.mask], comment)
+                return lesions
+
+            of_what = f"followed {id(followed)}, {len(records)} frames"
+            return self._dicom_files(session, of_what, found)[name == "report.dcm"]
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / name
             with (

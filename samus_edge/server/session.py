@@ -66,6 +66,7 @@ class Session:
 
     Attributes:
         followed: The lesion that was last followed through it.
+        dicom_files: What was last made DICOM files of, and its segmentation and report.
     """
 
     def __init__(self, image: FileFrames, content: bytes = b"") -> None:
@@ -74,6 +75,7 @@ class Session:
         self.file_sha256 = hashlib.sha256(content).hexdigest() if content else None
         self.file_bytes = len(content)
         self.followed: FollowedLesion | None = None
+        self.dicom_files: tuple[str, tuple[bytes, bytes]] | None = None
         self._embeddings: OrderedDict[int, Embedding] = OrderedDict()
         self._lock = threading.Lock()
 

@@ -234,11 +234,15 @@ def test_a_study_gives_a_dicom_segmentation(page: Page, tmp_path: Path) -> None:
     page.mouse.move(*at(page, 220, 150), steps=4)
     page.mouse.up()
     wait_for_mask(page)
-    with page.expect_download(timeout=WAIT_MS) as download:
-        page.click("#save [data-file='segmentation.dcm']")
-    path = tmp_path / "seg.dcm"
-    download.value.save_as(path)
-    assert dcmread(path).Modality == "SEG"
+    saved = []
+    for name in ("segmentation.dcm", "report.dcm"):
+        with page.expect_download(timeout=WAIT_MS) as download:
+            page.click(f"#save [data-file='{name}']")
+        download.value.save_as(tmp_path / name)
+        saved.append(dcmread(tmp_path / name))
+    assert [each.Modality for each in saved] == ["SEG", "SR"]
+    # The report is of the segmentation that was saved.
+    assert saved[0].SOPInstanceUID in str(saved[1].ContentSequence)
 
 
 def test_a_mask_by_the_keyboard_alone(page: Page) -> None:

@@ -3,8 +3,8 @@
 import json
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -13,7 +13,10 @@ from anyio import CapacityLimiter, create_task_group, fail_after, sleep, to_thre
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response, Security, WebSocket
 from fastapi.responses import FileResponse, StreamingResponse
 from fastapi.security import APIKeyCookie, HTTPBearer
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import HTTPConnection
 
 from samus_edge import __version__
@@ -28,6 +31,7 @@ from samus_edge.server.problem import (
     BUG,
     install_problem_handlers,
     problems,
+    what_is_invalid,
 )
 from samus_edge.server.schemas import (
     Example,
@@ -46,6 +50,7 @@ from samus_edge.server.settings import ServerSettings
 __all__ = ["create_app"]
 
 _PAGE = Path(__file__).with_name("page")
+_FORM_BYTES = 1 << 16  # of a form, beside its file
 _FILE_TYPES = ("application/octet-stream", "application/dicom")
 _TRACK_TYPES = {
     ".json": "application/json",
@@ -277,7 +282,14 @@ async def _examples(state: StateOf) -> list[Example]:
     openapi_extra={
         "requestBody": {
             "content": {
-                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["file"],
+                        "properties": {"file": {"type": "string", "format": "binary"}},
+                    }
+                },
             },
             "required": False,
         }
@@ -302,13 +314,8 @@ async def _add_image(
         image = FileFrames(named.name, "image", [named.image])
         box = [float(value) for value in named.box]
     else:
-        content = await _body(request, state)
-        if not content:
-            raise HTTPException(422, "the body is empty. Send an image, a DICOM study or a video.")
-        max_frames = state.settings.max_frames
-        image = await state.decode(
-            partial(open_frames, content, "the file", max_video_frames=max_frames)
-        )
+        content, _ = await _upload(request, state)
+        image = await _opened(content, state)
     session = state.sessions.add(image, content)
     answer.headers["Location"] = f"/v1/images/{session.id}"
     return await state.decode(partial(describe_image, session, box))
@@ -326,36 +333,111 @@ async def _image(session: Kept) -> ImageInfo:
     return await to_thread.run_sync(describe_image, session, None)
 
 
-async def _body(request: Request, state: _State) -> bytes:
-    """The body of an upload, refused as soon as it is too large, or all that come in are."""
+class _InMemory(MultiPartParser):
+    """Parts of a form stay in memory; what is a patient's is not written into files."""
+
+    spool_max_size = 1 << 40
+
+
+async def _upload(request: Request, state: _State) -> tuple[bytes, str]:
+    """An uploaded file, as the body or as `file` of a form, and the form's `prompt`.
+
+    Refused as soon as it is too large, or all that come in are.
+    """
     kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip()
+    if kind == "multipart/form-data":
+        received = aclosing(_received(request, state, _FORM_BYTES))
+        async with received as parts:
+            try:
+                form = await _InMemory(request.headers, parts, max_files=1, max_fields=1).parse()
+            except MultiPartException as err:
+                raise HTTPException(422, f"the form cannot be read: {err.message}") from None
+        try:
+            file, prompt = form.get("file"), form.get("prompt", "")
+            if isinstance(file, UploadFile) and isinstance(prompt, str):
+                return await file.read(), prompt
+        finally:
+            await form.close()
+        raise HTTPException(422, "the form has no file: curl -F file=@x.png -F prompt='{...}'")
     if kind not in _FILE_TYPES and not kind.startswith(("image/", "video/")):
         raise HTTPException(
             415,
             "the body is an image, a study or a video: send it with the header Content-Type: "
-            "application/octet-stream (or image/..., video/..., application/dicom).",
+            "application/octet-stream (or image/..., video/..., application/dicom), or as `file` "
+            "of a form: curl -F file=@x.png",
         )
-    limit = state.settings.max_request_bytes
+    async with aclosing(_received(request, state, 0)) as parts:
+        return b"".join([part async for part in parts]), ""
+
+
+async def _received(request: Request, state: _State, more: int) -> AsyncGenerator[bytes, None]:
+    """The parts of a body, as they come; `more` bytes are allowed around the file."""
+    limit = state.settings.max_request_bytes + more
     length = request.headers.get("content-length", "")
     too_large = HTTPException(
-        413, f"the body is larger than {limit} bytes. Send less, or a part of it."
+        413,
+        f"the body is larger than {state.settings.max_request_bytes} bytes. Send less, or a part "
+        "of it.",
     )
     if length.isdecimal() and int(length) > limit:
         raise too_large
-    content = bytearray()
+    size = 0
     try:
         async for part in request.stream():
-            content += part
+            size += len(part)
             state.incoming_bytes += len(part)
-            if len(content) > limit:
+            if size > limit:
                 raise too_large
             if state.incoming_bytes > max(limit, state.settings.max_incoming_bytes):
                 raise HTTPException(
                     503, "too much is being sent at once. Try again later.", {"Retry-After": "10"}
                 )
-        return bytes(content)
+            yield part
     finally:
-        state.incoming_bytes -= len(content)
+        state.incoming_bytes -= size
+
+
+async def _opened(content: bytes, state: _State) -> FileFrames:
+    """The frames of an uploaded file."""
+    if not content:
+        raise HTTPException(422, "the body is empty. Send an image, a DICOM study or a video.")
+    max_frames = state.settings.max_frames
+    return await state.decode(
+        partial(open_frames, content, "the file", max_video_frames=max_frames)
+    )
+
+
+@_images.post(
+    "/segment",
+    responses=problems(411, 413, 415),
+    openapi_extra={
+        "requestBody": {
+            "content": {
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["file", "prompt"],
+                        "properties": {
+                            "file": {"type": "string", "format": "binary"},
+                            "prompt": {"type": "string", "description": "A MaskRequest as JSON."},
+                        },
+                    }
+                }
+            },
+            "required": True,
+        }
+    },
+)
+async def _segment(state: StateOf, request: Request) -> Masks:
+    """An image and a prompt in, a mask out, and nothing is kept: a form with `file` and `prompt`,
+    the JSON of `/v1/images/{image_id}/masks`."""
+    content, prompt = await _upload(request, state)
+    try:
+        wanted = MaskRequest.model_validate_json(prompt or "{}")
+    except ValidationError as err:
+        raise HTTPException(422, f"prompt: {what_is_invalid(err)}") from None
+    session = Session(await _opened(content, state), content)
+    return await _computed(state, session, wanted)
 
 
 @_images.delete("/images/{image_id}", status_code=204)
@@ -392,6 +474,10 @@ async def _frame(state: StateOf, session: Kept, index: int, request: Request) ->
 @_images.post("/images/{image_id}/masks", responses=problems(415))
 async def _masks(state: StateOf, session: Kept, request: MaskRequest) -> Masks:
     """The mask of a box, of points, or of a box that points refine."""
+    return await _computed(state, session, request)
+
+
+async def _computed(state: _State, session: Session, request: MaskRequest) -> Masks:
     found = await state.compute(partial(state.service.masks, session, request))
     for step in ("encode", "decode", "measure"):
         if found.timings_ms[step]:

@@ -1,6 +1,8 @@
 """The REST interface."""
 
+import hashlib
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from samus_edge.jobs.segment_file import FileSegmentation, segment_file
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.bundle.check_frame import load_check_frames
 from samus_edge.runtime.cine.lesion_tracker import LesionTracker
+from samus_edge.server.segmentation_service import png_of
 
 ClientOf = Callable[..., Any]
 Client = TestClient
@@ -311,3 +314,42 @@ def test_images_are_listed_described_and_not_sent_twice(client: TestClient) -> N
     assert {each["type"] for each in schemes.values()} == {"http", "apiKey"}
     assert document["paths"]["/v1/images/{image_id}/masks"]["post"]["security"]
     assert "security" not in document["paths"]["/healthz"]["get"]
+
+
+def test_a_form_is_an_upload_as_curl_sends_it(client: TestClient) -> None:
+    frame = load_check_frames()[0]
+    content = png_of(frame.image)
+    sent = client.post("/v1/images", files={"file": ("x.png", content)})
+    assert sent.status_code == 201
+    assert sent.json()["file_sha256"] == hashlib.sha256(content).hexdigest()
+    for files in ({"image": ("x.png", content)}, {"file": (None, "x")}):
+        response = client.post("/v1/images", files=files)
+        assert response.status_code == 422
+        assert "curl -F file=@x.png" in response.json()["detail"]
+
+
+def test_one_call_without_a_trace(client: TestClient) -> None:
+    frame = load_check_frames()[0]
+    content, prompt = png_of(frame.image), {"box": [float(value) for value in frame.box]}
+    before = len(client.get("/v1/images").json())
+    form: dict[str, Any] = {"file": ("x.png", content), "prompt": (None, json.dumps(prompt))}
+    found = client.post("/v1/segment", files=form).json()
+    assert len(client.get("/v1/images").json()) == before
+    kept = client.post("/v1/images", files={"file": ("x.png", content)}).json()["id"]
+    expected = client.post(f"/v1/images/{kept}/masks", json=prompt).json()
+    assert found["mask"] == expected["mask"]
+    for wrong in ({"box": [1, 2]}, {"unknown": 1}, {}):
+        form["prompt"] = (None, json.dumps(wrong))
+        assert client.post("/v1/segment", files=form).status_code == 422
+    form["prompt"] = (None, "x" * (1 << 21))
+    assert client.post("/v1/segment", files=form).status_code == 422
+
+
+def test_large_forms_stay_in_memory(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))  # no file can be made
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500), np.uint8)
+    content = png_of(noise)
+    assert len(content) > 1 << 21
+    assert client.post("/v1/images", files={"file": ("x.png", content)}).status_code == 201

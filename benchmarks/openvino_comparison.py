@@ -1,6 +1,7 @@
 """OpenVINO beside ONNX Runtime on the same CPU: latency in turns, and Dice of the same lesions.
 
-`python benchmarks/openvino_comparison.py --data Dataset_BUSI_with_GT --split busi_split_v1.json`
+`python benchmarks/openvino_comparison.py` for latency; Dice as well, or with `--rounds 0` alone, by
+`--data Dataset_BUSI_with_GT --split busi_split_v1.json`.
 
 OpenVINO computes in float32 and, where the CPU has it, bfloat16. The encoder is timed as the
 runtime compiles it, and compiled for any size and for this one alone. LiteMedSAM, on ONNX Runtime,
@@ -9,6 +10,7 @@ takes its turns as well (`cpu_latency.py` says what it needs).
 
 import json
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -135,14 +137,18 @@ def dice_drops(scores: dict[str, dict[str, dict[str, float]]]) -> list[dict[str,
 
 
 def command(
-    data: recipe.BusiFolder,
-    split: recipe.BusiSplit,
+    data: Annotated[
+        Path | None, typer.Option(envvar="SAMUS_EDGE_BUSI", help="BUSI, for Dice.", exists=True)
+    ] = None,
+    split: Annotated[
+        Path | None, typer.Option(help="JSON file with its subsets.", exists=True)
+    ] = None,
     bundle: BundlePath = None,
     precision: PrecisionName = "auto",
     subset: recipe.Subset = "test",
     limit: recipe.Limit = None,
     threads: recipe.Threads = 2,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each gets its turn.")] = 10,
+    rounds: Annotated[int, typer.Option(min=0, help="Turns of each; 0 times nothing.")] = 10,
     compare: Annotated[bool, typer.Option(help="Time LiteMedSAM in the same run.")] = True,
     output: recipe.Output = None,
 ) -> None:
@@ -152,23 +158,20 @@ def command(
     has_bf16 = "BF16" in load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     for kind in ("f32", "bf16+f32", "bf16") if has_bf16 else ("f32",):
         backends[f"OpenVINO {kind}"] = OpenVinoBackend(threads, precision=kind)
-    timed = latencies(opened, precision, backends, rounds, threads, compare)
-    recipe.print_rows(f"{opened.manifest.name}, {precision}", timed)
-    cases = recipe.lesion_cases(data, split, subset, limit)
-    scores = {
-        name: dice_by_lesion(opened, precision, backend, cases)
-        for name, backend in backends.items()
-    }
-    drops = dice_drops(scores)
-    recipe.print_rows(f"Dice, {len(cases)} images of {subset}", drops)
-    document = {
-        "bundle": opened.manifest.name,
-        "precision": precision,
-        "threads": threads,
-        "subset": subset,
-        "latency": timed,
-        "dice": drops,
-    }
+    document: dict[str, Any] = {"bundle": opened.manifest.name, "precision": precision}
+    if rounds:
+        timed = latencies(opened, precision, backends, rounds, threads, compare)
+        recipe.print_rows(f"{opened.manifest.name}, {precision}", timed)
+        document |= {"threads": threads, "rounds": rounds, "latency": timed}
+    if data is not None and split is not None:
+        cases = recipe.lesion_cases(data, split, subset, limit)
+        scores = {
+            name: dice_by_lesion(opened, precision, backend, cases)
+            for name, backend in backends.items()
+        }
+        drops = dice_drops(scores)
+        recipe.print_rows(f"Dice, {len(cases)} images of {subset}", drops)
+        document |= {"subset": subset, "images": len(cases), "dice": drops}
     recipe.write_results(__file__, document, output)
 
 

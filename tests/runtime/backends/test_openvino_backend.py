@@ -197,6 +197,19 @@ def test_a_cache_that_cannot_be_written_costs_time_alone(
     assert prepare(disc_bundle).masks.any()
 
 
+def test_processes_that_start_at_once_share_an_empty_cache(disc_bundle: Path, cache: Path) -> None:
+    script = (
+        "import sys; from samus_edge.runtime import Segmenter; "
+        "Segmenter.load(sys.argv[1], backend='openvino', threads=2).close()"
+    )
+    command = [sys.executable, "-c", script, str(disc_bundle)]
+    started = [subprocess.Popen(command) for _ in range(3)]
+    assert [process.wait(timeout=120) for process in started] == [0, 0, 0]
+    assert len(list(cache.glob("*.json"))) == 1
+    assert not [path for path in cache.iterdir() if path.suffix not in (".json", ".blob")]
+    assert prepare(disc_bundle).masks.any()
+
+
 def test_threads_that_share_a_segmenter_get_what_one_gets(
     random_bundle: Path, asset_frames: list[Any]
 ) -> None:

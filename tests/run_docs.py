@@ -34,6 +34,7 @@ NOT_RUN = (
     (r"^git clone|^source |pip install|python3 -m venv", "sets up what is set up here already"),
     (r"^sudo |^docker |nvidia", "needs root, Docker or a Jetson"),
     (r"--backend tensorrt|samus-edge build|backend=\"tensorrt\"", "needs an NVIDIA GPU"),
+    (r"--backend openvino", "needs OpenVINO, see tests/runtime/backends/test_openvino_backend.py"),
     (r"make (jetson-check|benchmark|demo)", "has a test of its own, or takes minutes"),
     (r"--video camera", "needs a camera"),
     (r"samus-edge ablate|samus_report|sam_vit_b", "trains for hours"),

@@ -13,6 +13,7 @@ import torch
 
 from samus_edge.data.case import CaseSource, UltrasoundCase
 from samus_edge.data.collection import DatasetConfig
+from samus_edge.runtime.backends.backend import usable_cores
 from samus_edge.training.training_samples import Samples, SampleT, collate
 
 
@@ -103,6 +104,14 @@ def share(batch: Sequence[int], rank: int, count: int) -> Sequence[int]:
     """The samples of a batch that are one process's; the batch divides evenly."""
     size = len(batch) // count
     return batch[rank * size : (rank + 1) * size]
+
+
+def share_threads(count: int) -> ThreadPoolExecutor:
+    """Threads that compute at the same time, each with its share of the processors."""
+    processors = max(1, usable_cores() // count)
+    return ThreadPoolExecutor(
+        count, "share", initializer=torch.set_num_threads, initargs=(processors,)
+    )
 
 
 def split_batch(batch: SampleT, count: int) -> list[SampleT]:

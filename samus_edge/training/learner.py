@@ -22,8 +22,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from samus_edge.errors import BackendError, BadArgumentError
 from samus_edge.modeling.samus_hf import SamusHF
-from samus_edge.runtime.backends.backend import default_threads, usable_cores
-from samus_edge.training.batches import split_batch, to_device
+from samus_edge.runtime.backends.backend import default_threads
+from samus_edge.training.batches import share_threads, split_batch, to_device
 from samus_edge.training.config import TrainConfig
 from samus_edge.training.objective import Objective, set_training_mode
 from samus_edge.training.training_samples import Sample
@@ -316,10 +316,7 @@ class Learner:
             return float(loss.detach()), grad(loss, parameters, allow_unused=True)
 
         if self._threads is None:
-            each = max(1, usable_cores() // len(shares))
-            self._threads = ThreadPoolExecutor(
-                len(shares), "share", initializer=torch.set_num_threads, initargs=(each,)
-            )
+            self._threads = share_threads(len(shares))
         found = list(self._threads.map(learn, shares))
         for parameter, *gradients in zip(parameters, *(g for _, g in found), strict=True):
             for gradient in gradients:

@@ -22,6 +22,7 @@ class LossWeights:
         bce: binary cross-entropy.
         multimask: the same three on the best of the multimask outputs, times this.
         iou: squared error of the predicted IoU.
+        clicks: cross-entropy at the prompt's clicks, which a mask has to obey.
     """
 
     dice: NotNegative = 1.0
@@ -29,6 +30,7 @@ class LossWeights:
     bce: NotNegative = 0.0
     multimask: NotNegative = 0.3
     iou: NotNegative = 0.5
+    clicks: NotNegative = 0.0
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -105,6 +107,30 @@ def segmentation_loss(
         iou_error = (iou_predictions - mask_iou(logits, mask_targets)).square().mean(dim=1)
         loss = loss + weights.iou * iou_error
     return loss
+
+
+def click_loss(low_res_masks: Tensor, point_coords: Tensor, point_labels: Tensor) -> Tensor:
+    """Cross-entropy of the logits where a prompt clicks, with what it says of them.
+
+    Args:
+        low_res_masks: (N, h, w), float32 logits.
+        point_coords: (N, P, 2), float32, (x, y) in the model frame of 256x256.
+        point_labels: (N, P), float32; 1 and 0 are clicks, all others are not looked at.
+
+    Returns:
+        Scalar, float32: mean over the clicks; 0 without any.
+    """
+    # both frames from -1 to 1, edge to edge
+    places = (2.0 * (point_coords + 0.5) / LOSS_SIZE - 1.0)[:, None]  # (N, 1, P, 2)
+    sampled = F.grid_sample(
+        low_res_masks[:, None], places, padding_mode="border", align_corners=False
+    )
+    logits = sampled[:, 0, 0]  # (N, P)
+    is_click = (point_labels == 0) | (point_labels == 1)
+    errors = F.binary_cross_entropy_with_logits(
+        logits, point_labels.clamp(0.0, 1.0), reduction="none"
+    )
+    return (errors * is_click).sum() / is_click.sum().clamp(min=1)
 
 
 def upscale(low_res_masks: Tensor) -> Tensor:

@@ -14,9 +14,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from samus_edge.errors import BadArgumentError
 from samus_edge.modeling.samus_hf import SamusHF
-from samus_edge.training.batches import TrainingData, load_batches, to_device
+from samus_edge.runtime.backends.backend import default_threads
+from samus_edge.training.batches import TrainingData, share_threads, to_device
 from samus_edge.training.config import TrainConfig, config_document
-from samus_edge.training.losses import mask_iou, segmentation_loss, upscale
+from samus_edge.training.losses import click_loss, mask_iou, segmentation_loss, upscale
 from samus_edge.training.prompt_schedule import (
     PromptBatch,
     box_prompts,
@@ -25,7 +26,13 @@ from samus_edge.training.prompt_schedule import (
     joined_prompts,
     scheduled_prompts,
 )
-from samus_edge.training.training_samples import LesionDataset, Sample, Samples, TrainingSample
+from samus_edge.training.training_samples import (
+    LesionDataset,
+    Sample,
+    Samples,
+    TrainingSample,
+    collate,
+)
 
 
 @dataclass(frozen=True)
@@ -160,17 +167,17 @@ class MaskObjective(Objective):
         schedule = scheduled_prompts(batch, prompts, rng)
         refine = rng.random() < prompts.refine_probability
         decoded = self._decode(embeddings, schedule)
-        losses = [self._loss(*of_prompt, batch) for of_prompt in decoded]
+        losses = self._losses(schedule, decoded, batch)
         for _ in range(prompts.refine_iterations if refine else 0):
             schedule = [
                 corrected_prompts(before, logits[:, :1], batch.mask, rng)
                 for before, (logits, _) in zip(schedule, decoded, strict=True)
             ]
             decoded = self._decode(embeddings, schedule)
-            losses += [REFINE_WEIGHT * self._loss(*of_prompt, batch) for of_prompt in decoded]
+            corrected = self._losses(schedule, decoded, batch)
+            losses += [REFINE_WEIGHT * loss for loss in corrected]
         return torch.stack(losses).sum() / len(schedule)
 
-    @torch.no_grad()
     def validate(self, model: SamusHF) -> ValidationScores:
         """Score a model in float32 with a box and a click, as far as the training uses them."""
         model.eval()
@@ -179,23 +186,31 @@ class MaskObjective(Objective):
         scores: dict[str, dict[str, list[float]]] = {name: {} for name in self._val_datasets}
         indices, size = range(len(self.val_samples)), config.batch_size
         batches = [indices[start : start + size] for start in indices[::size]]
-        loader = load_batches(self.val_samples, batches, config.num_workers)
-        for numbers, loaded in zip(batches, loader, strict=True):
-            batch = to_device(loaded, device)
+
+        @torch.no_grad()
+        def score(numbers: Sequence[int]) -> list[tuple[int, str, list[float]]]:
+            batch = to_device(collate([self.val_samples[number] for number in numbers]), device)
             embeddings = encode(model, batch)
             prompts = {}
             if config.prompts.box_probability > 0:
                 prompts["box"] = box_prompts(batch, with_click=False)
             if config.prompts.click_probability > 0:
                 prompts["point"] = click_prompts(batch)
+            rows = []
             for kind, of_kind in prompts.items():
                 logits, iou = model.decode(embeddings, *of_kind)
                 loss = segmentation_loss(logits, iou, batch.mask, config.loss)
                 overlap = mask_iou(upscale(logits[:, :1]), batch.mask)[:, 0]
-                dice = 2 * overlap / (1 + overlap)
-                for number, *values in zip(numbers, loss.tolist(), dice.tolist(), strict=True):
+                pairs = torch.stack((loss, 2 * overlap / (1 + overlap)), dim=1).tolist()
+                rows += [(number, kind, pair) for number, pair in zip(numbers, pairs, strict=True)]
+            return rows
+
+        threads = (config.shares or default_threads()) if device.type == "cpu" else 1
+        with share_threads(threads) as pool:
+            for rows in pool.map(score, batches):
+                for number, kind, pair in rows:
                     of_dataset = scores[self._val_datasets[number]]
-                    for name, value in zip(("loss", kind), values, strict=True):
+                    for name, value in zip(("loss", kind), pair, strict=True):
                         of_dataset.setdefault(name, []).append(value)
         found = {
             name: {what: float(np.mean(values)) for what, values in of_dataset.items()}
@@ -212,14 +227,26 @@ class MaskObjective(Objective):
             loss_mean, mean("box"), mean("point"), found if len(found) > 1 else {}
         )
 
-    def _loss(self, logits: Tensor, iou: Tensor, batch: TrainingSample) -> Tensor:
-        """Mean loss against the annotated masks and, in their share, the teacher's."""
+    def _losses(
+        self,
+        schedule: Sequence[PromptBatch],
+        decoded: Sequence[tuple[Tensor, Tensor]],
+        batch: TrainingSample,
+    ) -> list[Tensor]:
+        """Mean loss of each batch of prompts: against the annotated masks, in their share against
+        the teacher's, and at the clicks."""
         weights, share = self.config.loss, self.config.distillation.mask_weight
-        loss = segmentation_loss(logits, iou, batch.mask, weights).mean()
-        if share:
-            taught = segmentation_loss(logits, iou, batch.teacher_mask, weights).mean()
-            loss = (1.0 - share) * loss + share * taught
-        return loss
+        losses = []
+        for prompts, (logits, iou) in zip(schedule, decoded, strict=True):
+            loss = segmentation_loss(logits, iou, batch.mask, weights).mean()
+            if share:
+                taught = segmentation_loss(logits, iou, batch.teacher_mask, weights).mean()
+                loss = (1.0 - share) * loss + share * taught
+            if weights.clicks:
+                obeyed = click_loss(logits[:, 0], prompts.point_coords, prompts.point_labels)
+                loss = loss + weights.clicks * obeyed
+            losses.append(loss)
+        return losses
 
     def _decode(
         self, embeddings: Tensor, schedule: Sequence[PromptBatch]

@@ -1,5 +1,7 @@
 """Losses against numpy on small masks worked out by hand."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -9,6 +11,7 @@ from torch import Tensor
 from samus_edge.training.losses import (
     LossWeights,
     bce_loss,
+    click_loss,
     dice_loss,
     mask_iou,
     mse_loss,
@@ -175,3 +178,15 @@ def test_a_term_without_weight_teaches_nothing() -> None:
     loss.sum().backward()  # type: ignore[no-untyped-call]
     assert predictions.grad is None and logits.grad is not None
     assert [bool(logits.grad[0, mask].any()) for mask in range(4)] == [True, False, False, False]
+
+
+def test_clicks_are_judged_where_they_are_and_nothing_else_is() -> None:
+    """The left half is lesion, with logits of 3: a click there costs log(1 + exp(-3))."""
+    logits = torch.full((2, 128, 128), -3.0)
+    logits[:, :, :64] = 3.0
+    coords = torch.tensor([[[20.0, 90.0], [200.0, 90.0], [5.0, 5.0]], [[200.0, 5.0]] * 3])
+    labels = torch.tensor([[1.0, 0.0, 2.0], [1.0, -1.0, 3.0]])
+    right, wrong = math.log1p(math.exp(-3)), math.log1p(math.exp(3))
+    expected = (right + right + wrong) / 3
+    assert float(click_loss(logits, coords, labels)) == pytest.approx(expected, rel=1e-5)
+    assert float(click_loss(logits, coords, torch.full((2, 3), 2.0))) == 0.0

@@ -8,16 +8,23 @@ import typer
 from samus_edge.cli.console import output_console
 from samus_edge.cli.options import DataFolder, SplitFile, parse_seeds
 from samus_edge.cli.train import (
+    SPLITS_FOLDER,
     ConfigFile,
     Epochs,
     Settings,
     StartCheckpoint,
     TrainingDisplay,
+    load_several,
     read_settings,
 )
 
 if TYPE_CHECKING:
-    from samus_edge.training.ablation import AblationResults, AblationRun, SeedSpread
+    from samus_edge.training.ablation import (
+        AblationResults,
+        AblationRun,
+        LeftOutRow,
+        SeedSpread,
+    )
 
 __all__ = ["command"]
 
@@ -37,6 +44,14 @@ def command(
     start: StartCheckpoint = None,
     epochs: Epochs = None,
     set_: Settings = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DATASET|all",
+            help="Instead: train on all datasets of the configuration but this one, and evaluate "
+            "on all of this one. Repeat for more runs.",
+        ),
+    ] = None,
     seeds: Annotated[
         str, typer.Option(metavar="N,N,...", help="Seeds that each variant is trained with.")
     ] = "0,1,2",
@@ -45,6 +60,9 @@ def command(
 
     Everything but HF, gate and seed is the same for all. The table has means and standard
     deviations over seeds; a paired test compares each variant with neither, on the same lesions.
+
+    With --leave-out, each run trains without one of the configuration's datasets, and the table
+    says how well that one is segmented by a network that has never seen it.
 
     Ctrl-C and crashes lose nothing: the same command goes on. Writes results.json, ablation.png and
     one folder for each run.
@@ -60,6 +78,9 @@ def command(
         ablation_runs,
         collect_results,
         draw_ablation,
+        leave_out_runs,
+        left_out_rows,
+        left_out_subsets,
         run_ablation,
     )
     from samus_edge.training.config import config_document
@@ -69,8 +90,14 @@ def command(
 
     settings = read_settings(config, set_, epochs)
     require_matplotlib()
-    subsets = load_subsets(data, split)
-    runs = ablation_runs(settings, out, numbers)
+    if leave_out:
+        found = load_several(data, split, settings, out / SPLITS_FOLDER)
+        names = list(found) if leave_out == ["all"] else leave_out
+        runs = leave_out_runs(settings, out, names)
+        cases = {run.folder: left_out_subsets(found, run.variant) for run in runs}
+    else:
+        runs = ablation_runs(settings, out, numbers)
+        cases = dict.fromkeys((run.folder for run in runs), load_subsets(data, split))
     display = TrainingDisplay()
     with training_processes(settings.device) as processes, stop_on_signal() as stop:
         if processes.count > 1:
@@ -81,7 +108,7 @@ def command(
         def train(run: "AblationRun") -> Path:
             trainer, *_ = prepare_training(
                 run.config,
-                subsets,
+                cases[run.folder],
                 run.folder,
                 start=start,
                 processes=processes,
@@ -93,7 +120,13 @@ def command(
             return run_training(trainer, display.epoch, display.step, stop.is_set)
 
         with display.bars:
-            run_ablation(runs, subsets, train, lambda run: typer.echo(f"done: {run.name}"))
+            for run in runs:
+                run_ablation(
+                    [run], cases[run.folder], train, lambda run: typer.echo(f"done: {run.name}")
+                )
+    if leave_out:
+        _report_left_out(left_out_rows(runs), out / "results.json")
+        return
     results = collect_results(runs)
     about = {
         "data": data.resolve().name,
@@ -108,6 +141,33 @@ def command(
     )
     _print_results(results)
     typer.echo(f"results: {out / 'results.json'}, chart: {out / 'ablation.png'}")
+
+
+def _report_left_out(rows: "list[LeftOutRow]", path: Path) -> None:
+    import dataclasses
+    import json
+
+    from rich import box
+    from rich.table import Table
+
+    from samus_edge.runtime.images.output_files import write_files_atomically
+
+    document = {
+        "format": "samus-edge-leave-one-out",
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
+    write_files_atomically({path: f"{json.dumps(document, indent=2)}\n".encode()})
+    table = Table(box=box.SIMPLE_HEAD, caption="mean Dice on a dataset that was not trained on")
+    for name in ("dataset", "prompt"):
+        table.add_column(name)
+    for name in ("lesions", "Dice", "95 % interval"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        low, high = row.dice_interval
+        interval = f"{low:.4f}-{high:.4f}"
+        table.add_row(row.dataset, row.prompt, str(row.lesions), f"{row.dice:.4f}", interval)
+    output_console().print(table)
+    typer.echo(f"results: {path}")
 
 
 def _print_results(results: "AblationResults") -> None:

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from samus_edge.training.trainer import StepRecord, Trainer
 
 __all__ = [
+    "SPLITS_FOLDER",
     "ConfigFile",
     "Epochs",
     "Settings",
     "StartCheckpoint",
     "TrainingDisplay",
     "command",
+    "load_several",
     "read_settings",
     "read_subsets",
 ]
@@ -305,12 +307,26 @@ def read_subsets(
         BadArgumentError: if a split file is given with several datasets.
         DataError: if a dataset cannot be read, or its subsets leak.
     """
-    from samus_edge.data.collection import joined, load_collection
+    from samus_edge.data.collection import joined
     from samus_edge.data.dataset import load_subsets
-    from samus_edge.data.splitting import SUBSETS
 
     if not settings.datasets:
         return load_subsets(data, split, names=("train", "val"))
+    return joined(list(load_several(data, split, settings, splits).values()))
+
+
+def load_several(
+    data: Path, split: Path | None, settings: "TrainConfig", splits: Path
+) -> "dict[str, Subsets]":
+    """The subsets of each dataset of a configuration, with their sizes printed.
+
+    Raises:
+        BadArgumentError: if a split file is given, too.
+        DataError: if a dataset cannot be read, or subsets leak.
+    """
+    from samus_edge.data.collection import load_collection
+    from samus_edge.data.splitting import SUBSETS
+
     if split is not None:
         raise typer.BadParameter(
             "the configuration lists datasets, each with a split of its own; leave it out.",
@@ -320,7 +336,7 @@ def read_subsets(
     for name, subsets in found.items():
         counts = ", ".join(f"{subset} {len(subsets.get(subset))}" for subset in SUBSETS)
         typer.echo(f"{name}: {counts}")
-    return joined(list(found.values()))
+    return found
 
 
 def _print_plan(trainer: "Trainer", cases: "TrainingData") -> None:

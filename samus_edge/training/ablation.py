@@ -19,11 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge.data.case import UltrasoundCase, select_lesions
+from samus_edge.data.collection import joined
 from samus_edge.data.dataset import Subsets
 from samus_edge.data.prompt_protocol import CENTRE_POINT, JITTERED_BOX, PromptProtocol
 from samus_edge.errors import BadArgumentError, DataError, WeightsError
 from samus_edge.evaluation.evaluate import evaluate
 from samus_edge.evaluation.paired_comparison import PairedComparison, compare_paired
+from samus_edge.evaluation.summary import ALL_CLASSES, ALL_SIZES
 from samus_edge.evaluation.torch_predictor import TorchPredictor
 from samus_edge.reporting.figure import new_figure, png_bytes
 from samus_edge.runtime.images.output_files import sha256_of_file
@@ -101,6 +103,76 @@ def ablation_runs(config: TrainConfig, out_dir: Path, seeds: Sequence[int]) -> l
         for seed in seeds
         for variant, (hf, gate) in VARIANTS.items()
     ]
+
+
+def leave_out_runs(config: TrainConfig, out_dir: Path, names: Sequence[str]) -> list[AblationRun]:
+    """Trainings on all datasets but one, one for each name, which is its variant.
+
+    Args:
+        config: the configuration, with at least two datasets.
+        out_dir: folder of the runs.
+        names: datasets to leave out, each once.
+
+    Raises:
+        BadArgumentError: if there is no such dataset, or it is the only one.
+    """
+    titles = [dataset.title for dataset in config.datasets]
+    unknown = [name for name in names if name not in titles]
+    if unknown or len(titles) < 2 or len(set(names)) < len(names):
+        raise BadArgumentError(
+            f"datasets to leave out must be different and among several, got {', '.join(names)} "
+            f"of {', '.join(titles) or 'none'}. List datasets in the configuration."
+        )
+    return [
+        AblationRun(
+            name,
+            config.seed,
+            dataclasses.replace(
+                config, datasets=tuple(each for each in config.datasets if each.title != name)
+            ),
+            out_dir / f"without_{name}",
+        )
+        for name in names
+    ]
+
+
+def left_out_subsets(found: Mapping[str, Subsets], name: str) -> Subsets:
+    """What a run without a dataset trains and validates on, and all of that dataset to test on."""
+    others = joined([subsets for other, subsets in found.items() if other != name])
+    own = found[name]
+    return Subsets(others.train, others.val, [*own.train, *own.val, *own.test], own.groups)
+
+
+@dataclass(frozen=True)
+class LeftOutRow:
+    """How well a dataset is segmented by a training that has not seen it.
+
+    Attributes:
+        dataset: its name.
+        prompt: name of the prompt protocol.
+        lesions: number of lesions.
+        dice: mean Dice.
+        dice_interval: its 95 % interval.
+    """
+
+    dataset: str
+    prompt: str
+    lesions: int
+    dice: float
+    dice_interval: tuple[float, float]
+
+
+def left_out_rows(runs: Sequence[AblationRun]) -> list[LeftOutRow]:
+    """The results of finished runs of :func:`leave_out_runs`."""
+    rows = []
+    for run in runs:
+        document = json.loads((run.folder / EVALUATION_FILE).read_text(encoding="utf-8"))
+        for summary in document["summaries"]:
+            if (summary["class_name"], summary["size"]) == (ALL_CLASSES, ALL_SIZES):
+                low, high = summary["dice_interval"]
+                mean, count = summary["dice"]["mean"], summary["lesions"]
+                rows.append(LeftOutRow(run.variant, summary["prompt"], count, mean, (low, high)))
+    return rows
 
 
 def run_ablation(

@@ -76,3 +76,30 @@ def test_a_bad_argument_is_one_line(
     assert message in outcome.stderr
     assert outcome.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dataset_is_left_out_evaluated_whole_and_not_repeated(
+    run: Run, two_datasets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    root, config = two_datasets
+    out = tmp_path / "out"
+    arguments = ("ablate", "--data", root, "--config", config, "--out", out)
+    outcome = run(*arguments, "--leave-out", "all")
+    assert outcome.exit_code == 0, outcome.stderr
+    done = [line for line in outcome.stdout.splitlines() if line.startswith("done: ")]
+    assert done == ["done: busi, seed 0", "done: discs, seed 0"]
+    document = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    lesions = {(row["dataset"], row["prompt"]): row["lesions"] for row in document["rows"]}
+    assert lesions == {  # all that a dataset has, in whatever subset
+        **dict.fromkeys((("busi", "box_5%"), ("busi", "centre_point")), 6),
+        **dict.fromkeys((("discs", "box_5%"), ("discs", "centre_point")), 6),
+    }
+    for name, other in (("busi", "discs"), ("discs", "busi")):
+        settings = json.loads((out / f"without_{name}" / "config.json").read_text())
+        assert [each["folder"] for each in settings["datasets"]] == [other]
+    results = (out / "results.json").read_bytes()
+    again = run(*arguments, "--leave-out", "all")
+    assert again.exit_code == 0 and again.stderr == ""  # no epoch
+    assert (out / "results.json").read_bytes() == results
+    refused = run(*arguments, "--leave-out", "liver")
+    assert refused.exit_code == 2 and "got liver of busi, discs" in refused.stderr

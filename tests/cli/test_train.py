@@ -5,7 +5,6 @@ import json
 import os
 import re
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +14,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 import yaml
 
@@ -289,27 +286,9 @@ def test_importing_the_command_loads_nothing_heavy() -> None:
 
 
 def test_several_datasets_are_trained_on_and_validated_one_by_one(
-    run: Run, fake_busi: Path, fake_split: Path, config: Path, tmp_path: Path
+    run: Run, two_datasets: tuple[Path, Path], fake_split: Path, tmp_path: Path
 ) -> None:
-    """BUSI's layout with its split file, and images/ with masks/ split by a rule."""
-    root = tmp_path / "data"
-    shutil.copytree(fake_busi, root / "busi")
-    shutil.copy(fake_split, root / "split.json")
-    rng = np.random.default_rng(0)
-    for number in range(1, 7):
-        for folder in ("images", "masks"):
-            (root / "discs" / folder).mkdir(parents=True, exist_ok=True)
-        picture = cv2.resize(rng.integers(0, 256, (8, 8)).astype(np.uint8), (64, 64))
-        mask = cv2.circle(np.zeros((64, 64), np.uint8), (30, 20 + 4 * number), 12, 255, -1)
-        assert cv2.imwrite(str(root / "discs" / "images" / f"{number}.png"), picture)
-        assert cv2.imwrite(str(root / "discs" / "masks" / f"{number}.png"), mask)
-    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-    settings["start"] = "default"
-    settings["datasets"] = [
-        {"folder": "busi", "weight": 2, "split": "split.json"},
-        {"folder": "discs", "test": "^[56]$", "fractions": [0.75, 0.25, 0]},
-    ]
-    config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    root, config = two_datasets
     out = tmp_path / "run"
     arguments = ("train", "--data", root, "--out", out, "--config", config)
     outcome = run(*arguments)

@@ -39,13 +39,15 @@ class MultiScaleAttentionGate(nn.Module):
         return x + self.scale * (x * gate)
 
     def _dilated(self, x: Tensor) -> Tensor:
-        if not torch.is_autocast_enabled(x.device.type):
+        precision = self.dilated.conv.weight.dtype
+        if x.dtype == precision and not torch.is_autocast_enabled(x.device.type):
             out: Tensor = self.dilated(x)
             return out
         # on CPUs, the bf16 weight gradient of a dilated depthwise convolution is at times
         # uninitialised memory, seen as 1e27 with PyTorch 2.13: this one stays in float32
         with torch.autocast(x.device.type, enabled=False):
-            return self._dilated(x.float())
+            out = self.dilated(x.to(precision))
+        return out.to(x.dtype)
 
 
 ADAPTER_SCALE = 0.5

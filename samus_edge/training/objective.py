@@ -104,7 +104,8 @@ class Objective(nn.Module, ABC):
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
         """Mixed precision, where the configuration asks for it."""
         enabled = self.config.precision == "bf16"
-        return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+        # its cache of rounded weights is one for all threads, whose graphs would hang together
+        return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
 REFINE_WEIGHT = 0.5
@@ -298,16 +299,18 @@ def _rounded(module: nn.Module) -> nn.Module:
     """A module of the same buffers whose parameters are these, rounded to bfloat16.
 
     Once for a pass, rather than by autocast at each layer with copies back in between. Batch
-    normalisation keeps its parameters, which have to be as precise as its statistics. The module
-    itself stays as it is: another thread may compute with it.
+    normalisation keeps its parameters, which have to be as precise as its statistics, and so does
+    the gate's dilated convolution (see there). The module itself stays as it is: another thread may
+    compute with it.
     """
     twin = copy.copy(module)
-    is_statistical = isinstance(module, _BatchNorm)
+    is_dilated = isinstance(module, nn.Conv2d) and module.groups > 1 and max(module.dilation) > 1
+    stays = is_dilated or isinstance(module, _BatchNorm)
     vars(twin)["_modules"] = {
         name: None if child is None else _rounded(child) for name, child in module._modules.items()
     }
     vars(twin)["_parameters"] = {
-        name: parameter if parameter is None or is_statistical else parameter.bfloat16()
+        name: parameter if parameter is None or stays else parameter.bfloat16()
         for name, parameter in module._parameters.items()
     }
     return twin

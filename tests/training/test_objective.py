@@ -15,9 +15,10 @@ from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.training.batches import TrainingData
 from samus_edge.training.config import DistillationConfig, TrainConfig
 from samus_edge.training.losses import LossWeights, segmentation_loss
-from samus_edge.training.objective import MaskObjective, encode, set_training_mode
+from samus_edge.training.objective import MaskObjective, _rounded, encode, set_training_mode
 from samus_edge.training.prompt_schedule import PromptConfig, box_prompts, click_prompts
 from samus_edge.training.training_samples import LesionDataset, TrainingSample, collate
+from samus_edge.weights.bundle_file import load_bundle_model
 from tests.training.small_training import assert_same, copied, small_model
 
 TOLERANCE = 1e-6
@@ -187,3 +188,20 @@ def test_half_precision_agrees_with_full_and_leaves_the_weights_as_they_are(
         assert exact is not None and rounded is not None
         error = (rounded.float() - exact).abs().max() / exact.abs().max()
         assert error < 0.02  # bfloat16 has 8 bits
+
+
+def test_no_gradient_in_half_precision_is_of_memory_that_was_used_before() -> None:
+    """The same batch twice, with memory in between that was full of large numbers."""
+    encoder = load_bundle_model().image_encoder.requires_grad_(True).train()
+    images = torch.rand(2, 4, 1, 256, 256, generator=torch.Generator().manual_seed(0))
+    norms = []
+    for _ in range(3):
+        used = [torch.full((size,), 1e30) for size in (10**4, 10**5, 10**6) for _ in range(4)]
+        del used
+        encoder.zero_grad()
+        layout = torch.channels_last
+        grey, high = (image.contiguous(memory_format=layout).bfloat16() for image in images)
+        torch.autograd.backward(_rounded(encoder)(grey, high).float().square().sum())
+        gradients = [p.grad.norm() for p in encoder.parameters() if p.grad is not None]
+        norms.append(float(torch.stack(gradients).norm()))
+    assert max(norms) < 1e6 and max(norms) == pytest.approx(min(norms), rel=0.05)

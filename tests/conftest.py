@@ -81,6 +81,20 @@ def made_once(
     return folder
 
 
+@pytest.fixture(scope="session")
+def openvino_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache where the default bundle is prepared for two threads; do not change it."""
+    from samus_edge.runtime import Segmenter
+    from samus_edge.runtime.backends.openvino_backend import OpenVinoBackend
+    from samus_edge.runtime.bundle.bundle import Bundle
+
+    return made_once(
+        tmp_path_factory,
+        "openvino_cache",
+        lambda folder: Segmenter(Bundle.open(), OpenVinoBackend(2, cache=folder)).close(),
+    )
+
+
 def read_example(name: str) -> npt.NDArray[np.uint8]:
     """An example image, or its mask, (H, W), uint8."""
     image = cv2.imread(str(EXAMPLES_DIR / name), cv2.IMREAD_GRAYSCALE)

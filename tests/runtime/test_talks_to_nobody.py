@@ -68,7 +68,7 @@ OPENVINO = """
 import os, sys
 os.environ["SAMUS_EDGE_CACHE"] = {cache!r}
 from samus_edge.runtime import Segmenter, read_image
-with Segmenter.load(backend="openvino") as segmenter:
+with Segmenter.load({bundle!r}, backend="openvino") as segmenter:
     segmenter.segment(read_image(os.environ["IMAGE"]), boxes=[[135, 88, 446, 368]])
 from openvino import convert_model  # of a host program
 assert not [name for name in sys.modules if "openvino_telemetry" in name]
@@ -125,9 +125,9 @@ def test_segmenting_talks_to_nobody(watch: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
-def test_openvino_talks_to_nobody(watch: Path, tmp_path: Path) -> None:
+def test_openvino_talks_to_nobody(watch: Path, disc_bundle: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    script = OPENVINO.format(cache=str(tmp_path / "cache"))
+    script = OPENVINO.format(cache=str(tmp_path / "cache"), bundle=str(disc_bundle))
     assert run_watched(script, watch, home) == []
     assert any((tmp_path / "cache" / "openvino").iterdir())
 

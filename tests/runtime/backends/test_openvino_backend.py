@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -42,6 +43,22 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "openvino"
 
 
+@pytest.fixture(scope="module")
+def prepared(disc_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What OpenVINO keeps once `disc_bundle` is prepared; do not change it."""
+    folder = tmp_path_factory.mktemp("prepared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAMUS_EDGE_CACHE", str(folder))
+        prepare(disc_bundle)
+    return folder / "openvino"
+
+
+@pytest.fixture
+def prepared_cache(cache: Path, prepared: Path) -> Path:
+    """A copy of `prepared` as this test's own cache."""
+    return Path(shutil.copytree(prepared, cache))
+
+
 def prepare(bundle: Path) -> Prediction:
     """As `samus-edge build` does, and one prediction by what it prepared."""
     with Segmenter.load(bundle, backend="openvino", threads=2) as segmenter:
@@ -57,11 +74,11 @@ def change_verdict(cache: Path, change: Callable[[dict[str, Any]], None]) -> Non
 
 
 def test_masks_are_those_of_onnx_runtime_for_any_frame_and_number_of_prompts(
-    random_bundle: Path, asset_frames: list[Any]
+    openvino_cache: Path, asset_frames: list[Any]
 ) -> None:
-    opened = Bundle.open(random_bundle)
+    opened = Bundle.open()
     with (
-        Segmenter(opened, OpenVinoBackend(2)) as tested,
+        Segmenter(opened, OpenVinoBackend(2, cache=openvino_cache)) as tested,
         Segmenter(opened, select_backend("onnxruntime", 2)) as reference,
     ):
         assert tested.backend.device == "CPU"
@@ -79,9 +96,9 @@ def test_masks_are_those_of_onnx_runtime_for_any_frame_and_number_of_prompts(
                     assert mask_iou(mine, other) >= MIN_MASK_IOU
 
 
-def test_float32_is_float32(random_bundle: Path) -> None:
-    opened = Bundle.open(random_bundle)
-    backend = OpenVinoBackend(2, precision="f32")
+def test_float32_is_float32(openvino_cache: Path) -> None:
+    opened = Bundle.open()
+    backend = OpenVinoBackend(2, precision="f32", cache=openvino_cache)
     graph, record = opened.read_graph("image_encoder"), opened.graph_record("image_encoder")
     session = backend.open_graph("image_encoder", graph, record)
     expected = select_backend("onnxruntime", 2).open_graph("image_encoder", graph, record)
@@ -127,21 +144,17 @@ def wrong(verdict: dict[str, Any]) -> None:
     ("change", "taken"), [(faster, "openvino"), (slower, "onnxruntime"), (wrong, "onnxruntime")]
 )
 def test_auto_takes_what_was_found_right_and_faster(
-    disc_bundle: Path, cache: Path, change: Callable[[dict[str, Any]], None], taken: str
+    disc_bundle: Path, prepared_cache: Path, change: Callable[[dict[str, Any]], None], taken: str
 ) -> None:
-    with Segmenter.load(disc_bundle, threads=2) as unprepared:
-        assert unprepared.backend.name == "onnxruntime"
-    prepare(disc_bundle)
-    change_verdict(cache, change)
+    change_verdict(prepared_cache, change)
     with Segmenter.load(disc_bundle, threads=2) as segmenter:
         assert segmenter.backend.name == taken
     with Segmenter.load(disc_bundle, threads=1) as other_threads:
         assert other_threads.backend.name == "onnxruntime"
 
 
-def test_a_wrong_one_is_refused_by_name(disc_bundle: Path, cache: Path) -> None:
-    prepare(disc_bundle)
-    change_verdict(cache, wrong)
+def test_a_wrong_one_is_refused_by_name(disc_bundle: Path, prepared_cache: Path) -> None:
+    change_verdict(prepared_cache, wrong)
     with pytest.raises(BackendError, match=r"worst mask IoU 0\.5.*required 0\.96"):
         prepare(disc_bundle)
 
@@ -175,12 +188,12 @@ def forge_graphs(cache: Path) -> None:
 @pytest.mark.parametrize("damage", [damage_graphs, damage_verdicts, forge_graphs])
 def test_a_damaged_cache_is_made_again(
     disc_bundle: Path,
-    cache: Path,
+    prepared_cache: Path,
     damage: Callable[[Path], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     expected = prepare(disc_bundle)
-    damage(cache)
+    damage(prepared_cache)
     with caplog.at_level(logging.INFO, logger="samus_edge"):
         np.testing.assert_array_equal(prepare(disc_bundle).masks, expected.masks)
         assert caplog.records
@@ -211,8 +224,9 @@ def test_processes_that_start_at_once_share_an_empty_cache(disc_bundle: Path, ca
 
 
 def test_threads_that_share_a_segmenter_get_what_one_gets(
-    random_bundle: Path, asset_frames: list[Any]
+    openvino_cache: Path, asset_frames: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("SAMUS_EDGE_CACHE", str(openvino_cache))
     frames = asset_frames[::7]
 
     def logits(segmenter: Segmenter) -> list[Any]:
@@ -220,7 +234,7 @@ def test_threads_that_share_a_segmenter_get_what_one_gets(
             segmenter.segment(frame.image, boxes=frame.box[None]).low_res_logits for frame in frames
         ]
 
-    with Segmenter.load(random_bundle, backend="openvino", threads=2) as segmenter:
+    with Segmenter.load(backend="openvino", threads=2) as segmenter:
         serial = logits(segmenter)
         with ThreadPoolExecutor(4) as pool:
             parallel = list(pool.map(lambda _: logits(segmenter), range(4)))

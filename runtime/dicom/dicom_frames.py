@@ -3,7 +3,7 @@
 import os
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableSequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from io import BytesIO
@@ -38,6 +38,7 @@ __all__ = [
     "is_dicom_file",
     "require_highdicom",
     "require_pydicom",
+    "text_of",
 ]
 
 
@@ -364,6 +365,21 @@ def _check_inflated_size(source: BinaryIO, path: Path) -> None:
         f"{path} is deflated and expands to more than {_MAX_INFLATED_BYTES} bytes. Export it "
         "uncompressed, in parts."
     )
+
+
+def text_of(dataset: "Dataset", keyword: str) -> str:
+    """An element as text, without the padding of the file; empty where there is none."""
+    from pydicom.dataelem import RawDataElement
+
+    if keyword.endswith("UID") and keyword in dataset:
+        raw = dataset.get_item(keyword)
+        if isinstance(raw, RawDataElement):  # decoded, a wrong one is quoted in pydicom's log
+            return (raw.value or b"").decode("ascii", "replace").strip("\0 ")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they quote values of the file
+        value = dataset.get(keyword)
+    values = value if isinstance(value, MutableSequence) else [value]
+    return "\\".join("" if each is None else str(each).strip("\0 ") for each in values)
 
 
 @contextmanager

@@ -8,13 +8,13 @@ patient, is not copied.
 
 import re
 import warnings
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from samus_edge.errors import ImageFileError
-from samus_edge.runtime.dicom.dicom_frames import DicomFrames
+from samus_edge.runtime.dicom.dicom_frames import DicomFrames, text_of
 from samus_edge.runtime.dicom.pixel_pipeline import numbers_of
 from samus_edge.runtime.notes import Note
 
@@ -125,11 +125,8 @@ def describe_source(source: DicomFrames) -> ResultSource:
     dataset = source.dataset
     identity, reference = Dataset(), Dataset()
     notes: list[Note] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they quote values of the source
-        texts = {keyword: _stated(dataset, keyword) for keyword in _IDENTITY}
     for keyword, conform in _IDENTITY.items():
-        stated = texts[keyword]
+        stated = text_of(dataset, keyword)
         if keyword in _OPTIONAL and not stated:
             continue
         kept = conform(stated)
@@ -149,9 +146,12 @@ def describe_source(source: DicomFrames) -> ResultSource:
     # highdicom refers to frames of enhanced images only, in a frame of reference.
     reference.SOPClassUID = UltrasoundImageStorage
     reference.Rows, reference.Columns = source.original_hw
-    reference.Modality = _text(16)(_stated(dataset, "Modality")) or "OT"
-    frame_of_reference = _stated(dataset, "FrameOfReferenceUID")
-    values = {keyword: numbers_of(dataset.get(keyword)) for keyword in _FRAME_OF_REFERENCE}
+    modality = text_of(dataset, "Modality")
+    reference.Modality = modality if re.fullmatch("[A-Z0-9_ ]{1,16}", modality) else "OT"
+    frame_of_reference = text_of(dataset, "FrameOfReferenceUID")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they quote values of the source
+        values = {keyword: numbers_of(dataset.get(keyword)) for keyword in _FRAME_OF_REFERENCE}
     if (
         len(source) == 1
         and _UID.fullmatch(frame_of_reference)
@@ -177,29 +177,22 @@ def _site(dataset: "Dataset") -> "tuple[Code | None, Code | None]":
 
     known = {code.value: code for code in codes.cid4.concepts.values()}
     regions = dataset.get("AnatomicRegionSequence") or ()
-    words = _stated(dataset, "BodyPartExamined").title().replace(" ", "")
+    words = text_of(dataset, "BodyPartExamined").title().replace(" ", "")
     site = next(
-        (found for each in regions if (found := known.get(_stated(each, "CodeValue")))),
+        (found for each in regions if (found := known.get(text_of(each, "CodeValue")))),
         codes.cid4.concepts.get(words),
     )
     sides = {"R": codes.cid244.Right, "L": codes.cid244.Left, "B": codes.SCT.RightAndLeft}
-    stated = _stated(dataset, "ImageLaterality") or _stated(dataset, "Laterality")
+    stated = text_of(dataset, "ImageLaterality") or text_of(dataset, "Laterality")
     return site, sides.get(stated) if site is not None else None
-
-
-def _stated(dataset: "Dataset", keyword: str) -> str:
-    """An element as text, without the padding of the file; empty where there is none."""
-    value = dataset.get(keyword)
-    values = value if isinstance(value, MutableSequence) else [value]
-    return "\\".join("" if each is None else str(each).strip("\0 ") for each in values)
 
 
 def _identifier(source: DicomFrames, keyword: str, notes: list[Note]) -> str:
     """A UID, which the file meta information has as well in the case of the instance's own."""
-    stated = _stated(source.dataset, keyword)
+    stated = text_of(source.dataset, keyword)
     if not stated and keyword.startswith("SOP"):
         meta = getattr(source.dataset, "file_meta", None)
-        stated = "" if meta is None else _stated(meta, f"MediaStorage{keyword}")
+        stated = "" if meta is None else text_of(meta, f"MediaStorage{keyword}")
         if stated:
             notes.append(
                 _repaired(f"{keyword} is missing; that of the file meta information counts")

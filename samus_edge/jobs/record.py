@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -118,7 +118,7 @@ class MaskRecord:
             "box": None if self.box is None else list(self.box),
             "predicted_iou": self.predicted_iou,
             "prompt": self.prompt.to_json(),
-            "spacing": None if self.spacing is None else asdict(self.spacing),
+            "spacing": None if self.spacing is None else self.spacing.to_json(),
             "measurements": None if self.measurements is None else self.measurements.to_json(),
         }
 
@@ -218,8 +218,10 @@ def _side_notes(location: BreastLocation | None, source: CineSource | None) -> t
     """Whether a DICOM file says that it shows the other side."""
     if location is None or location.side is None or source is None or source.study is None:
         return ()
+    from samus_edge.runtime.dicom.dicom_frames import text_of
+
     dataset = source.study.dataset
-    stated = dataset.get("ImageLaterality") or dataset.get("Laterality")
+    stated = text_of(dataset, "ImageLaterality") or text_of(dataset, "Laterality")
     if stated not in ("L", "R") or stated == location.side[0].upper():
         return ()
     text = f"The side is given as {location.side}, and the file says that it shows the other one."

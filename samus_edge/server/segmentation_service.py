@@ -33,6 +33,7 @@ from samus_edge.jobs.track_cine import (
     tracked_picture,
 )
 from samus_edge.runtime.cine.cine_source import CineFrame
+from samus_edge.runtime.dicom.dicom_frames import text_of
 from samus_edge.runtime.measurement.lesion_measurements import BreastLocation, PixelSpacing
 from samus_edge.runtime.segmenter import Segmenter
 from samus_edge.server.schemas import (
@@ -257,7 +258,7 @@ def describe_image(session: Session, box: list[float] | None) -> ImageInfo:
     has_pixel_size = False
     if study is not None:
         keywords = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
-        dicom = {name: str(study.dataset.get(name) or "") for name in keywords}
+        dicom = {name: text_of(study.dataset, name) for name in keywords}
         whole = (0.0, 0.0, width - 1.0, height - 1.0)
         has_pixel_size = bool(study.regions) or study.spacing_in(whole) is not None
     return ImageInfo(

@@ -133,6 +133,7 @@ def test_a_study_says_times_and_sizes_unless_they_are_given(
     assert found["width"] == pytest.approx((x2 - x1 + 1) * column_mm)
     assert found["height"] == pytest.approx((y2 - y1 + 1) * row_mm)
     assert (documents[0]["spacing"]["source"] == "given") == (given is not None)
+    assert documents[0]["spacing"] == found["spacing"]
 
 
 def test_sizes_of_a_video_follow_the_shape_of_its_pixels(job: Job) -> None:

@@ -268,6 +268,9 @@ REPAIRED = ["source_repaired"]
         ("PatientName", "PN", "A^B^C^D^E^F", "", REPAIRED),
         ("PatientName", "PN", "Müller^Jörg", "Müller^Jörg", []),
         ("FrameOfReferenceUID", "UI", "1.2.3", None, []),  # without a position
+        ("FrameOfReferenceUID", "UI", "SECRET", None, []),
+        ("ImageLaterality", "CS", "secret!", None, []),
+        ("BodyPartExamined", "CS", "secret!", None, []),
         ("PatientComments", "LT", "has told that …", None, []),
         ("OtherPatientNames", "PN", "Other^Name", None, []),
         ("StudyDescription", "LO", "free text", None, []),

@@ -243,6 +243,9 @@ def _modality(
         notes.append(_ignored("the modality table has no usable entries"))
         break
     slope, intercept = (number_of(elements, f"Rescale{name}") for name in ("Slope", "Intercept"))
+    for name, number in (("Slope", slope), ("Intercept", intercept)):
+        if number is None and elements.get(f"Rescale{name}"):
+            notes.append(_ignored(f"Rescale {name} is not a number"))
     if slope == 0:
         notes.append(_ignored("Rescale Slope is 0"))
         slope = intercept = None
@@ -276,6 +279,8 @@ def _voi(
         notes.append(
             Note("window_ignored", "info", "A grey value window without a width was passed over.")
         )
+    if elements.get("WindowCenter") and elements.get("WindowWidth") and not (centres and widths):
+        notes.append(_ignored("the grey value window is not made of numbers"))
     extent = max(high - low, 1e-12)
     return lambda values: (values - low) / extent
 

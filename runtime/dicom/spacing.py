@@ -145,7 +145,9 @@ class Scale:
         else:
             found = self._plain
             notes = (
-                [] if found else [_unknown("it has neither ultrasound regions nor a usable Pixel Spacing")]
+                []
+                if found
+                else [_unknown("it has neither ultrasound regions nor a usable Pixel Spacing")]
             )
         if found is None:
             if abs(self._aspect - 1) <= SHAPE_TOLERANCE:

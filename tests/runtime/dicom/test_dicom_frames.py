@@ -347,6 +347,23 @@ def test_a_window_without_a_width_is_passed_over(make_study: Make) -> None:
     assert study.read(0).ravel()[[400, 500, 600]].tolist() == [0, 128, 255]
 
 
+@pytest.mark.parametrize(
+    "elements",
+    [{"RescaleSlope": "x"}, {"RescaleIntercept": "x"}, {"WindowCenter": "x", "WindowWidth": "y"}],
+)
+def test_grey_value_elements_that_are_no_numbers_are_noted(
+    make_study: Make, cine: Cine, elements: dict[str, str]
+) -> None:
+    path = make_study(cine)
+    dataset = dcmread(path)
+    for keyword, value in elements.items():
+        dataset.add_new(keyword, "LO", value)  # as text, which no number is
+    dataset.save_as(path)
+    study = DicomFrames.open(path)
+    assert np.array_equal(study.read(0), DicomFrames.open(make_study(cine, name="a.dcm")).read(0))
+    assert codes(study) == ["tag_ignored"]
+
+
 def test_every_frame_of_an_enhanced_image_has_its_own_window(make_study: Make) -> None:
     values = np.stack([np.arange(2400, dtype=np.uint16).reshape(40, 60)] * 2)
     groups = []

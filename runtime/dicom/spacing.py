@@ -12,7 +12,14 @@ from samus_edge.runtime.notes import Note
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["SHAPE_TOLERANCE", "Scale", "UltrasoundRegion", "read_regions", "shape_note"]
+__all__ = [
+    "SHAPE_TOLERANCE",
+    "Scale",
+    "UltrasoundRegion",
+    "plausibility_notes",
+    "read_regions",
+    "shape_note",
+]
 
 
 Box: TypeAlias = tuple[float, float, float, float]
@@ -154,18 +161,7 @@ class Scale:
                 return None, tuple(notes)
             shape = PixelSpacing(self._aspect, 1.0, "PixelAspectRatio", unit="px")
             return shape, (*notes, shape_note(shape))
-        low, high = _PLAUSIBLE_MM
-        if not (
-            low <= min(found.row_mm, found.column_mm) <= max(found.row_mm, found.column_mm) <= high
-        ):
-            notes.append(
-                Note(
-                    "spacing_implausible",
-                    "warning",
-                    f"{found.source} says that a pixel has {found.column_mm:g} x {found.row_mm:g} "
-                    f"mm, outside {low:g} to {high:g} mm; sizes are probably wrong.",
-                )
-            )
+        notes += plausibility_notes(found)
         shape = PixelSpacing(self._aspect * found.column_mm, found.column_mm, "PixelAspectRatio")
         if self._aspect != 1 and not _agree(shape, found):
             notes.append(_contradiction(shape, found))
@@ -192,6 +188,20 @@ class Scale:
         return found, [_contradiction(each, found) for each in others if not _agree(each, found)][
             :1
         ]
+
+
+def plausibility_notes(spacing: PixelSpacing) -> tuple[Note, ...]:
+    """Whether no scanner has pixels of such a size."""
+    low, high = _PLAUSIBLE_MM
+    sides = (spacing.row_mm, spacing.column_mm)
+    if spacing.unit == "px" or low <= min(sides) <= max(sides) <= high:
+        return ()
+    name = "the spacing that was given" if spacing.source == "given" else spacing.source
+    text = (
+        f"{name[0].upper()}{name[1:]} says that a pixel has {spacing.column_mm:g} x "
+        f"{spacing.row_mm:g} mm, outside {low:g} to {high:g} mm; sizes are probably wrong."
+    )
+    return (Note("spacing_implausible", "warning", text),)
 
 
 def shape_note(shape: PixelSpacing) -> Note:

@@ -186,7 +186,11 @@ def mask_record(
         location: Where the lesion is, as it was given.
     """
     box = box_around(mask)
-    if spacing is None and source is not None and box is not None:
+    if spacing is not None:
+        from samus_edge.runtime.dicom.spacing import plausibility_notes
+
+        notes = (*notes, *plausibility_notes(spacing))
+    elif source is not None and box is not None:
         spacing, notes = source.spacing_in(box), (*notes, *source.spacing_notes(box))
     measurements = measure_lesion(mask, spacing, location)
     if measurements is not None:

@@ -1,6 +1,7 @@
 """What is benchmarked computes what the runtime computes."""
 
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,8 +59,11 @@ def test_half_precision_computes_nearly_the_same(workload: Workload) -> None:
     assert float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) > 0.99
 
 
-def test_what_cannot_run_is_left_out_with_its_reason(workload: Workload) -> None:
-    options = BenchOptions(rivals=(), rounds=1, runs=1, threads=1, has_roofline=False)
+def test_what_cannot_run_is_left_out_with_its_reason(
+    workload: Workload, openvino_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAMUS_EDGE_CACHE", str(openvino_cache))
+    options = BenchOptions(rivals=(), rounds=1, runs=1, threads=2, has_roofline=False)
     results = run_bench(Bundle.open(), workload, options)
     works = {"onnxruntime fp32"} | ({"openvino fp32"} if find_spec("openvino") else set())
     assert {row.subject for row in results.rows} == works

@@ -178,10 +178,9 @@ def test_quotas_of_control_groups_count(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_memory_of_a_large_frame_comes_back(
-    backend: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    backend: str, openvino_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if backend == "openvino":
-        monkeypatch.setenv("SAMUS_EDGE_CACHE", str(request.getfixturevalue("openvino_cache")))
+    monkeypatch.setenv("SAMUS_EDGE_CACHE", str(openvino_cache))
     statm = Path("/proc/self/statm")
     if not statm.exists():
         pytest.skip("this system does not say how much memory a process holds")

@@ -34,9 +34,10 @@ class Note:
     | `spacing_implausible` | warning | the size of a pixel is outside 0.005 to 2 mm |
     | `pixels_not_square` | info | sizes are in widths of a pixel, whose shape alone is known |
     | `spacing_contradiction` | warning | tags give different sizes of a pixel; which was taken |
+    | `spacing_overridden` | warning | the given size of a pixel is not that of the file |
     | `cine_truncated` | warning | the file has fewer whole frames than it states |
     | `frames_left_out` | info | frames without a mask, which DICOM results leave out |
-    | `several_pages` | info | an image file with pages, of which one was taken |
+    | `several_pages` | info | an image file with pages, which are its frames |
     | `tag_ignored` | warning | a DICOM element is missing, wrong or contradicts others |
     | `window_ignored` | info | a grey value window without an extent was passed over |
     | `header_missing` | info | a DICOM file without a preamble or file meta information |

@@ -25,6 +25,7 @@ from samus_edge.runtime.images.image_io import (
     is_image,
     is_video,
     page_count,
+    page_seconds,
     read_image,
     read_image_file,
 )
@@ -167,7 +168,7 @@ class FileFrames(CineSource):
         name: For messages.
         kind: What it is.
         frames: Of an image or a video, at least one.
-        seconds: Of a video, the time of each frame, where it says.
+        seconds: Of a video or an animated image, the time of each frame, where it says.
         frames_per_second: Of a video.
         study: A DICOM file, which has its own frames.
     """
@@ -274,7 +275,10 @@ def open_frames(source: Path | bytes, name: str = "", *, max_video_frames: int =
     pages = page_count(content, path)
     if pages == 1:
         return FileFrames(str(path), "image", [decode_image(content, path)])
-    frames = FileFrames(str(path), "image", _Pages(content, path, pages))
+    seconds = page_seconds(content, path)
+    rate = (pages - 1) / seconds[-1] if seconds else None
+    shown = _Pages(content, path, pages)
+    frames = FileFrames(str(path), "image", shown, seconds=seconds, frames_per_second=rate)
     text = f"The file has {pages} pages, which are frames 0 to {pages - 1}."
     frames.notes = (Note("several_pages", "info", text),)
     return frames

@@ -18,6 +18,7 @@ from samus_edge.runtime.dicom.pixel_pipeline import (
     GreyLevels,
     StoredRange,
     grey_pipeline,
+    is_no_number,
     numbers_of,
     palette_pipeline,
     pixel_elements,
@@ -51,6 +52,7 @@ HEAD_BYTES = _PREAMBLE_BYTES + len(_PREFIX)
 # byte), and a value representation or, in implicit files, a length below 65536.
 _FIRST_GROUPS = (b"\2\0", b"\x08\0", b"\0\x08")
 _SECONDS = 1e-3
+_RATES = ("CineRate", "RecommendedDisplayFrameRate")
 _FRAME_TIME = 0x00181063  # its tag, to which Frame Increment Pointer may point
 # Of a deflated file, which may expand to a thousand times its size.
 _MAX_INFLATED_BYTES = 1 << 28
@@ -127,6 +129,10 @@ class DicomFrames:
         self._regions = read_regions(dataset, self._pixels.hw)
         self._scale = Scale(dataset, self._regions, len(self))
         self._notes = list(self._pixels.notes)
+        for keyword in ("FrameTime", "FrameTimeVector", *_RATES):
+            if is_no_number(dataset, keyword):
+                text = f"{keyword} is no number and was passed over."
+                self._notes.append(Note("tag_ignored", "warning", text))
         if not getattr(dataset, "preamble", None) or not getattr(dataset, "file_meta", None):
             self._notes.append(
                 Note(
@@ -230,7 +236,7 @@ class DicomFrames:
         if 1 < len(self) <= len(steps) and min(steps) >= 0 and not is_constant:
             steps = steps[: len(self)]
             return tuple((np.cumsum(steps) - steps[0]).astype(float) * _SECONDS)
-        for keyword in ("FrameTime", "CineRate", "RecommendedDisplayFrameRate"):
+        for keyword in ("FrameTime", *_RATES):
             values = numbers_of(self._dataset.get(keyword))
             if len(values) == 1 and values[0] > 0:
                 step = values[0] * _SECONDS if keyword == "FrameTime" else 1 / values[0]

@@ -14,7 +14,7 @@ from samus_edge.runtime.dicom.codestream import (
     read_codestream,
     with_colour_space,
 )
-from samus_edge.runtime.dicom.pixel_pipeline import StoredRange, number_of
+from samus_edge.runtime.dicom.pixel_pipeline import StoredRange, is_no_number, number_of
 from samus_edge.runtime.images.image_io import MAX_FILE_PIXELS
 from samus_edge.runtime.notes import Note, NoteLevel
 
@@ -112,6 +112,7 @@ class PixelData:
         self.space = _SPACES[self.photometric]
         self._samples = self._integer("SamplesPerPixel", 1)
         self._allocated = self._integer("BitsAllocated", 8)
+        self._planar = self._integer("PlanarConfiguration")
         if self._frame_bits() > _MAX_FRAME_BITS:
             raise ImageFileError(
                 f"{path} has frames of {self._frame_bits() // 8} bytes, more than the limit of "
@@ -164,6 +165,10 @@ class PixelData:
 
     def _integer(self, keyword: str, default: int = 0) -> int:
         value = number_of(self._dataset, keyword)
+        if value is None and is_no_number(self._dataset, keyword):
+            note = Note("tag_ignored", "warning", f"{keyword} is no number and was passed over.")
+            if note not in self._notes:
+                self._notes.append(note)
         return default if value is None else int(value)
 
     def _note(self, text: str, code: str = "tag_ignored", level: NoteLevel = "warning") -> None:
@@ -353,7 +358,7 @@ class PixelData:
             "bits_allocated": self._allocated,
             "bits_stored": self._allocated,
             "pixel_representation": 0,
-            "planar_configuration": self._integer("PlanarConfiguration"),
+            "planar_configuration": self._planar,
             "number_of_frames": 1,
             "pixel_keyword": "PixelData",
             "pixel_vr": self._dataset["PixelData"].VR,

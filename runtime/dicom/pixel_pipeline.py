@@ -27,6 +27,7 @@ __all__ = [
     "StoredRange",
     "functional_group",
     "grey_pipeline",
+    "is_no_number",
     "number_of",
     "numbers_of",
     "palette_pipeline",
@@ -59,6 +60,13 @@ def number_of(item: "Dataset", keyword: str) -> float | None:
     """The number of an element that holds exactly one."""
     numbers = numbers_of(item.get(keyword))
     return numbers[0] if len(numbers) == 1 else None
+
+
+def is_no_number(item: "Dataset", keyword: str) -> bool:
+    """Whether an element that should hold numbers holds something else."""
+    value = item.get(keyword)
+    is_empty = value is None or value == "" or (hasattr(value, "__len__") and len(value) == 0)
+    return not is_empty and not numbers_of(value)
 
 
 def functional_group(dataset: "Dataset", frame: int, macro: str) -> "Dataset | None":

@@ -35,6 +35,7 @@ __all__ = [
     "is_image",
     "is_video",
     "page_count",
+    "page_seconds",
     "read_image",
     "read_image_file",
     "scale_to_8_bits",
@@ -195,6 +196,27 @@ def page_count(content: bytes, name: Path) -> int:
     """
     with _named(name), _opened(content) as (kind, picture):
         return int(getattr(picture, "n_frames", 1)) if kind in ("TIFF", "WebP", "PNG") else 1
+
+
+def page_seconds(content: bytes, name: Path) -> list[float]:
+    """When each frame of an animated PNG or WebP is shown, from the first one's time; empty where
+    the file does not say.
+
+    Raises:
+        ImageFileError: as `read_image`.
+    """
+    seconds = [0.0]
+    with _named(name), _opened(content) as (kind, picture):
+        if kind not in ("WebP", "PNG"):
+            return []
+        for page in range(getattr(picture, "n_frames", 1)):
+            picture.seek(page)
+            picture.load()  # which reads a WebP's times
+            duration = picture.info.get("duration")
+            if not isinstance(duration, int | float) or duration <= 0:
+                return []
+            seconds.append(seconds[-1] + duration / 1000)
+    return seconds[:-1]
 
 
 def depth_of_series(pages: Iterable[tuple[bytes, Path, int]]) -> int | None:

@@ -212,7 +212,8 @@ Strict = Annotated[
     bool,
     typer.Option(
         "--strict",
-        help="Fail (exit code 1) where a note of level warning says that the result may be wrong.",
+        help="Fail (exit code 1) where a note of level warning says that the result may be wrong; "
+        "infer writes no file then, track those of the frames that it has followed.",
     ),
 ]
 AllowFailing = Annotated[

@@ -189,7 +189,7 @@ def mask_record(
     if spacing is not None:
         from samus_edge.runtime.dicom.spacing import plausibility_notes
 
-        notes = (*notes, *plausibility_notes(spacing))
+        notes = (*notes, *plausibility_notes(spacing), *_override_notes(spacing, source, box))
     elif source is not None and box is not None:
         spacing, notes = source.spacing_in(box), (*notes, *source.spacing_notes(box))
     measurements = measure_lesion(mask, spacing, location)
@@ -204,6 +204,23 @@ def mask_record(
         prompt=prompt,
         notes=notes,
     )
+
+
+def _override_notes(
+    given: PixelSpacing, source: CineSource | None, box: tuple[int, int, int, int] | None
+) -> tuple[Note, ...]:
+    """Whether a given size of a pixel takes the place of another that the file states."""
+    stated = None if source is None or box is None else source.spacing_in(box)
+    if stated is None or stated.unit != "mm":
+        return ()
+    pairs = ((given.row_mm, stated.row_mm), (given.column_mm, stated.column_mm))
+    if all(abs(own - other) <= 0.01 * other for own, other in pairs):
+        return ()
+    text = (
+        f"The file says that a pixel is {stated.column_mm:.4g} x {stated.row_mm:.4g} mm; the given "
+        f"{given.column_mm:.4g} x {given.row_mm:.4g} mm are taken."
+    )
+    return (Note("spacing_overridden", "warning", text),)
 
 
 def _axis_notes(found: LesionMeasurements) -> tuple[Note, ...]:

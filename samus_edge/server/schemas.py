@@ -117,6 +117,8 @@ class ImageInfo(BaseModel):
     """UIDs of a study, series and instance; nothing of the patient."""
     has_pixel_size: bool
     """Whether the file says how large a pixel is, at least in a part of it."""
+    notes: list[dict[str, Any]]
+    """What a user should know of the file, and of DICOM results of it."""
     box: list[float] | None = None
     """Of an example: a box to begin with."""
 

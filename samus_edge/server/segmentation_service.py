@@ -4,6 +4,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from starlette.exceptions import HTTPException
 
+from samus_edge.errors import SamusEdgeError
 from samus_edge.jobs.mask_files import MaskFiles
 from samus_edge.jobs.record import (
     Box,
@@ -255,8 +257,14 @@ def describe_image(session: Session, box: list[float] | None) -> ImageInfo:
     image, study = session.image, session.image.study
     height, width = image.original_hw
     dicom: dict[str, str] | None = None
-    has_pixel_size = False
+    has_pixel_size, notes = False, image.notes
     if study is not None:
+        from samus_edge.runtime.dicom.dicom_source import describe_source
+
+        with suppress(
+            SamusEdgeError
+        ):  # that there can be no DICOM result is said when it is asked for
+            notes = (*notes, *describe_source(study).notes)
         keywords = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
         dicom = {name: text_of(study.dataset, name) for name in keywords}
         whole = (0.0, 0.0, width - 1.0, height - 1.0)
@@ -272,6 +280,7 @@ def describe_image(session: Session, box: list[float] | None) -> ImageInfo:
         file_sha256=session.file_sha256,
         dicom=dicom,
         has_pixel_size=has_pixel_size,
+        notes=[note.to_json() for note in notes],
         box=box,
     )
 

@@ -136,13 +136,17 @@ def test_a_study_says_times_and_sizes_unless_they_are_given(
     assert documents[0]["spacing"] == found["spacing"]
 
 
-def test_a_given_spacing_that_no_scanner_has_is_noted(
+def test_a_given_spacing_that_no_scanner_or_another_file_has_is_noted(
     job: Job, frames: list[npt.NDArray[np.uint8]], tmp_path: Path
 ) -> None:
     path = write_study(tmp_path / "a.dcm", frames, FrameTime="40", PixelSpacing=[0.2, 0.1])
-    for given, expected in ((0.3, 0), (30, 1)):
-        report = track_cine(job(source=str(path), spacing=PixelSpacing.square(given)))
-        assert codes(report).count("spacing_implausible") == expected
+    for given, noted in (
+        (PixelSpacing(0.2, 0.1), []),  # as the file says
+        (PixelSpacing.square(0.3), ["spacing_overridden"]),
+        (PixelSpacing.square(30), ["spacing_implausible", "spacing_overridden"]),
+    ):
+        found = codes(track_cine(job(source=str(path), spacing=given)))
+        assert [code for code in found if code.startswith("spacing")] == noted
 
 
 def test_sizes_of_a_video_follow_the_shape_of_its_pixels(job: Job) -> None:

@@ -160,7 +160,8 @@ async function open(name, send) {
   const owner = study;
   await showFrame(0);
   if (owner !== study) return;
-  say(`${image.width} × ${image.height} pixels` + (image.frames > 1 ? `, ${image.frames} frames` : ""));
+  const notes = image.notes.map((note) => ` ${note.text}`).join("");
+  say(`${image.width} × ${image.height} pixels` + (image.frames > 1 ? `, ${image.frames} frames.` : ".") + notes);
   if (image.box) setPrompt({ box: image.box, points: [] });
 }
 

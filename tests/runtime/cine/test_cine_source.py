@@ -330,3 +330,14 @@ def test_pages_of_a_tiff_are_frames(tmp_path: Path, dtype: type) -> None:
             source.read(3)
     images = [frame.image for frame in open_cine(str(path))]
     np.testing.assert_allclose(images, pages * scale, atol=0.51)
+
+
+@pytest.mark.parametrize(("suffix", "options"), [(".png", {}), (".webp", {"lossless": True})])
+def test_frames_of_an_animation_have_its_times(
+    tmp_path: Path, suffix: str, options: dict[str, Any]
+) -> None:
+    frames = [Image.fromarray(np.full((20, 30), value, np.uint8)) for value in (10, 80, 200)]
+    path = tmp_path / f"cine{suffix}"
+    durations = [40, 200, 40]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, **options)
+    assert [frame.seconds for frame in open_cine(str(path))] == pytest.approx([0, 0.04, 0.24])

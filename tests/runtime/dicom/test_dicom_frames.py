@@ -364,6 +364,23 @@ def test_grey_value_elements_that_are_no_numbers_are_noted(
     assert codes(study) == ["tag_ignored"]
 
 
+@pytest.mark.parametrize(
+    "keyword", ["NumberOfFrames", "HighBit", "PlanarConfiguration", "FrameTime", "CineRate"]
+)
+def test_elements_that_are_no_numbers_are_noted_by_name_alone(
+    make_study: Make, cine: Cine, keyword: str
+) -> None:
+    path = make_study(np.repeat(cine[..., None], 3, axis=3), photometric="RGB")
+    dataset = dcmread(path)
+    dataset.add_new(keyword, "LO", "SECRET")
+    dataset.save_as(path)
+    study = DicomFrames.open(path)
+    assert len(study) == 3
+    noted = [note.text for note in study.notes if keyword in note.text]
+    assert noted == [f"{keyword} is no number and was passed over."]
+    assert not any("SECRET" in note.text for note in study.notes)
+
+
 def test_every_frame_of_an_enhanced_image_has_its_own_window(make_study: Make) -> None:
     values = np.stack([np.arange(2400, dtype=np.uint16).reshape(40, 60)] * 2)
     groups = []

@@ -46,9 +46,9 @@ def test_both_engines_are_built_once_and_listed(run: Run, tmp_path: Path) -> Non
     assert "2 engines" in run("build", "--list", "--cache", tmp_path).stdout
 
 
-def test_one_frame_size_is_another_engine(run: Run, tmp_path: Path) -> None:
+def test_one_frame_size_is_another_engine(run: Run, disc_bundle: Path, tmp_path: Path) -> None:
     arguments: tuple[Any, ...] = (
-        "build",
+        *("build", "--bundle", disc_bundle),
         "--flavour",
         "tensorrt_rtx",
         "--compute-capability",
@@ -63,9 +63,20 @@ def test_one_frame_size_is_another_engine(run: Run, tmp_path: Path) -> None:
     assert len(profiles["mask_decoder"]) == 1
 
 
-def test_engines_that_could_not_be_kept_are_an_error(run: Run, tmp_path: Path) -> None:
+def test_engines_that_could_not_be_kept_are_an_error(
+    run: Run, disc_bundle: Path, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("no folder")
-    options = ("--flavour", "tensorrt_rtx", "--compute-capability", "8.9", "--frame-size", "64x64")
+    options = (
+        "--bundle",
+        disc_bundle,
+        "--flavour",
+        "tensorrt_rtx",
+        "--compute-capability",
+        "8.9",
+        "--frame-size",
+        "64x64",
+    )
     outcome = run("build", *options, "--cache", tmp_path / "file" / "cache")
     assert outcome.exit_code == 1
     assert "engines of image_encoder, mask_decoder were built, but could not" in outcome.stderr

@@ -282,14 +282,13 @@ def test_half_open_connections_are_dropped_and_others_are_served(segmenter: Segm
         time.sleep(0.5)
         for connection in half_open:
             connection.sendall(b"x")  # a byte now and then does not help
-        time.sleep(1.5)
         dropped = 0
         for connection in half_open:
-            connection.settimeout(0.05)
+            connection.settimeout(1.5)
             try:
                 dropped += connection.recv(1) == b""
             except TimeoutError:
-                pass
+                break
             except OSError:
                 dropped += 1
             connection.close()
@@ -333,7 +332,7 @@ def test_only_a_named_proxy_says_who_asks(serve: Callable[..., Any]) -> None:
 
 
 def test_what_inflates_is_refused_before_it_does(client: TestClient) -> None:
-    packing = zlib.compressobj()
+    packing = zlib.compressobj(1)
     rows = b"".join(packing.compress(bytes(30_000)) for _ in range(30_000)) + packing.flush()
     header = b"\0\0u0\0\0u0\x08\0\0\0\0"  # 30000 x 30000 grey
     chunks = ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))

@@ -313,7 +313,7 @@ class OnnxRuntimeBackend:
         # next: encoding and decoding in turns takes twice as long.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         # And between the operators of a run a waiting thread soon sleeps, or two segmenters that
-        # share the cores burn 1.7 times what they compute. ONNX Runtime before 2026 passes it over.
+        # share the cores spin for each other. ONNX Runtime before 2026 passes it over.
         options.add_session_config_entry("session.intra_op.spin_duration_us", "100")
         # Else bytes that begin like ONNX Runtime's own format are taken for that, which no one
         # checks.

@@ -7,6 +7,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, overload
@@ -205,7 +206,7 @@ class FileFrames(CineSource):
         height, width = self._frames[0].shape
         return height, width
 
-    @property
+    @cached_property
     def memory_bytes(self) -> int:
         """What its pixels take, as they are kept."""
         if self.study is not None:  # with elements of makers, which may be larger than the pixels

@@ -54,14 +54,13 @@ if TYPE_CHECKING:
     from samus_edge.runtime.dicom.dicom_results import LesionFrame
 
 __all__ = [
-    "DEFAULT_RATE",
     "VIDEO_SUFFIXES",
     "CineTracking",
     "OverlayVideo",
     "TrackReport",
     "follow_lesion",
+    "followed_writers",
     "track_cine",
-    "tracked_picture",
 ]
 
 
@@ -161,8 +160,7 @@ class OverlayVideo:
             self._temporary.unlink(missing_ok=True)
 
 
-DEFAULT_RATE = 20.0
-"""Frames a second of an overlay video whose source does not say."""
+_DEFAULT_RATE = 20.0
 
 
 @dataclass(frozen=True)
@@ -334,7 +332,7 @@ def track_cine(
         report.facts = _facts(job, source, segmenter)
         on_start(count)
         lesions: list[LesionFrame] = []
-        writers = _writers(job, source, segmenter, closing, lesions)
+        writers = followed_writers(job, source, segmenter, closing, lesions)
         follow = _follow_live if source.is_live else _follow_file
         try:
             for frame, tracked, record in follow(job, source, segmenter, report):
@@ -386,21 +384,28 @@ def _check_outputs(job: CineTracking) -> None:
         check_masks(job.mask_file, source, *others)
 
 
-def _writers(
+def followed_writers(
     job: CineTracking,
     source: CineSource,
     segmenter: Segmenter,
     closing: ExitStack,
     lesions: "list[LesionFrame]",
 ) -> list[Callable[[CineFrame, TrackedFrame, FrameRecord], None]]:
-    """What takes each frame as it comes; files appear when `closing` ends, and DICOM files are made
-    of `lesions`."""
+    """What takes each followed frame as it comes.
+
+    Args:
+        job: Names the video and the masks; with a DICOM segmentation, `lesions` are collected.
+        source: Where the frames are from.
+        segmenter: What computed.
+        closing: When it ends well, the files appear.
+        lesions: What DICOM files are made of.
+    """
     writers: list[Callable[[CineFrame, TrackedFrame, FrameRecord], None]] = []
     if job.video_file is not None:
-        rate = source.frames_per_second or DEFAULT_RATE
+        rate = source.frames_per_second or _DEFAULT_RATE
         video = closing.enter_context(OverlayVideo(job.video_file, rate))
         note = legend_note(segmenter)
-        writers.append(lambda *followed: video.write(tracked_picture(*followed, note=note)))
+        writers.append(lambda *followed: video.write(_picture(*followed, note=note)))
     if job.mask_file is not None:
         files = closing.enter_context(MaskFiles(job.mask_file))
 
@@ -532,10 +537,9 @@ def _follow_live(
             report.frames_dropped = stream.statistics().dropped
 
 
-def tracked_picture(
+def _picture(
     frame: CineFrame, tracked: TrackedFrame, record: FrameRecord, *, note: str
 ) -> npt.NDArray[np.uint8]:
-    """A frame with its mask, its state and a line for the reader."""
     items = []
     if tracked.mask is not None and record.mask is not None:
         measured = record.mask.measurements

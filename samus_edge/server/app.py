@@ -85,11 +85,16 @@ class _State:
         self.examples = {frame.name: frame for frame in load_check_frames()}
         # One inference at a time: its threads have all cores already.
         self._inference = CapacityLimiter(1)
+        self._saving = CapacityLimiter(1)
         self._decoding = threading.BoundedSemaphore(settings.decode_slots)
 
     async def compute(self, work: Callable[[], Result]) -> Result:
         """Run inference in a thread, when it is its turn."""
         return await to_thread.run_sync(work, limiter=self._inference)
+
+    async def save(self, work: Callable[[], Result]) -> Result:
+        """Put the files of a cine together, beside the inference of others."""
+        return await to_thread.run_sync(work, limiter=self._saving)
 
     async def decode(self, work: Callable[[], Result]) -> Result:
         """Decode something of a client in one of few threads, and not for ever.
@@ -304,19 +309,18 @@ async def _add_image(
     """Keep an image: the body is a PNG, JPEG, BMP, TIFF, WebP, DICOM, MP4 or AVI file, or
     `example` names one."""
     box: list[float] | None = None
-    content = b""
     if example is not None:
         named = state.examples.get(example)
         if named is None:
             raise HTTPException(
                 404, f"there is no such example. There are {', '.join(state.examples)}."
             )
-        image = FileFrames(named.name, "image", [named.image])
+        session = Session(FileFrames(named.name, "image", [named.image]))
         box = [float(value) for value in named.box]
     else:
         content, _ = await _upload(request, state)
-        image = await _opened(content, state)
-    session = state.sessions.add(image, content)
+        session = await _opened(content, state)
+    state.sessions.add(session)
     answer.headers["Location"] = f"/v1/images/{session.id}"
     return await state.decode(partial(describe_image, session, box))
 
@@ -324,7 +328,8 @@ async def _add_image(
 @_images.get("/images")
 async def _list_images(state: StateOf) -> list[ImageInfo]:
     """The images that are kept, of all who bear the token; the one used last comes last."""
-    return [describe_image(session, None) for session in state.sessions.all()]
+    kept = state.sessions.all()
+    return await to_thread.run_sync(lambda: [describe_image(each, None) for each in kept])
 
 
 @_images.get("/images/{image_id}")
@@ -397,14 +402,16 @@ async def _received(request: Request, state: _State, more: int) -> AsyncGenerato
         state.incoming_bytes -= size
 
 
-async def _opened(content: bytes, state: _State) -> FileFrames:
-    """The frames of an uploaded file."""
+async def _opened(content: bytes, state: _State) -> Session:
+    """An uploaded file, hashed and opened outside the event loop."""
     if not content:
         raise HTTPException(422, "the body is empty. Send an image, a DICOM study or a video.")
     max_frames = state.settings.max_frames
-    return await state.decode(
-        partial(open_frames, content, "the file", max_video_frames=max_frames)
-    )
+
+    def work() -> Session:
+        return Session(open_frames(content, "the file", max_video_frames=max_frames), content)
+
+    return await state.decode(work)
 
 
 @_images.post(
@@ -436,8 +443,7 @@ async def _segment(state: StateOf, request: Request) -> Masks:
         wanted = MaskRequest.model_validate_json(prompt or "{}")
     except ValidationError as err:
         raise HTTPException(422, f"prompt: {what_is_invalid(err)}") from None
-    session = Session(await _opened(content, state), content)
-    return await _computed(state, session, wanted)
+    return await _computed(state, await _opened(content, state), wanted)
 
 
 @_images.delete("/images/{image_id}", status_code=204)
@@ -542,9 +548,15 @@ async def _track(
 
 
 @_images.get("/images/{image_id}/track/{name}", responses=problems(415))
-async def _track_file(state: StateOf, session: Kept, name: TrackFile) -> Response:
-    """What came of the lesion that was last followed, up to where it was stopped."""
-    content = await state.compute(partial(state.service.track_file, session, name))
+async def _track_file(
+    state: StateOf,
+    session: Kept,
+    name: TrackFile,
+    until: Annotated[int | None, Query(ge=0, le=10_000_000)] = None,
+) -> Response:
+    """What came of the lesion that was last followed, up to where it was stopped, or to the frame
+    `until`."""
+    content = await state.save(partial(state.service.track_file, session, name, until))
     return _attachment(content, name, _TRACK_TYPES[Path(name).suffix])
 
 

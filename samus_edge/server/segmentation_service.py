@@ -4,8 +4,9 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,23 +17,21 @@ import numpy.typing as npt
 from starlette.exceptions import HTTPException
 
 from samus_edge.errors import SamusEdgeError
-from samus_edge.jobs.mask_files import MaskFiles
 from samus_edge.jobs.record import (
     Box,
+    FrameRecord,
     MaskRecord,
     all_notes,
     computed_by,
-    legend_note,
     mask_records,
     prompts_for,
 )
 from samus_edge.jobs.segment_file import dicom_files, lesion_frames, overlay_picture
 from samus_edge.jobs.track_cine import (
-    DEFAULT_RATE,
+    CineTracking,
     Followed,
-    OverlayVideo,
     follow_lesion,
-    tracked_picture,
+    followed_writers,
 )
 from samus_edge.runtime.cine.cine_source import CineFrame
 from samus_edge.runtime.dicom.dicom_frames import text_of
@@ -132,10 +131,12 @@ class SegmentationService:
     ) -> tuple[bytes, bytes]:
         """A segmentation and its report, made together: saved one after the other, the report
         refers to the segmentation that was saved."""
-        if session.dicom_files is None or session.dicom_files[0] != of_what:
-            files = dicom_files(self._segmenter, _study(session), found(), with_report=True)
-            session.dicom_files = of_what, files
-        return session.dicom_files[1]
+        kept = session.dicom_files
+        if kept is not None and kept[0] == of_what:
+            return kept[1]
+        files = dicom_files(self._segmenter, _study(session), found(), with_report=True)
+        session.dicom_files = of_what, files
+        return files
 
     def track(self, session: Session, request: TrackRequest) -> Iterator[dict[str, Any]]:
         """Follow a lesion, a document for each frame.
@@ -168,8 +169,14 @@ class SegmentationService:
 
         return map(document, chain([first], frames))
 
-    def track_file(self, session: Session, name: TrackFile) -> bytes:
+    def track_file(self, session: Session, name: TrackFile, until: int | None = None) -> bytes:
         """What came of the lesion that was last followed, as a file.
+
+        Args:
+            session: The image.
+            name: What to make of it.
+            until: The last frame; None for all. Who stops a follow has not seen the frame that was
+                under way.
 
         Raises:
             HTTPException: if none was followed, or the image is not DICOM and the file would be.
@@ -179,48 +186,51 @@ class SegmentationService:
         followed = session.followed
         if followed is None or not followed.report.frames:
             raise HTTPException(404, "no lesion was followed through this image.")
-        report, image = followed.report, session.image
-        records = list(report.frames)  # it may go on in the meantime
-        report.notes = all_notes(image, [record.mask for record in records])
+        frames = list(followed.report.frames)  # it may go on in the meantime
+        records = [each for each in frames if until is None or each.frame <= until]
+        notes = all_notes(session.image, [record.mask for record in records])
+        report = replace(followed.report, frames=records, notes=notes)
         if name == "result.json":
             return json.dumps(report.to_json(), indent=1).encode()
         if name == "frames.csv":
             return report.to_csv().encode()
         if name in ("segmentation.dcm", "report.dcm"):
-
-            def found() -> "list[LesionFrame]":
-                lesions: list[LesionFrame] = []
-                for record in records:
-                    mask = followed.mask(record.frame)
-                    if mask is not None and record.mask is not None:
-                        tracked = record.tracked
-                        comment = f"{tracked.state}: {tracked.reason}" if tracked.reason else ""
-                        lesions += lesion_frames(record.frame, mask[None], [record.mask], comment)
-                return lesions
-
-            of_what = f"followed {id(followed)}, {len(records)} frames"
-            return self._dicom_files(session, of_what, found)[name == "report.dcm"]
+            of_what = f"followed {followed.id}, {len(records)} frames"
+            return self._dicom_files(
+                session, of_what, partial(self._followed, session, followed, records, "seg.dcm")
+            )[name == "report.dcm"]
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / name
-            with (
-                MaskFiles(file)
-                if name == "masks.npz"
-                else OverlayVideo(file, image.frames_per_second or DEFAULT_RATE) as writer
-            ):
-                for record in records:
-                    mask = followed.mask(record.frame)
-                    if isinstance(writer, MaskFiles):
-                        masks = np.empty((0, *image.original_hw), np.bool_)
-                        masks = masks if mask is None else mask[None]
-                        spacing = None if record.mask is None else record.mask.spacing
-                        state = record.tracked.state
-                        writer.add(record.frame, record.seconds, state, masks, spacing)
-                    else:
-                        frame = CineFrame(record.frame, record.seconds, session.frame(record.frame))
-                        tracked = replace(record.tracked, mask=mask)
-                        note = legend_note(self._segmenter)
-                        writer.write(tracked_picture(frame, tracked, record, note=note))
+            self._followed(session, followed, records, file)
             return file.read_bytes()
+
+    def _followed(
+        self,
+        session: Session,
+        followed: FollowedLesion,
+        records: list[FrameRecord],
+        file: str | Path,
+    ) -> "list[LesionFrame]":
+        """Write what was followed as `samus-edge track` does; what DICOM files are made of."""
+        path, image = Path(file), session.image
+        job = CineTracking(
+            image.name,
+            box_of(followed.report.facts["box"]),
+            video_file=path if path.suffix == ".mp4" else None,
+            mask_file=path if path.suffix == ".npz" else None,
+            dicom_seg_file=path if path.suffix == ".dcm" else None,
+        )
+        lesions: list[LesionFrame] = []
+        with ExitStack() as closing:
+            writers = followed_writers(job, image, self._segmenter, closing, lesions)
+            blank = np.zeros(image.original_hw, np.uint8)
+            for record in records:
+                pixels = blank if job.video_file is None else session.frame(record.frame)
+                frame = CineFrame(record.frame, record.seconds, pixels)
+                tracked = replace(record.tracked, mask=followed.mask(record.frame))
+                for write in writers:
+                    write(frame, tracked, record)
+        return lesions
 
     def _predict(
         self, session: Session, request: MaskRequest

@@ -29,11 +29,13 @@ class FollowedLesion:
     """What is kept of a lesion that is or was followed.
 
     Attributes:
+        id: Of no other follow.
         report: Frame by frame.
         masks: Of the frames that have one, by index: its shape and its deflated bits.
     """
 
     def __init__(self) -> None:
+        self.id = secrets.token_hex(8)
         self.report = TrackReport()
         self._masks: dict[int, tuple[tuple[int, ...], bytes]] = {}
 
@@ -144,9 +146,8 @@ class SessionStore:
         self.sweep()
         return len(self._sessions)
 
-    def add(self, image: FileFrames, content: bytes = b"") -> Session:
+    def add(self, session: Session) -> Session:
         """Keep an image; the one that was used longest ago goes if there are too many."""
-        session = Session(image, content)
         with self._lock:
             self._sweep()
             self._sessions[session.id] = (session, self._clock())

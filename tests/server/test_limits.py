@@ -14,7 +14,7 @@ from samus_edge.runtime.cine.cine_source import FileFrames
 from samus_edge.server.guard import RateLimit
 from samus_edge.server.observability import JsonFormatter
 from samus_edge.server.segmentation_service import png_of
-from samus_edge.server.session import SessionStore
+from samus_edge.server.session import Session, SessionStore
 from samus_edge.server.settings import ServerSettings, is_loopback
 
 ClientOf = Callable[..., Any]
@@ -77,9 +77,9 @@ def test_large_bodies_are_refused_early(client_of: ClientOf) -> None:
         assert client.post("/v1/images", content=chunks()).status_code == 413
 
 
-def square(side: int) -> FileFrames:
+def square(side: int) -> Session:
     """An image of side x side bytes."""
-    return FileFrames("x", "image", [np.zeros((side, side), np.uint8)])
+    return Session(FileFrames("x", "image", [np.zeros((side, side), np.uint8)]))
 
 
 def test_the_image_used_longest_ago_goes_first() -> None:

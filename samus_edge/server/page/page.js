@@ -607,7 +607,8 @@ async function save(name) {
 
 async function saveFollowed(name) {
   const owner = study;
-  const blob = await (await call(`/v1/images/${owner.image.id}/track/${name}`)).blob();
+  const until = Math.max(...owner.tracked.keys()); // the service may have begun one more before it was stopped
+  const blob = await (await call(`/v1/images/${owner.image.id}/track/${name}?until=${until}`)).blob();
   if (owner !== study) return;
   download(blob, fileName(owner, name, "track_"));
   owner.isSaved = true;

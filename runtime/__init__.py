@@ -27,6 +27,7 @@ from samus_edge.runtime.measurement.lesion_measurements import (
 )
 from samus_edge.runtime.notes import Note
 from samus_edge.runtime.prediction import Embedding, Prediction
+from samus_edge.runtime.quality import Quality
 from samus_edge.runtime.segmenter import Segmenter
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "OverlayItem",
     "PixelSpacing",
     "Prediction",
+    "Quality",
     "SamusEdgeError",
     "Segmenter",
     "Stream",

@@ -7,8 +7,16 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge.runtime.prompts import PADDING_LABEL, Prompts
+from samus_edge.runtime.quality import Quality
 
-__all__ = ["GreyRange", "Note", "NoteLevel", "grey_range", "prediction_notes"]
+__all__ = [
+    "QUALITY_UNKNOWN",
+    "GreyRange",
+    "Note",
+    "NoteLevel",
+    "grey_range",
+    "prediction_notes",
+]
 
 
 NoteLevel: TypeAlias = Literal["info", "warning"]
@@ -27,7 +35,8 @@ class Note:
     | `mask_outside_box` | warning | most of the mask lies outside its box |
     | `empty_mask` | warning | no pixel is in the mask |
     | `click_not_obeyed` | warning | a point is on the wrong side of the mask's edge |
-    | `low_quality` | warning | the mask is probably not good |
+    | `low_quality` | warning | the mask is probably not good: it asks for a click |
+    | `quality_unknown` | info | the bundle has no calibration to judge masks by |
     | `longest_axis_uncertain` | warning | the mask is too ragged to find it for certain |
     | `side_contradiction` | warning | a DICOM file says that it shows the other breast |
     | `spacing_unknown` | warning | sizes are in pixels; the text says why; info without DICOM |
@@ -65,7 +74,12 @@ _CELLS = 64
 _SAMPLES = 256  # rows and columns that are looked at: enough for what is blank
 BLANK_RANGE = 2  # grey levels: less than the noise of any scanner
 OUTSIDE_SHARE = 0.5
-LOW_PREDICTED_IOU = 0.6
+QUALITY_UNKNOWN = Note(
+    "quality_unknown",
+    "info",
+    "How good masks are is not known: the bundle has no calibration. Make one from images and "
+    "their masks: samus-edge calibrate --quality",
+)
 
 
 def grey_range(frame: npt.NDArray[np.uint8]) -> GreyRange:
@@ -86,7 +100,7 @@ def prediction_notes(
     grey: GreyRange | None,
     prompts: Prompts,
     masks: npt.NDArray[np.bool_],
-    iou_predictions: npt.NDArray[np.float32],
+    quality: tuple[Quality, ...] | None,
 ) -> tuple[Note, ...]:
     """Say what a user should look at again.
 
@@ -94,7 +108,7 @@ def prediction_notes(
         grey: range of grey values of the frame; None if it is not known.
         prompts: N checked prompts.
         masks: (N, M, H, W), bool; alternatives (M > 1) are not judged.
-        iou_predictions: (N, M), float32.
+        quality: What is to be expected of each of N masks; None if it is not known.
     """
     found: list[tuple[str, str]] = []
     is_blank = grey is not None and _is_blank(grey)
@@ -113,11 +127,14 @@ def prediction_notes(
         if grey is not None and not is_blank and box is not None:
             judged += _box_notes(grey, box, prompts.original_hw)
         if masks.shape[1] == 1:
-            judged += _mask_notes(masks[row, 0], box, float(iou_predictions[row, 0]))
+            judged += _mask_notes(masks[row, 0], box, None if quality is None else quality[row])
             judged += _click_notes(masks[row, 0], prompts, row)
         which = "" if len(prompts) == 1 else f"Prompt {row}: "
         found += [(code, which + text) for code, text in judged]
-    return tuple(Note(code, "warning", text) for code, text in found)
+    notes = tuple(Note(code, "warning", text) for code, text in found)
+    if quality is None and masks.shape[1] == 1:
+        return (*notes, QUALITY_UNKNOWN)
+    return notes
 
 
 def _box_notes(
@@ -134,16 +151,16 @@ def _box_notes(
 
 
 def _mask_notes(
-    mask: npt.NDArray[np.bool_], box: npt.NDArray[np.float32] | None, predicted_iou: float
+    mask: npt.NDArray[np.bool_], box: npt.NDArray[np.float32] | None, quality: Quality | None
 ) -> list[tuple[str, str]]:
     area = int(np.count_nonzero(mask))
     if area == 0:
         return [("empty_mask", "The mask is empty: no lesion was found there.")]
     notes = []
-    if predicted_iou < LOW_PREDICTED_IOU:
+    if quality is not None and quality.state == "ask for a click":
         text = (
-            f"The mask is probably not good (predicted IoU {predicted_iou:.2f}). Look at it, and "
-            "correct it with a click or a tighter box."
+            f"The mask is probably not good (it is with a probability of {quality.probability:.2f})"
+            ". Look at it, and correct it with a click or a tighter box."
         )
         notes.append(("low_quality", text))
     outside = 0.0 if box is None else 1 - _area_in(mask, box) / area

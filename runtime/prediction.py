@@ -33,6 +33,7 @@ from samus_edge.runtime.prompts import (
     Prompts,
     decoder_prompts,
 )
+from samus_edge.runtime.quality import Quality
 
 if TYPE_CHECKING:
     from samus_edge.runtime.backends.gpu.device import DeviceTensor
@@ -403,6 +404,8 @@ class Prediction:
             leave [0, 1].
         original_hw: (H, W) of the image, pixels.
         notes: What looks wrong: a blank image, coordinates that are no pixels, a poor mask.
+        quality: What is to be expected of each prompt's mask; None for alternatives (M > 1), and
+            where the bundle has no calibration.
     """
 
     masks: npt.NDArray[np.bool_]
@@ -410,3 +413,4 @@ class Prediction:
     iou_predictions: npt.NDArray[np.float32]
     original_hw: tuple[int, int]
     notes: tuple[Note, ...] = ()
+    quality: tuple[Quality, ...] | None = None

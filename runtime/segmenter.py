@@ -38,6 +38,7 @@ from samus_edge.runtime.prediction import (
     predict_masks,
 )
 from samus_edge.runtime.prompts import Prompts, check_prompts
+from samus_edge.runtime.quality import judge_masks, read_calibration
 
 if TYPE_CHECKING:
     from samus_edge.runtime.backends.gpu.device import DeviceArray, DeviceTensor
@@ -86,6 +87,7 @@ class Segmenter:
         self._encoder_sha256 = encoder.sha256
         self._decoder_sha256 = decoder.sha256
         self._mask_input_hw = mask_input_hw(decoder)
+        self._calibration = read_calibration(bundle.manifest.quality)
         self._sessions: tuple[GraphSession, GraphSession] | None = (
             open_bundle_graph(backend, bundle, graphs.image_encoder),
             open_bundle_graph(backend, bundle, graphs.mask_decoder),
@@ -386,12 +388,16 @@ class Segmenter:
     ) -> Prediction:
         threshold = self._bundle.manifest.mask_threshold
         masks = masks_from_logits(logits, embedding.original_hw, threshold)
+        quality = None
+        if self._calibration is not None and masks.shape[1] == 1:
+            quality = judge_masks(self._calibration, logits, ious, prompts, threshold)
         return Prediction(
             masks=masks,
             low_res_logits=logits,
             iou_predictions=ious,
             original_hw=embedding.original_hw,
-            notes=prediction_notes(embedding.grey, prompts, masks, ious),
+            notes=prediction_notes(embedding.grey, prompts, masks, quality),
+            quality=quality,
         )
 
     def _open_sessions(self) -> tuple[GraphSession, GraphSession]:

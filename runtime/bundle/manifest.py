@@ -292,6 +292,8 @@ class Manifest:
         accuracy: Measured accuracy of the shipped graphs, with the data it was measured on.
         verification: Measurements of `samus-edge verify`, by the name of a precision. Left out of
             the JSON where it is empty.
+        quality: How masks are judged, see `samus_edge.runtime.quality.read_calibration`. Left out
+            of the JSON where it is empty.
         licence: SPDX expression of the bundle's licence.
         credits: Sources of data and weights.
         intended_use: Intended use, in a sentence or two.
@@ -316,6 +318,7 @@ class Manifest:
     parity: Mapping[str, JsonValue]
     accuracy: Mapping[str, JsonValue]
     verification: Mapping[str, JsonValue] = field(default_factory=dict, metadata=LEFT_OUT_IF_EMPTY)
+    quality: Mapping[str, JsonValue] = field(default_factory=dict, metadata=LEFT_OUT_IF_EMPTY)
     licence: Text
     credits: tuple[str, ...]
     intended_use: Text

@@ -12,6 +12,7 @@ from samus_edge.errors import BadArgumentError
 from samus_edge.runtime.images.image_io import GreyFrame
 from samus_edge.runtime.measurement.lesion_measurements import box_around
 from samus_edge.runtime.prediction import Embedding
+from samus_edge.runtime.quality import Quality
 from samus_edge.runtime.segmenter import Segmenter
 
 __all__ = [
@@ -259,6 +260,8 @@ class TrackedFrame:
             predicted.
         reason: why it is uncertain or lost; "" while it is tracked.
         was_found: whether it was lost in the frame before.
+        quality: what is to be expected of the mask; None without one, and where the bundle has no
+            calibration.
     """
 
     index: int
@@ -270,6 +273,7 @@ class TrackedFrame:
     contrast: float | None
     reason: str = ""
     was_found: bool = False
+    quality: Quality | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,6 +296,7 @@ class _Mask:
     box: Box | None
     predicted_iou: float
     contrast: float
+    quality: Quality | None
 
 
 class LesionTracker:
@@ -351,7 +356,8 @@ class LesionTracker:
         reason = "" if appearance.is_usable else "it is too small or too flat to be followed"
         self._state = "uncertain" if reason else "tracking"
         return TrackedFrame(
-            0, self._state, found.mask, found.box, found.predicted_iou, 1.0, 1.0, reason
+            *(0, self._state, found.mask, found.box, found.predicted_iou, 1.0, 1.0, reason),
+            quality=found.quality,
         )
 
     def update(self, frame: GreyFrame, *, embedding: Embedding | None = None) -> TrackedFrame:
@@ -462,6 +468,7 @@ class LesionTracker:
             contrast,
             doubt,
             was_lost,
+            found.quality,
         )
 
     def _lose(
@@ -480,7 +487,8 @@ class LesionTracker:
         around = box_around(mask)
         # A line is nothing to follow, nor to compare sizes with.
         is_line = around is not None and (around[0] == around[2] or around[1] == around[3])
-        return _Mask(mask, None if is_line else around, iou, lesion_contrast(frame, mask))
+        contrast, quality = lesion_contrast(frame, mask), (prediction.quality or (None,))[0]
+        return _Mask(mask, None if is_line else around, iou, contrast, quality)
 
 
 def _grown(box: Box, first: Box) -> tuple[float, float]:

@@ -22,9 +22,10 @@ from samus_edge.runtime.measurement.lesion_measurements import (
     box_around,
     measure_lesion,
 )
-from samus_edge.runtime.notes import Note
+from samus_edge.runtime.notes import QUALITY_UNKNOWN, Note
 from samus_edge.runtime.prediction import Prediction
 from samus_edge.runtime.prompts import PADDING_LABEL, Prompts, assign_points_to_boxes, check_prompts
+from samus_edge.runtime.quality import Quality
 from samus_edge.runtime.segmenter import Segmenter
 
 __all__ = [
@@ -99,6 +100,7 @@ class MaskRecord:
         predicted_iou: The model's estimate of the mask's IoU; not clipped, may leave [0, 1].
         spacing: The size of a pixel that it is measured by; None for sizes in pixels.
         measurements: Sizes of its largest component; None if empty.
+        quality: What is to be expected of it; None where the bundle has no calibration.
         prompt: What it was prompted by; empty for a mask that the tracker prompted.
         notes: What a user should know of the prediction and of the size of its pixels.
     """
@@ -108,6 +110,7 @@ class MaskRecord:
     predicted_iou: float
     spacing: PixelSpacing | None
     measurements: LesionMeasurements | None
+    quality: Quality | None = None
     prompt: PromptRecord = PromptRecord()
     notes: tuple[Note, ...] = ()
 
@@ -117,6 +120,7 @@ class MaskRecord:
             "area_px": self.area_px,
             "box": None if self.box is None else list(self.box),
             "predicted_iou": self.predicted_iou,
+            "quality": None if self.quality is None else self.quality.to_json(self.measurements),
             "prompt": self.prompt.to_json(),
             "spacing": None if self.spacing is None else self.spacing.to_json(),
             "measurements": None if self.measurements is None else self.measurements.to_json(),
@@ -156,7 +160,7 @@ class FrameRecord:
             "latency_ms": round(self.latency_ms, 2),
             **{
                 name: None if mask is None else mask[name]
-                for name in ("area_px", "spacing", "measurements")
+                for name in ("area_px", "spacing", "measurements", "quality")
             },
         }
 
@@ -173,6 +177,7 @@ def mask_record(
     prompt: PromptRecord = PromptRecord(),
     notes: tuple[Note, ...] = (),
     location: BreastLocation | None = None,
+    quality: Quality | None = None,
 ) -> MaskRecord:
     """Measure a mask.
 
@@ -184,6 +189,7 @@ def mask_record(
         prompt: What it was prompted by.
         notes: What a user should know of the prediction.
         location: Where the lesion is, as it was given.
+        quality: What is to be expected of it.
     """
     box = box_around(mask)
     if spacing is not None:
@@ -201,6 +207,7 @@ def mask_record(
         predicted_iou=round(float(predicted_iou), 6),
         spacing=spacing,
         measurements=measurements,
+        quality=quality,
         prompt=prompt,
         notes=notes,
     )
@@ -287,6 +294,7 @@ def mask_records(
             _prompt_record(prompts, index, boxes[index] if boxes else None),
             prediction.notes,
             location,
+            None if prediction.quality is None else prediction.quality[index],
         )
         for index in range(len(prompts))
     )
@@ -325,7 +333,12 @@ def frame_record(
     """The record of a tracked frame; see `FrameRecord` and `mask_record`."""
     mask: MaskRecord | None = None
     if tracked.mask is not None and tracked.predicted_iou is not None:
-        mask = mask_record(tracked.mask, tracked.predicted_iou, source, spacing, location=location)
+        mask = mask_record(
+            *(tracked.mask, tracked.predicted_iou, source, spacing),
+            notes=() if tracked.quality else (QUALITY_UNKNOWN,),
+            location=location,
+            quality=tracked.quality,
+        )
     return FrameRecord(index, seconds, latency_ms, replace(tracked, mask=None), mask)
 
 

@@ -43,9 +43,14 @@ from samus_edge.runtime.images.overlay import (
     encode_image,
     mask_image,
 )
-from samus_edge.runtime.measurement.lesion_measurements import BreastLocation, PixelSpacing
+from samus_edge.runtime.measurement.lesion_measurements import (
+    BreastLocation,
+    LesionMeasurements,
+    PixelSpacing,
+)
 from samus_edge.runtime.notes import Note
 from samus_edge.runtime.prompts import Prompts
+from samus_edge.runtime.quality import Quality
 from samus_edge.runtime.segmenter import Segmenter
 
 if TYPE_CHECKING:
@@ -189,6 +194,8 @@ class SegmentationReport:
             lines.append(f"  {frame}mask {index % each + 1}: {described}")
             if mask.measurements is not None and mask.measurements.unit == "mm":
                 lines.append(f"    {calliper_text(mask.measurements)}")
+            if mask.measurements is not None and mask.quality is not None:
+                lines.append(f"    {_intervals(mask.quality, mask.measurements)}")
             if mask.measurements is not None and mask.measurements.location is not None:
                 lines.append(f"    {mask.measurements.location}")
             if mask.prompt.was_clipped:
@@ -214,10 +221,26 @@ class SegmentationReport:
 
 def _describe_mask(mask: MaskRecord, image_px: int) -> str:
     if mask.box is None:
-        return f"empty, predicted IoU {mask.predicted_iou:.2f}"
+        return f"empty, {_trust(mask)}"
     return (
         f"{mask.area_px} px ({100 * mask.area_px / image_px:.1f} %), "
-        f"box {_coordinates(mask.box)}, predicted IoU {mask.predicted_iou:.2f}"
+        f"box {_coordinates(mask.box)}, {_trust(mask)}"
+    )
+
+
+def _trust(mask: MaskRecord) -> str:
+    """How far a mask can be trusted, in words."""
+    if mask.quality is None:
+        return f"predicted IoU {mask.predicted_iou:.2f}"
+    return f"quality {100 * mask.quality.probability:.0f} % ({mask.quality.state})"
+
+
+def _intervals(quality: Quality, found: LesionMeasurements) -> str:
+    """Where the true sizes of a lesion are with 90 %."""
+    (least, most), (short, long) = quality.area_interval(found), quality.diameter_interval(found)
+    return (
+        f"90 % interval: area {least:.5g} to {most:.5g} {found.unit}2, longest diameter "
+        f"{short:.4g} to {long:.4g} {found.unit}"
     )
 
 
@@ -321,7 +344,12 @@ def _segmented(
             point_labels=prompts.point_labels,
         )
         if len(job.frames) > 1:
-            notes = [replace(note, text=f"Frame {frame}: {note.text}") for note in prediction.notes]
+            notes = [
+                replace(note, text=f"Frame {frame}: {note.text}")
+                if note.level == "warning"
+                else note
+                for note in prediction.notes
+            ]
             prediction = replace(prediction, notes=tuple(notes))
         clock.lap("decode")
         found = mask_records(prediction, prompts, job.boxes, source, job.spacing, job.location)
@@ -488,6 +516,6 @@ def overlay_picture(
 
 
 def _caption(record: MaskRecord) -> str:
-    text = f"{record.area_px} px, predicted IoU {record.predicted_iou:.2f}"
+    text = f"{record.area_px} px, {_trust(record)}"
     found = record.measurements
     return text if found is None or found.location is None else f"{text}, {found.location}"

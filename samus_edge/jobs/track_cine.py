@@ -266,17 +266,24 @@ class TrackReport:
         plain = ("frame", "seconds", "state", "reason", "predicted_iou", "similarity", "contrast")
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*plain, "latency_ms", "x1", "y1", "x2", "y2", "unit", *sizes])
+        judged = ("state", "probability", "area_interval", "longest_diameter_interval")
+        ends = ("area_low", "area_high", "longest_diameter_low", "longest_diameter_high")
+        placed = ("latency_ms", "x1", "y1", "x2", "y2", "unit")
+        writer.writerow([*plain, *placed, *sizes, "quality_state", "quality_probability", *ends])
         for frame in self.frames:
             document = frame.to_json()
             measured = document["measurements"] or {}
             values = [measured.get(name) for name in ("unit", *sizes)]
+            quality = document["quality"] or {}
+            state, probability, *intervals = map(quality.get, judged)
             writer.writerow(
                 [
                     *(document[name] for name in plain),
                     document["latency_ms"],
                     *(document["box"] or [None] * 4),
                     *(value["length"] if isinstance(value, dict) else value for value in values),
+                    *(state, probability),
+                    *(end for interval in intervals for end in interval or (None, None)),
                 ]
             )
         return text.getvalue()

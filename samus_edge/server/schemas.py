@@ -131,6 +131,9 @@ class MaskResult(BaseModel):
     area_px: int
     box: list[float] | None
     predicted_iou: float
+    quality: dict[str, Any] | None
+    """Calibrated probability that the mask is good, what follows from it, and intervals of its
+    sizes; null where the bundle has no calibration."""
     prompt: dict[str, Any]
     """The prompt as it was used, cut to the image."""
     spacing: dict[str, Any] | None

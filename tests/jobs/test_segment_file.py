@@ -64,7 +64,7 @@ def test_the_document_traces_the_result(job: FileSegmentation, disc_bundle: Path
         "frame": None,
     }
     mask_fields = {"frame", "area_px", "box", "predicted_iou", "prompt", "spacing", "measurements"}
-    assert set(document["masks"][0]) == mask_fields
+    assert set(document["masks"][0]) == {*mask_fields, "quality"}
     timings = document["timings_ms"]
     assert set(timings) == {"load", "read", "encode", "decode", "write", "total"}
     assert all(value >= 0 for value in timings.values())
@@ -168,9 +168,10 @@ def test_the_lines_are_for_people(job: FileSegmentation) -> None:
     assert lines[0] == f"{job.image}: 640 x 480 pixels"
     assert "mask 1: 235" in lines[1] and "predicted IoU 2.10" in lines[1]
     assert lines[2].startswith("  warning: ")  # the image is black
-    assert lines[3].startswith("  info: Sizes are in pixels")
-    assert lines[4] == f"  mask file: {mask_file} (0 and 255)"
-    assert lines[5].startswith("  discs (fp32) on onnxruntime, 1 threads: ")
+    assert lines[3].startswith("  info: How good masks are is not known")
+    assert lines[4].startswith("  info: Sizes are in pixels")
+    assert lines[5] == f"  mask file: {mask_file} (0 and 255)"
+    assert lines[6].startswith("  discs (fp32) on onnxruntime, 1 threads: ")
     assert "Not a medical device" in lines[-1]
 
 

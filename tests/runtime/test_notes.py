@@ -10,6 +10,7 @@ from samus_edge.runtime import Segmenter
 from samus_edge.runtime.bundle.check_frame import load_check_frames
 from samus_edge.runtime.notes import grey_range, prediction_notes
 from samus_edge.runtime.prompts import check_prompts
+from samus_edge.runtime.quality import Quality
 
 NOISE = np.random.default_rng(0).integers(0, 256, (480, 640)).astype(np.uint8)
 
@@ -17,12 +18,12 @@ NOISE = np.random.default_rng(0).integers(0, 256, (480, 640)).astype(np.uint8)
 def codes(
     frame: npt.NDArray[np.uint8],
     mask: npt.NDArray[np.bool_],
-    predicted_iou: float = 0.9,
+    probability: float = 0.9,
     **prompts: npt.ArrayLike,
 ) -> list[str]:
     checked = check_prompts(frame.shape, **prompts)  # type: ignore[arg-type]  # names of the test
-    scores = np.array([[predicted_iou]], np.float32)
-    notes = prediction_notes(grey_range(frame), checked, mask[None, None], scores)
+    quality = (Quality(probability, (0.8, 1.2), (0.9, 1.1)),)
+    notes = prediction_notes(grey_range(frame), checked, mask[None, None], quality)
     assert all(note.level == "warning" and note.text.endswith(".") for note in notes)
     return [note.code for note in notes]
 
@@ -67,14 +68,16 @@ def test_a_mask_mostly_outside_its_box(share: float, expected: list[str]) -> Non
 
 
 def test_a_poor_mask_and_none() -> None:
-    assert codes(NOISE, box_mask(*BOX), predicted_iou=0.3, boxes=[BOX]) == ["low_quality"]
+    assert codes(NOISE, box_mask(*BOX), probability=0.49, boxes=[BOX]) == ["low_quality"]
+    assert codes(NOISE, box_mask(*BOX), probability=0.51, boxes=[BOX]) == []
     assert codes(NOISE, np.zeros_like(NOISE, np.bool_), boxes=[BOX]) == ["empty_mask"]
 
 
 def test_the_note_names_its_prompt() -> None:
     checked = check_prompts(NOISE.shape, boxes=[BOX, BOX])
     masks = np.stack([box_mask(*BOX), np.zeros_like(NOISE, np.bool_)])[:, None]
-    (note,) = prediction_notes(None, checked, masks, np.full((2, 1), 0.9, np.float32))
+    note, unknown = prediction_notes(None, checked, masks, None)
+    assert (unknown.code, unknown.level) == ("quality_unknown", "info")
     assert note.text.startswith("Prompt 1: ")
 
 
@@ -91,7 +94,7 @@ def test_the_range_of_grey_values_covers_the_frame(hw: tuple[int, int]) -> None:
 def test_segment_carries_them(disc_bundle: Path) -> None:
     with Segmenter.load(disc_bundle, threads=1) as segmenter:
         black = segmenter.segment(np.zeros((200, 200), np.uint8), boxes=[[50, 50, 150, 150]])
-    assert [note.code for note in black.notes] == ["blank_frame"]
+    assert [note.code for note in black.notes] == ["blank_frame", "quality_unknown"]
     frame = load_check_frames()[1]
     with Segmenter.load(threads=1) as segmenter:
         assert segmenter.segment(frame.image, boxes=frame.box[None]).notes == ()

@@ -27,6 +27,7 @@ from samus_edge.export.torch_graph import (
     DEFAULT_OPSET,
     freeze_frame_size,
     image_encoder_graph,
+    lesion_proposer_graph,
     mask_decoder_graph,
 )
 from samus_edge.export.weight_storage import round_weights, store_compactly
@@ -35,6 +36,7 @@ from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime.backends.onnxruntime_backend import ort
 from samus_edge.runtime.bundle.manifest import (
     IMAGE_ENCODER,
+    LESION_PROPOSER,
     MANIFEST_FILE,
     MASK_DECODER,
     GraphRecord,
@@ -157,6 +159,8 @@ def write_bundle(
         model = shipped_model(model)
         graphs: dict[str, GraphRecord] = {}
         builders = {IMAGE_ENCODER: image_encoder_graph, MASK_DECODER: mask_decoder_graph}
+        if model.lesion_proposer is not None:
+            builders[LESION_PROPOSER] = lesion_proposer_graph
         for name, build in builders.items():
             report(f"exporting {name}")
             graph = build(model, opset=max(opset, GELU_OPSET))
@@ -202,11 +206,10 @@ def shipped_model(model: SamusHF) -> SamusHF:
 
 def graph_tensors(model: SamusHF, graph: str) -> dict[str, npt.NDArray[np.float32]]:
     """The model's tensors that a graph computes with."""
-    is_encoder = graph == IMAGE_ENCODER
+    parts = {IMAGE_ENCODER: "image_encoder.", LESION_PROPOSER: "lesion_proposer."}
+    part = parts.get(graph, ("prompt_encoder.", "mask_decoder."))
     return {
-        name: tensor.numpy()
-        for name, tensor in model.state_dict().items()
-        if name.startswith("image_encoder.") == is_encoder
+        name: tensor.numpy() for name, tensor in model.state_dict().items() if name.startswith(part)
     }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from samus_edge.errors import ExportMismatchError
 from samus_edge.evaluation.torch_predictor import TorchPredictor
@@ -16,6 +17,7 @@ from samus_edge.runtime.agreement import largest_difference, mask_iou
 
 MAX_LOGIT_ERROR = 1e-3
 MIN_MASK_IOU = 0.999
+MAX_PROPOSAL_ERROR = 0.05  # pixels of the model's input
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class ParityReport:
         max_abs_logit_error: largest difference of the low-resolution logits, all M masks.
         min_mask_iou: lowest IoU of the single masks at frame size; 1 where both are empty.
         frame_sizes: the frames' (H, W).
+        max_proposal_error: largest difference of a proposed box's coordinate, pixels of the model's
+            input; 0 without a lesion proposer.
     """
 
     frames: int
@@ -37,6 +41,7 @@ class ParityReport:
     max_abs_logit_error: float
     min_mask_iou: float
     frame_sizes: tuple[tuple[int, int], ...]
+    max_proposal_error: float = 0.0
 
     def check(self) -> None:
         """Raise where a gate does not hold.
@@ -51,6 +56,11 @@ class ParityReport:
             )
         if not self.min_mask_iou >= MIN_MASK_IOU:
             problems.append(f"worst mask IoU {self.min_mask_iou:.5f}, required {MIN_MASK_IOU}")
+        if not self.max_proposal_error <= MAX_PROPOSAL_ERROR:
+            problems.append(
+                f"proposed boxes {self.max_proposal_error:.2e} pixels apart, allowed "
+                f"{MAX_PROPOSAL_ERROR:.0e}"
+            )
         if problems:
             raise ExportMismatchError(
                 f"The exported graphs differ from the model on {self.frames} frames: "
@@ -81,7 +91,7 @@ def measure_parity(
     """
     rng = np.random.default_rng(seed)
     reference = TorchPredictor(model)
-    embedding_errors, logit_errors, ious = [0.0], [0.0], [1.0]
+    embedding_errors, logit_errors, proposal_errors, ious = [0.0], [0.0], [0.0], [1.0]
     prompts = 0
     with Segmenter.load(bundle, backend="onnxruntime") as segmenter:
         for frame in frames:
@@ -89,6 +99,12 @@ def measure_parity(
             embedding_errors.append(
                 largest_difference(shipped_embedding.image_embeddings, embedding.image_embeddings)
             )
+            if model.lesion_proposer is not None:
+                boxes, _ = segmenter.proposed_boxes(shipped_embedding)
+                proposed, _ = model.lesion_proposer.propose(
+                    torch.from_numpy(embedding.image_embeddings)
+                )
+                proposal_errors.append(largest_difference(boxes, proposed[0].numpy()))
             for prompt in _random_prompts(frame.shape[1], frame.shape[0], rng):
                 prompts += 1
                 for multimask in (False, True):
@@ -106,6 +122,7 @@ def measure_parity(
         max_abs_embedding_error=max(embedding_errors),
         max_abs_logit_error=max(logit_errors),
         min_mask_iou=min(ious),
+        max_proposal_error=max(proposal_errors),
         frame_sizes=tuple((frame.shape[0], frame.shape[1]) for frame in frames),
     )
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from samus_edge.errors import BadArgumentError
 from samus_edge.export.graph_cleanup import remove_unused, rendered, slice_constants
 from samus_edge.high_frequency import MIN_BAND_RANGE, MIN_SUM_RANGE
+from samus_edge.modeling.lesion_proposer import LesionProposer
 from samus_edge.modeling.samus_hf import SamusHF
 
 SCOPES_KEY = "pkg.torch.onnx.name_scopes"
@@ -182,6 +183,33 @@ def mask_decoder_graph(model: SamusHF, *, opset: int) -> ModelProto:
             {0: prompts},
             {0: prompts},
         ),
+        opset=opset,
+    )
+
+
+class _Proposer(nn.Module):
+    """The proposer as one module that gives boxes, for the exporter."""
+
+    def __init__(self, proposer: LesionProposer) -> None:
+        super().__init__()
+        self.lesion_proposer = proposer
+
+    def forward(self, image_embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        return self.lesion_proposer.propose(image_embeddings)
+
+
+def lesion_proposer_graph(model: SamusHF, *, opset: int) -> ModelProto:
+    """Build `lesion_proposer`: `image_embeddings` to `boxes` (B, K, 4) and `scores` (B, K)."""
+    assert model.lesion_proposer is not None  # the caller asks only for what there is
+    side = model.prompt_encoder.embedding_size
+    channels = model.mask_decoder.mask_tokens.embedding_dim
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    return _export(
+        _Proposer(model.lesion_proposer),
+        (torch.rand(2, channels, side, side),),
+        inputs=("image_embeddings",),
+        outputs=("boxes", "scores"),
+        dynamic_shapes=({0: batch},),
         opset=opset,
     )
 

@@ -37,6 +37,8 @@ class Note:
     | `click_not_obeyed` | warning | a point is on the wrong side of the mask's edge |
     | `low_quality` | warning | the mask is probably not good: it asks for a click |
     | `quality_unknown` | info | the bundle has no calibration to judge masks by |
+    | `proposed` | info | nobody marked the lesion: the model suggests it |
+    | `no_proposal` | info | the model found nothing to suggest, which rules nothing out |
     | `longest_axis_uncertain` | warning | the mask is too ragged to find it for certain |
     | `side_contradiction` | warning | a DICOM file says that it shows the other breast |
     | `spacing_unknown` | warning | sizes are in pixels; the text says why; info without DICOM |

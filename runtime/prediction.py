@@ -43,6 +43,7 @@ __all__ = [
     "SINGLE_MASK",
     "Embedding",
     "Prediction",
+    "Proposals",
     "decode_prompts",
     "mask_decoder_feeds",
     "masks_from_logits",
@@ -393,6 +394,23 @@ class Embedding:
 
 
 @dataclass(frozen=True, eq=False)
+class Proposals:
+    """Where lesions were looked for without a prompt.
+
+    Attributes:
+        boxes: (N, 4), float32, XYXY in pixels of the original image: what the masks were prompted
+            with.
+        scores: (N,), float32, in [0, 1]: how sure the model is of each, best first; of the first
+            it is the estimated probability that the image shows a lesion.
+        presence: that probability also where it was too low to propose anything.
+    """
+
+    boxes: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    presence: float
+
+
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """Masks for N prompts, M each: M is 1, or 3 with `multimask_output=True`.
 
@@ -406,6 +424,7 @@ class Prediction:
         notes: What looks wrong: a blank image, coordinates that are no pixels, a poor mask.
         quality: What is to be expected of each prompt's mask; None for alternatives (M > 1), and
             where the bundle has no calibration.
+        proposals: What the masks were proposed by; None where the prompts were a user's.
     """
 
     masks: npt.NDArray[np.bool_]
@@ -414,3 +433,4 @@ class Prediction:
     original_hw: tuple[int, int]
     notes: tuple[Note, ...] = ()
     quality: tuple[Quality, ...] | None = None
+    proposals: Proposals | None = None

@@ -2,7 +2,9 @@
 
 import ctypes
 import os
+import threading
 import weakref
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, final
@@ -11,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from samus_edge.errors import BackendError, BadArgumentError
+from samus_edge.runtime.agreement import mask_iou
 from samus_edge.runtime.backends.backend import Backend, GraphSession, open_bundle_graph
 from samus_edge.runtime.backends.backend_selection import (
     backend_order,
@@ -21,18 +24,20 @@ from samus_edge.runtime.backends.backend_selection import (
 from samus_edge.runtime.bundle.bundle import Bundle, check_precision, precision_name, select_graphs
 from samus_edge.runtime.bundle.manifest import (
     IMAGE_ENCODER,
+    LESION_PROPOSER,
     MASK_DECODER,
     check_graph,
     mask_input_hw,
 )
 from samus_edge.runtime.images.image_io import GreyFrame, grey_frame
-from samus_edge.runtime.notes import grey_range, prediction_notes
+from samus_edge.runtime.notes import Note, grey_range, prediction_notes
 from samus_edge.runtime.prediction import (
     MULTIMASK,
     SINGLE_MASK,
     Embedding,
     Logits,
     Prediction,
+    Proposals,
     decode_prompts,
     masks_from_logits,
     predict_masks,
@@ -44,6 +49,11 @@ if TYPE_CHECKING:
     from samus_edge.runtime.backends.gpu.device import DeviceArray, DeviceTensor
 
 __all__ = ["Segmenter"]
+
+# Two proposals whose masks overlap by more than this IoU are one lesion.
+_SAME_LESION = 0.5
+# Of the first: the bundle's head is trained to give the probability that there is a lesion.
+_MIN_SCORE = 0.5
 
 _open_segmenters: "weakref.WeakSet[Segmenter]" = weakref.WeakSet()
 
@@ -92,6 +102,8 @@ class Segmenter:
             open_bundle_graph(backend, bundle, graphs.image_encoder),
             open_bundle_graph(backend, bundle, graphs.mask_decoder),
         )
+        self._proposer: GraphSession | None = None
+        self._opening = threading.Lock()
         self._is_of_parent = False
         _open_segmenters.add(self)
         try:
@@ -266,6 +278,91 @@ class Segmenter:
         prompts = self._check_prompts(hw, boxes, point_coords, point_labels, mask_input)
         return self._predict(embedding, prompts, multimask_output)
 
+    @property
+    def can_propose(self) -> bool:
+        """Whether the bundle has a lesion proposer."""
+        return LESION_PROPOSER in self._bundle.manifest.graphs
+
+    def propose(
+        self,
+        image: "npt.NDArray[np.uint8] | DeviceArray | Embedding",
+        *,
+        max_lesions: int = 1,
+        min_score: float = _MIN_SCORE,
+    ) -> Prediction:
+        """Suggest lesions without a prompt, best first; a person has to look at each of them.
+
+        Args:
+            image: as in `encode`, or a result of `encode`.
+            max_lesions: at most so many lesions, 1 to 3.
+            min_score: 0 to 1; what the model is less sure of is left out.
+
+        Returns:
+            One mask for each of the N lesions, N from 0 to `max_lesions`, with `proposals`.
+
+        Raises:
+            TypeError, RuntimeError: as `encode` and `predict`.
+            BadArgumentError: if `max_lesions` or `min_score` is out of its range.
+            BackendError: if the bundle has no lesion proposer, or the backend fails.
+        """
+        if not 1 <= max_lesions <= 3:
+            raise BadArgumentError(f"max_lesions must be 1 to 3, got {max_lesions}.")
+        if not 0.0 <= min_score <= 1.0:
+            raise BadArgumentError(f"min_score must be from 0 to 1, got {min_score}.")
+        if isinstance(image, Embedding):
+            self._check_embedding(image)
+            embedding = image
+        else:
+            embedding = self.encode(image)
+        boxes, scores = self.proposed_boxes(embedding)
+        height, width = embedding.original_hw
+        scale = np.array([width, height] * 2, np.float32) / self._bundle.manifest.prompts.size
+        boxes = (boxes + np.float32(0.5)) * scale - np.float32(0.5)
+        is_box = (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)
+        presence = float(scores[0])
+        prediction = self.predict(embedding, boxes=boxes[is_box])
+        scores = scores[is_box]
+        order = np.argsort(-scores * prediction.iou_predictions[:, 0], kind="stable")
+        kept: list[int] = []
+        for number in order[scores[order] >= min_score].tolist():
+            masks = prediction.masks[:, 0]
+            if masks[number].any() and all(
+                mask_iou(masks[number], masks[other]) <= _SAME_LESION for other in kept
+            ):
+                kept.append(number)
+        kept = kept[:max_lesions]
+        found = Prediction(
+            masks=prediction.masks[kept],
+            low_res_logits=prediction.low_res_logits[kept],
+            iou_predictions=prediction.iou_predictions[kept],
+            original_hw=embedding.original_hw,
+            proposals=Proposals(boxes[is_box][kept], scores[kept], presence),
+        )
+        return replace(found, notes=_proposal_notes(found, embedding))
+
+    def proposed_boxes(self, embedding: Embedding) -> tuple[Logits, Logits]:
+        """What the lesion proposer alone gives, to compare graphs by.
+
+        Args:
+            embedding: A result of this segmenter's `encode`.
+
+        Returns:
+            boxes (K, 4), float32, XYXY in pixels of the model's input, and scores (K,), float32,
+            best first.
+
+        Raises:
+            RuntimeError: if the segmenter is closed.
+            BackendError: if the bundle has no lesion proposer, or the backend fails.
+        """
+        outputs = self._open_proposer().run({"image_embeddings": embedding.tensor})
+        boxes, scores = outputs["boxes"][0], outputs["scores"][0]
+        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+            raise BackendError(
+                f"{self._backend.name} {self._backend.version} proposed NaN or infinite values. "
+                "Try another backend or precision."
+            )
+        return boxes, scores
+
     def decode(
         self,
         embedding: Embedding,
@@ -289,7 +386,8 @@ class Segmenter:
     def close(self) -> None:
         """Give the graphs' memory back; calls under way end normally. Closing twice is fine."""
         sessions, self._sessions = self._sessions, None
-        for session in sessions or ():
+        proposer, self._proposer = self._proposer, None
+        for session in (*(sessions or ()), *((proposer,) if proposer else ())):
             session.close()
 
     def __enter__(self) -> "Segmenter":
@@ -413,6 +511,21 @@ class Segmenter:
             raise RuntimeError("this Segmenter is closed. Load another with Segmenter.load().")
         return sessions
 
+    def _open_proposer(self) -> GraphSession:
+        """The lesion proposer, opened at its first use: a segmenter that is prompted needs none."""
+        self._open_sessions()
+        with self._opening:
+            if self._proposer is None:
+                if not self.can_propose:
+                    raise BackendError(
+                        f"the bundle {self._bundle.manifest.name} has no lesion proposer. Give a "
+                        "box or a point, or a bundle of a model that was trained with "
+                        "loss.proposals."
+                    )
+                check_graph(LESION_PROPOSER, self._bundle.graph_record(LESION_PROPOSER))
+                self._proposer = open_bundle_graph(self._backend, self._bundle, LESION_PROPOSER)
+            return self._proposer
+
     def _leave_to_parent(self) -> None:
         """Let go of the graphs in a forked child, without ending them.
 
@@ -420,13 +533,40 @@ class Segmenter:
         ever, at the latest when the interpreter ends.
         """
         if self._sessions is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object((self._sessions, self._backend)))
-            self._sessions, self._is_of_parent = None, True
+            kept = (self._sessions, self._proposer, self._backend)
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+            self._sessions, self._proposer, self._is_of_parent = None, None, True
 
 
 def _original_hw(frame: "GreyFrame | DeviceTensor") -> tuple[int, int]:
     height, width = frame.shape
     return height, width
+
+
+def _proposal_notes(found: Prediction, embedding: Embedding) -> tuple[Note, ...]:
+    """What a user should know about proposals, before what is said of any mask."""
+    assert found.proposals is not None
+    if len(found.masks) == 0:
+        text = (
+            "The model found nothing to suggest (probability of a lesion "
+            f"{found.proposals.presence:.2f}). That rules nothing out: give a box or a point where "
+            "you see something."
+        )
+        return (Note("no_proposal", "info", text),)
+    text = (
+        "Nobody marked a lesion: the model suggests where one may be. It misses some and marks "
+        "what is none; a person has to look."
+    )
+    prompts = check_prompts(
+        found.original_hw,
+        boxes=found.proposals.boxes,
+        point_coords=None,
+        point_labels=None,
+        mask_input=None,
+        mask_input_hw=(0, 0),
+    )
+    judged = prediction_notes(embedding.grey, prompts, found.masks, found.iou_predictions)
+    return (Note("proposed", "info", text), *judged)
 
 
 def _leave_all_to_parent() -> None:

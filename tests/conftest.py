@@ -335,7 +335,7 @@ def random_model() -> "SamusHF":
 
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        model = samus_hf_tiny()
+        model = samus_hf_tiny(proposer=True)
         for tensor in model.state_dict().values():
             if tensor.is_floating_point() and bool((tensor == tensor.flatten()[0]).all()):
                 tensor += 0.02 * torch.randn_like(tensor)
@@ -358,13 +358,14 @@ def exported_graphs(
     onnx = pytest.importorskip(
         "onnx", reason="onnx is not installed: pip install 'samus-edge[export]'"
     )
-    from samus_edge.export.torch_graph import DEFAULT_OPSET, image_encoder_graph, mask_decoder_graph
+    from samus_edge.export import torch_graph
 
     def export(folder: Path) -> None:
         model = request.getfixturevalue("shipped_random_model")
         folder.mkdir()
-        for build in (image_encoder_graph, mask_decoder_graph):
-            onnx.save(build(model, opset=DEFAULT_OPSET), folder / f"{build.__name__}.onnx")
+        for name in ("image_encoder_graph", "mask_decoder_graph", "lesion_proposer_graph"):
+            graph = getattr(torch_graph, name)(model, opset=torch_graph.DEFAULT_OPSET)
+            onnx.save(graph, folder / f"{name}.onnx")
 
     folder = made_once(tmp_path_factory, "exported_graphs", export)
     return {path.stem: onnx.load(path) for path in folder.iterdir()}

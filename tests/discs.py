@@ -113,6 +113,28 @@ def disc_decoder() -> onnx.GraphProto:
     return helper.make_graph(nodes, "mask_decoder", inputs, outputs, constants)
 
 
+def corner_proposer(presence: float = 0.9) -> onnx.GraphProto:
+    """Boxes around (64, 64), (192, 192) and again (64, 64), less and less sure, in any image."""
+    boxes = [[[44, 44, 84, 84], [172, 172, 212, 212], [54, 54, 74, 74]]]
+    nodes = [
+        helper.make_node("ReduceMean", ["image_embeddings"], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "b"], ["boxes"]),
+        helper.make_node("Add", ["nothing", "s"], ["scores"]),
+    ]
+    constants = [
+        constant("zero", 0, np.float32),
+        constant("b", boxes, np.float32),
+        constant("s", [[presence, 0.8 * presence, 0.7 * presence]], np.float32),
+    ]
+    inputs = [tensor("image_embeddings", TensorProto.FLOAT, [1, 256, 32, 32])]
+    outputs = [
+        tensor("boxes", TensorProto.FLOAT, [1, 3, 4]),
+        tensor("scores", TensorProto.FLOAT, [1, 3]),
+    ]
+    return helper.make_graph(nodes, "lesion_proposer", inputs, outputs, constants)
+
+
 def spec_of(value: onnx.ValueInfoProto) -> TensorSpec:
     """As a manifest records it."""
     kind = value.type.tensor_type

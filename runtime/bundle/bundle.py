@@ -16,6 +16,7 @@ from samus_edge.runtime.bundle.bundle_files import (
 )
 from samus_edge.runtime.bundle.manifest import (
     IMAGE_ENCODER,
+    LESION_PROPOSER,
     FileRecord,
     GraphRecord,
     GraphSelection,
@@ -29,6 +30,7 @@ __all__ = [
     "available_precisions",
     "check_precision",
     "default_bundle_path",
+    "graphs_to_run",
     "precision_name",
     "reference_precision",
     "select_graphs",
@@ -254,6 +256,13 @@ def precision_name(bundle: Bundle, precision: str) -> str:
             f"Use one of these or auto, or add it: samus-edge calibrate --precision {precision}"
         )
     return precision
+
+
+def graphs_to_run(bundle: Bundle, precision: str) -> list[str]:
+    """Names of all graphs that serve a precision; arguments and errors as `precision_name`."""
+    graphs = select_graphs(bundle, precision)
+    proposer = [LESION_PROPOSER] if LESION_PROPOSER in bundle.manifest.graphs else []
+    return [graphs.image_encoder, graphs.mask_decoder, *proposer]
 
 
 def select_graphs(bundle: Bundle, precision: str) -> GraphSelection:

@@ -32,6 +32,7 @@ __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
     "IMAGE_ENCODER",
+    "LESION_PROPOSER",
     "MANIFEST_FILE",
     "MASK_DECODER",
     "MAX_MANIFEST_BYTES",
@@ -131,6 +132,7 @@ class GraphRecord(FileRecord):
 
 IMAGE_ENCODER = "image_encoder"
 MASK_DECODER = "mask_decoder"
+LESION_PROPOSER = "lesion_proposer"
 
 # Of the masks that the decoder gives for a prompt, as in SAM: the first is the answer to a prompt
 # that is clear, the other three are alternatives for one that is ambiguous.
@@ -155,6 +157,13 @@ _CONTRACTS = {
             TensorSpec("iou_predictions", "float32", ("N", MASKS_PER_PROMPT)),
         ),
     ),
+    LESION_PROPOSER: (
+        (TensorSpec("image_embeddings", "float32", ("B", "C", "h", "w")),),
+        (
+            TensorSpec("boxes", "float32", ("B", "K", 4)),
+            TensorSpec("scores", "float32", ("B", "K")),
+        ),
+    ),
 }
 
 
@@ -162,7 +171,7 @@ def check_graph(part: str, record: GraphRecord) -> None:
     """Check that a recorded graph is one that the runtime can use.
 
     Args:
-        part: `IMAGE_ENCODER` or `MASK_DECODER`.
+        part: `IMAGE_ENCODER`, `MASK_DECODER` or `LESION_PROPOSER`.
         record: The graph's record.
 
     Raises:
@@ -261,7 +270,7 @@ class PromptFrame:
 
 
 FORMAT = "samus-edge-bundle"
-FORMAT_VERSION = "1.1"
+FORMAT_VERSION = "1.2"
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 4 << 20
 
@@ -284,8 +293,9 @@ class Manifest:
         preprocessing: What the image encoder does to a frame.
         prompts: Frame of the decoder's prompts.
         mask_threshold: A pixel belongs to the mask where its logit is greater than this.
-        graphs: Graphs by name; "image_encoder" and "mask_decoder" are the reference, all others
-            conversions of these.
+        graphs: Graphs by name; "image_encoder" and "mask_decoder" are the reference,
+            "lesion_proposer", which not every bundle has, serves every precision, and all others
+            are conversions of the first two.
         precisions: Graphs that run together, by the name of a precision. Left out of the JSON where
             it is empty: the bundle then has the reference graphs alone.
         parity: Measured differences between the shipped graphs and the model.

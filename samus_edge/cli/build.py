@@ -277,11 +277,10 @@ def _refuse_known_problems(
     target: "EngineTarget", opened: "Bundle", names: list[str], force: bool
 ) -> None:
     from samus_edge.runtime.backends.tensorrt.tensorrt_library import refuse_known_problem
-    from samus_edge.runtime.bundle.bundle import select_graphs
+    from samus_edge.runtime.bundle.bundle import graphs_to_run
 
     for name in names:
-        graphs = select_graphs(opened, name)
-        for graph in (graphs.image_encoder, graphs.mask_decoder):
+        for graph in graphs_to_run(opened, name):
             refuse_known_problem(
                 target.library.flavour,
                 target.library.version,
@@ -305,12 +304,9 @@ def _build(
 
     from samus_edge.runtime.backends.tensorrt.engine_build import BuildProgress
     from samus_edge.runtime.backends.tensorrt.tensorrt_backend import provide_engine
-    from samus_edge.runtime.bundle.bundle import select_graphs
+    from samus_edge.runtime.bundle.bundle import graphs_to_run
 
-    graphs: list[str] = []
-    for name in names:
-        selected = select_graphs(opened, name)
-        graphs += [selected.image_encoder, selected.mask_decoder]
+    graphs = [graph for name in names for graph in graphs_to_run(opened, name)]
     provided: dict[str, ProvidedEngine] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(

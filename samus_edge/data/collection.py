@@ -41,6 +41,8 @@ class DatasetConfig:
             mask file, with touching lesions cut apart; "together", all that an image shows.
         crop_probability: chance that training shows a window around the lesion, not the whole
             image.
+        proposals: whether its images train the lesion proposer: not where they are cropped to what
+            is marked, or where that is no lesion.
         split: split file, relative to the folder of all datasets; empty for the rule that follows.
         patient: regular expression; cases in whose key it finds the same text stay together.
         skip: regular expression; cases whose key it matches are left out.
@@ -55,6 +57,7 @@ class DatasetConfig:
     weight: Positive = 1.0
     lesions: Annotated[str, one_of(LESIONS)] = "files"
     crop_probability: Fraction = 0.0
+    proposals: bool = False
     split: str = ""
     patient: str = ""
     skip: str = ""

@@ -9,6 +9,7 @@ from torch import nn
 from samus_edge.archs import check_arch
 from samus_edge.errors import BadArgumentError
 from samus_edge.modeling.layers import ConvNorm
+from samus_edge.modeling.lesion_proposer import LesionProposer
 from samus_edge.modeling.mask_decoder import MaskDecoder
 from samus_edge.modeling.prompt_encoder import PositionEmbedding, PromptEncoder
 from samus_edge.modeling.samus_hf import SamusHF
@@ -33,17 +34,19 @@ def fold_constants(module: nn.Module) -> None:
 EMBED_DIM = 256
 
 
-def samus_hf_tiny(*, hf: bool = True, gate: bool = True) -> SamusHF:
+def samus_hf_tiny(*, hf: bool = True, gate: bool = True, proposer: bool = False) -> SamusHF:
     """The edge model with random weights: TinyViT and CNN encoder, SAM's decoder.
 
     Args:
         hf: whether the high-frequency image enters the CNN branch.
         gate: whether the multi-scale attention gate follows the CNN branch.
+        proposer: whether a head proposes lesions without a prompt.
 
     Returns:
         The model in training mode; initialise with :mod:`samus_edge.weights`.
     """
-    return with_sams_decoder(TinyImageEncoder(embed_dim=EMBED_DIM, hf=hf, gate=gate))
+    encoder = TinyImageEncoder(embed_dim=EMBED_DIM, hf=hf, gate=gate)
+    return with_sams_decoder(encoder, proposer=proposer)
 
 
 def samus_hf_vit(
@@ -54,6 +57,7 @@ def samus_hf_vit(
     global_blocks: Sequence[int] = (2, 5, 8, 11),
     hf: bool = True,
     gate: bool = True,
+    proposer: bool = False,
 ) -> SamusHF:
     """The published SAMUS with HF, with random weights: ViT and CNN encoder, SAM's decoder.
 
@@ -68,23 +72,26 @@ def samus_hf_vit(
         hf=hf,
         gate=gate,
     )
-    return with_sams_decoder(encoder)
+    return with_sams_decoder(encoder, proposer=proposer)
 
 
-def build_samus_hf(arch: str, *, hf: bool = True, gate: bool = True) -> SamusHF:
+def build_samus_hf(
+    arch: str, *, hf: bool = True, gate: bool = True, proposer: bool = False
+) -> SamusHF:
     """The architecture of that name, with random weights, in training mode.
 
     Args:
         arch: one of :data:`samus_edge.archs.ARCHS`.
         hf: whether the high-frequency image enters the CNN branch.
         gate: whether the multi-scale attention gate follows the CNN branch.
+        proposer: whether a head proposes lesions without a prompt.
 
     Raises:
         BadArgumentError: if there is no such architecture.
     """
     if check_arch(arch) == "tiny":
-        return samus_hf_tiny(hf=hf, gate=gate)
-    return samus_hf_vit(hf=hf, gate=gate)
+        return samus_hf_tiny(hf=hf, gate=gate, proposer=proposer)
+    return samus_hf_vit(hf=hf, gate=gate, proposer=proposer)
 
 
 def arch_of(model: SamusHF) -> str:
@@ -92,13 +99,16 @@ def arch_of(model: SamusHF) -> str:
     return "vit_b" if isinstance(model.image_encoder, VitImageEncoder) else "tiny"
 
 
-def with_sams_decoder(image_encoder: nn.Module, *, embedding_size: int = 32) -> SamusHF:
+def with_sams_decoder(
+    image_encoder: nn.Module, *, embedding_size: int = 32, proposer: bool = False
+) -> SamusHF:
     """An image encoder of (B, 256, h, h) embeddings with SAM's prompt encoder and mask decoder."""
     transformer = TwoWayTransformer(depth=2, embedding_dim=EMBED_DIM, num_heads=8, mlp_dim=2048)
     return SamusHF(
         image_encoder=image_encoder,
         prompt_encoder=PromptEncoder(embed_dim=EMBED_DIM, embedding_size=embedding_size),
         mask_decoder=MaskDecoder(transformer=transformer, embed_dim=EMBED_DIM),
+        lesion_proposer=LesionProposer(embed_dim=EMBED_DIM) if proposer else None,
     )
 
 
@@ -117,6 +127,7 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ("neck", r"image_encoder\.(neck|skip)"),
     ("prompt_encoder", r"prompt_encoder\."),
     ("mask_decoder", r"mask_decoder\."),
+    ("lesion_proposer", r"lesion_proposer\."),
 )
 
 DECODER_PARTS = ("prompt_encoder", "mask_decoder")
@@ -129,8 +140,8 @@ SAMUS_PARTS = (
 )
 """What SAMUS adds to SAM."""
 
-ADDED_PARTS = ("high_frequency", "gate")
-"""What SAMUS-HF adds to SAMUS; both add nothing until they are trained."""
+ADDED_PARTS = ("high_frequency", "gate", "lesion_proposer")
+"""What SAMUS-HF adds to SAMUS; masks are the same until the first two are trained."""
 
 PUBLISHED_TRAINABLE = (*SAMUS_PARTS, "global_relative_positions", *ADDED_PARTS)
 """What is trained of `vit_b`, as SAMUS (arXiv 2309.06824) does, with our additions."""

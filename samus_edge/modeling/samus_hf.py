@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samus_edge.high_frequency import MIN_BAND_RANGE, MIN_SUM_RANGE
+from samus_edge.modeling.lesion_proposer import LesionProposer
 from samus_edge.modeling.mask_decoder import MaskDecoder
 from samus_edge.modeling.prompt_encoder import PromptEncoder
 
@@ -95,6 +96,7 @@ class SamusHF(nn.Module):
             32).
         prompt_encoder: embeds points, boxes and masks.
         mask_decoder: decodes masks.
+        lesion_proposer: says where lesions may be; None for a model that is always prompted.
         image_size: side of the model input, pixels.
     """
 
@@ -104,6 +106,7 @@ class SamusHF(nn.Module):
         image_encoder: nn.Module,
         prompt_encoder: PromptEncoder,
         mask_decoder: MaskDecoder,
+        lesion_proposer: LesionProposer | None = None,
         image_size: int = 256,
     ) -> None:
         super().__init__()
@@ -112,6 +115,7 @@ class SamusHF(nn.Module):
         self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
+        self.lesion_proposer = lesion_proposer
 
     def encode_frames(self, frames: Tensor) -> Tensor:
         """Encode raw frames.

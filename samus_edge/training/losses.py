@@ -23,6 +23,7 @@ class LossWeights:
         multimask: the same three on the best of the multimask outputs, times this.
         iou: squared error of the predicted IoU.
         clicks: cross-entropy at the prompt's clicks, which a mask has to obey.
+        proposals: loss of the lesion proposer; the model has one where this is above 0.
     """
 
     dice: NotNegative = 1.0
@@ -31,6 +32,7 @@ class LossWeights:
     multimask: NotNegative = 0.3
     iou: NotNegative = 0.5
     clicks: NotNegative = 0.0
+    proposals: NotNegative = 0.0
 
     def __post_init__(self) -> None:
         """Check every value.

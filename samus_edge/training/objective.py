@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from samus_edge.errors import BadArgumentError
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime.backends.backend import default_threads
+from samus_edge.runtime.prompts import PADDING_LABEL
 from samus_edge.training.batches import TrainingData, share_threads, to_device
 from samus_edge.training.config import TrainConfig, config_document
 from samus_edge.training.losses import click_loss, mask_iou, segmentation_loss, upscale
@@ -26,6 +27,7 @@ from samus_edge.training.prompt_schedule import (
     joined_prompts,
     scheduled_prompts,
 )
+from samus_edge.training.proposals import proposal_loss
 from samus_edge.training.training_samples import (
     LesionDataset,
     Sample,
@@ -144,6 +146,7 @@ class MaskObjective(Objective):
             teacher_masks=data.teacher_masks,
             source=data.source,
             datasets=data.datasets,
+            proposals=config.loss.proposals > 0,
         )
         self._val_datasets = [case.dataset for case in data.val_cases]
         super().__init__(
@@ -177,7 +180,17 @@ class MaskObjective(Objective):
             decoded = self._decode(embeddings, schedule)
             corrected = self._losses(schedule, decoded, batch)
             losses += [REFINE_WEIGHT * loss for loss in corrected]
-        return torch.stack(losses).sum() / len(schedule)
+        loss = torch.stack(losses).sum() / len(schedule)
+        if weight := self.config.loss.proposals:
+            loss = loss + weight * self._proposal_loss(embeddings, batch)
+        return loss
+
+    def _proposal_loss(self, embeddings: Tensor, batch: TrainingSample) -> Tensor:
+        proposer = self.model.lesion_proposer
+        assert proposer is not None  # which a model has where the weight is not 0
+        maps, presence = proposer(embeddings.float())
+        of_maps, of_presence = batch.proposal_weights.unbind(1)
+        return (of_maps * proposal_loss(maps, presence, batch.proposals, of_presence)).mean()
 
     def validate(self, model: SamusHF) -> ValidationScores:
         """Score a model in float32 with a box and a click, as far as the training uses them."""
@@ -239,12 +252,14 @@ class MaskObjective(Objective):
         weights, share = self.config.loss, self.config.distillation.mask_weight
         losses = []
         for prompts, (logits, iou) in zip(schedule, decoded, strict=True):
-            loss = segmentation_loss(logits, iou, batch.mask, weights).mean()
+            has_mask = batch.mask_weight[:, 0]
+            loss = (has_mask * segmentation_loss(logits, iou, batch.mask, weights)).mean()
             if share:
-                taught = segmentation_loss(logits, iou, batch.teacher_mask, weights).mean()
-                loss = (1.0 - share) * loss + share * taught
+                taught = segmentation_loss(logits, iou, batch.teacher_mask, weights)
+                loss = (1.0 - share) * loss + share * (has_mask * taught).mean()
             if weights.clicks:
-                obeyed = click_loss(logits[:, 0], prompts.point_coords, prompts.point_labels)
+                labels = torch.where(has_mask[:, None] > 0, prompts.point_labels, PADDING_LABEL)
+                obeyed = click_loss(logits[:, 0], prompts.point_coords, labels)
                 loss = loss + weights.clicks * obeyed
             losses.append(loss)
         return losses

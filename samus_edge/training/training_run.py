@@ -59,6 +59,7 @@ def started_model(
         config.arch,
         hf=config.hf,
         gate=config.gate,
+        proposer=config.loss.proposals > 0,
         seed=config.seed,
     )
 
@@ -109,7 +110,7 @@ def prepare_training(
     data = TrainingData(
         train_cases=select_lesions(subsets.train),
         val_cases=select_lesions(subsets.val),
-        normal_cases=normals if config.normals else (),
+        normal_cases=normals if config.normals or config.loss.proposals else (),
         datasets=config.datasets,
     )
     if cache is not None:

@@ -25,6 +25,7 @@ from samus_edge.data.prompt_protocol import (
 )
 from samus_edge.errors import DataError
 from samus_edge.modeling.samus_hf import HighFrequency, InputScaling
+from samus_edge.training.proposals import proposal_targets
 
 Mask = npt.NDArray[np.bool_]
 
@@ -33,6 +34,7 @@ MIN_LESION_PX = 24
 GEOMETRY_TRIES = 4
 VALIDATION_JITTER = 0.05
 NUM_CLICKS = 3
+CELL_PX = 8  # side of what one place of the embeddings covers, at 256x256
 WINDOW_MARGINS = (0.15, 1.0)
 """Of a window around a lesion on each side, fractions of the lesion's side."""
 
@@ -62,6 +64,10 @@ class TrainingSample(Sample):
         clicks: (3, 2), float32, (x, y) on the lesion, model frame.
         background_click: (1, 2), float32, (x, y) off the lesion, model frame.
         background_label: (1,), float32: 0, or -1 where the frame has no background.
+        mask_weight: (1,), float32: 0 for a frame that trains the lesion proposer alone, or else 1.
+        proposals: (6, h, h), float32: what the proposer should give for the frame; see
+            `proposal_targets`.
+        proposal_weights: (2,), float32: weights of its maps and of the presence of a lesion.
     """
 
     mask: Tensor
@@ -70,6 +76,9 @@ class TrainingSample(Sample):
     clicks: Tensor
     background_click: Tensor
     background_label: Tensor
+    mask_weight: Tensor
+    proposals: Tensor
+    proposal_weights: Tensor
 
 
 SampleT = TypeVar("SampleT", bound=Sample)
@@ -114,6 +123,8 @@ class LesionDataset:
             teacher.
         source: decoded cases; None to decode them here and hold them in memory.
         datasets: weight and windows of the datasets that the cases are of; empty for one dataset.
+        proposals: whether the lesion proposer learns, from those datasets that say so; then the
+            normal cases teach it alone.
 
     Raises:
         DataError: if a case cannot be read or has no lesion; all of the latter are named.
@@ -131,6 +142,7 @@ class LesionDataset:
         teacher_masks: Sequence[Sequence[Mask]] | None = None,
         source: CaseSource | None = None,
         datasets: Sequence[DatasetConfig] = (),
+        proposals: bool = False,
     ) -> None:
         self._cases = (*cases, *normal_cases)
         self._lesion_cases = len(cases)
@@ -146,6 +158,10 @@ class LesionDataset:
             self._members.setdefault(case.dataset, []).append(index)
         self._weights = {dataset.title: dataset.weight for dataset in datasets}
         self._crops = {dataset.title: dataset.crop_probability for dataset in datasets}
+        proposing = {dataset.title for dataset in datasets if dataset.proposals}
+        self._proposing = (proposing if datasets else {""}) if proposals else set()
+        self._with_normals = {case.dataset for case in normal_cases}
+        self._normals_have_masks = not proposals
         self.teacher_masks = teacher_masks
         self.image_size = image_size
         self.augmentation = augmentation
@@ -164,16 +180,18 @@ class LesionDataset:
         rng = np.random.default_rng((self.seed, self.epoch, index))
         index %= len(self._cases)  # further passes over the cases have indices beyond
         if index < self._lesion_cases:
-            frame, masks = self._augmented_lesion(index, self.augmentation, rng)
+            frame, masks, lesions = self._augmented_lesion(index, self.augmentation, rng)
         else:
             image = self._source.image(self._cases[index])
             frame, _ = augment_geometry(image, [], self.augmentation, rng, self.image_size)
             masks = [np.zeros((self.image_size, self.image_size), dtype=np.bool_)] * 2
+            lesions = []
         frame = augment_appearance(frame, self.augmentation, rng)
         prompted = masks[0] if masks[0].any() else simulate_phantom(self.image_size, rng)
         box = simulate_box(prompted, rng, self.boxes)
         clicks = np.concatenate([simulate_click(prompted, rng) for _ in range(NUM_CLICKS)])
-        return self._sample(frame, masks, box, clicks, simulate_background_click(masks[0], rng))
+        sample = self._sample(frame, masks, box, clicks, simulate_background_click(masks[0], rng))
+        return self._with_proposals(sample, index, lesions)
 
     def order(self) -> list[int]:
         """The order in which this epoch's samples are learned from."""
@@ -198,22 +216,27 @@ class LesionDataset:
 
     def _augmented_lesion(
         self, index: int, augmentation: AugmentationConfig, rng: np.random.Generator
-    ) -> tuple[npt.NDArray[np.uint8], list[Mask]]:
-        """A moved frame with one of its lesions, as marked and as the teacher marks it."""
+    ) -> tuple[npt.NDArray[np.uint8], list[Mask], list[Mask] | None]:
+        """A moved frame with one of its lesions, as marked and as the teacher marks it, and all of
+        its lesions; None for the latter where the frame shows a window around the one."""
         case = self._cases[index]
         image, instances = self._source.image(case), self._source.instances(case)
         lesion = int(rng.integers(len(instances)))
         taught = instances if self.teacher_masks is None else self.teacher_masks[index]
-        pair = (instances[lesion], taught[lesion])
+        moved = [instances[lesion], taught[lesion], *instances]
         crop = self._crops.get(case.dataset, 0.0)
         if crop and rng.random() < crop:
             window = _window(instances[lesion], rng)
-            image, pair = image[window], (pair[0][window], pair[1][window])
+            image, moved = image[window], [mask[window] for mask in moved[:2]]
+        elif case.dataset not in self._proposing:
+            del moved[2:]
         for _ in range(GEOMETRY_TRIES):
-            frame, masks = augment_geometry(image, pair, augmentation, rng, self.image_size)
+            frame, masks = augment_geometry(image, moved, augmentation, rng, self.image_size)
             if masks[0].sum() >= MIN_LESION_PX:
-                return frame, masks
-        return image, [self._resized(mask) for mask in pair]
+                break
+        else:
+            frame, masks = image, [self._resized(mask) for mask in moved]
+        return frame, masks[:2], masks[2:] or None
 
     def _fixed_sample(self, index: int) -> TrainingSample:
         case = self._cases[index]
@@ -231,6 +254,22 @@ class LesionDataset:
         size = (self.image_size, self.image_size)
         resized = cv2.resize(mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_LINEAR)
         return np.asarray(resized > 127)
+
+    def _with_proposals(
+        self, sample: TrainingSample, index: int, lesions: Sequence[Mask] | None
+    ) -> TrainingSample:
+        """A sample with what the lesion proposer learns from it; None where it does not."""
+        dataset = self._cases[index].dataset
+        if lesions is None or dataset not in self._proposing:
+            return sample
+        targets = proposal_targets(lesions, self.image_size // CELL_PX)
+        has_mask = bool(lesions) or self._normals_have_masks
+        return replace(
+            sample,
+            mask_weight=torch.tensor([float(has_mask)]),
+            proposals=torch.from_numpy(targets),
+            proposal_weights=torch.tensor([1.0, float(dataset in self._with_normals)]),
+        )
 
     def _sample(
         self,
@@ -251,6 +290,9 @@ class LesionDataset:
             clicks=torch.from_numpy(clicks),
             background_click=torch.from_numpy(background[0]),
             background_label=torch.tensor([float(background[1])]),
+            mask_weight=torch.ones(1),
+            proposals=torch.zeros(6, *[self.image_size // CELL_PX] * 2),
+            proposal_weights=torch.zeros(2),
         )
 
 

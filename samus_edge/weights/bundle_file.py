@@ -15,7 +15,7 @@ from samus_edge.errors import ExportMismatchError, WeightsError
 from samus_edge.modeling.model_parts import fold_constants, samus_hf_tiny, samus_hf_vit
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime.bundle.bundle import Bundle
-from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER, MASK_DECODER
+from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER, LESION_PROPOSER, MASK_DECODER
 from samus_edge.weights.model_file import switches_of
 
 TENSOR_MAP_KEY = "samus_edge.tensors"
@@ -164,7 +164,9 @@ def load_bundle_model(folder: Path | None = None) -> SamusHF:
     """
     bundle = Bundle.open(folder)
     stored: dict[str, tuple[FloatArray, str]] = {}
-    for name in (IMAGE_ENCODER, MASK_DECODER):
+    for name in (IMAGE_ENCODER, MASK_DECODER, LESION_PROPOSER):
+        if name not in bundle.manifest.graphs:
+            continue
         if bundle.graph_record(name).external_data:
             raise WeightsError(
                 f"{bundle.path} keeps tensors of {name} outside the graph's file. Export it with "

@@ -51,7 +51,13 @@ _FOREIGN_KINDS = {
 
 
 def model_from_checkpoint(
-    path: Path, arch: str, *, hf: bool = True, gate: bool = True, seed: int = 0
+    path: Path,
+    arch: str,
+    *,
+    hf: bool = True,
+    gate: bool = True,
+    proposer: bool = False,
+    seed: int = 0,
 ) -> tuple[SamusHF, WeightAccount]:
     """A model with a checkpoint's weights; what the checkpoint lacks is drawn from a seed.
 
@@ -60,6 +66,7 @@ def model_from_checkpoint(
         arch: One of :data:`samus_edge.archs.ARCHS`.
         hf: Whether the high-frequency image enters the CNN branch.
         gate: Whether the multi-scale attention gate follows the CNN branch.
+        proposer: Whether a head proposes lesions without a prompt.
         seed: Seed of the fresh parts.
 
     Returns:
@@ -75,7 +82,7 @@ def model_from_checkpoint(
     _kind_for(checkpoint, arch)  # before the time that building takes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build_samus_hf(arch, hf=hf, gate=gate)
+        model = build_samus_hf(arch, hf=hf, gate=gate, proposer=proposer)
     if is_folded(checkpoint.tensors):
         fold_constants(model)
     return model, load_start_weights(model, checkpoint)

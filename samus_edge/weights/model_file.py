@@ -46,12 +46,14 @@ class ModelSettings:
         arch: One of :data:`samus_edge.archs.ARCHS`.
         hf: Whether the high-frequency image enters the CNN branch.
         gate: Whether the multi-scale attention gate follows the CNN branch.
+        proposer: Whether a head proposes lesions without a prompt.
         extra: Other settings in the file, those of its training.
     """
 
     arch: Annotated[str, one_of(ARCHS)]
     hf: bool
     gate: bool
+    proposer: bool = False
     extra: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
@@ -85,7 +87,9 @@ def load_model(path: Path) -> SamusHF:
             "make one from a checkpoint with `samus-edge convert`."
         )
     settings = read_settings(checkpoint)
-    model = build_samus_hf(settings.arch, hf=settings.hf, gate=settings.gate)
+    model = build_samus_hf(
+        settings.arch, hf=settings.hf, gate=settings.gate, proposer=settings.proposer
+    )
     if is_folded(tensors):
         fold_constants(model)
     transfer(model, ConvertedTensors(tensors), path=path, kind=_KIND, takes_all=True)
@@ -116,20 +120,23 @@ def read_settings(checkpoint: CheckpointFile) -> ModelSettings:
 def settings_of(model: SamusHF) -> ModelSettings:
     """A model's settings, read from its modules and tensors."""
     switches = switches_of(model.state_dict())
-    return ModelSettings(arch_of(model), hf=switches["hf"], gate=switches["gate"])
+    return ModelSettings(
+        arch_of(model), switches["hf"], switches["gate"], proposer=switches["proposer"]
+    )
 
 
 def load_own(model: SamusHF, checkpoint: CheckpointFile) -> WeightAccount:
     """Copy our own weights into a model, in place, which may have more switches on than they had.
 
-    The parts of such a switch are new and change nothing until they are trained.
+    The parts of such a switch are new and change no mask until they are trained. A lesion proposer
+    that the model does not have is left over.
 
     Raises:
         WeightsError: if the weights do not fit, or were trained with a switch that is off now.
     """
     target = model.state_dict()
     trained, wanted = switches_of(checkpoint.tensors), switches_of(target)
-    lost = [name for name in trained if trained[name] and not wanted[name]]
+    lost = [name for name in ("hf", "gate") if trained[name] and not wanted[name]]
     if lost:
         raise WeightsError(
             f"{checkpoint.path} was trained with {' and '.join(lost)}, which the model to be "
@@ -157,12 +164,13 @@ def is_folded(tensors: Mapping[str, Any]) -> bool:
 
 
 def switches_of(tensors: Mapping[str, Any]) -> dict[str, bool]:
-    """The switches `hf` and `gate` of the model of a state dict, of tensors or arrays."""
+    """The switches of the model of a state dict, of tensors or arrays: hf, gate, proposer."""
     kernel = tensors.get(TINY_STEM_KERNEL)
     is_tiny_hf = kernel is not None and kernel.ndim == 4 and kernel.shape[1] == 2
     return {
         "hf": is_tiny_hf or "image_encoder.cnn_branch.hf_conv.weight" in tensors,
         "gate": "image_encoder.cnn_branch.gate.scale" in tensors,
+        "proposer": "lesion_proposer.reduce.weight" in tensors,
     }
 
 
@@ -194,7 +202,8 @@ class ModelReport:
     def title(self) -> str:
         """One line that says what the model is."""
         switches = ", ".join(
-            f"{name} {'on' if getattr(self.settings, name) else 'off'}" for name in ("hf", "gate")
+            f"{name} {'on' if getattr(self.settings, name) else 'off'}"
+            for name in ("hf", "gate", "proposer")
         )
         source = "" if self.source is None else f"{self.source}: "
         return f"{source}{self.settings.arch}, {switches}"

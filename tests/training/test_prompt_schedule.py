@@ -42,6 +42,9 @@ def prompt_batch_batch() -> TrainingSample:
         clicks=torch.tensor(CLICKS),
         background_click=torch.tensor(OFF_THE_LESION),
         background_label=torch.tensor([[0.0], [0.0]]),
+        mask_weight=torch.ones(2, 1),
+        proposals=torch.zeros(2, 6, 32, 32),
+        proposal_weights=torch.zeros(2, 2),
     )
 
 
@@ -120,6 +123,9 @@ def batch() -> TrainingSample:
         clicks=torch.tensor([[[3.0, 3.0], [4.0, 4.0], [5.0, 5.0]]]),
         background_click=torch.tensor([[[6.0, 6.0]]]),
         background_label=torch.tensor([[0.0]]),
+        mask_weight=torch.ones(1, 1),
+        proposals=torch.zeros(1, 6, 1, 1),
+        proposal_weights=torch.zeros(1, 2),
     )
 
 

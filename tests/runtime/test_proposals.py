@@ -1,0 +1,61 @@
+"""Lesions without a prompt, on a bundle whose proposals and masks are known in closed form."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from samus_edge.errors import BackendError, BadArgumentError
+from samus_edge.runtime import Segmenter
+from tests.discs import corner_proposer, disc_decoder, mean_grey_encoder, save_bundle
+
+IMAGE = np.full((128, 512), 51, np.uint8)  # discs of the radius 40 + 10 * 51 / 255 = 42
+
+
+@pytest.fixture(scope="module")
+def proposing_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    graphs = [mean_grey_encoder(), disc_decoder(), corner_proposer()]
+    return save_bundle(tmp_path_factory.mktemp("proposing") / "bundle", graphs)
+
+
+def test_different_lesions_are_proposed_best_first(proposing_bundle: Path) -> None:
+    with Segmenter.load(proposing_bundle, backend="onnxruntime") as segmenter:
+        found = segmenter.propose(IMAGE, max_lesions=3)
+        one = segmenter.propose(segmenter.encode(IMAGE))
+        boxes = segmenter.segment(IMAGE, boxes=[[87.5, 21.75, 168.5, 42.25]])
+    assert found.proposals is not None and one.proposals is not None
+    # (x + 0.5) * 512 / 256 - 0.5 and (y + 0.5) * 128 / 256 - 0.5; the third is the first again
+    expected = [[88.5, 21.75, 168.5, 41.75], [344.5, 85.75, 424.5, 105.75]]
+    np.testing.assert_allclose(found.proposals.boxes, expected, atol=1e-4)
+    np.testing.assert_allclose(found.proposals.scores, [0.9, 0.72], atol=1e-6)
+    rows, columns = np.mgrid[:128, :512]
+    for mask, (x, y) in zip(found.masks[:, 0], ((128.5, 31.75), (384.5, 95.75)), strict=True):
+        distance = np.hypot((columns - x) / 2, (rows - y) * 2)
+        assert mask[distance < 41].all() and not mask[distance > 43].any()
+    assert one.masks.shape == (1, 1, 128, 512) and (one.masks == found.masks[:1]).all()
+    assert (one.masks != boxes.masks).mean() < 0.01
+    assert [note.code for note in one.notes][:1] == ["proposed"]
+
+
+def test_nothing_is_proposed_where_the_model_is_not_sure(proposing_bundle: Path) -> None:
+    with Segmenter.load(proposing_bundle, backend="onnxruntime") as segmenter:
+        found = segmenter.propose(IMAGE, min_score=0.95)
+    assert found.masks.shape == (0, 1, 128, 512)
+    assert found.proposals is not None and found.proposals.boxes.shape == (0, 4)
+    assert found.proposals.presence == pytest.approx(0.9)
+    assert [note.code for note in found.notes] == ["no_proposal"]
+    assert "0.90" in found.notes[0].text
+
+
+def test_what_cannot_be_proposed_is_refused(proposing_bundle: Path, disc_bundle: Path) -> None:
+    with Segmenter.load(proposing_bundle, backend="onnxruntime") as segmenter:
+        with pytest.raises(BadArgumentError, match="max_lesions must be 1 to 3, got 4"):
+            segmenter.propose(IMAGE, max_lesions=4)
+        with pytest.raises(BadArgumentError, match="min_score must be from 0 to 1"):
+            segmenter.propose(IMAGE, min_score=float("nan"))
+    with pytest.raises(RuntimeError, match="closed"):
+        segmenter.propose(IMAGE)
+    with Segmenter.load(disc_bundle, backend="onnxruntime") as segmenter:
+        assert not segmenter.can_propose
+        with pytest.raises(BackendError, match=r"no lesion proposer\. Give a box or a point"):
+            segmenter.propose(IMAGE)

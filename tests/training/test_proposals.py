@@ -1,0 +1,110 @@
+"""What the lesion proposer learns from masks, and that it learns it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from samus_edge.data.augmentation import AugmentationConfig
+from samus_edge.data.case import UltrasoundCase
+from samus_edge.modeling.lesion_proposer import BOX_UNIT, LesionProposer
+from samus_edge.training.batches import TrainingData
+from samus_edge.training.config import TrainConfig
+from samus_edge.training.losses import LossWeights
+from samus_edge.training.objective import MaskObjective
+from samus_edge.training.proposals import proposal_loss, proposal_targets
+from samus_edge.training.training_samples import LesionDataset, collate
+from tests.training.small_training import EMBED_DIM, small_model
+
+
+def rectangle(x1: int, y1: int, x2: int, y2: int) -> np.ndarray:
+    """A mask (256, 256) from the first to the last pixel."""
+    mask = np.zeros((256, 256), np.bool_)
+    mask[y1 : y2 + 1, x1 : x2 + 1] = True
+    return mask
+
+
+def test_targets_are_the_lesions_centres_and_distances() -> None:
+    first, second = rectangle(24, 40, 87, 71), rectangle(160, 160, 239, 255)
+    maps = proposal_targets([first, second, np.zeros_like(first)], 32)
+    assert maps.shape == (6, 32, 32) and maps.dtype == np.float32
+    np.testing.assert_allclose(
+        maps[0], np.maximum(first, second).reshape(32, 8, 32, 8).mean((1, 3))
+    )
+    peaks = np.argwhere(maps[1] == 1)
+    # centres (55.5, 55.5) and (199.5, 207.5); cells' centres are at 8 i + 3.5
+    assert {tuple(peak) for peak in peaks} <= {(6, 6), (6, 7), (7, 6), (7, 7), (25, 24), (25, 25)}
+    assert len(peaks) == 2
+    for (row, column), (x1, y1, x2, y2) in zip(
+        peaks, ((24, 40, 87, 71), (160, 160, 239, 255)), strict=True
+    ):
+        x, y = 8 * column + 3.5, 8 * row + 3.5
+        expected = np.array([x - x1, y - y1, x2 - x, y2 - y]) / BOX_UNIT
+        np.testing.assert_allclose(maps[2:, row, column], expected)
+    assert not proposal_targets([], 32).any()
+
+
+def test_the_loss_is_least_for_what_is_right() -> None:
+    lesions = [[rectangle(24, 40, 87, 71)], [rectangle(100, 90, 180, 200)], []]
+    targets = torch.from_numpy(np.stack([proposal_targets(each, 32) for each in lesions]))
+    presence = torch.tensor([8.0, 8.0, -8.0])
+    right = targets.clone()
+    right[:, :2] = 16 * (targets[:, :2] > 0.98).float() - 8
+    right[:, :1] = 16 * targets[:, :1] - 8
+    has_presence = torch.ones(3)
+    best = proposal_loss(right, presence, targets, has_presence)
+    assert (best < 0.2).all()
+    shifted = right.roll(6, dims=3)
+    assert (proposal_loss(shifted, presence, targets, has_presence)[:2] > best[:2] + 1).all()
+    wrong = proposal_loss(right, -presence, targets, has_presence)
+    assert (wrong > best + 7).all()
+    torch.testing.assert_close(
+        proposal_loss(right, -presence, targets, torch.zeros(3)),
+        proposal_loss(right, presence, targets, torch.zeros(3)),
+    )
+
+
+def test_a_head_learns_to_point_at_the_bright_lesion(bright_cases: list[UltrasoundCase]) -> None:
+    torch.manual_seed(0)
+    model = small_model(batch_norm=False).eval()
+    head = LesionProposer(embed_dim=EMBED_DIM, width=16)
+    samples = LesionDataset(
+        bright_cases, image_size=256, augmentation=AugmentationConfig(), seed=0, proposals=True
+    )
+    batch = collate([samples[index] for _ in range(4) for index in range(len(samples))])
+    with torch.no_grad():
+        embeddings = model.image_encoder(batch.image, batch.high_frequency)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=2e-2)
+    for _ in range(60):
+        loss = proposal_loss(*head(embeddings), batch.proposals, torch.ones(len(embeddings)))
+        optimizer.zero_grad()
+        loss.mean().backward()
+        optimizer.step()
+    boxes, scores = head.propose(embeddings)
+    assert boxes.shape == (len(embeddings), 3, 4) and (scores[:, 0] > 0.5).all()
+    assert (scores[:, 0] >= scores[:, 1]).all()
+    for box, mask in zip(boxes[:, 0].detach().numpy(), batch.mask[:, 0].numpy(), strict=True):
+        rows, columns = np.nonzero(mask)
+        assert box[0] < columns.mean() < box[2] and box[1] < rows.mean() < box[3]
+
+
+@pytest.mark.parametrize("dataset_proposes", [True, False])
+def test_normal_images_teach_the_proposer_alone(
+    bright_cases: list[UltrasoundCase], normal_cases: list[UltrasoundCase], dataset_proposes: bool
+) -> None:
+    config = TrainConfig(precision="fp32", loss=LossWeights(clicks=0.1, proposals=1.0))
+    model = small_model(batch_norm=False)
+    model.lesion_proposer = LesionProposer(embed_dim=EMBED_DIM, width=8)
+    data = TrainingData(bright_cases, bright_cases, normal_cases=normal_cases)
+    samples = MaskObjective(model, config, data).samples
+    normals = collate([samples[len(bright_cases)], samples[len(bright_cases) + 1]])
+    assert not normals.mask_weight.any() and not normals.proposals.any()
+    assert (normals.proposal_weights == 1).all()
+    if not dataset_proposes:
+        normals = dataclasses.replace(normals, proposal_weights=torch.zeros(2, 2))
+    MaskObjective(model, config, data)(normals, np.random.default_rng(0)).backward()
+    decoder = [p.grad for p in model.mask_decoder.parameters() if p.grad is not None]
+    assert not any(gradient.any() for gradient in decoder)
+    taught = model.lesion_proposer.maps.weight.grad
+    assert taught is not None and bool(taught.any()) == dataset_proposes

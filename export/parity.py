@@ -100,11 +100,11 @@ def measure_parity(
                 largest_difference(shipped_embedding.image_embeddings, embedding.image_embeddings)
             )
             if model.lesion_proposer is not None:
-                boxes, _ = segmenter.proposed_boxes(shipped_embedding)
-                proposed, _ = model.lesion_proposer.propose(
+                boxes = segmenter.proposed(shipped_embedding)["boxes"]
+                proposed, *_ = model.lesion_proposer.propose(
                     torch.from_numpy(embedding.image_embeddings)
                 )
-                proposal_errors.append(largest_difference(boxes, proposed[0].numpy()))
+                proposal_errors.append(largest_difference(boxes, proposed.numpy()))
             for prompt in _random_prompts(frame.shape[1], frame.shape[0], rng):
                 prompts += 1
                 for multimask in (False, True):

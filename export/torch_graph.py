@@ -194,12 +194,12 @@ class _Proposer(nn.Module):
         super().__init__()
         self.lesion_proposer = proposer
 
-    def forward(self, image_embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image_embeddings: Tensor) -> tuple[Tensor, ...]:
         return self.lesion_proposer.propose(image_embeddings)
 
 
 def lesion_proposer_graph(model: SamusHF, *, opset: int) -> ModelProto:
-    """Build `lesion_proposer`: `image_embeddings` to `boxes` (B, K, 4) and `scores` (B, K)."""
+    """Build `lesion_proposer`, which gives what `LesionProposer.propose` does, by these names."""
     assert model.lesion_proposer is not None  # the caller asks only for what there is
     side = model.prompt_encoder.embedding_size
     channels = model.mask_decoder.mask_tokens.embedding_dim
@@ -208,7 +208,7 @@ def lesion_proposer_graph(model: SamusHF, *, opset: int) -> ModelProto:
         _Proposer(model.lesion_proposer),
         (torch.rand(2, channels, side, side),),
         inputs=("image_embeddings",),
-        outputs=("boxes", "scores"),
+        outputs=("boxes", "scores", "points", "lesion_map"),
         dynamic_shapes=({0: batch},),
         opset=opset,
     )

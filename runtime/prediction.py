@@ -398,14 +398,15 @@ class Proposals:
     """Where lesions were looked for without a prompt.
 
     Attributes:
-        boxes: (N, 4), float32, XYXY in pixels of the original image: what the masks were prompted
-            with.
+        boxes: (N, 4), float32, XYXY in pixels of the original image.
+        points: (N, 2), float32, (x, y): the clicks that the masks are the answers to.
         scores: (N,), float32, in [0, 1]: how sure the model is of each, best first; of the first
             it is the estimated probability that the image shows a lesion.
         presence: that probability also where it was too low to propose anything.
     """
 
     boxes: npt.NDArray[np.float32]
+    points: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
     presence: float
 

@@ -314,54 +314,60 @@ class Segmenter:
             embedding = image
         else:
             embedding = self.encode(image)
-        boxes, scores = self.proposed_boxes(embedding)
+        outputs = self.proposed(embedding)
+        scores, lesion_map = outputs["scores"][0], outputs["lesion_map"][0]
         height, width = embedding.original_hw
-        scale = np.array([width, height] * 2, np.float32) / self._bundle.manifest.prompts.size
-        boxes = (boxes + np.float32(0.5)) * scale - np.float32(0.5)
-        is_box = (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)
-        presence = float(scores[0])
-        prediction = self.predict(embedding, boxes=boxes[is_box])
-        scores = scores[is_box]
-        order = np.argsort(-scores * prediction.iou_predictions[:, 0], kind="stable")
+        scale = np.array([width, height], np.float32) / self._bundle.manifest.prompts.size
+        boxes, points = (
+            (outputs[name].reshape(-1, 2) + np.float32(0.5)) * scale - np.float32(0.5)
+            for name in ("boxes", "points")
+        )
+        points = points.clip(0, [width - 1, height - 1]).astype(np.float32)[:, None]
+        prediction = self.predict(embedding, point_coords=points)
+        agreements = [_agreement(logits[0], lesion_map) for logits in prediction.low_res_logits]
+        order = np.argsort(-scores * np.array(agreements), kind="stable")
+        masks = prediction.masks[:, 0]
         kept: list[int] = []
         for number in order[scores[order] >= min_score].tolist():
-            masks = prediction.masks[:, 0]
-            if masks[number].any() and all(
+            if len(kept) < max_lesions and all(
                 mask_iou(masks[number], masks[other]) <= _SAME_LESION for other in kept
             ):
                 kept.append(number)
-        kept = kept[:max_lesions]
-        found = Prediction(
+        found = replace(
+            prediction,
             masks=prediction.masks[kept],
             low_res_logits=prediction.low_res_logits[kept],
             iou_predictions=prediction.iou_predictions[kept],
-            original_hw=embedding.original_hw,
-            proposals=Proposals(boxes[is_box][kept], scores[kept], presence),
+            proposals=Proposals(
+                boxes=boxes.reshape(-1, 4)[kept],
+                points=points[kept, 0],
+                scores=scores[kept],
+                presence=float(scores[0]),
+            ),
         )
         return replace(found, notes=_proposal_notes(found, embedding))
 
-    def proposed_boxes(self, embedding: Embedding) -> tuple[Logits, Logits]:
+    def proposed(self, embedding: Embedding) -> dict[str, Logits]:
         """What the lesion proposer alone gives, to compare graphs by.
 
         Args:
             embedding: A result of this segmenter's `encode`.
 
         Returns:
-            boxes (K, 4), float32, XYXY in pixels of the model's input, and scores (K,), float32,
-            best first.
+            boxes (1, K, 4), scores (1, K), points (1, K, 2) and lesion_map (1, h, w), float32; in
+            pixels of the model's input, best first.
 
         Raises:
             RuntimeError: if the segmenter is closed.
             BackendError: if the bundle has no lesion proposer, or the backend fails.
         """
         outputs = self._open_proposer().run({"image_embeddings": embedding.tensor})
-        boxes, scores = outputs["boxes"][0], outputs["scores"][0]
-        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+        if not all(np.isfinite(values).all() for values in outputs.values()):
             raise BackendError(
                 f"{self._backend.name} {self._backend.version} proposed NaN or infinite values. "
                 "Try another backend or precision."
             )
-        return boxes, scores
+        return outputs
 
     def decode(
         self,
@@ -557,16 +563,19 @@ def _proposal_notes(found: Prediction, embedding: Embedding) -> tuple[Note, ...]
         "Nobody marked a lesion: the model suggests where one may be. It misses some and marks "
         "what is none; a person has to look."
     )
-    prompts = check_prompts(
-        found.original_hw,
-        boxes=found.proposals.boxes,
-        point_coords=None,
-        point_labels=None,
-        mask_input=None,
-        mask_input_hw=(0, 0),
-    )
+    prompts = check_prompts(found.original_hw, point_coords=found.proposals.points[:, None])
     judged = prediction_notes(embedding.grey, prompts, found.masks, found.iou_predictions)
     return (Note("proposed", "info", text), *judged)
+
+
+def _agreement(logits: Logits, lesion_map: Logits) -> float:
+    """Dice of a mask's logits (h, w) with the proposer's map, both as probabilities."""
+    import cv2
+
+    size = (lesion_map.shape[1], lesion_map.shape[0])
+    mask = cv2.resize((logits > 0).astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    total = float(mask.sum() + lesion_map.sum())
+    return 2 * float((mask * lesion_map).sum()) / total if total else 0.0
 
 
 def _leave_all_to_parent() -> None:

@@ -121,16 +121,22 @@ def corner_proposer(presence: float = 0.9) -> onnx.GraphProto:
         helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
         helper.make_node("Add", ["nothing", "b"], ["boxes"]),
         helper.make_node("Add", ["nothing", "s"], ["scores"]),
+        helper.make_node("Add", ["nothing", "p"], ["points"]),
+        helper.make_node("Add", ["nothing", "m"], ["lesion_map"]),
     ]
     constants = [
         constant("zero", 0, np.float32),
         constant("b", boxes, np.float32),
         constant("s", [[presence, 0.8 * presence, 0.7 * presence]], np.float32),
+        constant("p", [[[64, 64], [192, 192], [68, 64]]], np.float32),
+        constant("m", np.full((1, 32, 32), 0.5), np.float32),
     ]
     inputs = [tensor("image_embeddings", TensorProto.FLOAT, [1, 256, 32, 32])]
     outputs = [
         tensor("boxes", TensorProto.FLOAT, [1, 3, 4]),
         tensor("scores", TensorProto.FLOAT, [1, 3]),
+        tensor("points", TensorProto.FLOAT, [1, 3, 2]),
+        tensor("lesion_map", TensorProto.FLOAT, [1, 32, 32]),
     ]
     return helper.make_graph(nodes, "lesion_proposer", inputs, outputs, constants)
 

@@ -162,6 +162,8 @@ _CONTRACTS = {
         (
             TensorSpec("boxes", "float32", ("B", "K", 4)),
             TensorSpec("scores", "float32", ("B", "K")),
+            TensorSpec("points", "float32", ("B", "K", 2)),
+            TensorSpec("lesion_map", "float32", ("B", "h", "w")),
         ),
     ),
 }

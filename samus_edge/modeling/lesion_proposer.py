@@ -57,16 +57,17 @@ class LesionProposer(nn.Module):
         pooled = torch.cat((x.mean(dim=(2, 3)), x.amax(dim=(2, 3))), dim=1)
         return maps, self.presence(pooled)[:, 0]
 
-    def propose(self, image_embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    def propose(self, image_embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The peaks of the centre map.
 
         Args:
             image_embeddings: (B, C, h, w), float32.
 
         Returns:
-            boxes (B, K, 4), x1, y1, x2, y2 in pixels of the model's input, best first; and scores
+            boxes (B, K, 4), x1, y1, x2, y2 in pixels of the model's input, best first; scores
             (B, K) in [0, 1]: of the first box the estimated probability that the image shows a
-            lesion, of the others as much less as their peaks are lower.
+            lesion, of the others as much less as their peaks are lower; points (B, K, 2), x, y of
+            the peaks; and lesion_map (B, h, w) in [0, 1], the share of each cell that is lesion.
         """
         maps, presence = self(image_embeddings)
         centres = torch.sigmoid(maps[:, 1:2])  # (B, 1, h, w)
@@ -84,10 +85,14 @@ class LesionProposer(nn.Module):
             ),
             dim=1,
         ).flatten(2)  # (B, 4, h * w)
-        chosen = boxes.gather(2, places[:, None].expand(-1, 4, -1))  # (B, 4, K)
-        chosen = chosen.clamp(0.0, self.image_size - 1.0)
+        boxes = boxes.clamp(0.0, self.image_size - 1.0)
+        middles = torch.stack((xs.expand_as(centres[0, 0]), ys.expand_as(centres[0, 0]))).flatten(1)
+        middles = middles + 0.0 * boxes[:, :2]  # (B, 2, h * w), without a shape that varies
+        places = places[:, None]  # (B, 1, K)
+        chosen = torch.cat((boxes, middles), dim=1).gather(2, places.expand(-1, 6, -1))
+        chosen = chosen.transpose(1, 2)  # (B, K, 6)
         scores = torch.sigmoid(presence)[:, None] * heights / heights[:, :1].clamp(min=1e-6)
-        return chosen.transpose(1, 2), scores
+        return chosen[..., :4], scores, chosen[..., 4:], torch.sigmoid(maps[:, 0])
 
     def _cell_centres(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """x (1, w) and y (h, 1) of the cells' centres, pixels of the model's input."""

@@ -105,6 +105,7 @@ class TrainConfig:
         optimizer: "adamw" or "adam".
         learning_rate: peak rate of the encoder.
         decoder_learning_rate: peak rate of prompt encoder and mask decoder.
+        proposer_learning_rate: peak rate of the lesion proposer.
         weight_decay: decay of matrices and kernels; vectors are not decayed.
         schedule: course of the rate after the warm-up: "cosine" to zero, or "constant".
         warmup_steps: steps of linear warm-up.
@@ -141,6 +142,7 @@ class TrainConfig:
     optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adamw"
     learning_rate: Positive = 3e-4
     decoder_learning_rate: Positive = 1e-4
+    proposer_learning_rate: Positive = 1e-3
     weight_decay: NotNegative = 0.05
     schedule: Annotated[str, one_of(SCHEDULES)] = "cosine"
     warmup_steps: CountOrZero = 100

@@ -53,15 +53,18 @@ def make_optimizer(model: SamusHF, config: TrainConfig) -> torch.optim.Optimizer
 def parameter_groups(model: SamusHF, config: TrainConfig) -> list[dict[str, object]]:
     """Trainable parameters by rate and decay.
 
-    Encoder and decoder have rates of their own; matrices and kernels are decayed, vectors and
-    tables are not.
+    Encoder, decoder and lesion proposer have rates of their own; matrices and kernels are decayed,
+    vectors and tables are not.
     """
+    rates = {
+        "image_encoder": config.learning_rate,
+        "lesion_proposer": config.proposer_learning_rate,
+    }
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        is_encoder = name.startswith("image_encoder.")
-        rate = config.learning_rate if is_encoder else config.decoder_learning_rate
+        rate = rates.get(name.partition(".")[0], config.decoder_learning_rate)
         is_decayed = parameter.ndim >= 2 and not name.endswith(("bias_table", ".scale"))
         key = (rate, config.weight_decay if is_decayed else 0.0)
         groups.setdefault(key, []).append(parameter)

@@ -22,7 +22,7 @@ def test_different_lesions_are_proposed_best_first(proposing_bundle: Path) -> No
     with Segmenter.load(proposing_bundle, backend="onnxruntime") as segmenter:
         found = segmenter.propose(IMAGE, max_lesions=3)
         one = segmenter.propose(segmenter.encode(IMAGE))
-        boxes = segmenter.segment(IMAGE, boxes=[[87.5, 21.75, 168.5, 42.25]])
+        clicked = segmenter.segment(IMAGE, point_coords=[[128.5, 31.75]])
     assert found.proposals is not None and one.proposals is not None
     # (x + 0.5) * 512 / 256 - 0.5 and (y + 0.5) * 128 / 256 - 0.5; the third is the first again
     expected = [[88.5, 21.75, 168.5, 41.75], [344.5, 85.75, 424.5, 105.75]]
@@ -33,7 +33,8 @@ def test_different_lesions_are_proposed_best_first(proposing_bundle: Path) -> No
         distance = np.hypot((columns - x) / 2, (rows - y) * 2)
         assert mask[distance < 41].all() and not mask[distance > 43].any()
     assert one.masks.shape == (1, 1, 128, 512) and (one.masks == found.masks[:1]).all()
-    assert (one.masks != boxes.masks).mean() < 0.01
+    assert (one.masks == clicked.masks).all()
+    np.testing.assert_allclose(found.proposals.points, [[128.5, 31.75], [384.5, 95.75]], atol=1e-4)
     assert [note.code for note in one.notes][:1] == ["proposed"]
 
 

@@ -81,7 +81,9 @@ def test_a_head_learns_to_point_at_the_bright_lesion(bright_cases: list[Ultrasou
         optimizer.zero_grad()
         loss.mean().backward()
         optimizer.step()
-    boxes, scores = head.propose(embeddings)
+    boxes, scores, points, lesion_map = head.propose(embeddings)
+    assert points.shape == (len(embeddings), 3, 2)
+    assert lesion_map.shape == (len(embeddings), 32, 32)
     assert boxes.shape == (len(embeddings), 3, 4) and (scores[:, 0] > 0.5).all()
     assert (scores[:, 0] >= scores[:, 1]).all()
     for box, mask in zip(boxes[:, 0].detach().numpy(), batch.mask[:, 0].numpy(), strict=True):

@@ -52,7 +52,8 @@ def command(
     with Segmenter.load(bundle) as segmenter:
         for name, listed in sets.items():
             cases = listed if limit is None else listed[:: max(1, len(listed) // limit)][:limit]
-            rows, presence = [], {True: [], False: []}
+            rows: list[tuple[float, ...]] = []
+            presence: dict[bool, list[float]] = {True: [], False: []}
             with progress_bar(name, len(cases)) as bar:
                 for case in cases:
                     embedding = segmenter.encode(read_image(case))

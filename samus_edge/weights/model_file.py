@@ -68,7 +68,8 @@ def save_model(model: SamusHF, path: Path, settings: Mapping[str, Any]) -> None:
     from safetensors.torch import save
 
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    metadata = {"format": FORMAT, "settings": json.dumps(dict(settings))}
+    known = {**settings, "proposer": settings_of(model).proposer}
+    metadata = {"format": FORMAT, "settings": json.dumps(known)}
     write_files_atomically({path: save(tensors, metadata=metadata)})
 
 

@@ -67,7 +67,7 @@ def test_a_failure_leaves_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (folder / "file").read_text() == "old"
 
 
-FILES = ["image_encoder.onnx", "manifest.json", "mask_decoder.onnx"]
+FILES = ["image_encoder.onnx", "lesion_proposer.onnx", "manifest.json", "mask_decoder.onnx"]
 MAX_BYTES = 24e6
 
 
@@ -169,7 +169,7 @@ def test_files_that_compute_something_else_are_not_left_behind(
 def test_a_graph_of_another_model_is_refused(
     random_model: SamusHF, write_again: Callable[..., None], tmp_path: Path
 ) -> None:
-    other = samus_hf_tiny()
+    other = samus_hf_tiny(proposer=True)
     other.load_state_dict(random_model.state_dict())
     with torch.no_grad():
         other.get_parameter("image_encoder.skip1.weight").add_(0.25)

@@ -20,10 +20,10 @@ from samus_edge.modeling import samus_hf_tiny
 
 torch.set_num_threads(1)
 work, inputs, overwrite = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "overwrite"
-model = samus_hf_tiny()
+model = samus_hf_tiny(proposer=True)
 model.load_state_dict(torch.load(inputs / "model.pt", weights_only=True))
 model.eval().requires_grad_(False)
-for name in ("image_encoder_graph", "mask_decoder_graph"):
+for name in ("image_encoder_graph", "mask_decoder_graph", "lesion_proposer_graph"):
     graph = onnx.load(inputs / f"{name}.onnx")
     setattr(bundle_writer, name, lambda model, opset, graph=graph: graph)
 frame = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)
@@ -44,7 +44,7 @@ def prepare(root):
 
 kill_each_step(work, export, prepare)
 """
-MIN_STEPS = 10  # two folders, four files that are written and renamed
+MIN_STEPS = 10  # two folders, five files that are written and renamed
 
 
 @pytest.fixture(scope="session")

@@ -77,9 +77,10 @@ def test_a_head_learns_to_point_at_the_bright_lesion(bright_cases: list[Ultrasou
         embeddings = model.image_encoder(batch.image, batch.high_frequency)
     optimizer = torch.optim.AdamW(head.parameters(), lr=2e-2)
     for _ in range(60):
-        loss = proposal_loss(*head(embeddings), batch.proposals, torch.ones(len(embeddings)))
+        maps, presence = head(embeddings)
+        loss = proposal_loss(maps, presence, batch.proposals, torch.ones(len(embeddings))).mean()
         optimizer.zero_grad()
-        loss.mean().backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimizer.step()
     boxes, scores, points, lesion_map = head.propose(embeddings)
     assert points.shape == (len(embeddings), 3, 2)

@@ -52,7 +52,7 @@ def test_the_switches_come_back(hf: bool, gate: bool, tmp_path: Path) -> None:
 def test_a_model_in_the_layout_of_training_is_saved_as_well(
     random_model: SamusHF, tmp_path: Path
 ) -> None:
-    model = samus_hf_tiny()
+    model = samus_hf_tiny(proposer=True)
     model.load_state_dict(random_model.state_dict())
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch omits it
     path = tmp_path / "channels_last.safetensors"
@@ -111,7 +111,10 @@ def test_all_tensors_that_do_not_fit_are_named_in_one_error(weights: Path) -> No
             "head.weight": torch.zeros(3),
             "image_encoder.neck_in.0.weight": torch.zeros(1, 2, 3, 4),
         },
-        {"format": "samus-edge-weights", "settings": json.dumps(SETTINGS)},
+        {
+            "format": "samus-edge-weights",
+            "settings": json.dumps({**SETTINGS, "proposer": True}),
+        },
     )
     with pytest.raises(WeightsError) as caught:
         load_model(weights)

@@ -1,6 +1,6 @@
 """How good the lesions are that the model proposes without a prompt.
 
-`python benchmarks/proposals.py --data shared/data --splits runs/many/splits`
+`python benchmarks/proposals.py --data shared/data --splits runs/proposing/splits`
 
 Of every image with a lesion: Dice of the first proposal with the lesion that it meets best, the
 best of three, and what a click on the middle of the image would give, without which no figure says
@@ -33,7 +33,7 @@ def best_dice(masks: Any, truths: list[Mask]) -> list[float]:
 
 def command(
     data: Annotated[Path, typer.Option(help="Folder of the datasets.")],
-    config: Annotated[str, typer.Option(help="Configuration that lists them.")] = "tiny_many",
+    config: Annotated[str, typer.Option(help="Configuration that lists them.")] = "tiny_proposing",
     splits: Annotated[Path | None, typer.Option(help="Folder of their split files.")] = None,
     subset: recipe.Subset = "test",
     further: Annotated[

@@ -338,6 +338,7 @@ class Segmenter:
             masks=prediction.masks[kept],
             low_res_logits=prediction.low_res_logits[kept],
             iou_predictions=prediction.iou_predictions[kept],
+            quality=prediction.quality and tuple(prediction.quality[number] for number in kept),
             proposals=Proposals(
                 boxes=boxes.reshape(-1, 4)[kept],
                 points=points[kept, 0],
@@ -564,7 +565,7 @@ def _proposal_notes(found: Prediction, embedding: Embedding) -> tuple[Note, ...]
         "what is none; a person has to look."
     )
     prompts = check_prompts(found.original_hw, point_coords=found.proposals.points[:, None])
-    judged = prediction_notes(embedding.grey, prompts, found.masks, found.iou_predictions)
+    judged = prediction_notes(embedding.grey, prompts, found.masks, found.quality)
     return (Note("proposed", "info", text), *judged)
 
 

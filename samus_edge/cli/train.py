@@ -147,7 +147,8 @@ ConfigFile = Annotated[
     typer.Option(
         metavar="FILE|NAME",
         help="YAML configuration, or the name of one that comes with samus-edge: tiny_busi, "
-        "tiny_many, tiny_proposing, tiny_distilled, tiny_ablation, samus_report. Left out: the defaults.",
+        "tiny_many, tiny_proposing, tiny_distilled, tiny_ablation, samus_report. Left out: the "
+        "defaults.",
     ),
 ]
 StartCheckpoint = Annotated[

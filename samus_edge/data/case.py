@@ -158,13 +158,13 @@ def decode_case(case: UltrasoundCase, problems: list[str]) -> tuple[Image | None
                 f"{path} is {values.shape[1]}x{values.shape[0]} pixels, but its image "
                 f"{case.image_path} is {image.shape[1]}x{image.shape[0]}"
             )
-        elif case.label_value is None and (labels := _labels(values)):
+        elif case.label_value is None and (labels := label_values(values)):
             problems.append(
                 f"{path} holds the labels {', '.join(map(str, labels))}, expected a mask with one "
                 "value besides 0 (save each lesion as a file of its own, or use US30K's layout "
                 "with the number of classes in class.json)"
             )
-        elif (mask := _mask(values, path, case.label_value)).any():
+        elif (mask := mask_of_file(values, path, case.label_value)).any():
             instances += separate_lesions(mask) if case.lesions == "parts" else [mask]
     if case.lesions == "together" and instances:
         instances = [np.logical_or.reduce(instances)]
@@ -224,13 +224,13 @@ def _read_grey(path: Path) -> Image:
         raise DataError(str(err)) from err
 
 
-def _mask(values: Image, path: Path, label_value: int | None) -> Mask:
+def mask_of_file(values: Image, path: Path, label_value: int | None) -> Mask:
     if label_value is not None:
         return np.asarray(values == label_value)
     return np.asarray(values > (JPEG_THRESHOLD if path.suffix.lower() in JPEG_SUFFIXES else 0))
 
 
-def _labels(values: Image) -> list[int]:
+def label_values(values: Image) -> list[int]:
     """The labels of what can only be a label map; empty for a mask."""
     if values.max(initial=0) > MAX_LABEL:
         return []

@@ -15,16 +15,25 @@ The same image, bundle and prompts give the same mask wherever they are asked fo
   as `mask_input`; its predicted IoU counts, less where its mask is another than the edited one.
 """
 
+import io
+import json
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from samus_edge.errors import BadArgumentError, missing_extra
 from samus_edge.runtime.backends.backend import Tensor
 from samus_edge.runtime.bundle.manifest import MASKS_PER_PROMPT
+from samus_edge.runtime.images.image_io import grey_frame
+from samus_edge.runtime.images.mask_shapes import coco_document, outlines
+from samus_edge.runtime.images.output_files import write_files_atomically
+from samus_edge.runtime.images.overlay import OverlayItem, draw_overlay, encode_image, mask_image
 from samus_edge.runtime.notes import GreyRange, Note
 from samus_edge.runtime.prompts import (
     FOREGROUND_LABEL,
@@ -36,6 +45,8 @@ from samus_edge.runtime.prompts import (
 from samus_edge.runtime.quality import Quality
 
 if TYPE_CHECKING:
+    from supervision import Detections
+
     from samus_edge.runtime.backends.gpu.device import DeviceTensor
 
 __all__ = [
@@ -435,3 +446,115 @@ class Prediction:
     notes: tuple[Note, ...] = ()
     quality: tuple[Quality, ...] | None = None
     proposals: Proposals | None = None
+
+    def best(self) -> tuple[npt.NDArray[np.bool_], Logits]:
+        """Of each prompt the mask with the highest predicted IoU, and that: what follows shows.
+
+        Returns:
+            (N, H, W), bool, and (N,), float32.
+        """
+        rows, chosen = np.arange(len(self.masks)), self.iou_predictions.argmax(axis=1)
+        return self.masks[rows, chosen], self.iou_predictions[rows, chosen]
+
+    def contours(self) -> list[list[npt.NDArray[np.float64]]]:
+        """The outlines of the best masks, along the edges of their pixels.
+
+        Returns:
+            For each prompt, of each part and each hole of its mask the corners, (P, 2), (x, y) in
+            pixels of the image, half way between pixel centres. They enclose exactly the pixels of
+            the mask; holes turn the other way. For OpenCV, which wants pixel centres:
+            `np.rint(outline).astype(np.int32)`.
+        """
+        return [outlines(mask) for mask in self.best()[0]]
+
+    def to_coco(
+        self, file_name: str = "", *, labels: Sequence[str] = (), as_polygons: bool = False
+    ) -> dict[str, Any]:
+        """The best masks as a COCO document, ready for `json.dump`.
+
+        Args:
+            file_name: Of the image.
+            labels: Class of each mask; "lesion" if left out.
+            as_polygons: Polygons instead of run lengths; not for a mask with a hole, which COCO's
+                polygons cannot have.
+        """
+        masks, scores = self.best()
+        return coco_document(
+            file_name, masks, labels=labels, scores=scores.tolist(), as_polygons=as_polygons
+        )
+
+    def to_supervision(self) -> "Detections":
+        """The best masks that are not empty as `supervision.Detections`.
+
+        Returns:
+            With `mask` (K, H, W), bool, `confidence` (K,), the predicted IoU, `class_id` 0, and the
+            index of the prompt as `data["prompt"]`.
+
+        Raises:
+            MissingExtraError: without supervision.
+        """
+        try:
+            import supervision
+        except ModuleNotFoundError as err:
+            raise missing_extra("Prediction.to_supervision", "supervision") from err
+        masks, scores = self.best()
+        shown = np.flatnonzero(masks.any(axis=(1, 2)))
+        return supervision.Detections(
+            xyxy=supervision.mask_to_xyxy(masks[shown]).astype(np.float32),
+            mask=masks[shown],
+            confidence=scores[shown],
+            class_id=np.zeros(len(shown), np.int64),
+            data={"prompt": shown},
+        )
+
+    def draw(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """The contours of the best masks on the image, with a legend below.
+
+        Args:
+            image: (H, W) grey or (H, W, 3) RGB, uint8: the one that was segmented.
+
+        Returns:
+            RGB, uint8, as `draw_overlay`, which also draws prompts and callipers.
+
+        Raises:
+            BadArgumentError: if the image is of another size.
+        """
+        frame = grey_frame(image)
+        if frame.shape != self.original_hw:
+            raise BadArgumentError(
+                f"the image must have the shape {self.original_hw} of the masks, got {frame.shape}."
+            )
+        items = [
+            OverlayItem(mask, f"{np.count_nonzero(mask)} px, predicted IoU {score:.2f}")
+            for mask, score in zip(*self.best(), strict=True)
+        ]
+        return draw_overlay(frame, items)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the best masks to a file, which is replaced if it exists, and never half-written.
+
+        Args:
+            path: By its ending `.png`, the image that `samus-edge infer --out` writes (0 and 255;
+                of several masks 1, 2 ..., the later one where they overlap); `.npz`, `masks`
+                (N, H, W), bool, and `iou_predictions` (N,), float32; or `.json`, as `to_coco`.
+
+        Raises:
+            BadArgumentError: if it ends otherwise, or there are more than 255 masks for a PNG.
+            OutputFileError: if it cannot be written.
+        """
+        file = Path(path)
+        masks, scores = self.best()
+        suffix = file.suffix.lower()
+        if suffix == ".png":
+            content = encode_image(file, mask_image(masks))
+        elif suffix == ".npz":
+            stream = io.BytesIO()
+            np.savez_compressed(stream, masks=masks, iou_predictions=scores)
+            content = stream.getvalue()
+        elif suffix == ".json":
+            content = json.dumps(self.to_coco()).encode()
+        else:
+            raise BadArgumentError(
+                f"masks go into a file ending in .png, .npz or .json, got {file}."
+            )
+        write_files_atomically({file: content})

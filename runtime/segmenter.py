@@ -4,10 +4,12 @@ import ctypes
 import os
 import threading
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, final
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, final, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +31,14 @@ from samus_edge.runtime.bundle.manifest import (
     check_graph,
     mask_input_hw,
 )
-from samus_edge.runtime.images.image_io import GreyFrame, grey_frame
+from samus_edge.runtime.dicom.dicom_frames import DicomFrames, is_dicom_file
+from samus_edge.runtime.images.image_io import (
+    GreyFrame,
+    grey_frame,
+    is_picture,
+    picture_frame,
+    read_image,
+)
 from samus_edge.runtime.notes import Note, grey_range, prediction_notes
 from samus_edge.runtime.prediction import (
     MULTIMASK,
@@ -46,6 +55,8 @@ from samus_edge.runtime.prompts import Prompts, check_prompts
 from samus_edge.runtime.quality import judge_masks, read_calibration
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from samus_edge.runtime.backends.gpu.device import DeviceArray, DeviceTensor
 
 __all__ = ["Segmenter"]
@@ -54,6 +65,7 @@ __all__ = ["Segmenter"]
 _SAME_LESION = 0.5
 # Of the first: the bundle's head is trained to give the probability that there is a lesion.
 _MIN_SCORE = 0.5
+ImageLike: TypeAlias = "npt.NDArray[np.uint8] | Image | str | os.PathLike[str]"
 
 _open_segmenters: "weakref.WeakSet[Segmenter]" = weakref.WeakSet()
 
@@ -190,20 +202,45 @@ class Segmenter:
         """SHA-256 of the two graphs that compute, by "image_encoder" and "mask_decoder"."""
         return {IMAGE_ENCODER: self._encoder_sha256, MASK_DECODER: self._decoder_sha256}
 
-    def segment(
+    @overload
+    def segment(  # type: ignore[overload-overlap]  # a text is a sequence of texts
         self,
-        image: npt.NDArray[np.uint8],
+        image: ImageLike,
         *,
         boxes: npt.ArrayLike | None = None,
         point_coords: npt.ArrayLike | None = None,
         point_labels: npt.ArrayLike | None = None,
         mask_input: npt.ArrayLike | None = None,
         multimask_output: bool = False,
-    ) -> Prediction:
+    ) -> Prediction: ...
+
+    @overload
+    def segment(
+        self,
+        image: Sequence[ImageLike],
+        *,
+        boxes: Sequence[npt.ArrayLike | None] | None = None,
+        point_coords: Sequence[npt.ArrayLike | None] | None = None,
+        point_labels: Sequence[npt.ArrayLike | None] | None = None,
+        mask_input: Sequence[npt.ArrayLike | None] | None = None,
+        multimask_output: bool = False,
+    ) -> list[Prediction]: ...
+
+    def segment(
+        self,
+        image: Any,
+        *,
+        boxes: Any = None,
+        point_coords: Any = None,
+        point_labels: Any = None,
+        mask_input: Any = None,
+        multimask_output: bool = False,
+    ) -> Prediction | list[Prediction]:
         """Encode an image and predict its masks; `encode` once and `predict` often to prompt again.
 
         Args:
-            image: (H, W) grey or (H, W, 3) RGB, uint8.
+            image: What `encode` takes; or a list or tuple of such images. Then each of the prompts
+                below is left out or a list as long, in which an image without one has None.
             boxes: as in `predict`, like all that follow.
             point_coords: see `predict`.
             point_labels: see `predict`.
@@ -211,25 +248,54 @@ class Segmenter:
             multimask_output: see `predict`.
 
         Returns:
-            N x M masks of the image's size.
+            N x M masks of the image's size; for several images a list, in their order.
 
         Raises:
-            TypeError, BadArgumentError, BackendError: as `encode` and `predict`.
+            TypeError, BadArgumentError, ImageFileError, BackendError: as `encode` and `predict`.
+
+        Example:
+            >>> with Segmenter.load() as segmenter:
+            ...     path, boxes = "examples/benign_80.png", [[135, 88, 446, 368]]
+            ...     prediction = segmenter.segment(path, boxes=boxes)
+            >>> prediction.masks.shape
+            (1, 1, 473, 561)
         """
+        if isinstance(image, (list, tuple)):
+            names = ("boxes", "point_coords", "point_labels", "mask_input")
+            given = dict(zip(names, (boxes, point_coords, point_labels, mask_input), strict=True))
+            lists = {name: list(each) for name, each in given.items() if each is not None}
+            for name, each in lists.items():
+                if len(each) != len(image):
+                    raise BadArgumentError(
+                        f"{name} must have one entry for each of {len(image)} images, None where "
+                        f"an image has none, got {len(each)}."
+                    )
+            return [
+                self.segment(
+                    one,
+                    **{name: each[index] for name, each in lists.items()},
+                    multimask_output=multimask_output,
+                )
+                for index, one in enumerate(image)
+            ]
         frame = self._frame(image)
         hw = _original_hw(frame)
         prompts = self._check_prompts(hw, boxes, point_coords, point_labels, mask_input)
         return self._predict(self._encode(frame), prompts, multimask_output)
 
-    def encode(self, image: "npt.NDArray[np.uint8] | DeviceArray") -> Embedding:
+    def encode(self, image: "ImageLike | DeviceArray") -> Embedding:
         """Run the image encoder, which is most of the work, once for an image.
 
         Args:
-            image: (H, W) grey or (H, W, 3) RGB, uint8; or, for a backend on a GPU, (H, W) grey in
-                its memory, as any object with `__cuda_array_interface__` or `__dlpack__`.
+            image: (H, W) grey or (H, W, 3) RGB, uint8; the path of an image or a DICOM file, whose
+                first frame is taken, as `samus-edge infer` reads it; a PIL image, whose pixels are
+                those of a file of it; or, for a backend on a GPU, (H, W) grey in its memory, as
+                any object with `__cuda_array_interface__` or `__dlpack__`.
 
         Raises:
-            TypeError: if the image is not a uint8 array.
+            TypeError: if the image is none of these.
+            ImageFileError: if a file cannot be read.
+            MissingExtraError: for a DICOM file without pydicom.
             BadArgumentError: if its shape is another, or not the one that the bundle was frozen to.
             RuntimeError: if the segmenter is closed.
             BackendError: if the backend fails.
@@ -444,8 +510,14 @@ class Segmenter:
             mask_input_hw=self._mask_input_hw,
         )
 
-    def _frame(self, image: "npt.NDArray[np.uint8] | DeviceArray") -> "GreyFrame | DeviceTensor":
+    def _frame(self, image: "ImageLike | DeviceArray") -> "GreyFrame | DeviceTensor":
         """The grey frame (H, W) that the encoder takes, where the image is."""
+        if isinstance(image, (str, os.PathLike)):
+            path = Path(image)
+            is_dicom = path.is_file() and is_dicom_file(path)
+            return DicomFrames.open(path).read(0) if is_dicom else read_image(path)
+        if is_picture(image):
+            return picture_frame(image)
         device = self._backend.gpu
         if isinstance(image, np.ndarray) or device is None:
             return grey_frame(image)  # which refuses what is no array of the host

@@ -8,13 +8,14 @@ coordinates are those of the image as viewers show it.
 import importlib
 import os
 import stat
+import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +34,11 @@ __all__ = [
     "depth_of_series",
     "grey_frame",
     "is_image",
+    "is_picture",
     "is_video",
     "page_count",
     "page_seconds",
+    "picture_frame",
     "read_image",
     "read_image_file",
     "scale_to_8_bits",
@@ -133,6 +136,8 @@ _UNSIGNED = 1
 _decoding = threading.Lock()  # filters of warnings belong to the whole process
 # What Pillow gives without loss; the others are converted.
 _PLAIN_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I;16B", "I;16L")
+# What Pillow writes to a PNG file without loss.
+_OF_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I")
 
 
 def read_image(
@@ -186,6 +191,24 @@ def decode_image(
         image, is_min_white = _decode(content, page)
         grey = _grey(image, depth)
         return 255 - grey if is_min_white else grey
+
+
+def is_picture(image: object) -> "TypeGuard[Image]":
+    """Whether an object is an image of Pillow's, which is imported already if there is one."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(image, pillow.Image)
+
+
+def picture_frame(picture: "Image") -> GreyFrame:
+    """The frame that a picture of Pillow's would give as a PNG file; its pixels are not turned.
+
+    Raises:
+        ImageFileError: as `read_image`.
+    """
+    content = BytesIO()
+    kept = picture if picture.mode in _OF_PNG else picture.convert("RGB")
+    kept.save(content, "PNG", compress_level=0, exif=b"")
+    return decode_image(content.getvalue(), Path("the picture"))
 
 
 def page_count(content: bytes, name: Path) -> int:

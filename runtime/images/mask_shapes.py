@@ -14,7 +14,16 @@ import numpy.typing as npt
 from samus_edge.errors import BadArgumentError, missing_extra
 from samus_edge.runtime.measurement.lesion_measurements import box_around
 
-__all__ = ["CORNER", "fill_polygons", "joined", "mask_from_rle", "outlines", "rle"]
+__all__ = [
+    "CORNER",
+    "coco_document",
+    "fill_polygons",
+    "has_hole",
+    "joined",
+    "mask_from_rle",
+    "outlines",
+    "rle",
+]
 
 CORNER: Final = 0.5
 """From the centre of a pixel to its lower right corner, in x and in y."""
@@ -51,6 +60,13 @@ def outlines(mask: npt.NDArray[np.bool_]) -> list[Polygon]:
         is_corner = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
         found.append(edge[is_corner] + (x1 - CORNER, y1 - CORNER))
     return found
+
+
+def has_hole(polygons: Sequence[Polygon]) -> bool:
+    """Whether one of a mask's outlines turns as those of holes do."""
+    return any(
+        (x * np.roll(y, -1) - y * np.roll(x, -1)).sum() > 0 for x, y in (p.T for p in polygons)
+    )
 
 
 def joined(polygons: Sequence[Polygon]) -> Polygon:
@@ -130,7 +146,7 @@ def mask_from_rle(
             f"{height * width}, got {sum(runs)}."
         )
     pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs)  # (W * H,), column by column
-    return pixels.reshape(width, height).T
+    return np.asarray(pixels.reshape(width, height).T, np.bool_)
 
 
 def _uncompressed(text: str) -> list[int]:
@@ -145,3 +161,52 @@ def _uncompressed(text: str) -> list[int]:
             runs.append(value + runs[-2] if len(runs) > 2 else value)
             value = shift = 0
     return runs
+
+
+def coco_document(
+    file_name: str,
+    masks: npt.NDArray[np.bool_],
+    *,
+    labels: Sequence[str] = (),
+    scores: Sequence[float] = (),
+    as_polygons: bool = False,
+) -> dict[str, Any]:
+    """The masks of an image as a COCO document, with what `pycocotools` computes for each.
+
+    Args:
+        file_name: Of the image.
+        masks: (N, H, W), bool; mask i becomes annotation i + 1, an empty one none.
+        labels: Class of each mask; "lesion" if left out.
+        scores: Of each mask; none if left out.
+        as_polygons: Polygons where a mask has no hole, which COCO's cannot have, else run lengths.
+    """
+    labels = labels or ["lesion"] * len(masks)
+    classes = list(dict.fromkeys(labels))
+    annotations = []
+    for index, mask in enumerate(masks):
+        box = box_around(mask)
+        if box is None:
+            continue
+        polygons = outlines(mask) if as_polygons else []
+        is_exact = bool(polygons) and not has_hole(polygons)
+        x1, y1, x2, y2 = box
+        annotations.append(
+            {
+                "id": index + 1,
+                "image_id": 1,
+                "category_id": classes.index(labels[index]) + 1,
+                "segmentation": [(each + CORNER).ravel().tolist() for each in polygons]
+                if is_exact
+                else rle(mask),
+                "area": int(np.count_nonzero(mask)),
+                "bbox": [x1, y1, x2 - x1 + 1, y2 - y1 + 1],
+                "iscrowd": 0,
+                **({"score": float(scores[index])} if len(scores) else {}),
+            }
+        )
+    height, width = masks.shape[1:]
+    return {
+        "images": [{"id": 1, "file_name": file_name, "width": width, "height": height}],
+        "annotations": annotations,
+        "categories": [{"id": number, "name": name} for number, name in enumerate(classes, 1)],
+    }

@@ -1,4 +1,4 @@
-"""`samus-edge data`: check a dataset, split it, look at what training sees."""
+"""`samus-edge data`: import a dataset, check it, split it, look at what training sees."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +20,7 @@ MAX_FRAMES = 6
 PICTURES = (".png", ".jpg", ".jpeg")
 
 app = typer.Typer(
-    rich_markup_mode=None, help="Check a dataset, split it, look at what training sees."
+    rich_markup_mode=None, help="Import a dataset, check it, split it, look at what training sees."
 )
 
 
@@ -60,6 +60,70 @@ def check(
     if report.problems:
         raise DataError(f"{len(report.problems)} problem(s) in {data}, listed above.")
     typer.echo(f"Nothing is wrong with {data} (layout: {report.layout}).")
+
+
+@app.command("import")
+def import_(
+    annotations: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE_OR_FOLDER", help="The annotations, as their format has them.", exists=True
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Training set to make.")],
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="FORMAT",
+            help="coco, yolo, labelme, masks, nifti or npz; found out if left out.",
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="The images; beside the annotations, or in images/ there, if left out.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    normal: Annotated[
+        bool,
+        typer.Option(
+            "--normal", help="Keep images without an annotation, as normal; else they are left out."
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing training set.")
+    ] = False,
+) -> None:
+    """Make a training set, images/ and masks/, from annotations of other tools.
+
+    Every lesion gets a mask of its own, so those that overlap stay apart. What is wrong with any
+    image is listed, and then nothing is made.
+
+    Exit codes: 0 done; 1 something is wrong; 2 an argument is wrong.
+    """
+    from samus_edge.data.import_dataset import import_dataset
+
+    with progress_bar("Importing") as bar:
+        report = import_dataset(
+            annotations,
+            out,
+            kind=kind,
+            images=images,
+            keep_normal=normal,
+            overwrite=overwrite,
+            on_start=lambda count: bar.update(total=count),
+            on_image=lambda image: bar.update(advance=1),
+        )
+    typer.echo(
+        f"{out}: {report.images} images with {report.lesions} lesions from {report.format} "
+        f"({report.normal} normal, {report.left_out} without an annotation left out)"
+    )
+    for label, count in sorted(report.labels.items()):
+        typer.echo(f"  {label or 'without a class'}: {count}")
 
 
 @app.command("split")

@@ -37,7 +37,16 @@ from samus_edge.runtime.images.image_io import decode_image, read_image
 from samus_edge.runtime.images.mask_shapes import CORNER, fill_polygons, mask_from_rle
 from samus_edge.runtime.measurement.lesion_measurements import box_around
 
-__all__ = ["FORMATS", "Annotation", "Annotations", "read_annotations"]
+__all__ = [
+    "FORMATS",
+    "SUFFIXES",
+    "Annotation",
+    "Annotations",
+    "files_below",
+    "nifti_frames",
+    "read_annotations",
+    "stem_of",
+]
 
 FORMATS: Final = ("coco", "yolo", "labelme", "masks", "nifti", "npz")
 
@@ -105,7 +114,7 @@ class Annotations:
         for name, read in images:
             if name not in self._entries:
                 parts = PurePosixPath(name).parts
-                stem = _stem(parts[-1])
+                stem = stem_of(parts[-1])
                 self._keys.setdefault(stem, []).append(((stem, *parts[-2::-1]), name))
             self._entries.setdefault(name, []).append(read)
         self.names = tuple(self._entries)
@@ -117,7 +126,7 @@ class Annotations:
         Raises:
             DataError: if several mean it equally.
         """
-        path = (_stem(image.name), *image.absolute().parts[-2::-1])
+        path = (stem_of(image.name), *image.absolute().parts[-2::-1])
         found = [(_common(path, parts), name) for parts, name in self._keys.get(path[0], ())]
         most = max((count for count, _ in found), default=0)
         best = [name for count, name in found if count == most]
@@ -180,14 +189,14 @@ def read_annotations(path: Path, kind: str | None = None) -> Annotations:
         "labelme": _labelme,
     }
     with _reading(str(path)):
-        images = listing[kind](path) if kind in listing else _lesion_files(path, _SUFFIXES[kind])
+        images = listing[kind](path) if kind in listing else _lesion_files(path, SUFFIXES[kind])
         found = Annotations(kind, path, images)
     if not found.names:
         raise DataError(f"{path} has no annotations in the format {kind}.")
     return found
 
 
-_SUFFIXES: Final[Mapping[str, tuple[str, ...]]] = {
+SUFFIXES: Final[Mapping[str, tuple[str, ...]]] = {  # of formats that are masks alone
     "masks": IMAGE_SUFFIXES,
     "nifti": (".nii", ".nii.gz"),
     "npz": (".npz",),
@@ -195,11 +204,11 @@ _SUFFIXES: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def _kind_of(path: Path) -> str:
-    files = _files(path)
+    files = files_below(path)
     for kind, suffixes in (
         ("labelme", (".json",)),
         ("yolo", (".txt", ".yaml")),
-        *((kind, _SUFFIXES[kind]) for kind in ("nifti", "npz", "masks")),
+        *((kind, SUFFIXES[kind]) for kind in ("nifti", "npz", "masks")),
     ):
         found = next((file for file in files if file.name.lower().endswith(suffixes)), None)
         if found is not None:
@@ -208,7 +217,7 @@ def _kind_of(path: Path) -> str:
     raise DataError(f"{path} is in none of the formats {', '.join(FORMATS)}. Say which it is.")
 
 
-def _files(path: Path, suffixes: tuple[str, ...] = ("",)) -> list[Path]:
+def files_below(path: Path, suffixes: tuple[str, ...] = ("",)) -> list[Path]:
     """A file itself, or the files of a folder and its subfolders, without hidden ones, in order."""
     if path.is_file():
         return [path]
@@ -226,7 +235,7 @@ def _name(file: Path, root: Path) -> str:
     return (file.relative_to(root) if root.is_dir() else Path(file.name)).as_posix()
 
 
-def _stem(name: str) -> str:
+def stem_of(name: str) -> str:
     """A file's name without its ending, which may be two."""
     return PurePosixPath(name.removesuffix(".gz")).stem
 
@@ -385,7 +394,7 @@ def _yolo(path: Path) -> Iterator[tuple[str, _Read]]:
     """Source: https://docs.ultralytics.com/datasets/segment and /detect."""
     root = path.parent if path.suffix.lower() in (".yaml", ".yml") else path
     names = _yolo_names(path)
-    files = [file for file in _files(root, (".txt",)) if file.name != _NAMES_FILE]
+    files = [file for file in files_below(root, (".txt",)) if file.name != _NAMES_FILE]
     in_labels = [file for file in files if "labels" in file.parts]
     for file in in_labels or files:  # beside labels/ there are lists of images
         yield _name(file, root), partial(_read_yolo, file, names)
@@ -482,7 +491,7 @@ class _LabelMe:
 
 
 def _labelme(path: Path) -> Iterator[tuple[str, _Read]]:
-    for file in _files(path, (".json",)):
+    for file in files_below(path, (".json",)):
         yield _name(file, path), partial(_read_labelme, file)
 
 
@@ -540,11 +549,11 @@ _LESION: Final = re.compile(r"(?P<image>.+?)(?P<mark>_mask|_gt)?(?:_(?P<number>[
 def _lesion_files(path: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, _Read]]:
     """A numbered file may be a lesion of one image or the only one of another; `_read_lesions`
     sees which."""
-    files = _files(path, suffixes)
-    stems = {_stem(file.name) for file in files}
+    files = files_below(path, suffixes)
+    stems = {stem_of(file.name) for file in files}
     owners: dict[str, list[tuple[int, Path]]] = {}
     for file in files:
-        stem, folder = _stem(file.name), PurePosixPath(_name(file, path)).parent
+        stem, folder = stem_of(file.name), PurePosixPath(_name(file, path)).parent
         match = _LESION.fullmatch(stem)
         assert match is not None  # `image` takes what the others leave
         number = int(match["number"] or 0)
@@ -563,8 +572,8 @@ def _read_lesions(
 ) -> list[Annotation]:
     masks: list[Mask] = []
     for file in files:
-        stem = _stem(file.name)
-        is_of_another = stem != _stem(image.name) and image.with_stem(stem).exists()
+        stem = stem_of(file.name)
+        is_of_another = stem != stem_of(image.name) and image.with_stem(stem).exists()
         if not is_of_another and not (image.exists() and file.samefile(image)):
             masks += _read_masks(file, frame)
     return [_annotation("", (mask.shape[0], mask.shape[1]), None, (), mask) for mask in masks]
@@ -572,8 +581,11 @@ def _read_lesions(
 
 def _read_masks(file: Path, frame: int) -> list[Mask]:
     """The lesions of a file, (H, W) each, that are not empty."""
-    if file.name.lower().endswith(_SUFFIXES["nifti"]):
-        labels = _nifti_labels(file, frame)
+    if file.name.lower().endswith(SUFFIXES["nifti"]):
+        frames = nifti_frames(file)
+        if not 0 <= frame < len(frames):
+            raise DataError(f"{file} has frames 0 to {len(frames) - 1} and no frame {frame}.")
+        labels = np.rint(frames[frame])
     elif file.suffix.lower() == ".npz":
         with np.load(file, allow_pickle=False) as arrays:
             name = next((name for name in _NPZ_ARRAYS if name in arrays), None)
@@ -581,11 +593,11 @@ def _read_masks(file: Path, frame: int) -> list[Mask]:
                 raise DataError(f"{file} has no array {' or '.join(_NPZ_ARRAYS)}.")
             labels = arrays[name]
             is_stack = labels.ndim == 3 and labels.dtype != np.bool_
-            frames = arrays["frames"].tolist() if "frames" in arrays else range(len(labels))
+            known = arrays["frames"].tolist() if "frames" in arrays else range(len(labels))
         if labels.ndim == 3 and not is_stack:
             return [mask for mask in labels if mask.any()]
         if is_stack:
-            labels = labels[frames.index(frame)] if frame in frames else np.zeros_like(labels[0])
+            labels = labels[known.index(frame)] if frame in known else np.zeros_like(labels[0])
     else:
         values = read_image(file)
         if not label_values(values):
@@ -600,8 +612,14 @@ def _read_masks(file: Path, frame: int) -> list[Mask]:
 _NPZ_ARRAYS: Final = ("masks", "mask", "labels", "gts")
 
 
-def _nifti_labels(file: Path, frame: int) -> npt.NDArray[np.floating]:
-    """(H, W): NIfTI's first axis goes to the right, its second down, as ITK shows it."""
+def nifti_frames(file: Path) -> npt.NDArray[np.floating]:
+    """The frames of a NIfTI file, (T, H, W): its first axis goes to the right, its second down, as
+    ITK shows it.
+
+    Raises:
+        DataError: if it is no NIfTI file, or damaged.
+        MissingExtraError: without nibabel.
+    """
     try:
         import nibabel
         from nibabel.filebasedimages import ImageFileError as NotNifti
@@ -611,7 +629,4 @@ def _nifti_labels(file: Path, frame: int) -> npt.NDArray[np.floating]:
         values = np.asanyarray(nibabel.load(file).dataobj)
     except (NotNifti, EOFError) as err:
         raise DataError(f"{file} is no NIfTI file that can be read: {err}") from err
-    values = values.reshape(*values.shape[:2], -1)  # (W, H, frames)
-    if not 0 <= frame < values.shape[2]:
-        raise DataError(f"{file} has frames 0 to {values.shape[2] - 1} and no frame {frame}.")
-    return np.rint(values[..., frame]).T
+    return np.asarray(values.reshape(*values.shape[:2], -1).T)  # (T, H, W)

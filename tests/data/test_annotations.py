@@ -34,6 +34,10 @@ CORNERS = [[2.0, 3.0], [6.0, 3.0], [6.0, 8.0], [2.0, 8.0]]
 BOX = (1.5, 2.5, 5.5, 7.5)
 
 
+def has_mask(annotation: Annotation, mask: npt.NDArray[np.bool_]) -> bool:
+    return annotation.mask is not None and np.array_equal(annotation.mask, mask)
+
+
 def save_image(path: Path, hw: tuple[int, int] = HW) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), np.full(hw, 90, np.uint8))
@@ -115,7 +119,7 @@ def test_yolo_boxes_and_polygons_become_ours(tmp_path: Path) -> None:
         assert (box.label, outline.label) == ("cyst", "mass")
         assert box.box == pytest.approx(BOX) and box.mask is None
         assert outline.box == pytest.approx(BOX, abs=1e-5)
-        assert outline.mask is not None and np.array_equal(outline.mask, RECTANGLE)
+        assert has_mask(outline, RECTANGLE)
         assert annotations.of(tmp_path / "images/val/a.png") == []
 
 
@@ -146,14 +150,14 @@ def test_labelme_shapes_become_ours(tmp_path: Path) -> None:
         {"shape_type": "polygon", "points": [[20, 20], [30, 20], [30, 30]], "group_id": 1},
     )
     outline, box, circle, point, stored, group = found
-    assert outline.mask is not None and np.array_equal(outline.mask, RECTANGLE)
+    assert has_mask(outline, RECTANGLE)
     assert outline.box == box.box == BOX and box.mask is None
     rows, columns = np.mgrid[: HW[0], : HW[1]]
     disc = (columns - 25) ** 2 + (rows - 20) ** 2 <= 10**2  # the centre is that of pixel (25, 20)
     assert circle.mask is not None
     assert np.count_nonzero(circle.mask != disc) <= 12  # of 317: those that the circle touches
     assert point.points == ((3.5, 4.5),) and point.box is None and point.mask is None
-    assert stored.mask is not None and np.array_equal(stored.mask, BLOB)
+    assert has_mask(stored, BLOB)
     assert group.mask is not None and group.mask[RECTANGLE].all() and group.box is not None
     assert group.box == (1.5, 2.5, 29.5, 29.5)
 
@@ -206,7 +210,7 @@ def test_a_lesion_for_each_file(
     assert [len(each) for each in found] == [2, 1, 1, 2]
     expected = ([BLOB, RECTANGLE], [BLOB], [RECTANGLE], [BLOB, RECTANGLE])
     for each, masks in zip(found, expected, strict=True):
-        assert all(np.array_equal(a.mask, b) for a, b in zip(each, masks, strict=True))
+        assert all(has_mask(a, b) for a, b in zip(each, masks, strict=True))
     assert found[0][1].box == BOX
 
 
@@ -222,9 +226,7 @@ def test_label_maps_and_stacks_hold_several_lesions(tmp_path: Path) -> None:
     ):
         found = read_annotations(tmp_path, kind).of(tmp_path / f"{name}.jpg", frame)
         assert len(found) == count
-        assert all(
-            np.array_equal(a.mask, b) for a, b in zip(found, (RECTANGLE, BLOB)[:count], strict=True)
-        )
+        assert all(has_mask(a, b) for a, b in zip(found, (RECTANGLE, BLOB)[:count], strict=True))
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ from samus_edge.runtime.bundle.manifest import (
     GraphSelection,
 )
 from samus_edge.runtime.bundle.records import JsonValue
+from samus_edge.runtime.bundle.signature import SIGNATURE_FILE
 from samus_edge.runtime.images.output_files import draft_folder, write_files_atomically
 from samus_edge.verification.comparison import MaskAgreement, MaskComparison
 from samus_edge.verification.frames import PromptedFrame, frames_digest
@@ -162,7 +163,9 @@ def calibrate_bundle(
         raise SamusEdgeError(f"the folder of the cache {cache} does not exist. Create it first.")
     with draft_folder(folder, kind="a bundle", marker=MANIFEST_FILE, overwrite=overwrite) as draft:
         run = _Calibration(bundle, frames, settings, data, cache, report)
-        shutil.copytree(source, draft, dirs_exist_ok=True)
+        # A signature is of the bundle as it was.
+        unsigned = shutil.ignore_patterns(SIGNATURE_FILE)
+        shutil.copytree(source, draft, dirs_exist_ok=True, ignore=unsigned)
         draft.chmod(draft.stat().st_mode | stat.S_IRWXU)  # the bundle's own may be read-only
         run.write(draft)
         check(draft)

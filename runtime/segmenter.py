@@ -127,8 +127,9 @@ class Segmenter:
     @classmethod
     def load(
         cls,
-        bundle: str | os.PathLike[str] | None = None,
+        bundle: str | os.PathLike[str] | Bundle | None = None,
         *,
+        require_signature: str | os.PathLike[str] | None = None,
         backend: str = "auto",
         precision: str = "auto",
         threads: int | None = None,
@@ -137,8 +138,10 @@ class Segmenter:
         """Open a bundle and make it ready to segment.
 
         Args:
-            bundle: folder of a bundle, or a zip file of one; None for the one that is installed
-                with samus-edge.
+            bundle: folder of a bundle, a zip file of one, or one that is open; None for the one
+                that is installed with samus-edge.
+            require_signature: PEM file with the public key, or the root certificate, of who has to
+                have signed the bundle; see docs/trust.md.
             backend: "onnxruntime" (CPU), "onnxruntime-cuda", "onnxruntime-tensorrt", "openvino" or
                 "tensorrt"; "auto" takes the first that works of TensorRT (with engines that
                 `samus-edge build` has made), ONNX Runtime on CUDA, OpenVINO (where `samus-edge
@@ -153,14 +156,15 @@ class Segmenter:
 
         Raises:
             BadArgumentError: if backend, precision, threads or device is not one of those.
-            BundleError: if the bundle is missing, damaged, changed or of a newer format.
+            BundleError: if the bundle is missing, damaged, changed, of a newer format, or not
+                signed as required.
             BackendError: if the bundle lacks the precision, or the backend is not available or
                 cannot run the graphs.
         """
         check_precision(precision)
         check_threads(threads)
         names = backend_order(backend, device)
-        opened = Bundle.open(bundle)
+        opened = Bundle.open(bundle, require_signature=require_signature)
         if backend != "auto":
             return cls(opened, select_backend(backend, threads, device=device), precision)
         # Here too, so that a precision that the bundle lacks is not taken for a backend's failure.

@@ -84,10 +84,13 @@ class JobInterruptedError(SamusEdgeError):
 
 # By the module that is imported: what pip calls it, and the extra that brings it.
 _EXTRAS = {
+    "OpenSSL": ("pyopenssl", "signing"),
+    "cryptography": ("model-signing", "signing"),
     "fastapi": ("fastapi", "server"),
     "highdicom": ("highdicom", "dicom"),
     "matplotlib": ("matplotlib", "train"),
     "nibabel": ("nibabel", "formats"),
+    "model_signing": ("model-signing", "signing"),
     "onnx": ("onnx", "export"),
     "onnxscript": ("onnxscript", "export"),
     "prometheus_client": ("prometheus-client", "server"),

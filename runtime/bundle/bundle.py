@@ -1,5 +1,6 @@
 """A bundle: the graphs of one model and the manifest that describes them, in a folder or a zip."""
 
+import hashlib
 import os
 import posixpath
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from samus_edge.runtime.bundle.bundle_files import (
 from samus_edge.runtime.bundle.manifest import (
     IMAGE_ENCODER,
     LESION_PROPOSER,
+    MANIFEST_FILE,
     FileRecord,
     GraphRecord,
     GraphSelection,
@@ -59,36 +61,69 @@ class Bundle:
     Attributes:
         files: The bundle's files.
         manifest: The bundle's description of itself.
+        manifest_sha256: SHA-256 of the file that it was read from.
     """
 
     files: BundleFiles
     manifest: Manifest
+    manifest_sha256: str
 
     @staticmethod
-    def open(path: str | os.PathLike[str] | None = None) -> "Bundle":
+    def open(
+        path: "str | os.PathLike[str] | Bundle | None" = None,
+        *,
+        require_signature: str | os.PathLike[str] | None = None,
+    ) -> "Bundle":
         """Open a bundle and check the size and SHA-256 of every file that its manifest lists.
 
         Args:
-            path: The bundle's folder, or a zip file of it; None for the default bundle.
+            path: The bundle's folder, or a zip file of it; None for the default bundle. One that is
+                open already is taken as it is.
+            require_signature: PEM file with the public key of who has to have signed the bundle, or
+                with the root certificate that the signer's is under; see docs/trust.md.
 
         Raises:
             BundleError: if there is no bundle, it is of a newer format version, or a file is
                 missing, lies outside the bundle or differs from the manifest; every such file is
-                named.
+                named. And if the required signature is missing, or not of every file as it is.
         """
-        files = _files_of(default_bundle_path() if path is None else Path(path), path is None)
-        bundle = Bundle(files=files, manifest=files.read_manifest())
-        problems = [
-            problem
-            for name, record in bundle.manifest.graphs.items()
-            for problem in _problems(files, name, record)
-        ]
-        if problems:
-            raise BundleError(
-                f"bundle {files.path} was damaged or changed: {'; '.join(problems)}. "
-                "Copy or export the bundle again."
-            )
+        bundle = path if isinstance(path, Bundle) else _open(path)
+        if require_signature is not None:
+            # Here, because few need it.
+            from samus_edge.runtime.bundle.signature import check_signature
+
+            check_signature(bundle.files, bundle.hashes(), Path(require_signature))
         return bundle
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 by file of the manifest and of all that it lists."""
+        graphs = self.manifest.graphs.values()
+        files = [part for graph in graphs for part in (graph, *graph.external_data)]
+        return {**{part.file: part.sha256 for part in files}, MANIFEST_FILE: self.manifest_sha256}
+
+    def sign(
+        self, key: str | os.PathLike[str], certificates: str | os.PathLike[str] | None = None
+    ) -> Path:
+        """Sign every file of the bundle as it was opened, into `model.sig` in its folder.
+
+        Args:
+            key: PEM file with an elliptic curve private key (P-256, P-384 or P-521), not encrypted.
+            certificates: PEM file with the key's certificate, then those between it and the root;
+                None to sign with the key alone.
+
+        Returns:
+            The signature's file; an older one is replaced.
+
+        Raises:
+            MissingExtraError: if Model Signing is not installed.
+            BadArgumentError: if the key or a certificate cannot be used.
+            BundleError: if the bundle is a zip file, or holds a link.
+            OutputFileError: if the signature cannot be written.
+        """
+        from samus_edge.runtime.bundle.signature import sign_folder
+
+        chain = None if certificates is None else Path(certificates)
+        return sign_folder(self.folder, self.files, self.hashes(), Path(key), chain)
 
     @property
     def path(self) -> Path:
@@ -181,6 +216,24 @@ def _files_of(path: Path, is_default: bool) -> BundleFiles:
         f"bundle {path} {found}. Name a folder that `samus-edge export` has made, a zip file "
         "of it, or none for the default bundle."
     )
+
+
+def _open(path: str | os.PathLike[str] | None) -> Bundle:
+    files = _files_of(default_bundle_path() if path is None else Path(path), path is None)
+    content = files.read_manifest()
+    manifest = Manifest.from_bytes(content, str(files.path / MANIFEST_FILE))
+    bundle = Bundle(files, manifest, hashlib.sha256(content).hexdigest())
+    problems = [
+        problem
+        for name, record in bundle.manifest.graphs.items()
+        for problem in _problems(files, name, record)
+    ]
+    if problems:
+        raise BundleError(
+            f"bundle {files.path} was damaged or changed: {'; '.join(problems)}. "
+            "Copy or export the bundle again."
+        )
+    return bundle
 
 
 def _problems(files: BundleFiles, name: str, record: GraphRecord) -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from samus_edge.errors import BundleError
-from samus_edge.runtime.bundle.manifest import MANIFEST_FILE, FileRecord, Manifest
+from samus_edge.runtime.bundle.manifest import MANIFEST_FILE, FileRecord, read_manifest_file
 
 __all__ = [
     "MAX_PATH_CHARACTERS",
@@ -18,6 +18,7 @@ __all__ = [
     "check_file",
     "is_safe_path",
     "read_file",
+    "sha256_of",
 ]
 
 
@@ -27,14 +28,22 @@ class FolderFiles:
 
     path: Path
 
-    def read_manifest(self) -> Manifest:
+    def read_manifest(self) -> bytes:
         """See `BundleFiles.read_manifest`."""
         path = self.path / MANIFEST_FILE
         if path.is_symlink() and not self._is_inside(MANIFEST_FILE):
             raise BundleError(
                 f"{path} is a link to a file outside the folder. Copy the file itself there."
             )
-        return Manifest.read(path)
+        return read_manifest_file(path)
+
+    def names(self) -> list[str]:
+        """See `BundleFiles.names`."""
+        paths = sorted(self.path.rglob("*"))
+        links = [path for path in paths if path.is_symlink()]
+        if links:
+            raise BundleError(f"{links[0]} is a link, and a signed bundle holds files alone")
+        return [path.relative_to(self.path).as_posix() for path in paths if not path.is_dir()]
 
     def size_bytes(self, file: str) -> int:
         """See `BundleFiles.size_bytes`."""
@@ -101,11 +110,19 @@ class BundleFiles(Protocol):
         """The folder or the zip file."""
         ...
 
-    def read_manifest(self) -> Manifest:
-        """Read the manifest.
+    def read_manifest(self) -> bytes:
+        """Content of the manifest, for `Manifest.from_bytes`.
 
         Raises:
-            BundleError: if it is missing or unreadable, or as `Manifest.from_bytes`.
+            BundleError: if it is missing or unreadable.
+        """
+        ...
+
+    def names(self) -> list[str]:
+        """Every file there is, whether the manifest lists it or not, by its path in the bundle.
+
+        Raises:
+            BundleError: if one is a link, or they cannot be listed.
         """
         ...
 
@@ -157,6 +174,20 @@ def check_file(files: BundleFiles, record: FileRecord) -> None:
             left -= len(chunk)
     _check_size(record, record.size_bytes + 1 - left)
     _check_sha256(record, digest.hexdigest())
+
+
+def sha256_of(files: BundleFiles, file: str) -> str:
+    """SHA-256 of a file that no record says anything of.
+
+    Raises:
+        BundleError: as `BundleFiles.size_bytes` and `BundleFiles.opened`.
+    """
+    files.size_bytes(file)
+    digest = hashlib.sha256()
+    with files.opened(file) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _check_size(record: FileRecord, size_bytes: int) -> None:

@@ -13,7 +13,7 @@ from typing import IO
 
 from samus_edge.errors import BundleError
 from samus_edge.runtime.bundle.bundle_files import is_safe_path
-from samus_edge.runtime.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest
+from samus_edge.runtime.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES
 
 __all__ = ["ZipFiles", "is_zip_file"]
 
@@ -49,9 +49,8 @@ class ZipFiles:
 
     path: Path
 
-    def read_manifest(self) -> Manifest:
+    def read_manifest(self) -> bytes:
         """See `BundleFiles.read_manifest`."""
-        source = f"{self.path}/{MANIFEST_FILE}"
         try:
             size_bytes = self.size_bytes(MANIFEST_FILE)
             if size_bytes > MAX_MANIFEST_BYTES:
@@ -59,10 +58,15 @@ class ZipFiles:
                     f"{MANIFEST_FILE} has {size_bytes} bytes, at most {MAX_MANIFEST_BYTES} expected"
                 )
             with self.opened(MANIFEST_FILE) as stream:
-                content = stream.read(MAX_MANIFEST_BYTES + 1)
+                return stream.read(MAX_MANIFEST_BYTES + 1)
         except BundleError as err:
             raise BundleError(f"bundle {self.path}: {err}. {_ZIP_AGAIN}") from err
-        return Manifest.from_bytes(content, source)
+
+    def names(self) -> list[str]:
+        """See `BundleFiles.names`."""
+        with self._entry(MANIFEST_FILE) as (archive, _):
+            entries = _entries_by_name(archive)
+        return [name.removeprefix(_root(entries)) for name in entries if not name.endswith("/")]
 
     def size_bytes(self, file: str) -> int:
         """See `BundleFiles.size_bytes`."""

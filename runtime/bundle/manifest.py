@@ -45,6 +45,7 @@ __all__ = [
     "TensorSpec",
     "check_graph",
     "mask_input_hw",
+    "read_manifest_file",
 ]
 
 
@@ -365,20 +366,7 @@ class Manifest:
         Raises:
             BundleError: if the file is missing or unreadable, and as `from_bytes`.
         """
-        try:
-            if path.exists() and not path.is_file():  # a pipe would be waited for
-                raise BundleError(
-                    f"{path} is not a regular file. "
-                    "Name a folder that `samus-edge export` has made."
-                )
-            with path.open("rb") as file:
-                content = file.read(MAX_MANIFEST_BYTES + 1)
-        except OSError as err:
-            raise BundleError(
-                f"{path} cannot be read ({err.strerror}). "
-                "Name a folder that `samus-edge export` has made."
-            ) from err
-        return Manifest.from_bytes(content, str(path))
+        return Manifest.from_bytes(read_manifest_file(path), str(path))
 
     @staticmethod
     def from_bytes(content: bytes, source: str) -> "Manifest":
@@ -419,6 +407,26 @@ class Manifest:
         """
         text = json.dumps(to_json(self), indent=2, ensure_ascii=False, allow_nan=False)
         write_files_atomically({path: text.encode() + b"\n"})
+
+
+def read_manifest_file(path: Path) -> bytes:
+    """Content of a manifest's file, or its first `MAX_MANIFEST_BYTES` + 1 bytes.
+
+    Raises:
+        BundleError: if the file is missing, not a regular one or unreadable.
+    """
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise BundleError(
+                f"{path} is not a regular file. Name a folder that `samus-edge export` has made."
+            )
+        with path.open("rb") as file:
+            return file.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as err:
+        raise BundleError(
+            f"{path} cannot be read ({err.strerror}). "
+            "Name a folder that `samus-edge export` has made."
+        ) from err
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ class TorchSubject(Subject):
         meter = MemoryMeter()
         if self.is_on_gpu:
             torch.cuda.reset_peak_memory_stats()
-        model = load_bundle_model(bundle.path).to(self._device)
+        model = load_bundle_model(bundle).to(self._device)
         dtype = TORCH_DTYPES[precision]
         self._encoder: Callable[..., Any] = _Encoder(model, dtype).eval()
         self._decoder: Callable[..., Any] = _Decoder(model, dtype).eval()

@@ -21,6 +21,7 @@ from samus_edge.cli import (
     infer,
     info,
     serve,
+    sign,
     track,
     train,
     verify,
@@ -65,6 +66,7 @@ app.command("ablate")(ablate.command)
 app.command("export")(export.command)
 app.command("calibrate")(calibrate.command)
 app.command("verify")(verify.command)
+app.command("sign")(sign.command)
 app.command("build")(build.command)
 app.command("serve")(serve.command)
 app.command("bench")(bench.command)

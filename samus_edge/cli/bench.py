@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from samus_edge.cli.console import output_console, progress_bar
-from samus_edge.cli.options import AsJson, BundlePath, check_outputs, parse_frame_size, parse_sizes
+from samus_edge.cli.options import (
+    AsJson,
+    BundlePath,
+    RequireSignature,
+    check_outputs,
+    parse_frame_size,
+    parse_sizes,
+)
 from samus_edge.errors import BadArgumentError
 
 if TYPE_CHECKING:
@@ -23,6 +30,7 @@ _NONE = "none"
 
 def command(
     bundle: BundlePath = None,
+    require_signature: RequireSignature = None,
     backend: Annotated[
         list[str] | None,
         typer.Option(
@@ -112,7 +120,7 @@ def command(
         from samus_edge.reporting.figure import require_matplotlib
 
         require_matplotlib()
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle, require_signature=require_signature)
     if modules:
         _plan(opened, workload, modules, out, as_json)
         return

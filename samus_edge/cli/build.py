@@ -10,6 +10,7 @@ from samus_edge.cli.options import (
     AsJson,
     BundlePath,
     DeviceName,
+    RequireSignature,
     Threads,
     parse_frame_range,
     parse_frame_size,
@@ -30,6 +31,7 @@ __all__ = ["command"]
 
 def command(
     bundle: BundlePath = None,
+    require_signature: RequireSignature = None,
     backend: Annotated[
         str | None,
         typer.Option(
@@ -141,7 +143,7 @@ def command(
     from samus_edge.runtime.backends.backend_selection import backend_order, gpu_index
     from samus_edge.runtime.bundle.bundle import Bundle
 
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle, require_signature=require_signature)
     if backend == "openvino" or (backend is None and _has_only_openvino()):
         _compare_openvino(opened, precision, (device or "cpu", threads, cache), rebuild, as_json)
         return

@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samus_edge.cli.options import AllowFailing, BundlePath, SplitFile, command_line
+from samus_edge.cli.options import (
+    AllowFailing,
+    BundlePath,
+    RequireSignature,
+    SplitFile,
+    command_line,
+)
 
 if TYPE_CHECKING:
     from samus_edge.calibration.bundle_calibration import CalibrationResult
@@ -30,6 +36,7 @@ def command(
         ),
     ],
     bundle: BundlePath = None,
+    require_signature: RequireSignature = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -134,7 +141,7 @@ def command(
 
     console = Console(stderr=True)
     with console.status("reading the bundle") as status:
-        opened = Bundle.open(bundle)
+        opened = Bundle.open(bundle, require_signature=require_signature)
         result = calibrate_bundle(
             opened,
             out,

@@ -12,9 +12,12 @@ from samus_edge.cli.options import (
     BundlePath,
     DataFolder,
     PrecisionName,
+    RequireSignature,
     SplitFile,
     check_outputs,
     command_line,
+    open_signed,
+    refuse_record,
     versions_line,
 )
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from samus_edge.data.dataset import Subsets
     from samus_edge.evaluation.evaluate import EvaluationReport
     from samus_edge.evaluation.predictor import Predictor
+    from samus_edge.runtime.bundle.bundle import Bundle
 
 __all__ = ["Subset", "command"]
 
@@ -64,6 +68,7 @@ def command(
     ] = None,
     subset: Annotated[Subset, typer.Option(help="Subset to evaluate.")] = Subset.TEST,
     bundle: BundlePath = None,
+    require_signature: RequireSignature = None,
     backend: BackendName = "auto",
     precision: PrecisionName = "auto",
     weights: Annotated[
@@ -126,6 +131,11 @@ def command(
         )
     if record and weights is not None:
         raise typer.BadParameter("goes with a bundle, not with --weights.", param_hint="--record")
+    if require_signature is not None and weights is not None:
+        raise typer.BadParameter(
+            "goes with a bundle, not with --weights.", param_hint="--require-signature"
+        )
+    refuse_record(record, require_signature)
     for name, number in (("--seed", seed), ("--worst", worst)):
         if number < 0:
             raise typer.BadParameter(f"must be at least 0, got {number}.", param_hint=name)
@@ -157,6 +167,7 @@ def command(
         from samus_edge.reporting.figure import require_matplotlib
 
         require_matplotlib()
+    source = open_signed(bundle, require_signature)
     extra = prompt_protocol.box_sweep() if box_sweep else ()
     options: dict[str, Any] = {
         "protocols": tuple(dict.fromkeys((*prompt_protocol.STANDARD_PROTOCOLS, *extra))),
@@ -170,7 +181,7 @@ def command(
         about = {"data": dataset, "split": split_name, "subset": subset.value}
         options.update(groups=subsets.groups, about=about)
         cases = subsets.get(subset.value)
-        return _evaluate(cases, (bundle, backend, precision), weights, options)
+        return _evaluate(cases, (source, backend, precision), weights, options)
 
     if config is not None:
         _evaluate_several(data, config, splits, subset.value, evaluate, out)
@@ -232,7 +243,7 @@ def _evaluate_several(
 
 def _evaluate(
     cases: "list[UltrasoundCase]",
-    bundle: tuple[Path | None, str, str],
+    bundle: "tuple[Path | Bundle | None, str, str]",
     weights: Path | None,
     options: dict[str, Any],
 ) -> "EvaluationReport":

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from samus_edge.cli.options import AllowFailing, command_line, parse_frame_size
+from samus_edge.cli.options import (
+    AllowFailing,
+    RequireSignature,
+    command_line,
+    open_signed,
+    parse_frame_size,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,6 +20,7 @@ if TYPE_CHECKING:
 
     from samus_edge.export.bundle_writer import BundleText
     from samus_edge.modeling.samus_hf import SamusHF
+    from samus_edge.runtime.bundle.bundle import Bundle
 
 __all__ = ["Profile", "command"]
 
@@ -48,6 +55,7 @@ def command(
             help="Bundle to export again instead of weights; without both the default bundle.",
         ),
     ] = None,
+    require_signature: RequireSignature = None,
     frames: Annotated[
         Path | None,
         typer.Option(
@@ -117,6 +125,8 @@ def command(
     """
     if weights is not None and bundle is not None:
         raise typer.BadParameter("give --weights or --bundle, not both.")
+    if weights is not None and require_signature is not None:
+        raise typer.BadParameter("is of a bundle, not weights.", param_hint="--require-signature")
     if out is None and triton is None:
         raise typer.BadParameter("give --out or --triton.")
     if profile is Profile.SAM and (out is None or triton or precision or frame_size):
@@ -143,20 +153,21 @@ def command(
 
     console = Console()
     with console.status("reading") as status:
+        source = open_signed(bundle, require_signature)
         if out is not None and profile is Profile.SAM:
-            _export_sam(console, status, out, weights, bundle, name, opset, overwrite)
+            _export_sam(console, status, out, weights, source, name, opset, overwrite)
         elif out is not None:
             _export_bundle(
-                *(console, status, out, weights, bundle, frames, name, credit or []),
+                *(console, status, out, weights, source, frames, name, credit or []),
                 *(opset, frame_hw, "fp16" in (precision or ()), overwrite, allow_failing),
                 command=command_line(context, places=False),
             )
         if triton is not None:
-            _export_triton(console, status, triton, out or bundle, overwrite)
+            _export_triton(console, status, triton, out or source, overwrite)
 
 
 def _model_and_text(
-    weights: Path | None, bundle: Path | None, name: str | None, credit: list[str]
+    weights: Path | None, bundle: "Path | Bundle | None", name: str | None, credit: list[str]
 ) -> "tuple[SamusHF, BundleText, str]":
     """The model, what its bundle says about itself, and the SHA-256 of its weights."""
     from samus_edge.export.bundle_writer import BundleText
@@ -184,7 +195,7 @@ def _export_bundle(
     status: "Status",
     out: Path,
     weights: Path | None,
-    bundle: Path | None,
+    bundle: "Path | Bundle | None",
     frames: Path | None,
     name: str | None,
     credit: list[str],
@@ -259,7 +270,7 @@ def _export_sam(
     status: "Status",
     out: Path,
     weights: Path | None,
-    bundle: Path | None,
+    bundle: "Path | Bundle | None",
     name: str | None,
     opset: int,
     overwrite: bool,
@@ -276,7 +287,11 @@ def _export_sam(
 
 
 def _export_triton(
-    console: "Console", status: "Status", folder: Path, bundle: Path | None, overwrite: bool
+    console: "Console",
+    status: "Status",
+    folder: Path,
+    bundle: "Path | Bundle | None",
+    overwrite: bool,
 ) -> None:
     from samus_edge.export.triton_repository import write_triton_repository
     from samus_edge.runtime.bundle.bundle import Bundle

@@ -9,7 +9,7 @@ import typer
 
 from samus_edge.archs import check_arch
 from samus_edge.cli.console import output_console
-from samus_edge.cli.options import AsJson, BundlePath, print_json
+from samus_edge.cli.options import AsJson, BundlePath, RequireSignature, print_json
 
 if TYPE_CHECKING:
     from samus_edge.runtime.bundle.bundle import Bundle
@@ -22,6 +22,7 @@ _WIDTH = 100
 
 def command(
     bundle: BundlePath = None,
+    require_signature: RequireSignature = None,
     arch: Annotated[
         str | None,
         typer.Option(
@@ -55,7 +56,7 @@ def command(
     # Here, so that --help answers at once.
     from samus_edge.runtime.bundle.bundle import Bundle
 
-    opened = Bundle.open(bundle)  # which verifies the hashes
+    opened = Bundle.open(bundle, require_signature=require_signature)  # which verifies the hashes
     if as_json:
         from samus_edge.runtime.bundle.records import to_json
 

@@ -15,6 +15,7 @@ import typer
 from samus_edge.errors import BadArgumentError
 
 if TYPE_CHECKING:
+    from samus_edge.runtime.bundle.bundle import Bundle
     from samus_edge.runtime.measurement.lesion_measurements import BreastLocation, PixelSpacing
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "DicomSr",
     "FromNipple",
     "PrecisionName",
+    "RequireSignature",
     "Side",
     "Spacing",
     "SplitFile",
@@ -37,6 +39,7 @@ __all__ = [
     "Threads",
     "check_outputs",
     "command_line",
+    "open_signed",
     "parse_box",
     "parse_fractions",
     "parse_frame_range",
@@ -47,6 +50,7 @@ __all__ = [
     "parse_sizes",
     "parse_spacing",
     "print_json",
+    "refuse_record",
     "silence_opencv",
     "versions_line",
 ]
@@ -132,6 +136,17 @@ BundlePath = Annotated[
         "--bundle",
         metavar="PATH",
         help="Bundle, a folder or a zip file of one; left out: the one that comes with samus-edge.",
+    ),
+]
+RequireSignature = Annotated[
+    Path | None,
+    typer.Option(
+        "--require-signature",
+        metavar="FILE.pem",
+        help="Take only a bundle that this public key has signed, or a certificate under this root "
+        "certificate.",
+        exists=True,
+        dir_okay=False,
     ),
 ]
 BackendName = Annotated[
@@ -242,6 +257,24 @@ SplitFile = Annotated[
         dir_okay=False,
     ),
 ]
+
+
+def open_signed(bundle: Path | None, require_signature: Path | None) -> "Path | Bundle | None":
+    """A bundle for a job: its path, or opened here where it has to be signed."""
+    if require_signature is None:
+        return bundle
+    from samus_edge.runtime.bundle.bundle import Bundle
+
+    return Bundle.open(bundle, require_signature=require_signature)
+
+
+def refuse_record(record: bool, require_signature: Path | None) -> None:
+    """Refuse to write into a manifest that was just held against its signature."""
+    if record and require_signature is not None:
+        raise typer.BadParameter(
+            "changes the manifest, which is signed. Record first, then sign: samus-edge sign",
+            param_hint="--record",
+        )
 
 
 def print_json(document: Mapping[str, object]) -> None:

@@ -9,6 +9,7 @@ from samus_edge.cli.options import (
     BundlePath,
     DeviceName,
     PrecisionName,
+    RequireSignature,
     Threads,
     silence_opencv,
 )
@@ -33,6 +34,7 @@ def command(
         ),
     ] = None,
     bundle: BundlePath = None,
+    require_signature: RequireSignature = None,
     backend: BackendName = "auto",
     device: DeviceName = None,
     precision: PrecisionName = "auto",
@@ -91,7 +93,12 @@ def command(
     )
     silence_opencv()
     with Segmenter.load(
-        bundle, backend=backend, precision=precision, threads=threads, device=device
+        bundle,
+        require_signature=require_signature,
+        backend=backend,
+        precision=precision,
+        threads=threads,
+        device=device,
     ) as segmenter:
         shown = f"[{host}]" if ":" in host else host
         typer.echo(f"http://{shown}:{port}/  Research software, not a medical device.", err=True)

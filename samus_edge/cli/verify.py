@@ -7,7 +7,15 @@ import typer
 
 from samus_edge.cli.console import output_console, progress_bar
 from samus_edge.cli.eval import Subset
-from samus_edge.cli.options import BundlePath, SplitFile, check_outputs, command_line, versions_line
+from samus_edge.cli.options import (
+    BundlePath,
+    RequireSignature,
+    SplitFile,
+    check_outputs,
+    command_line,
+    refuse_record,
+    versions_line,
+)
 
 if TYPE_CHECKING:
     from samus_edge.runtime.bundle.bundle import Bundle
@@ -26,6 +34,7 @@ EXIT_FAILED = 1
 def command(
     context: typer.Context,
     bundle: BundlePath = None,
+    require_signature: RequireSignature = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -118,6 +127,7 @@ def command(
         for name, option in (("--split", split), ("--subset", subset)):
             if option is not None:
                 raise typer.BadParameter("goes with --data, not with --frames.", param_hint=name)
+    refuse_record(record, require_signature)
     if html is not None and html.is_dir():
         html = html / HTML_NAME
     check_outputs({"--out": out, "--html": html})
@@ -132,7 +142,7 @@ def command(
         check_backend(backend)
     for name in precision or ():
         check_precision(name)
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle, require_signature=require_signature)
     for name in precision or ():
         precision_name(opened, name)
     if record:

@@ -25,7 +25,7 @@ from samus_edge.jobs.record import (
     refuse_warnings,
 )
 from samus_edge.runtime.backends.backend_selection import check_backend, check_threads
-from samus_edge.runtime.bundle.bundle import check_precision
+from samus_edge.runtime.bundle.bundle import Bundle, check_precision
 from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER
 from samus_edge.runtime.cine.cine_source import CineSource, FileFrames, open_frames
 from samus_edge.runtime.dicom.dicom_frames import require_highdicom
@@ -86,7 +86,8 @@ class FileSegmentation:
         image: A PNG, JPEG, BMP, TIFF, WebP or DICOM file.
         boxes: XYXY, pixels of the image.
         points: (x, y, label), pixels of the image; label 1 foreground, 0 background.
-        bundle: Folder of a bundle, or a zip file of one; None for the default bundle.
+        bundle: Folder of a bundle, a zip file of one, or one that is open; None for the default
+            bundle.
         backend: See `select_backend`.
         precision: See `Segmenter.load`.
         threads: CPU threads; None for all cores, at most 8.
@@ -107,7 +108,7 @@ class FileSegmentation:
     image: Path
     boxes: Sequence[Box] = ()
     points: Sequence[Point] = ()
-    bundle: Path | None = None
+    bundle: Path | Bundle | None = None
     backend: str = "auto"
     precision: str = "auto"
     threads: int | None = None

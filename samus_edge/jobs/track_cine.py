@@ -36,6 +36,7 @@ from samus_edge.jobs.segment_file import (
     dicom_notes,
     lesion_frames,
 )
+from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.runtime.cine.cine_source import CineFrame, CineSource, open_cine
 from samus_edge.runtime.cine.lesion_tracker import Box, LesionTracker, TrackedFrame
 from samus_edge.runtime.cine.stream import Stream
@@ -172,7 +173,8 @@ class CineTracking:
         box: XYXY around the lesion in the first frame that is used, pixels.
         from_frame: Index of that frame.
         max_frames: Number of frames to use; None for all.
-        bundle: Folder of a bundle, or a zip file of one; None for the default bundle.
+        bundle: Folder of a bundle, a zip file of one, or one that is open; None for the default
+            bundle.
         backend: See `select_backend`.
         precision: See `Segmenter.load`.
         threads: CPU threads; None for all cores, at most 8.
@@ -190,7 +192,7 @@ class CineTracking:
     box: Box
     from_frame: int = 0
     max_frames: int | None = None
-    bundle: Path | None = None
+    bundle: Path | Bundle | None = None
     backend: str = "auto"
     precision: str = "auto"
     threads: int | None = None

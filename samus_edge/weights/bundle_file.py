@@ -147,13 +147,13 @@ PATCH_KERNEL = "image_encoder.patch_embed.weight"
 FIRST_POSITIONS = "image_encoder.blocks.0.attn.rel_pos_h"
 
 
-def load_bundle_model(folder: Path | None = None) -> SamusHF:
+def load_bundle_model(source: Path | Bundle | None = None) -> SamusHF:
     """Build the torch model that a bundle's graphs compute, from the graphs themselves.
 
     Its constants are folded and its weights are the rounded ones, so it gives the bundle's outputs.
 
     Args:
-        folder: The bundle; None for the default one.
+        source: The bundle, opened or not; None for the default one.
 
     Returns:
         The model in evaluation mode.
@@ -162,7 +162,7 @@ def load_bundle_model(folder: Path | None = None) -> SamusHF:
         BundleError: if the bundle is damaged.
         WeightsError: if its graphs do not say where the model's tensors are, or lack some.
     """
-    bundle = Bundle.open(folder)
+    bundle = Bundle.open(source)
     stored: dict[str, tuple[FloatArray, str]] = {}
     for name in (IMAGE_ENCODER, MASK_DECODER, LESION_PROPOSER):
         if name not in bundle.manifest.graphs:

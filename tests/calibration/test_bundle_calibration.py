@@ -297,7 +297,7 @@ def test_bundles_that_cannot_be_calibrated_are_refused(
         manifest = replace(
             bundle.manifest, graphs={**bundle.manifest.graphs, "image_encoder": record}
         )
-        changed = Bundle(bundle.files, manifest)
+        changed = replace(bundle, manifest=manifest)
         with pytest.raises(SamusEdgeError, match=message):
             calibrate_bundle(changed, tmp_path / "a", tiny_frames, settings, data="tiny")
     with pytest.raises(ValueError, match="at least one frame"):

@@ -17,7 +17,7 @@ from samus_edge.errors import BadArgumentError, BundleError
 
 COMMANDS = (
     *("infer", "track", "info", "data", "train", "convert", "eval", "ablate", "export"),
-    *("calibrate", "verify", "build", "serve", "bench", "doctor"),
+    *("calibrate", "verify", "sign", "build", "serve", "bench", "doctor"),
 )
 Run = Callable[..., Any]
 

@@ -37,17 +37,19 @@ if TYPE_CHECKING:
     from samus_edge.runtime.dicom.dicom_frames import DicomFrames
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "MAX_VIDEO_BYTES",
     "CineFrame",
     "CineSource",
     "FileFrames",
     "FileKind",
+    "head_of",
     "open_cine",
     "open_frames",
 ]
 
 _CAMERA = re.compile(r"camera(?::(\d{1,2}))?")
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _MAX_FRAMES_PER_SECOND = 1000.0
 MAX_VIDEO_BYTES = 1 << 29
 """Of the decoded frames of a video that is kept in memory."""
@@ -260,7 +262,7 @@ def open_frames(source: Path | bytes, name: str = "", *, max_video_frames: int =
         MissingExtraError: for a DICOM file without pydicom.
     """
     path = Path(name) if isinstance(source, bytes) else source
-    head = source[:HEAD_BYTES] if isinstance(source, bytes) else _head(source)
+    head = source[:HEAD_BYTES] if isinstance(source, bytes) else head_of(source)
     if is_dicom(head):
         from samus_edge.runtime.dicom.dicom_frames import DicomFrames
 
@@ -285,7 +287,7 @@ def open_frames(source: Path | bytes, name: str = "", *, max_video_frames: int =
     return frames
 
 
-def _head(path: Path) -> bytes:
+def head_of(path: Path) -> bytes:
     """The first bytes of a regular file; none of what cannot be read, or would be waited for."""
     try:
         if not path.is_file():
@@ -368,7 +370,7 @@ def open_cine(source: str) -> CineSource:
             f"{source} is neither a file nor a folder. Give a video, a DICOM file, a folder of "
             "images, or camera:0."
         )
-    head = _head(path)
+    head = head_of(path)
     return open_frames(path) if is_dicom(head) or is_image(head) else _Video(source, source)
 
 
@@ -469,7 +471,7 @@ def _check_video_file(path: str, name: str) -> str:
         raise ImageFileError(
             f"{name} has bytes in its path that are not UTF-8, which OpenCV cannot open. Rename it."
         ) from err
-    head = _head(Path(path))
+    head = head_of(Path(path))
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide"):
         return "MP4"
     if head[:4] == b"\x1aE\xdf\xa3":
@@ -520,7 +522,7 @@ class _Folder(CineSource):
             (
                 path
                 for path in folder.iterdir()
-                if path.suffix.lower() in _IMAGE_SUFFIXES and not path.name.startswith(".")
+                if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
             ),
             key=_natural_order,
         )

@@ -128,7 +128,7 @@ def _is_same_file(first: Path, second: Path) -> bool:
         return os.path.realpath(first) == os.path.realpath(second)
 
 
-def write_files_atomically(contents: Mapping[Path, bytes]) -> None:
+def write_files_atomically(contents: Mapping[Path, bytes], drafts: Path | None = None) -> None:
     """Write several files so that none is ever seen half-written under its final name.
 
     Every content first goes, fsync included, to a temporary file in the folder of its target (a
@@ -138,6 +138,8 @@ def write_files_atomically(contents: Mapping[Path, bytes]) -> None:
 
     Args:
         contents: bytes of each file by its path; folders must exist.
+        drafts: a folder of the same file system for the temporary files, of a job that clears it
+            after it was killed; None for the folder of each file.
 
     Raises:
         OutputFileError: if a file cannot be written; names it and the reason.
@@ -148,7 +150,8 @@ def write_files_atomically(contents: Mapping[Path, bytes]) -> None:
         for path, content in contents.items():
             current = path
             target = Path(os.path.realpath(path))
-            temporary = target.with_name(f".samus-edge-{secrets.token_hex(8)}.tmp")
+            name = f".samus-edge-{secrets.token_hex(8)}.tmp"
+            temporary = target.with_name(name) if drafts is None else drafts / name
             staged.append((temporary, target))
             _write_and_sync(temporary, content)
         for temporary, target in staged:

@@ -35,6 +35,7 @@ class ProgressBar:
         title: what is being done.
         total: steps in all; None while it is not known.
         clock: seconds that only grow.
+        line_seconds: without a terminal, the least time from one line to the next.
     """
 
     def __init__(
@@ -43,7 +44,9 @@ class ProgressBar:
         title: str,
         total: int | None,
         clock: Callable[[], float] = time.monotonic,
+        line_seconds: float = LINE_SECONDS,
     ) -> None:
+        self._line_seconds = line_seconds
         self._bar, self._title, self._total, self._clock = bar, title, total, clock
         self._task = None if bar is None else bar.add_task(title, total=total)
         self._done = 0
@@ -60,26 +63,29 @@ class ProgressBar:
             self._bar.update(
                 self._task, description=self._title, total=self._total, advance=advance
             )
-        elif self._clock() - self._said >= LINE_SECONDS:
+        elif self._clock() - self._said >= self._line_seconds:
             self._said = self._clock()
             of = "" if self._total is None else f" of {self._total}"
             print(f"{self._title}: {self._done}{of}", file=sys.stderr, flush=True)
 
 
 @contextmanager
-def progress_bar(title: str, total: int | None = None) -> Iterator[ProgressBar]:
+def progress_bar(
+    title: str, total: int | None = None, line_seconds: float = LINE_SECONDS
+) -> Iterator[ProgressBar]:
     """Show how far a job is, and leave nothing of it on the terminal.
 
     Args:
         title: what is being done.
         total: steps in all; None while it is not known.
+        line_seconds: see `ProgressBar`.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield ProgressBar(None, title, total)
+        yield ProgressBar(None, title, total, line_seconds=line_seconds)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:

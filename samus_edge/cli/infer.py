@@ -1,10 +1,12 @@
-"""`samus-edge infer`: segment one image file."""
+"""`samus-edge infer`: segment one image file, or many."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from samus_edge.cli.console import progress_bar
 from samus_edge.cli.options import (
     AsJson,
     BackendName,
@@ -29,17 +31,69 @@ from samus_edge.cli.options import (
     print_json,
     silence_opencv,
 )
+from samus_edge.errors import BadArgumentError
+
+if TYPE_CHECKING:
+    from samus_edge.jobs.batch_input import BatchItem
+    from samus_edge.jobs.segment_file import FileSegmentation
 
 __all__ = ["command"]
 
+_LINE_SECONDS = 30.0
+_SHOWN_ERRORS = 5
+
 
 def command(
+    context: typer.Context,
     image: Annotated[
-        Path,
+        list[str] | None,
         typer.Option(
-            "--image", metavar="FILE", help="PNG, JPEG, BMP, TIFF or WebP, 8 or 16 bits; or DICOM."
+            "--image",
+            metavar="FILE|FOLDER|PATTERN",
+            help="PNG, JPEG, BMP, TIFF or WebP, 8 or 16 bits; or DICOM. Of many images, with "
+            "--out-dir: files, folders with all below them, quoted patterns; repeatable.",
         ),
-    ],
+    ] = None,
+    image_list: Annotated[
+        Path | None,
+        typer.Option("--list", metavar="FILE", help="Text file with such a path on each line."),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts",
+            metavar="FILE",
+            help="Prompts of each image: CSV (image,x1,y1,x2,y2) or JSON. Without --image: of the "
+            "images that it names.",
+        ),
+    ] = None,
+    out_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--out-dir",
+            metavar="DIR",
+            help="Folder for the results of many images. The same command goes on after a stop.",
+        ),
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="What --out-dir gets beside results.jsonl: mask (the default), overlay, "
+            "dicom-seg, dicom-sr; repeatable.",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option("--jobs", min=1, metavar="N", help="With --out-dir: images at a time."),
+    ] = 1,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard", metavar="I/N", help="With --out-dir: part I of N, for several processes."
+        ),
+    ] = None,
     box: Annotated[
         list[str] | None,
         typer.Option(
@@ -106,43 +160,138 @@ def command(
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
-    """Segment one image by boxes and points.
+    """Segment an image by boxes and points, or many with --out-dir.
 
     Coordinates are pixels, x to the right, y down, (0, 0) the centre of the upper left pixel. Files
-    are written only when everything has succeeded. Exit codes: 0 done; 1 the job failed (image,
-    bundle, backend or output); 2 an argument is wrong.
+    are written only when everything has succeeded; of many images, each image's. Exit codes: 0
+    done; 1 the job failed (image, bundle, backend or output), or some of many images; 2 an argument
+    is wrong; 130 stopped by Ctrl-C.
     """
     boxes = [parse_box(text) for text in box or ()]
     points = [parse_point(text) for text in point or ()]
     size = parse_spacing(spacing)
     location = parse_location(side, clock, from_nipple, depth)
+    if not image and image_list is None and prompts is None:
+        raise typer.BadParameter("Missing option '--image'.", context)
+    if out_dir is None and (formats or shard or jobs > 1):
+        raise BadArgumentError("--format, --jobs and --shard are of many images: give --out-dir.")
+    if prompts is not None and (boxes or points):
+        raise BadArgumentError("prompts are from --prompts, or from --box and --point, not both.")
 
     # Here, so that --help and a mistyped option answer at once.
+    from samus_edge.jobs.batch_input import ImagePrompts
     from samus_edge.jobs.segment_file import FileSegmentation, segment_file
 
     silence_opencv()
-    report = segment_file(
-        FileSegmentation(
-            image=image,
-            boxes=boxes,
-            points=points,
-            bundle=open_signed(bundle, require_signature),
-            backend=backend,
-            precision=precision,
-            threads=threads,
-            device=device,
-            mask_file=out,
-            overlay_file=overlay,
-            spacing=size,
-            location=location,
-            has_callipers=callipers,
-            is_strict=strict,
-            frames=frame or [0],
-            dicom_seg_file=dicom_seg,
-            dicom_sr_file=dicom_sr,
-        )
+    job = FileSegmentation(
+        image=Path(),
+        boxes=boxes,
+        points=points,
+        bundle=open_signed(bundle, require_signature),
+        backend=backend,
+        precision=precision,
+        threads=threads,
+        device=device,
+        mask_file=out,
+        overlay_file=overlay,
+        spacing=size,
+        location=location,
+        has_callipers=callipers,
+        is_strict=strict,
+        frames=frame or [0],
+        dicom_seg_file=dicom_seg,
+        dicom_sr_file=dicom_sr,
     )
+    if out_dir is not None:
+        if any(path is not None for path in (out, overlay, dicom_seg, dicom_sr)):
+            raise BadArgumentError(
+                "--out, --overlay, --dicom-seg and --dicom-sr are files of one image. With "
+                "--out-dir give --format mask, overlay, dicom-seg or dicom-sr."
+            )
+        items = _items(image or [], image_list, prompts, job, out_dir)
+        _segment_many(job, items, out_dir, formats or ["mask"], jobs, shard, as_json)
+        return
+    if prompts is None and image_list is None and len(image or ()) == 1:
+        job = replace(job, image=Path((image or [""])[0]))
+    else:
+        items = _items(image or [], image_list, prompts, job)
+        if len(items) != 1:
+            raise BadArgumentError(
+                f"there are {len(items)} images. Give a folder for their results (--out-dir)."
+            )
+        given = items[0].prompts or ImagePrompts()
+        job = replace(job, image=items[0].image, boxes=given.boxes, points=given.points)
+    report = segment_file(job)
     if as_json:
         print_json(report.to_json())
     else:
         typer.echo("\n".join(report.lines()))
+
+
+def _items(
+    images: list[str],
+    image_list: Path | None,
+    prompts: Path | None,
+    job: "FileSegmentation",
+    out_dir: Path | None = None,
+) -> "list[BatchItem]":
+    """The images with their prompts; those of the job for all, unless there is a file of them."""
+    from samus_edge.jobs.batch_input import ImagePrompts, find_images, make_batch, read_prompts
+
+    given = {} if prompts is None else read_prompts(prompts)
+    if prompts is not None and not images and image_list is None:
+        images = [str(prompts.parent / name) for name in given]
+    paths = find_images(images, image_list, out_dir)
+    items, left = make_batch(paths, given, None if prompts is None else prompts.parent)
+    if left:
+        names = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
+        typer.echo(f"warning: no image for {len(left)} prompts of {prompts}: {names}", err=True)
+    if job.boxes or job.points:
+        for_all = ImagePrompts(tuple(job.boxes), tuple(job.points))
+        items = [replace(item, prompts=for_all) for item in items]
+    return items
+
+
+def _segment_many(
+    job: "FileSegmentation",
+    items: "list[BatchItem]",
+    out_dir: Path,
+    formats: list[str],
+    jobs: int,
+    shard: str | None,
+    as_json: bool,
+) -> None:
+    from samus_edge.jobs.batch_input import parse_shard
+    from samus_edge.jobs.segment_batch import BatchReport, BatchSegmentation, segment_batch
+
+    part = (1, 1) if shard is None else parse_shard(shard)
+    with progress_bar("loading", line_seconds=_LINE_SECONDS) as bar:
+        shown = 0
+
+        def show(report: BatchReport) -> None:
+            nonlocal shown
+            now = report.done + report.kept + len(report.errors)
+            rate = f"{report.done / report.seconds:.1f} images/s" if report.seconds else "images"
+            failed = f", {len(report.errors)} failed" if report.errors else ""
+            bar.update(rate + failed, total=report.total, advance=now - shown)
+            shown = now
+
+        batch = BatchSegmentation(items, out_dir, job, formats, jobs, part)
+        report = segment_batch(batch, show)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        kept = f", {report.kept} were there already" if report.kept else ""
+        rate = f" ({report.done / report.seconds:.1f} images/s)" if report.done else ""
+        typer.echo(f"{report.done} of {report.total} images segmented{rate}{kept}")
+        typer.echo(f"  results: {report.results_file}")
+        typer.echo("  Not a medical device; `samus-edge info` says what it is for.")
+    for path, message in list(report.errors.items())[:_SHOWN_ERRORS]:
+        typer.echo(f"error: {path}: {message}", err=True)
+    if report.errors:
+        typer.echo(
+            f"error: {len(report.errors)} of {report.total} images failed; each with its reason in "
+            f"{report.errors_file}",
+            err=True,
+        )
+        raise typer.Exit(1)

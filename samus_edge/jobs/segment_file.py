@@ -1,7 +1,7 @@
 """Segment frames of one image file and write what was asked for: the work of `samus-edge infer`."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -60,14 +60,18 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_SEGMENTATION_BYTES",
     "FileSegmentation",
+    "OpenedImage",
     "SegmentationReport",
     "check_dicom_files",
     "check_dicom_source",
     "dicom_files",
     "dicom_notes",
     "lesion_frames",
+    "load_segmenter",
+    "open_image",
     "overlay_picture",
     "segment_file",
+    "segment_opened",
 ]
 
 MAX_SEGMENTATION_BYTES = 1 << 30
@@ -261,34 +265,93 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
         OutputFileError: if a result cannot be written; then none is.
     """
     clock = Clock()
+    opened = open_image(job)
+    clock.lap("read")
+    with load_segmenter(job) as segmenter:
+        clock.lap("load")
+        return segment_opened(job, opened, segmenter, clock)
+
+
+@dataclass(frozen=True)
+class OpenedImage:
+    """An image file that has been read as far as a first frame.
+
+    Attributes:
+        source: The file.
+        images: The job's frames of it, in their order; to be read once.
+        prompts: Checked for it.
+    """
+
+    source: FileFrames
+    images: Iterator[GreyFrame]
+    prompts: Prompts
+
+
+def open_image(job: FileSegmentation) -> OpenedImage:
+    """All that needs no model: check the job, read the image, check the prompts.
+
+    Raises:
+        BadArgumentError, ImageFileError, OutputFileError: as `segment_file`.
+    """
     _check_job(job)
     source = open_frames(job.image)
     later = map(source.read, job.frames)
     images = chain([next(later)], later)  # the first one before the bundle is loaded
     check_dicom_source(source, job.dicom_seg_file, len(job.frames) * max(1, len(job.boxes)))
-    prompts = prompts_for(job.boxes, job.points, source.original_hw)
-    clock.lap("read")
+    return OpenedImage(source, images, prompts_for(job.boxes, job.points, source.original_hw))
+
+
+def load_segmenter(job: FileSegmentation) -> Segmenter:
+    """The segmenter that a job asks for; see `Segmenter.load`."""
+    return Segmenter.load(
+        job.bundle,
+        backend=job.backend,
+        precision=job.precision,
+        threads=job.threads,
+        device=job.device,
+    )
+
+
+Masks = npt.NDArray[np.bool_]
+_NO_TURN = nullcontext()
+
+
+def segment_opened(
+    job: FileSegmentation,
+    opened: OpenedImage,
+    segmenter: Segmenter,
+    clock: Clock,
+    *,
+    turn: AbstractContextManager[object] = _NO_TURN,
+    on_masks: Callable[[Masks], None] = lambda masks: None,
+    drafts: Path | None = None,
+) -> SegmentationReport:
+    """Segment an image that has been read, and write what was asked for.
+
+    Args:
+        job: What to do.
+        opened: The image.
+        segmenter: What computes.
+        clock: Times the steps.
+        turn: Held while the model computes.
+        on_masks: Called with the masks of each frame, (N, H, W).
+        drafts: See `write_files_atomically`.
+
+    Raises:
+        BadArgumentError, ImageFileError, BackendError, SamusEdgeError, OutputFileError: as
+            `segment_file`.
+    """
+    source = opened.source
     records: list[MaskRecord] = []
     lesions: list[LesionFrame] = []
     outputs: dict[Path, bytes] = {}
     with ExitStack() as closing:
-        segmenter = closing.enter_context(
-            Segmenter.load(
-                job.bundle,
-                backend=job.backend,
-                precision=job.precision,
-                threads=job.threads,
-                device=job.device,
-            )
-        )
-        clock.lap("load")
         files: MaskFiles | None = None
         if job.mask_file is not None and len(job.frames) > 1:
             files = closing.enter_context(MaskFiles(job.mask_file))
-        for frame, image, masks, found in _segmented(
-            job, source, images, segmenter, prompts, clock
-        ):
+        for frame, image, masks, found in _segmented(job, opened, segmenter, clock, turn):
             records += found
+            on_masks(masks)
             if files is not None:
                 files.add(frame, source.seconds_of(frame), "prompted", masks, found[0].spacing)
             elif job.mask_file is not None:
@@ -311,7 +374,7 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
             outputs[job.dicom_seg_file] = seg
             if job.dicom_sr_file is not None:
                 outputs[job.dicom_sr_file] = report
-        write_files_atomically(outputs)
+        write_files_atomically(outputs, drafts)
         clock.lap("write")
         return SegmentationReport(
             job=job,
@@ -327,23 +390,24 @@ def segment_file(job: FileSegmentation) -> SegmentationReport:
 
 def _segmented(
     job: FileSegmentation,
-    source: FileFrames,
-    images: Iterator[GreyFrame],
+    opened: OpenedImage,
     segmenter: Segmenter,
-    prompts: Prompts,
     clock: Clock,
-) -> Iterator[tuple[int, GreyFrame, npt.NDArray[np.bool_], tuple[MaskRecord, ...]]]:
+    turn: AbstractContextManager[object],
+) -> Iterator[tuple[int, GreyFrame, Masks, tuple[MaskRecord, ...]]]:
     """Each frame with its masks, (N, H, W), and their records."""
-    for frame, image in zip(job.frames, images, strict=True):
+    prompts = opened.prompts
+    for frame, image in zip(job.frames, opened.images, strict=True):
         clock.lap("read")
-        embedding = segmenter.encode(image)
-        clock.lap("encode")
-        prediction = segmenter.predict(
-            embedding,
-            boxes=prompts.boxes,
-            point_coords=prompts.point_coords,
-            point_labels=prompts.point_labels,
-        )
+        with turn:
+            embedding = segmenter.encode(image)
+            clock.lap("encode")
+            prediction = segmenter.predict(
+                embedding,
+                boxes=prompts.boxes,
+                point_coords=prompts.point_coords,
+                point_labels=prompts.point_labels,
+            )
         if len(job.frames) > 1:
             notes = [
                 replace(note, text=f"Frame {frame}: {note.text}")
@@ -353,7 +417,9 @@ def _segmented(
             ]
             prediction = replace(prediction, notes=tuple(notes))
         clock.lap("decode")
-        found = mask_records(prediction, prompts, job.boxes, source, job.spacing, job.location)
+        found = mask_records(
+            prediction, prompts, job.boxes, opened.source, job.spacing, job.location
+        )
         yield frame, image, prediction.masks[:, 0], found
 
 

@@ -134,9 +134,11 @@ def test_any_other_error_is_said_to_be_a_bug_and_logged(
 
 
 def test_an_option_that_takes_one_value_is_not_given_twice(run: Run) -> None:
-    outcome = run("infer", "--image", "a.png", "--image", "b.png", "--box", "1,2,3,4")
+    outcome = run(
+        "infer", "--image", "a.png", "--out", "b.png", "--out", "c.png", "--box", "1,2,3,4"
+    )
     assert outcome.exit_code == 2
-    assert "--image is given 2 times" in outcome.stderr
+    assert "--out is given 2 times" in outcome.stderr
     assert run("infer", "--box", "1,2,3,4", "--box", "5,6,7,8").stderr.count("times") == 0
 
 

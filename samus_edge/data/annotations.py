@@ -572,10 +572,10 @@ def _read_lesions(
 ) -> list[Annotation]:
     masks: list[Mask] = []
     for file in files:
-        stem = stem_of(file.name)
-        is_of_another = stem != stem_of(image.name) and image.with_stem(stem).exists()
-        if not is_of_another and not (image.exists() and file.samefile(image)):
-            masks += _read_masks(file, frame)
+        # Beside the image there may be one with the number in its name, whose mask this is.
+        other = image.with_stem(stem_of(file.name))
+        if other == image or not other.exists() or other.samefile(file):
+            masks += [] if image.exists() and file.samefile(image) else _read_masks(file, frame)
     return [_annotation("", (mask.shape[0], mask.shape[1]), None, (), mask) for mask in masks]
 
 

@@ -198,7 +198,8 @@ def test_a_lesion_for_each_file(
 ) -> None:
     folder = tmp_path / "masks"
     folder.mkdir()
-    images = [save_image(tmp_path / f"images/{name}.png") for name in ("a", "b", "b_2", "c")]
+    images = [save_image(tmp_path / f"images/{name}.png") for name in ("a", "b", "b_2")]
+    images.append(save_image(folder / "c.png"))  # among the masks, as in BUSI
     for name, mask in (
         *(("a", BLOB), ("a_1", RECTANGLE), ("a_2", np.zeros_like(BLOB))),
         *(("b", BLOB), ("b_2", RECTANGLE)),  # which is the mask of b_2.png

@@ -23,6 +23,7 @@ __all__ = [
     "mask_from_rle",
     "outlines",
     "rle",
+    "run_lengths",
 ]
 
 CORNER: Final = 0.5
@@ -103,6 +104,14 @@ def fill_polygons(
     return mask_from_rle(united["counts"].decode("ascii"), original_hw)
 
 
+def run_lengths(mask: npt.NDArray[np.bool_]) -> list[int]:
+    """COCO's run lengths of a mask, (H, W): column by column, the first run is of background."""
+    pixels = mask.ravel(order="F")
+    ends = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+    runs: list[int] = np.diff([0, *ends, pixels.size]).tolist()
+    return [0, *runs] if pixels[0] else runs
+
+
 def rle(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
     """A mask as COCO's compressed run lengths, ready for JSON: `{"size": [H, W], "counts": text}`.
 
@@ -111,11 +120,7 @@ def rle(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
 
     Source: rleEncode and rleToString of pycocotools' maskApi.c, which gives the same text.
     """
-    pixels = mask.ravel(order="F")
-    ends = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
-    counts = np.diff(np.concatenate([[0], ends, [pixels.size]])).tolist()
-    if pixels[0]:
-        counts.insert(0, 0)  # the first run is of background
+    counts = run_lengths(mask)
     text = []
     for index, count in enumerate(counts):
         value = count - counts[index - 2] if index > 2 else count

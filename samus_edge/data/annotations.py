@@ -110,14 +110,12 @@ class Annotations:
         self.format = kind
         self._source = source
         self._entries: dict[str, list[_Read]] = {}
-        self._keys: dict[str, list[tuple[tuple[str, ...], str]]] = {}
         for name, read in images:
-            if name not in self._entries:
-                parts = PurePosixPath(name).parts
-                stem = stem_of(parts[-1])
-                self._keys.setdefault(stem, []).append(((stem, *parts[-2::-1]), name))
             self._entries.setdefault(name, []).append(read)
         self.names = tuple(self._entries)
+        self._by_stem: dict[str, list[str]] = {}
+        for name in self.names:
+            self._by_stem.setdefault(stem_of(PurePosixPath(name).name), []).append(name)
 
     def name_of(self, image: Path) -> str | None:
         """Which of the names means an image file: the one with its stem, and of several the one
@@ -126,10 +124,12 @@ class Annotations:
         Raises:
             DataError: if several mean it equally.
         """
-        path = (stem_of(image.name), *image.absolute().parts[-2::-1])
-        found = [(_common(path, parts), name) for parts, name in self._keys.get(path[0], ())]
-        most = max((count for count, _ in found), default=0)
-        best = [name for count, name in found if count == most]
+        folders = image.absolute().parts[-2::-1]
+        common = {
+            name: _common(folders, PurePosixPath(name).parts[-2::-1])
+            for name in self._by_stem.get(stem_of(image.name), ())
+        }
+        best = [name for name in common if common[name] == max(common.values())]
         if len(best) > 1:
             raise DataError(
                 f"{self._source} has {', '.join(best)}, any of which could be {image}. Put the "
@@ -324,7 +324,8 @@ def _coco(path: Path) -> Iterator[tuple[str, _Read]]:
     if unknown:
         raise DataError(f"{path} has annotations of images that it does not have: {unknown}.")
     for image in document.images:
-        yield image.file_name, partial(_read_coco, image, by_image.get(image.id, []), labels)
+        name = image.file_name.replace("\\", "/")
+        yield name, partial(_read_coco, image, by_image.get(image.id, []), labels)
 
 
 def _read_coco(
@@ -387,12 +388,12 @@ def _extent(polygons: Sequence[Polygon]) -> Box | None:
 
 # YOLO
 
-_NAMES_FILE = "classes.txt"
+_NAMES_FILE, _YAML = "classes.txt", (".yaml", ".yml")
 
 
 def _yolo(path: Path) -> Iterator[tuple[str, _Read]]:
     """Source: https://docs.ultralytics.com/datasets/segment and /detect."""
-    root = path.parent if path.suffix.lower() in (".yaml", ".yml") else path
+    root = path.parent if path.suffix.lower() in _YAML else path
     names = _yolo_names(path)
     files = [file for file in files_below(root, (".txt",)) if file.name != _NAMES_FILE]
     in_labels = [file for file in files if "labels" in file.parts]
@@ -402,17 +403,10 @@ def _yolo(path: Path) -> Iterator[tuple[str, _Read]]:
 
 def _yolo_names(path: Path) -> Mapping[int, str]:
     """Names of the classes, from the file that was given, or one in its folder or those above."""
-    folder = path if path.is_dir() else path.parent
-    yaml = path.suffix.lower() in (".yaml", ".yml")
-    for file in [
-        *([path] if yaml else ()),
-        *(
-            each / name
-            for each in [folder, *folder.parents][:3]
-            for name in ("data.yaml", _NAMES_FILE)
-        ),
-    ]:
-        if not file.is_file():
+    folders = [*([path] if path.is_dir() else []), *path.parents][:3]
+    files = [each / name for each in folders for name in ("data.yaml", _NAMES_FILE)]
+    for file in [path, *files]:
+        if not file.is_file() or not (file.suffix.lower() in _YAML or file.name == _NAMES_FILE):
             continue
         text = file.read_text(encoding="utf-8")
         if file.name == _NAMES_FILE:

@@ -30,10 +30,11 @@ from samus_edge.export.torch_graph import (
     lesion_proposer_graph,
     mask_decoder_graph,
 )
-from samus_edge.export.weight_storage import round_weights, store_compactly
+from samus_edge.export.weight_storage import expand_weights, round_weights, store_compactly
 from samus_edge.modeling.model_parts import arch_of, fold_constants
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime.backends.onnxruntime_backend import ort
+from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.runtime.bundle.manifest import (
     IMAGE_ENCODER,
     LESION_PROPOSER,
@@ -45,7 +46,7 @@ from samus_edge.runtime.bundle.manifest import (
     PromptFrame,
 )
 from samus_edge.runtime.images.output_files import draft_folder, write_files_atomically
-from samus_edge.weights.bundle_file import map_tensors
+from samus_edge.weights.bundle_file import map_tensors, put_tensors
 from samus_edge.weights.model_file import settings_of
 
 __all__ = [
@@ -109,6 +110,25 @@ class BundleText:
         name = f"samus-hf-{arch.replace('_', '-')}" if name is None else name
         return cls(name, credits=(*credits, *_CREDITS[arch]))
 
+    @classmethod
+    def of_manifest(
+        cls, manifest: Manifest, name: str | None = None, credits: Sequence[str] = ()
+    ) -> "BundleText":
+        """What a bundle says that was made from another one.
+
+        Args:
+            manifest: that of the other one.
+            name: the bundle's name; None for the same.
+            credits: whose data and weights went into it, beside those of the other one.
+        """
+        return cls(
+            name=manifest.name if name is None else name,
+            licence=manifest.licence,
+            credits=(*credits, *manifest.credits),
+            intended_use=manifest.intended_use,
+            limits=manifest.limits,
+        )
+
 
 def write_bundle(
     model: SamusHF,
@@ -119,11 +139,15 @@ def write_bundle(
     frames: Sequence[npt.NDArray[np.uint8]],
     opset: int = DEFAULT_OPSET,
     frame_hw: tuple[int, int] | None = None,
+    template: Bundle | None = None,
     overwrite: bool = False,
     check: Callable[[Path], None] = lambda draft: None,
     report: Callable[[str], None] = lambda stage: None,
 ) -> tuple[Manifest, ParityReport]:
     """Export a model, check the written files against it, and only then put the folder in place.
+
+    PyTorch's exporter takes most of a minute. The graphs of a template hold the same nodes if it is
+    of the same architecture; with the model's tensors in their places they are the same files.
 
     Args:
         model: the model; left as it is.
@@ -134,6 +158,7 @@ def write_bundle(
         opset: ONNX operator set, from `OLDEST_OPSET` to `NEWEST_OPSET`.
         frame_hw: the one frame size (H, W) that the image encoder takes, pixels; None for any size.
             ``frames`` have to have it.
+        template: a bundle whose graphs are taken where they fit; None to make all of them anew.
         overwrite: whether an existing bundle at ``folder`` is replaced.
         check: called with the finished draft before it is put in place; may raise to refuse it, and
             may add to it.
@@ -163,12 +188,15 @@ def write_bundle(
             builders[LESION_PROPOSER] = lesion_proposer_graph
         for name, build in builders.items():
             report(f"exporting {name}")
-            graph = build(model, opset=max(opset, GELU_OPSET))
-            if opset < GELU_OPSET:
-                downgrade(graph, opset)
+            tensors = graph_tensors(model, name)
+            graph = None if template is None else _refilled(template, name, model, tensors, opset)
+            if graph is None:
+                graph = build(model, opset=max(opset, GELU_OPSET))
+                if opset < GELU_OPSET:
+                    downgrade(graph, opset)
+                map_tensors(graph, tensors)
             if name == IMAGE_ENCODER and frame_hw is not None:
                 freeze_frame_size(graph, frame_hw)
-            map_tensors(graph, graph_tensors(model, name))
             graphs[name] = _write_graph(graph, name, draft)
             del graph  # half a gigabyte for a large encoder, before the next one is made
         # Should this process be killed, what it leaves says what it is.
@@ -182,6 +210,28 @@ def write_bundle(
         replace(manifest, name=text.name, parity=measured).write(draft / MANIFEST_FILE)
         check(draft)
     return Manifest.read(folder / MANIFEST_FILE), parity
+
+
+def _refilled(
+    template: Bundle,
+    name: str,
+    model: SamusHF,
+    tensors: dict[str, npt.NDArray[np.float32]],
+    opset: int,
+) -> ModelProto | None:
+    """A bundle's graph with the weights of a model; None where it does not fit them."""
+    record = template.manifest.graphs.get(name)
+    if record is None or record.opset != opset or record.external_data:
+        return None
+    frame_hw = record.inputs[0].shape[1:] if name == IMAGE_ENCODER else ()
+    if any(isinstance(size, int) for size in frame_hw):
+        return None
+    graph = onnx.load_from_string(template.read_graph(name))
+    expand_weights(graph)
+    constants = {}
+    if name == MASK_DECODER:
+        constants["prompt_encoder.dense_encoding"] = model.prompt_encoder.dense_pe().numpy()
+    return graph if put_tensors(graph, tensors, constants) else None
 
 
 def check_opset(opset: int) -> None:

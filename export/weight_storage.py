@@ -72,6 +72,7 @@ def expand_weights(model: ModelProto) -> None:
     """
     graph = model.graph
     tensors = {item.name: item for item in graph.initializer}
+    places = {name: number for number, name in enumerate(tensors)}
     rest = []
     for node in graph.node:
         inputs = [tensors[name] for name in node.input if name in tensors]
@@ -79,12 +80,14 @@ def expand_weights(model: ModelProto) -> None:
             values = [numpy_helper.to_array(item).astype(np.float32) for item in inputs]
             product = np.asarray(values[0] if len(values) == 1 else values[0] * values[1])
             tensors[node.output[0]] = numpy_helper.from_array(product, node.output[0])
+            places[node.output[0]] = places[node.input[0]]
         else:
             rest.append(node)
     used = {name for node in rest for name in node.input}
     used |= {value.name for value in graph.output}
     _replace(graph.node, rest)
-    _replace(graph.initializer, [tensor for name, tensor in tensors.items() if name in used])
+    kept = sorted(used & tensors.keys(), key=places.__getitem__)
+    _replace(graph.initializer, [tensors[name] for name in kept])
 
 
 def _is_storage(node: NodeProto, inputs: list[TensorProto]) -> bool:

@@ -38,6 +38,7 @@ NOT_RUN = (
     (r"make (jetson-check|benchmark|demo)", "has a test of its own, or takes minutes"),
     (r"--video camera", "needs a camera"),
     (r"samus-edge ablate|samus_report|sam_vit_b", "trains for hours"),
+    (r"samus-edge finetune", "takes minutes, see tests/cli/test_finetune.py"),
     (r"tiny_many", "trains for hours on eight datasets"),
     (r"samus-edge bench$|samus-edge bench  ", "takes minutes; `bench --compare none` is run"),
     (

@@ -88,7 +88,7 @@ def command(
     from samus_edge.training.trainer import run_training, stop_on_signal
     from samus_edge.training.training_run import prepare_training
 
-    settings = read_settings(config, set_, epochs)
+    settings = read_settings(config, set_, epochs=epochs)
     require_matplotlib()
     if leave_out:
         found = load_several(data, split, settings, out / SPLITS_FOLDER)

@@ -18,6 +18,7 @@ from samus_edge.cli import (
     data,
     doctor,
     export,
+    finetune,
     infer,
     info,
     serve,
@@ -59,6 +60,7 @@ app.command("infer")(infer.command)
 app.command("track")(track.command)
 app.command("info")(info.command)
 app.add_typer(data.app, name="data")
+app.command("finetune")(finetune.command)
 app.command("train")(train.command)
 app.command("convert")(convert.command)
 app.command("eval")(evaluation.command)
@@ -158,7 +160,7 @@ def _command_name(words: Sequence[str]) -> str:
 
 def _extra_of(words: Sequence[str]) -> str | None:
     """The extra of all that a command needs, not only of the package that it missed first."""
-    return "export" if words and words[0] in ("export", "calibrate") else None
+    return "export" if words and words[0] in ("export", "calibrate", "finetune") else None
 
 
 def _named_command(command: Any, words: Sequence[str]) -> tuple[Any, int]:

@@ -153,6 +153,21 @@ def split(
             help="Keep together the cases in whose key this finds the same text: 'patient[0-9]+'.",
         ),
     ] = None,
+    val: Annotated[
+        str,
+        typer.Option(metavar="REGEX", help="Validate on the cases in whose key this is found."),
+    ] = "",
+    test: Annotated[
+        str,
+        typer.Option(
+            metavar="REGEX",
+            help="Test on the cases in whose key this is found: '^test'. --fractions are of the "
+            "rest, such as 0.8,0.2,0.",
+        ),
+    ] = "",
+    skip: Annotated[
+        str, typer.Option(metavar="REGEX", help="Leave out the cases in whose key this is found.")
+    ] = "",
     show: Annotated[
         Path | None,
         typer.Option(
@@ -183,11 +198,19 @@ def split(
 
     from samus_edge.data.dataset import list_cases
     from samus_edge.data.near_duplicates import Similarity
-    from samus_edge.data.splitting import Fractions, assign_subsets, group_cases, split_file_text
+    from samus_edge.data.splitting import (
+        Fractions,
+        assign_subsets,
+        group_cases,
+        select_matching,
+        split_file_text,
+    )
     from samus_edge.runtime.images.output_files import write_files_atomically
 
     checked, similarity = Fractions(*shares), Similarity(threshold, detail_threshold)
     cases = list_cases(data)
+    skipped = select_matching(cases, skip)
+    cases = [case for case in cases if case.key not in skipped]
     with progress_bar("Comparing", len(cases)) as bar:
         found = group_cases(
             cases,
@@ -195,7 +218,8 @@ def split(
             patient_pattern=patient,
             on_case=lambda case: bar.update(advance=1),
         )
-    subsets = assign_subsets(cases, found.groups, checked, seed=seed)
+    patterns = {"test": test, "val": val}
+    subsets = assign_subsets(cases, found.groups, checked, seed=seed, patterns=patterns)
     about = {
         "dataset": data.resolve().name,
         "made_by": "samus-edge data split",
@@ -204,6 +228,7 @@ def split(
         "threshold": threshold,
         "detail_threshold": detail_threshold,
         "patient": patient,
+        **{name: text for name, text in {**patterns, "skip": skip}.items() if text},
     }
     files = {out: split_file_text(subsets, found.groups, about).encode()}
     if show is not None:

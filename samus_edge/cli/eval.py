@@ -259,17 +259,12 @@ def _evaluate(
         options["about"] |= {"weights": weights.name, "weights_sha256": sha256_of_file(weights)}
         return _run(TorchPredictor.load(weights), cases, options)
 
+    from samus_edge.evaluation.evaluate import about_segmenter
     from samus_edge.runtime import Segmenter
 
     path, backend, precision = bundle
     with Segmenter.load(path, backend=backend, precision=precision) as segmenter:
-        manifest = segmenter.bundle.manifest
-        options["about"] |= {
-            "bundle": manifest.name,
-            "backend": f"{segmenter.backend.name} {segmenter.backend.version}",
-            "precision": segmenter.precision,
-            **{f"{name}_sha256": sha256 for name, sha256 in segmenter.graph_hashes.items()},
-        }
+        options["about"] |= about_segmenter(segmenter)
         return _run(segmenter, cases, options)
 
 

@@ -115,6 +115,14 @@ def command(
         ),
     ] = None,
     opset: Annotated[int, typer.Option(metavar="N", help="ONNX operator set, 17 to 23.")] = 20,
+    trace: Annotated[
+        bool,
+        typer.Option(
+            "--trace",
+            help="Make the graphs anew with PyTorch's exporter, which takes a minute, also where "
+            "those of the default bundle are the same but for their weights.",
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     allow_failing: AllowFailing = False,
 ) -> None:
@@ -159,7 +167,7 @@ def command(
         elif out is not None:
             _export_bundle(
                 *(console, status, out, weights, source, frames, name, credit or []),
-                *(opset, frame_hw, "fp16" in (precision or ()), overwrite, allow_failing),
+                *(opset, frame_hw, "fp16" in (precision or ()), trace, overwrite, allow_failing),
                 command=command_line(context, places=False),
             )
         if triton is not None:
@@ -180,13 +188,7 @@ def _model_and_text(
         model = load_model(weights)
         return model, BundleText.of(model, name, credit), sha256_of_file(weights)
     manifest = Bundle.open(bundle).manifest
-    text = BundleText(
-        name=manifest.name if name is None else name,
-        licence=manifest.licence,
-        credits=(*credit, *manifest.credits),
-        intended_use=manifest.intended_use,
-        limits=manifest.limits,
-    )
+    text = BundleText.of_manifest(manifest, name, credit)
     return load_bundle_model(bundle), text, manifest.weights_sha256
 
 
@@ -202,6 +204,7 @@ def _export_bundle(
     opset: int,
     frame_hw: tuple[int, int] | None,
     half: bool,
+    trace: bool,
     overwrite: bool,
     allow_failing: bool,
     *,
@@ -256,6 +259,7 @@ def _export_bundle(
         frames=images,
         opset=opset,
         frame_hw=frame_hw,
+        template=None if trace else Bundle.open(),
         overwrite=overwrite,
         check=finish,
         report=status.update,

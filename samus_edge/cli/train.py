@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SPLITS_FOLDER",
+    "BatchSize",
     "ConfigFile",
     "Epochs",
     "Settings",
     "StartCheckpoint",
+    "TrainingDevice",
     "TrainingDisplay",
     "command",
     "load_several",
@@ -68,8 +70,7 @@ class TrainingDisplay:
         )
         self._line_interval_s = line_interval_s
         self._label = ""
-        self._total_steps = 0
-        self._images_per_step = 0
+        self._trainer: Trainer | None = None
         self._begun = self._last_line = (0, 0.0)  # steps done and when
         self._losses: list[float] = []
         self._tasks: dict[str, TaskID] = {}
@@ -82,11 +83,10 @@ class TrainingDisplay:
             label: stands before its bar and its lines.
         """
         self._label = f"{label}: " if label else ""
-        self._total_steps = trainer.total_steps
-        self._images_per_step = trainer.images_per_step
+        self._trainer = trainer
         self._begun = self._last_line = (trainer.learner.steps_done, time.monotonic())
         self._losses = []
-        self._show(f"{self._label}steps", trainer.learner.steps_done, self._total_steps)
+        self._show(f"{self._label}steps", trainer.learner.steps_done, trainer.total_steps)
 
     def note(self, line: str) -> None:
         """Print a line."""
@@ -99,19 +99,21 @@ class TrainingDisplay:
         self._show(f"{self._label}{progress.stage}", progress.done, progress.total)
 
     def step(self, record: "StepRecord") -> None:
-        """Show a step."""
+        """Show a step of the training that was started."""
+        assert self._trainer is not None
+        total = self._trainer.total_steps  # which changes where minutes are given
         now = f"loss {record.loss:.4f}, rate {record.learning_rate:.2e}"
-        self._show(f"{self._label}steps", record.step, self._total_steps, now)
+        self._show(f"{self._label}steps", record.step, total, now)
         self._losses.append(record.loss)
         steps, moment = self._last_line
         passed = time.monotonic() - moment
         if not self.bars.disable or passed < self._line_interval_s:
             return
-        images = self._images_per_step * (record.step - steps) / max(passed, 1e-9)
+        images = self._trainer.images_per_step * (record.step - steps) / max(passed, 1e-9)
         first, begun = self._begun
-        left = (self._total_steps - record.step) * (time.monotonic() - begun)
+        left = (total - record.step) * (time.monotonic() - begun)
         self.note(
-            f"step {record.step} of {self._total_steps}: loss {_mean(self._losses):.4f}, "
+            f"step {record.step} of {total}: loss {_mean(self._losses):.4f}, "
             f"rate {record.learning_rate:.2e}, {images:.1f} images/s, "
             f"{left / (record.step - first) / 60:.0f} minutes left"
         )
@@ -121,9 +123,10 @@ class TrainingDisplay:
         """Print an epoch."""
         kinds = {"box": record.val_dice_box, "point": record.val_dice_point}
         dices = [f"{kind} {dice:.4f}" for kind, dice in kinds.items() if dice is not None]
+        losses = f"epoch {record.epoch}: train loss {record.train_loss:.4f}"
         self.note(
-            f"epoch {record.epoch}: train loss {record.train_loss:.4f}, "
-            f"val loss {record.val_loss:.4f}, val Dice {', '.join(dices)}"
+            f"{losses if record.epoch else 'start'}, val loss {record.val_loss:.4f}, "
+            f"val Dice {', '.join(dices)}"
         )
         for name, scores in record.datasets.items():
             found = [f"{kind} {scores[kind]:.4f}" for kind in kinds if kind in scores]
@@ -163,6 +166,16 @@ StartCheckpoint = Annotated[
 Epochs = Annotated[
     int | None, typer.Option(metavar="N", help="Epochs, instead of the configuration's.")
 ]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Images in each batch, instead of the configuration's.", min=1),
+]
+TrainingDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--device", metavar="cpu|cuda", help="What trains, instead of the configuration's."
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -188,6 +201,18 @@ def command(
     config: ConfigFile = None,
     start: StartCheckpoint = None,
     epochs: Epochs = None,
+    minutes: Annotated[
+        float,
+        typer.Option(
+            metavar="N",
+            help="Train for so many minutes, not for a number of epochs: the learning rate falls "
+            "with the time, and a training that was stopped has the rest of it left.",
+            min=0,
+            show_default="epochs",
+        ),
+    ] = 0.0,
+    batch_size: BatchSize = None,
+    device: TrainingDevice = None,
     set_: Settings = None,
     cache: Annotated[
         Path | None,
@@ -233,10 +258,19 @@ def command(
     Exit codes: 0 done; 1 failed; 2 an argument is wrong; 130 interrupted, and saved.
     """
     from samus_edge.training.learner import training_processes
-    from samus_edge.training.trainer import run_training, stop_on_signal
+    from samus_edge.training.trainer import Limits, run_training, stop_on_signal
     from samus_edge.training.training_run import prepare_training
 
-    settings = read_settings(config, set_, epochs, train_decoder=train_decoder, unfreeze=unfreeze)
+    if minutes and epochs is not None:
+        raise typer.BadParameter("goes without --epochs; give one of them.", param_hint="--minutes")
+    settings = read_settings(
+        *(config, set_),
+        train_decoder=train_decoder,
+        unfreeze=unfreeze,
+        epochs=epochs,
+        batch_size=batch_size,
+        device=device,
+    )
     subsets = read_subsets(data, split, settings, out / SPLITS_FOLDER)
     with training_processes(settings.device) as processes, stop_on_signal() as stop:
         display = TrainingDisplay(visible=processes.is_first)
@@ -248,6 +282,7 @@ def command(
                 start=start,
                 cache=cache,
                 processes=processes,
+                limits=Limits(minutes),
                 note=display.note,
                 progress=display.stage,
                 should_stop=stop.is_set,
@@ -270,12 +305,14 @@ def command(
 def read_settings(
     config: Path | None,
     changes: list[str] | None,
-    epochs: int | None,
     *,
     train_decoder: bool = False,
     unfreeze: list[str] | None = None,
+    **given: Any,
 ) -> "TrainConfig":
     """The configuration with everything that the command line changes in it.
+
+    Settings that it has options for are ``given`` by their name, None where one was left out.
 
     Raises:
         ValueError: naming every unknown key and bad value.
@@ -287,7 +324,7 @@ def read_settings(
     settings = read_config(None if config is None else find_config(config), changes or ())
     return dataclasses.replace(
         settings,
-        epochs=settings.epochs if epochs is None else epochs,
+        **{name: value for name, value in given.items() if value is not None},
         train_decoder=settings.train_decoder or train_decoder,
         unfreeze=(*settings.unfreeze, *(unfreeze or ())),
     )
@@ -361,9 +398,12 @@ def _print_plan(trainer: "Trainer", cases: "TrainingData") -> None:
         f"train: {len(cases.train_cases)} images with lesions, {len(cases.normal_cases)} without; "
         f"val: {len(cases.val_cases)}"
     )
+    length = f"{settings.epochs} epochs x {trainer.steps_per_epoch} steps = {trainer.total_steps}"
+    if trainer.limits.minutes:
+        length = f"{trainer.limits.minutes:g} minutes, epochs of {trainer.steps_per_epoch}"
     typer.echo(
-        f"{settings.epochs} epochs x {trainer.steps_per_epoch} steps = {trainer.total_steps} steps "
-        f"of {trainer.images_per_step} images, on {count} x {settings.device}, {settings.precision}"
+        f"{length} steps of {trainer.images_per_step} images, on {count} x {settings.device}, "
+        f"{settings.precision}"
     )
     done = trainer.learner.steps_done
     if done:

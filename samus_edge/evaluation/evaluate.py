@@ -48,6 +48,7 @@ from samus_edge.evaluation.summary import (
     summarise,
 )
 from samus_edge.evaluation.worst_cases import CaseView, draw_case_views
+from samus_edge.runtime import Segmenter
 from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER, MANIFEST_FILE, MASK_DECODER
 from samus_edge.runtime.bundle.records import JsonValue
@@ -56,6 +57,7 @@ from samus_edge.runtime.images.output_files import write_files_atomically
 __all__ = [
     "NSD_TOLERANCE_PX",
     "EvaluationReport",
+    "about_segmenter",
     "evaluate",
     "record_accuracy",
     "run_evaluation",
@@ -343,6 +345,16 @@ def run_evaluation(
         )
         report = replace(report, views=views)
     return report
+
+
+def about_segmenter(segmenter: Segmenter) -> dict[str, str]:
+    """Bundle, backend, precision and graphs, for what an evaluation is about."""
+    return {
+        "bundle": segmenter.bundle.manifest.name,
+        "backend": f"{segmenter.backend.name} {segmenter.backend.version}",
+        "precision": segmenter.precision,
+        **{f"{name}_sha256": sha256 for name, sha256 in segmenter.graph_hashes.items()},
+    }
 
 
 def record_accuracy(bundle: Bundle, report: EvaluationReport) -> None:

@@ -52,11 +52,11 @@ def _interval(ends: tuple[float, float] | None, form: str) -> str:
     return "" if ends is None else f"[{ends[0]:{form}}, {ends[1]:{form}}]"
 
 
-def _jpeg_uri(picture: Canvas) -> str:
-    """A (H, W, 3) uint8 RGB picture as the `src` of an image, at most 560 pixels wide."""
+def _jpeg_uri(picture: Canvas, max_width_px: int = PICTURE_WIDTH_PX) -> str:
+    """A (H, W, 3) uint8 RGB picture as the `src` of an image."""
     height, width = picture.shape[:2]
-    if width > PICTURE_WIDTH_PX:
-        size_wh = (PICTURE_WIDTH_PX, round(height * PICTURE_WIDTH_PX / width))
+    if width > max_width_px:
+        size_wh = (max_width_px, round(height * max_width_px / width))
         picture = np.asarray(
             cv2.resize(picture, size_wh, interpolation=cv2.INTER_AREA), dtype=np.uint8
         )

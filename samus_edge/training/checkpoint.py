@@ -27,6 +27,7 @@ class TrainingState:
         config: the training configuration as plain values.
         data: tells the cases from others: `TrainingData.fingerprint`.
         processes: number of processes that share each batch.
+        seconds: time that it has taken.
     """
 
     learner: dict[str, Any]
@@ -37,6 +38,7 @@ class TrainingState:
     config: dict[str, Any]
     data: str
     processes: int
+    seconds: float = 0.0
 
 
 def save_state(

@@ -6,6 +6,7 @@ import json
 import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,6 +91,24 @@ class StepRecord:
     learning_rate: float
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What ends a training beside its epochs.
+
+    Attributes:
+        minutes: minutes of steps and validations, in place of the number of epochs; 0 for those.
+            The rate follows the time, so that a cosine ends with it on any machine.
+        patience: epochs without a better validation after which nothing more is expected, on one
+            process; 0 for any number.
+        start_counts: whether the weights that it starts from are validated, and kept if none of the
+            later ones are better.
+    """
+
+    minutes: float = 0.0
+    patience: int = 0
+    start_counts: bool = False
+
+
 class Trainer:
     """Minimise an objective, from the start or from the last state.
 
@@ -104,6 +123,8 @@ class Trainer:
         objective: what to minimise, with the model, its initial weights and the configuration.
         out_dir: folder of checkpoints and history; a state found there is resumed.
         processes: this process among those that train together.
+        limits: what ends the training beside its epochs. With minutes, a training that was resumed
+            ends with other bits, since the time that steps take is not the same.
 
     Raises:
         BadArgumentError: if there are fewer samples than a step takes, or nothing to train.
@@ -111,9 +132,14 @@ class Trainer:
     """
 
     def __init__(
-        self, objective: Objective, out_dir: Path, processes: Processes | None = None
+        self,
+        objective: Objective,
+        out_dir: Path,
+        processes: Processes | None = None,
+        limits: Limits = Limits(),
     ) -> None:
         self.objective = objective
+        self.limits = limits
         self.config = config = objective.config
         self.out_dir = out_dir
         self.processes = processes or Processes()
@@ -126,8 +152,10 @@ class Trainer:
                 f"{config.batch_size} x accumulation_steps {config.accumulation_steps} x "
                 f"{self.processes.count} process(es)), got {count}. Lower batch_size or add images."
             )
-        self.learner = Learner(objective, self.total_steps, self.processes)
+        total = self.config.epochs * self.steps_per_epoch
+        self.learner = Learner(objective, total, self.processes)
         self.epoch = 0
+        self.seconds = 0.0
         self.best_loss = math.inf
         self.history: list[EpochRecord] = []
         self._epoch_losses: list[float] = []
@@ -140,13 +168,27 @@ class Trainer:
 
     @property
     def total_steps(self) -> int:
-        """Optimisation steps of the whole training."""
-        return self.config.epochs * self.steps_per_epoch
+        """Optimisation steps of the whole training; an estimate where minutes are given."""
+        return self.learner.total_steps
 
     @property
     def is_done(self) -> bool:
         """Whether :meth:`run` has nothing left to do."""
+        return self._is_over or self._is_stale
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether its time is over, or its epochs are done."""
+        if self.limits.minutes:
+            return self.seconds >= 60 * self.limits.minutes
         return self.epoch >= self.config.epochs
+
+    @property
+    def _is_stale(self) -> bool:
+        """Whether too many epochs have passed since the best one."""
+        losses = [record.val_loss for record in self.history if record.val_loss is not None]
+        since = len(losses) - 1 - losses.index(min(losses)) if losses else 0
+        return 0 < self.limits.patience <= since
 
     def run(
         self,
@@ -173,6 +215,10 @@ class Trainer:
             remove_unfinished_files(self.out_dir)
             document = json.dumps(self.objective.settings, indent=2)
             write_files_atomically({self.out_dir / CONFIG_FILE: f"{document}\n".encode()})
+        self._began = time.monotonic() - self.seconds
+        is_new = not self.history and not self._epoch_losses
+        if self.limits.start_counts and is_new and self.processes.is_first:
+            report(self._end_epoch(math.nan))
         while not self.is_done:
             self._train_epoch(progress, should_stop)
             self.epoch += 1
@@ -189,15 +235,28 @@ class Trainer:
         done, learner = len(self._epoch_losses), self.learner
         with contextlib.closing(self._batches(done)) as batches:
             for number in range(done + 1, self.steps_per_epoch + 1):
-                own = torch.tensor([learner.step(batches), should_stop()], dtype=torch.float64)
-                loss, stop = self.processes.mean(own).tolist()
+                loss, stop = learner.step(batches), should_stop()
+                own = torch.tensor(
+                    [loss, stop, time.monotonic() - self._began], dtype=torch.float64
+                )
+                loss, stop, self.seconds = self.processes.mean(own).tolist()
                 self._epoch_losses.append(loss)
+                self._fit_schedule()
                 progress(StepRecord(learner.steps_done, loss, learner.learning_rate))
                 if stop:
                     self._interrupt()
+                if self.limits.minutes and self._is_over:
+                    return
                 is_due = interval and learner.steps_done % interval == 0
                 if is_due and number < self.steps_per_epoch and self.processes.is_first:
                     self._save()
+
+    def _fit_schedule(self) -> None:
+        """With minutes, take as many steps as they hold if the next ones are as fast as these."""
+        if self.limits.minutes:
+            steps = self.learner.steps_done
+            share = self.seconds / (60 * self.limits.minutes)
+            self.learner.total_steps = max(steps, round(steps / share)) if share < 1 else steps
 
     def _batches(self, steps_done: int) -> Generator[Sample, None, None]:
         """This process's batches of the epoch, from the first that is not done."""
@@ -263,6 +322,7 @@ class Trainer:
             config=self.objective.settings,
             data=self.objective.fingerprint,
             processes=self.processes.count,
+            seconds=self.seconds,
         )
         along = {self.out_dir / HISTORY_FILE: history_csv(self.history).encode()}
         save_state(state, self.out_dir / STATE_FILE, along=along)
@@ -284,9 +344,11 @@ class Trainer:
             processes=self.processes.count,
         )
         self.learner.load_state_dict(state.learner)
-        self.epoch, self.best_loss = state.epoch, state.best_loss
+        self.epoch, self.best_loss, self.seconds = state.epoch, state.best_loss, state.seconds
         self.history = [EpochRecord(**record) for record in state.history]
         self._epoch_losses = state.epoch_losses
+        if self.seconds:
+            self._fit_schedule()
 
 
 def run_training(

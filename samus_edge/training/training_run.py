@@ -16,7 +16,7 @@ from samus_edge.training.config import TrainConfig
 from samus_edge.training.distillation import prepare_distillation
 from samus_edge.training.learner import Processes
 from samus_edge.training.objective import MaskObjective
-from samus_edge.training.trainer import Trainer
+from samus_edge.training.trainer import Limits, Trainer
 from samus_edge.weights.checkpoint_loading import model_from_checkpoint
 from samus_edge.weights.foreign_checkpoints import default_checkpoint
 from samus_edge.weights.transfer import WeightAccount
@@ -75,6 +75,7 @@ def prepare_training(
     start: Path | None = None,
     cache: Path | None = None,
     processes: Processes | None = None,
+    limits: Limits | None = None,
     note: Callable[[str], None] = lambda line: None,
     progress: Callable[[StageProgress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -89,6 +90,7 @@ def prepare_training(
         start: checkpoint to start from; None for the architecture's own.
         cache: folder of decoded images and masks; None to hold them in memory.
         processes: this process among those that train together.
+        limits: what ends the training on masks beside its epochs.
         note: called with lines for a log while it learns from the teacher.
         progress: called while the cache is filled and while it learns from the teacher.
         should_stop: asked while it learns from the teacher; it ends there if it says yes.
@@ -130,7 +132,7 @@ def prepare_training(
                 tensorboard=tensorboard,
             )
         data = dataclasses.replace(data, teacher_masks=masks)
-    trainer = Trainer(MaskObjective(model, config, data), out_dir, processes)
+    trainer = Trainer(MaskObjective(model, config, data), out_dir, processes, limits or Limits())
     return trainer, data, account
 
 

@@ -1,6 +1,7 @@
 """The model inside a bundle: where its graphs keep each tensor, and the way back to torch."""
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -76,6 +77,45 @@ def map_tensors(model: ModelProto, tensors: Mapping[str, FloatArray]) -> None:
         name: [names[place] if place else "", form] for name, (place, form) in places.items()
     }
     model.metadata_props.add(key=TENSOR_MAP_KEY, value=json.dumps(document, separators=(",", ":")))
+
+
+def put_tensors(
+    graph: ModelProto, tensors: Mapping[str, FloatArray], constants: Mapping[str, FloatArray]
+) -> bool:
+    """Exchange the model's tensors in a graph that :func:`map_tensors` has named, in place.
+
+    Args:
+        graph: The graph, its weights in float32.
+        tensors: Tensors of the modules that it computes, by their name in the whole model.
+        constants: What the exporter has computed from them beforehand, by initialiser.
+
+    Returns:
+        Whether the graph is one of such tensors, name by name and shape by shape. It is not if it
+        keeps two that were equal as one, and they are not now. It may hold some of them then.
+    """
+    places = _tensor_map(graph)
+    if places is None or places.keys() != tensors.keys():
+        return False
+    stored = {item.name: item for item in graph.graph.initializer}
+    found = dict(constants)
+    for name, tensor in tensors.items():
+        place, form = places[name]
+        if form == "zeros":
+            if tensor.any():
+                return False
+            continue
+        forms = dict(_forms(name, tensor, tensors))
+        if form not in forms:
+            return False
+        if place in found and not np.array_equal(found[place], forms[form]):
+            return False
+        found[place] = forms[form]
+    for place, values in found.items():
+        if place not in stored or math.prod(stored[place].dims) != values.size:
+            return False
+        values = np.ascontiguousarray(values, np.float32).reshape(stored[place].dims)
+        stored[place].CopyFrom(numpy_helper.from_array(values, place))
+    return True
 
 
 def restore(values: FloatArray, form: str, tensor_name: str, shape: tuple[int, ...]) -> FloatArray:
@@ -174,7 +214,13 @@ def load_bundle_model(source: Path | Bundle | None = None) -> SamusHF:
             )
         graph = onnx.load_from_string(bundle.read_graph(name))
         initializers = _float_initializers(graph)
-        for tensor_name, (initializer, form) in _tensor_map(graph, bundle.path).items():
+        places = _tensor_map(graph)
+        if places is None:
+            raise WeightsError(
+                f"{bundle.path} does not say where its graphs keep the model's tensors. "
+                "Export it with samus-edge export."
+            )
+        for tensor_name, (initializer, form) in places.items():
             if form == "zeros":
                 stored[tensor_name] = (np.zeros(0, np.float32), form)
             elif initializer in initializers:
@@ -219,14 +265,12 @@ def _lacking(folder: Path, names: Sequence[str]) -> WeightsError:
     )
 
 
-def _tensor_map(graph: ModelProto, folder: Path) -> dict[str, tuple[str, str]]:
+def _tensor_map(graph: ModelProto) -> dict[str, tuple[str, str]] | None:
+    """Initialiser and form of each tensor; None if the graph does not say them."""
     for entry in graph.metadata_props:
         if entry.key == TENSOR_MAP_KEY:
             return {name: (place[0], place[1]) for name, place in json.loads(entry.value).items()}
-    raise WeightsError(
-        f"{folder} does not say where its graphs keep the model's tensors. "
-        "Export it with samus-edge export."
-    )
+    return None
 
 
 def _float_initializers(graph: ModelProto) -> dict[str, FloatArray]:

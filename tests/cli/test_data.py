@@ -52,6 +52,18 @@ def test_a_split_is_written_read_and_not_overwritten(
     assert out.read_bytes() == written
 
 
+def test_a_split_follows_what_the_names_of_the_cases_say(
+    run: Run, fake_folders: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "split.json"
+    rules = ("--test", "^scan", "--val", "^cyst", "--skip", "^normal", "--fractions", "1,0,0")
+    outcome = run("data", "split", "--data", fake_folders, "--out", out, *rules)
+    assert outcome.exit_code == 0, outcome.stderr
+    subsets = load_subsets(fake_folders, out)
+    found = [[case.key for case in subsets.get(name)] for name in ("train", "val", "test")]
+    assert found == [["case_2", "case_10"], ["cyst/c1"], ["scan_1"]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

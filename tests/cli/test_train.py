@@ -103,6 +103,18 @@ def test_a_training_runs_without_the_test_subset_and_is_not_repeated(
 
 
 @pytest.mark.usefixtures("lite_medsam")
+def test_minutes_batch_size_and_device_take_the_place_of_the_configurations(
+    run: Run, arguments: dict[str, Path]
+) -> None:
+    options = ("--minutes", "0.001", "--batch-size", "1", "--device", "cpu")
+    outcome = run("train", *flat(arguments), *options)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "0.001 minutes, epochs of 2 steps of 1 images, on 1 x cpu, fp32\n" in outcome.stdout
+    both = run("train", *flat(arguments), *options, "--epochs", "2")
+    assert both.exit_code == 2 and "--minutes" in both.stderr
+
+
+@pytest.mark.usefixtures("lite_medsam")
 def test_ctrl_c_saves_the_state_says_how_to_go_on_and_exits_130(
     run: Run, arguments: dict[str, Path]
 ) -> None:
@@ -240,7 +252,10 @@ def test_a_broken_dataset_is_one_clear_line(
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--data", "nowhere"), ("--split", "nowhere"), ("--config", "nowhere"), ("--epochs", "-3")],
+    [
+        *(("--data", "nowhere"), ("--split", "nowhere"), ("--config", "nowhere")),
+        *(("--epochs", "-3"), ("--device", "abacus")),
+    ],
 )
 def test_a_bad_argument_is_named(
     run: Run, arguments: dict[str, Path], option: str, value: str

@@ -1,5 +1,6 @@
 """Bundles are written whole, the same every time, or not at all."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -200,6 +201,45 @@ def test_bad_arguments_are_refused_before_the_export(
             random_model, tmp_path / "bundle", text=text, weights_sha256="0" * 64, **arguments
         )
     assert not any(tmp_path.iterdir())
+
+
+def test_the_graphs_of_another_bundle_with_these_weights_are_those_of_the_exporter(
+    random_model: SamusHF,
+    random_bundle: Path,
+    vit_bundle: Path,
+    asset_frames: list[AssetFrame],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Byte for byte; where they do not fit, the exporter is asked."""
+
+    def ask(model: SamusHF, *, opset: int) -> ModelProto:
+        raise AssertionError("asked")
+
+    for name in ("image_encoder_graph", "mask_decoder_graph"):
+        monkeypatch.setattr(bundle_writer, name, ask)
+    arguments: dict[str, Any] = {
+        "text": BundleText("refilled"),
+        "weights_sha256": "0" * 64,
+        "frames": [asset_frames[-1].image],
+    }
+    write_bundle(random_model, tmp_path / "bundle", template=Bundle.open(), **arguments)
+    for name in ("image_encoder.onnx", "mask_decoder.onnx"):
+        assert (tmp_path / "bundle" / name).read_bytes() == (random_bundle / name).read_bytes()
+
+    unequal = copy.deepcopy(random_model)  # in what the default bundle's graph keeps once
+    unequal.image_encoder.get_parameter("skip1.bias").add_(0.1)
+    others: list[dict[str, Any]] = [
+        {"model": unequal, "template": Bundle.open()},
+        {"template": Bundle.open(vit_bundle)},
+        {"template": Bundle.open(), "opset": 21},
+        {"model": samus_hf_tiny(hf=False).eval(), "template": Bundle.open()},
+    ]
+    for other in others:
+        with pytest.raises(AssertionError, match="asked"):
+            write_bundle(
+                **{"model": random_model, "folder": tmp_path / "other", **arguments, **other}
+            )
 
 
 def test_the_model_is_left_as_it_was(random_model: SamusHF) -> None:

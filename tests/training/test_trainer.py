@@ -2,11 +2,13 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,11 @@ from samus_edge.training.checkpoint import load_state
 from samus_edge.training.config import TrainConfig, config_document
 from samus_edge.training.history import EpochRecord
 from samus_edge.training.learner import schedule_factor
-from samus_edge.training.objective import MaskObjective
+from samus_edge.training.objective import MaskObjective, ValidationScores
 from samus_edge.training.prompt_schedule import PromptConfig
-from samus_edge.training.trainer import StepRecord, Trainer, stop_on_signal
+from samus_edge.training.trainer import Limits, StepRecord, Trainer, stop_on_signal
 from samus_edge.training.training_samples import LesionDataset, TrainingSample
-from tests.training.small_training import assert_same, small_model
+from tests.training.small_training import assert_same, copied, small_model
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -90,6 +92,9 @@ SMALL = TrainConfig(
 )
 
 
+NO_LIMITS = Limits()
+
+
 class Interrupted(Exception):
     """Stands for a killed process."""
 
@@ -98,9 +103,11 @@ class Interrupted(Exception):
 def make_trainer(bright_cases: list[UltrasoundCase]) -> Callable[..., Trainer]:
     """Makes a trainer of the small model on four cases, two steps an epoch, in a given folder."""
 
-    def make(folder: Path, config: TrainConfig = SMALL, **more: Any) -> Trainer:
+    def make(
+        folder: Path, config: TrainConfig = SMALL, limits: Limits = NO_LIMITS, **more: Any
+    ) -> Trainer:
         data = TrainingData(bright_cases[:4], bright_cases[4:], **more)
-        return Trainer(MaskObjective(small_model(), config, data), folder)
+        return Trainer(MaskObjective(small_model(), config, data), folder, limits=limits)
 
     return make
 
@@ -321,6 +328,41 @@ def test_a_finished_training_is_extended_by_more_epochs(
         WeightsError, match="which differs in epochs"
     ):  # fewer would undo what is done
         make_trainer(tmp_path, dataclasses.replace(config, epochs=2))
+
+
+def test_minutes_end_a_training_with_its_schedule_also_a_resumed_one(
+    make_trainer: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second for each step: nine of them are nine steps, in the middle of an epoch."""
+    clock = itertools.count()
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    limits = Limits(minutes=9 / 60)
+    steps: list[StepRecord] = []
+    trainer = make_trainer(tmp_path, limits=limits)
+    with pytest.raises(JobInterruptedError, match="after step 5 of 9"):
+        trainer.run(progress=steps.append, should_stop=lambda: len(steps) == 4)
+    again = make_trainer(tmp_path, limits=limits)
+    again.run(progress=steps.append)
+    assert again.is_done and make_trainer(tmp_path, limits=limits).is_done
+    expected = [
+        SMALL.learning_rate * schedule_factor("cosine", step, SMALL.warmup_steps, 9)
+        for step in range(9)
+    ]
+    assert [record.step for record in steps] == list(range(1, 10))
+    assert [record.learning_rate for record in steps] == pytest.approx(expected)
+    assert [row["epoch"] for row in history(tmp_path)] == [1, 2, 3, 4, 5]
+
+
+def test_a_start_that_nothing_betters_is_kept_and_ends_the_training_early(
+    make_trainer: Callable[..., Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(tmp_path, limits=Limits(patience=2, start_counts=True))
+    scores = [ValidationScores(loss, 0.5, 0.5) for loss in (0.5, 0.6, 0.5, 0.1)]
+    monkeypatch.setattr(trainer.objective, "validate", lambda model: scores.pop(0))
+    start = copied(trainer.learner.averaged)
+    trainer.run()
+    assert [row["val_loss"] for row in history(tmp_path)] == [0.5, 0.6, 0.5]
+    assert_same(load_file(tmp_path / "best.safetensors"), start)
 
 
 def test_a_history_left_behind_does_not_join_a_new_training(

@@ -104,7 +104,7 @@ def command(
     from samus_edge.training.finetuning import (
         TRAINING_FOLDER,
         Finetuned,
-        epoch_config,
+        fitted_config,
         split_cases,
         training_limits,
     )
@@ -122,7 +122,7 @@ def command(
             *(folder.name,), patient=patient, skip=skip, val=val, test=test, fractions=shares
         )
     subsets = split_cases(folder, rule, out)
-    settings = epoch_config(settings, rule, subsets)
+    settings = fitted_config(settings, rule, subsets, start)
     display = TrainingDisplay()
     with training_processes(settings.device) as processes, stop_on_signal() as stop:
         if processes.count > 1:

@@ -48,7 +48,7 @@ from samus_edge.reporting.html import render_page
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.runtime.bundle.check_frame import load_check_frames
-from samus_edge.runtime.bundle.manifest import MANIFEST_FILE, Manifest
+from samus_edge.runtime.bundle.manifest import LESION_PROPOSER, MANIFEST_FILE, Manifest
 from samus_edge.runtime.images.canvas import Canvas
 from samus_edge.runtime.images.output_files import sha256_of_file, write_files_atomically
 from samus_edge.training.config import TrainConfig
@@ -107,11 +107,33 @@ def split_cases(data: Path, rule: DatasetConfig, out: Path) -> Subsets:
     return subsets
 
 
-def epoch_config(config: TrainConfig, rule: DatasetConfig, subsets: Subsets) -> TrainConfig:
-    """The configuration with epochs of about `EPOCH_IMAGES`."""
+def fitted_config(
+    config: TrainConfig, rule: DatasetConfig, subsets: Subsets, start: Path | None
+) -> TrainConfig:
+    """The configuration with epochs of about `EPOCH_IMAGES`; a proposer of the start is trained on.
+
+    Args:
+        config: the configuration.
+        rule: the rule of the split.
+        subsets: what it gave.
+        start: what the training starts from; None for the configuration's.
+    """
     count = len(subsets.train) if config.normals else len(select_lesions(subsets.train))
     images = max(EPOCH_IMAGES, 2 * len(select_lesions(subsets.val)), config.batch_size)
-    return dataclasses.replace(config, datasets=(dataclasses.replace(rule, weight=images / count),))
+    bundle = _bundle_of(Path(config.start) if start is None else start)
+    if bundle is not None and LESION_PROPOSER in bundle.manifest.graphs:
+        rule = dataclasses.replace(rule, proposals=True)
+        loss = dataclasses.replace(config.loss, proposals=config.loss.proposals or 1.0)
+        config = dataclasses.replace(config, loss=loss)
+    datasets = (dataclasses.replace(rule, weight=images / count),)
+    return dataclasses.replace(config, datasets=datasets)
+
+
+def _bundle_of(start: Path) -> Bundle | None:
+    """The bundle that a training starts from; None if that is a file of weights."""
+    if start == Path(DEFAULT_BUNDLE) and not start.exists():
+        return Bundle.open()
+    return Bundle.open(start) if start.is_dir() or start.suffix == ".zip" else None
 
 
 @dataclass(frozen=True)
@@ -161,14 +183,6 @@ class Finetuned:
         self.subsets = subsets
         self.bundle = out / BUNDLE_FOLDER
 
-    @property
-    def _start_bundle(self) -> Bundle | None:
-        """The bundle that it started from; None if that was a file of weights."""
-        if self.start == Path(DEFAULT_BUNDLE) and not self.start.exists():
-            return Bundle.open()
-        is_bundle = self.start.is_dir() or self.start.suffix == ".zip"
-        return Bundle.open(self.start) if is_bundle else None
-
     def export(
         self,
         name: str,
@@ -192,7 +206,7 @@ class Finetuned:
         manifest = self.bundle / MANIFEST_FILE
         if manifest.exists() and Manifest.read(manifest).weights_sha256 == digest:
             return
-        model, start = load_model(self.weights), self._start_bundle
+        model, start = load_model(self.weights), _bundle_of(self.start)
         text = BundleText.of(model, name, credits)
         if start is not None:
             text = BundleText.of_manifest(start.manifest, name, credits)
@@ -237,7 +251,7 @@ class Finetuned:
         cases = select_lesions(self.subsets.get(subset))
         about = {"data": self.config.datasets[0].title, "subset": subset}
         with ExitStack() as stack:
-            start = self._start_bundle
+            start = _bundle_of(self.start)
             first: Predictor[Any]
             if start is None:
                 first = TorchPredictor(started_model(self.config, self.start)[0])

@@ -219,7 +219,7 @@ class Trainer:
         is_new = not self.history and not self._epoch_losses
         if self.limits.start_counts and is_new and self.processes.is_first:
             report(self._end_epoch(math.nan))
-        while not self.is_done:
+        while self._epoch_losses or not self.is_done:  # the former: stopped within an epoch
             self._train_epoch(progress, should_stop)
             self.epoch += 1
             losses, self._epoch_losses = self._epoch_losses, []
@@ -235,6 +235,8 @@ class Trainer:
         done, learner = len(self._epoch_losses), self.learner
         with contextlib.closing(self._batches(done)) as batches:
             for number in range(done + 1, self.steps_per_epoch + 1):
+                if self._is_over:
+                    return
                 loss, stop = learner.step(batches), should_stop()
                 own = torch.tensor(
                     [loss, stop, time.monotonic() - self._began], dtype=torch.float64
@@ -245,8 +247,6 @@ class Trainer:
                 progress(StepRecord(learner.steps_done, loss, learner.learning_rate))
                 if stop:
                     self._interrupt()
-                if self.limits.minutes and self._is_over:
-                    return
                 is_due = interval and learner.steps_done % interval == 0
                 if is_due and number < self.steps_per_epoch and self.processes.is_first:
                     self._save()

@@ -19,7 +19,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
@@ -31,7 +31,7 @@ from samus_edge.errors import BadArgumentError, missing_extra
 from samus_edge.runtime.backends.backend import Tensor
 from samus_edge.runtime.bundle.manifest import MASKS_PER_PROMPT
 from samus_edge.runtime.images.image_io import grey_frame
-from samus_edge.runtime.images.mask_shapes import coco_document, outlines
+from samus_edge.runtime.images.mask_shapes import coco_shape, outlines
 from samus_edge.runtime.images.output_files import write_files_atomically
 from samus_edge.runtime.images.overlay import OverlayItem, draw_overlay, encode_image, mask_image
 from samus_edge.runtime.notes import GreyRange, Note
@@ -467,21 +467,26 @@ class Prediction:
         """
         return [outlines(mask) for mask in self.best()[0]]
 
-    def to_coco(
-        self, file_name: str = "", *, labels: Sequence[str] = (), as_polygons: bool = False
-    ) -> dict[str, Any]:
-        """The best masks as a COCO document, ready for `json.dump`.
+    def to_coco(self, file_name: str = "", *, as_polygons: bool = False) -> dict[str, Any]:
+        """The best masks that are not empty as a COCO document, ready for `json.dump`.
 
         Args:
             file_name: Of the image.
-            labels: Class of each mask; "lesion" if left out.
-            as_polygons: Polygons instead of run lengths; not for a mask with a hole, which COCO's
-                polygons cannot have.
+            as_polygons: Polygons unless a mask has a hole, which they cannot have; else run
+                lengths.
         """
         masks, scores = self.best()
-        return coco_document(
-            file_name, masks, labels=labels, scores=scores.tolist(), as_polygons=as_polygons
-        )
+        height, width = self.original_hw
+        shapes = [coco_shape(mask, as_polygons) for mask in masks]
+        return {
+            "images": [{"id": 1, "file_name": file_name, "width": width, "height": height}],
+            "annotations": [
+                {"id": index, "image_id": 1, "category_id": 1, **shape, "score": float(score)}
+                for index, (shape, score) in enumerate(zip(shapes, scores, strict=True), 1)
+                if shape is not None
+            ],
+            "categories": [{"id": 1, "name": "lesion"}],
+        }
 
     def to_supervision(self) -> "Detections":
         """The best masks that are not empty as `supervision.Detections`.

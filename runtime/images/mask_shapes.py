@@ -16,7 +16,7 @@ from samus_edge.runtime.measurement.lesion_measurements import box_around
 
 __all__ = [
     "CORNER",
-    "coco_document",
+    "coco_shape",
     "fill_polygons",
     "has_hole",
     "joined",
@@ -168,50 +168,26 @@ def _uncompressed(text: str) -> list[int]:
     return runs
 
 
-def coco_document(
-    file_name: str,
-    masks: npt.NDArray[np.bool_],
-    *,
-    labels: Sequence[str] = (),
-    scores: Sequence[float] = (),
-    as_polygons: bool = False,
-) -> dict[str, Any]:
-    """The masks of an image as a COCO document, with what `pycocotools` computes for each.
+def coco_shape(mask: npt.NDArray[np.bool_], as_polygons: bool = False) -> dict[str, Any] | None:
+    """What of a COCO annotation says where it is, as `pycocotools` computes it.
 
     Args:
-        file_name: Of the image.
-        masks: (N, H, W), bool; mask i becomes annotation i + 1, an empty one none.
-        labels: Class of each mask; "lesion" if left out.
-        scores: Of each mask; none if left out.
-        as_polygons: Polygons where a mask has no hole, which COCO's cannot have, else run lengths.
+        mask: (H, W), bool.
+        as_polygons: Polygons unless the mask has a hole, which they cannot have; else run lengths.
+
+    Returns:
+        `segmentation`, `area`, `bbox` and `iscrowd`; None for an empty mask.
     """
-    labels = labels or ["lesion"] * len(masks)
-    classes = list(dict.fromkeys(labels))
-    annotations = []
-    for index, mask in enumerate(masks):
-        box = box_around(mask)
-        if box is None:
-            continue
-        polygons = outlines(mask) if as_polygons else []
-        is_exact = bool(polygons) and not has_hole(polygons)
-        x1, y1, x2, y2 = box
-        annotations.append(
-            {
-                "id": index + 1,
-                "image_id": 1,
-                "category_id": classes.index(labels[index]) + 1,
-                "segmentation": [(each + CORNER).ravel().tolist() for each in polygons]
-                if is_exact
-                else rle(mask),
-                "area": int(np.count_nonzero(mask)),
-                "bbox": [x1, y1, x2 - x1 + 1, y2 - y1 + 1],
-                "iscrowd": 0,
-                **({"score": float(scores[index])} if len(scores) else {}),
-            }
-        )
-    height, width = masks.shape[1:]
+    box = box_around(mask)
+    if box is None:
+        return None
+    polygons = outlines(mask) if as_polygons else []
+    x1, y1, x2, y2 = box
     return {
-        "images": [{"id": 1, "file_name": file_name, "width": width, "height": height}],
-        "annotations": annotations,
-        "categories": [{"id": number, "name": name} for number, name in enumerate(classes, 1)],
+        "segmentation": [(each + CORNER).ravel().tolist() for each in polygons]
+        if polygons and not has_hole(polygons)
+        else rle(mask),
+        "area": int(np.count_nonzero(mask)),
+        "bbox": [x1, y1, x2 - x1 + 1, y2 - y1 + 1],
+        "iscrowd": 0,
     }

@@ -34,7 +34,7 @@ from samus_edge import __version__
 from samus_edge.errors import BadArgumentError, OutputFileError, missing_extra
 from samus_edge.runtime.images.mask_shapes import (
     CORNER,
-    coco_document,
+    coco_shape,
     has_hole,
     joined,
     mask_from_rle,
@@ -44,7 +44,14 @@ from samus_edge.runtime.images.output_files import write_files_atomically
 from samus_edge.runtime.images.overlay import encode_image, mask_image
 from samus_edge.runtime.measurement.lesion_measurements import box_around
 
-__all__ = ["DOCUMENT_FORMATS", "FILE_FORMATS", "ImageResult", "ResultWriter", "open_results"]
+__all__ = [
+    "DOCUMENT_FORMATS",
+    "FILE_FORMATS",
+    "ImageResult",
+    "ResultWriter",
+    "open_results",
+    "result_bytes",
+]
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
@@ -118,7 +125,7 @@ class ResultWriter:
             self._document.add(result)
             return
         if self._kind == "yolo":
-            self._classes += [each for each in result.labels if each not in self._classes]
+            self._classes = list(dict.fromkeys([*self._classes, *result.labels]))
             files = _yolo(result, self._classes)
         else:
             files = _FILES[self._kind](result, self._path)
@@ -186,6 +193,24 @@ def open_results(kind: str, path: Path, *, overwrite: bool = False) -> ResultWri
     return ResultWriter(kind, path, overwrite)
 
 
+def result_bytes(kind: str, result: ImageResult) -> bytes:
+    """The one file of an image in a format that has one: those of documents, and `npz`.
+
+    Raises:
+        BadArgumentError: for another format.
+    """
+    if kind == "npz":
+        (content,) = _npz(result, Path()).values()
+        return content
+    if kind not in _DOCUMENTS:
+        raise BadArgumentError(
+            f"one file is written as {', '.join((*_DOCUMENTS, 'npz'))}, not as {kind!r}."
+        )
+    document = _DOCUMENTS[kind]()
+    document.add(result)
+    return document.content()
+
+
 def _check_free(path: Path, overwrite: bool) -> None:
     if path.exists() and not (overwrite and path.is_file()):
         raise OutputFileError(f"{path} exists and is not replaced. Give another place.")
@@ -201,31 +226,24 @@ class _Coco:
         self._classes: list[str] = []
 
     def add(self, result: ImageResult) -> None:
-        self._classes += [each for each in result.labels if each not in self._classes]
-        document = coco_document(
-            result.image.as_posix(),
-            result.masks,
-            labels=result.labels,
-            scores=[each["predicted_iou"] for each in result.records],
-            as_polygons=self._as_polygons,
-        )
-        numbers = {each["id"]: each["name"] for each in document["categories"]}
-        image_id = len(self._images) + 1
-        (image,) = document["images"]
-        self._images.append({**image, "id": image_id})
-        if result.frame is not None:
-            self._images[-1]["frame"] = result.frame
-        for annotation in document["annotations"]:
-            record = result.records[annotation["id"] - 1]
-            self._annotations.append(
-                {
-                    **annotation,
-                    "id": len(self._annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": self._classes.index(numbers[annotation["category_id"]]) + 1,
-                    "measurements": record["measurements"],
-                }
-            )
+        self._classes = list(dict.fromkeys([*self._classes, *result.labels]))
+        height, width = result.masks.shape[1:]
+        image = {"id": len(self._images) + 1, "file_name": result.image.as_posix()}
+        frame = {} if result.frame is None else {"frame": result.frame}
+        self._images.append({**image, "width": width, "height": height, **frame})
+        for mask, record, label in zip(result.masks, result.records, result.labels, strict=True):
+            shape = coco_shape(mask, self._as_polygons)
+            if shape is not None:
+                self._annotations.append(
+                    {
+                        "id": len(self._annotations) + 1,
+                        "image_id": len(self._images),
+                        "category_id": self._classes.index(label) + 1,
+                        **shape,
+                        "score": record["predicted_iou"],
+                        "measurements": record["measurements"],
+                    }
+                )
 
     def content(self) -> bytes:
         document = {

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from samus_edge.errors import (
@@ -29,6 +27,7 @@ from samus_edge.jobs.segment_file import (
     open_image,
     segment_opened,
 )
+from samus_edge.runtime.images.mask_shapes import run_lengths
 from samus_edge.runtime.images.output_files import sha256_of_file, write_files_atomically
 from samus_edge.runtime.segmenter import Segmenter
 
@@ -395,14 +394,6 @@ class _Worker:
             return None
         line = {name: document[name] for name in ("image", "masks", "notes")}
         return {"name": item.name, "prompts": prompts, **line}
-
-
-def run_lengths(mask: npt.NDArray[np.bool_]) -> list[int]:
-    """Lengths of the runs of a mask, (H, W), column by column, that of zeros first, as COCO has."""
-    flat = mask.T.ravel()
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    runs: list[int] = np.diff([0, *edges, flat.size]).tolist()
-    return [0, *runs] if flat[0] else runs
 
 
 def _in_order(

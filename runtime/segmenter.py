@@ -39,7 +39,7 @@ from samus_edge.runtime.images.image_io import (
     picture_frame,
     read_image,
 )
-from samus_edge.runtime.notes import Note, grey_range, prediction_notes
+from samus_edge.runtime.notes import PROPOSED, Note, grey_range, prediction_notes
 from samus_edge.runtime.prediction import (
     MULTIMASK,
     SINGLE_MASK,
@@ -636,13 +636,9 @@ def _proposal_notes(found: Prediction, embedding: Embedding) -> tuple[Note, ...]
             "you see something."
         )
         return (Note("no_proposal", "info", text),)
-    text = (
-        "Nobody marked a lesion: the model suggests where one may be. It misses some and marks "
-        "what is none; a person has to look."
-    )
     prompts = check_prompts(found.original_hw, point_coords=found.proposals.points[:, None])
     judged = prediction_notes(embedding.grey, prompts, found.masks, found.quality)
-    return (Note("proposed", "info", text), *judged)
+    return (PROPOSED, *judged)
 
 
 def _agreement(logits: Logits, lesion_map: Logits) -> float:

@@ -2,7 +2,7 @@
 reason to believe it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -211,6 +211,7 @@ _STEP_REACH, _MARK_REACH = 0.25, 0.12
 _LEAST_ANCHOR = 0.5
 _SIZE_LEAK, _SIZE_LIMITS = 0.5, (0.7, 1.4)
 _WEAK_CONTRAST = 0.2
+_PROPOSE_AFTER = 10  # frames in which what was followed is not found by its looks
 
 
 @dataclass(frozen=True)
@@ -322,6 +323,7 @@ class LesionTracker:
         self._shift = (0.0, 0.0)
         self._scale = (1.0, 1.0)
         self._lost_for = 0
+        self._proposes = False
 
     @property
     def state(self) -> State:
@@ -329,26 +331,55 @@ class LesionTracker:
         return self._state
 
     def start(
-        self, frame: GreyFrame, box: Box, *, embedding: Embedding | None = None
+        self, frame: GreyFrame, box: Box | None, *, embedding: Embedding | None = None
     ) -> TrackedFrame:
         """Begin with a lesion that a person has marked; also to begin anew.
 
         Args:
             frame: (H, W), uint8.
-            box: XYXY around it, pixels.
+            box: XYXY around it, pixels; None to begin with what the model proposes, in this frame
+                or the first one in which it proposes something, and to begin anew so where the
+                lesion is not found again.
             embedding: of the frame, if it is encoded already.
 
         Raises:
             BadArgumentError: if the box is not one, or outside.
-            BackendError: if the backend fails.
+            BackendError: if the backend fails, or the bundle has no lesion proposer.
         """
+        self._index, self._mark = 0, None
+        self._proposes = box is None
+        if box is None:
+            return self._look(frame, embedding)
+        return self._begin(frame, box, embedding)
+
+    def _look(self, frame: GreyFrame, embedding: Embedding | None) -> TrackedFrame:
+        """Begin with what the model proposes, if it does."""
+        embedding = self._segmenter.encode(frame) if embedding is None else embedding
+        proposed = self._segmenter.propose(embedding).masks
+        box = box_around(_largest_part(proposed[0, 0])) if len(proposed) else None
+        if box is None or box[0] == box[2] or box[1] == box[3]:
+            self._state = "lost"
+            reason = "no lesion is proposed"
+            return TrackedFrame(self._index, "lost", None, None, None, 0.0, None, reason)
+        was_lost = self._mark is not None
+        begun = self._begin(frame, box, embedding)
+        if begun.mask is None:
+            self._mark, self._state = None, "lost"
+            return replace(begun, state="lost")
+        self._state = "uncertain"
+        reason = "it is proposed by the model, not marked by a person"
+        return replace(begun, state="uncertain", reason=reason, was_found=was_lost)
+
+    def _begin(self, frame: GreyFrame, box: Box, embedding: Embedding | None) -> TrackedFrame:
         found = self._segment(frame, box, embedding)
-        self._index, self._lost_for = 0, 0
+        self._lost_for = 0
         self._shift, self._scale = (0.0, 0.0), (1.0, 1.0)
         if found.box is None:
             self._mark, self._state = None, "stopped"
             reason = "there is no lesion in the box"
-            return TrackedFrame(0, "stopped", None, None, found.predicted_iou, 0.0, None, reason)
+            return TrackedFrame(
+                self._index, "stopped", None, None, found.predicted_iou, 0.0, None, reason
+            )
         appearance = Appearance(frame, box)
         area = int(np.count_nonzero(found.mask))
         self._mark = _Mark(box, appearance, found.box, area, found.predicted_iou, found.contrast)
@@ -356,7 +387,16 @@ class LesionTracker:
         reason = "" if appearance.is_usable else "it is too small or too flat to be followed"
         self._state = "uncertain" if reason else "tracking"
         return TrackedFrame(
-            *(0, self._state, found.mask, found.box, found.predicted_iou, 1.0, 1.0, reason),
+            *(
+                self._index,
+                self._state,
+                found.mask,
+                found.box,
+                found.predicted_iou,
+                1.0,
+                1.0,
+                reason,
+            ),
             quality=found.quality,
         )
 
@@ -375,6 +415,8 @@ class LesionTracker:
         if self._index < 0:
             raise RuntimeError("nothing is tracked yet. Call start() with a frame and a box.")
         self._index += 1
+        if self._mark is None and self._proposes:
+            return self._look(frame, embedding)
         if self._mark is None or self._state == "stopped":
             return TrackedFrame(
                 self._index, "stopped", None, None, None, 0.0, None, "stopped; mark it again"
@@ -400,12 +442,14 @@ class LesionTracker:
     def _search(self, frame: GreyFrame, embedding: Embedding | None, mark: _Mark) -> TrackedFrame:
         most = self._options.most_lost
         self._lost_for += 1
-        if most is not None and self._lost_for > most:
+        if most is not None and self._lost_for > most and not self._proposes:
             self._state = "stopped"
             reason = f"not found in {most} frames; mark it again"
             return TrackedFrame(self._index, "stopped", None, None, None, 0.0, None, reason)
         anchored = mark.appearance.find(frame)
         if anchored.similarity < self._options.found_similarity:
+            if self._proposes and self._lost_for > _PROPOSE_AFTER:
+                return self._look(frame, embedding)
             return self._lose(anchored, f"it is not found ({anchored.similarity:.2f})")
         self._shift, self._scale = anchored.shift, (1.0, 1.0)
         prompt = box_in_frame(moved_box(mark.box, self._shift, self._scale), frame.shape)

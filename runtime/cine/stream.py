@@ -285,7 +285,7 @@ class Stream:
         self._encoded: BoundedQueue[_Frame] = BoundedQueue(1, drops_oldest=False)
         self._results: BoundedQueue[StreamResult] = BoundedQueue(results, drops_oldest=drops_frames)
         self._lock = threading.Lock()
-        self._mark: Box | None = None
+        self._mark: tuple[Box | None] | None = None
         self._is_tracking = False
         self._latest: _Frame | None = None
         self._error: BaseException | None = None
@@ -336,15 +336,15 @@ class Stream:
             self._counters.dropped()
         return number
 
-    def mark(self, box: Box) -> None:
+    def mark(self, box: Box | None) -> None:
         """Follow a lesion from the next frame on, instead of one that is followed.
 
         Args:
-            box: XYXY around it, pixels of the frame. One that is not a box in the frame ends the
+            box: XYXY around it, pixels of the frame; None for what the model proposes. One that is not a box in the frame ends the
                 stream's tracking with the state "stopped" and a reason.
         """
         with self._lock:
-            self._mark, self._is_tracking = box, True
+            self._mark, self._is_tracking = (box,), True
 
     def unmark(self) -> None:
         """Follow nothing; frames are still encoded, so that `predict` answers at once."""
@@ -520,7 +520,7 @@ class Stream:
         if mark is None:
             return tracker.update(entry.image, embedding=entry.embedding)
         try:
-            return tracker.start(entry.image, mark, embedding=entry.embedding)
+            return tracker.start(entry.image, *mark, embedding=entry.embedding)
         except ValueError as err:  # the box; the stream goes on for the next one
             with self._lock:
                 self._is_tracking = self._mark is not None

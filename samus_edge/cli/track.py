@@ -29,6 +29,7 @@ from samus_edge.cli.options import (
     print_json,
     silence_opencv,
 )
+from samus_edge.errors import BadArgumentError
 
 if TYPE_CHECKING:
     from samus_edge.jobs.record import FrameRecord
@@ -50,11 +51,19 @@ def command(
         ),
     ],
     box: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--box", metavar="X1,Y1,X2,Y2", help="Box around the lesion in the first frame, pixels."
         ),
-    ],
+    ] = None,
+    auto: Annotated[
+        bool,
+        typer.Option(
+            "--auto",
+            help="Without a box: follow what the model proposes, a suggestion that a person has to "
+            "look at.",
+        ),
+    ] = False,
     from_frame: Annotated[
         int, typer.Option("--from-frame", min=0, metavar="N", help="First frame to use, from 0.")
     ] = 0,
@@ -103,7 +112,9 @@ def command(
     Exit codes: 0 followed to the end; 1 lost at the end, or the job failed (what was found before
     is written); 2 an argument is wrong.
     """
-    lesion = parse_box(box)
+    if auto == (box is not None):
+        raise BadArgumentError("give either --box or --auto.")
+    lesion = None if box is None else parse_box(box)
     size = parse_spacing(spacing)
     location = parse_location(side, clock, from_nipple, depth)
 

@@ -48,7 +48,7 @@ from samus_edge.runtime.images.output_files import (
 )
 from samus_edge.runtime.images.overlay import OverlayItem, draw_overlay
 from samus_edge.runtime.measurement.lesion_measurements import BreastLocation, PixelSpacing
-from samus_edge.runtime.notes import Note
+from samus_edge.runtime.notes import PROPOSED, Note
 from samus_edge.runtime.segmenter import Segmenter
 
 if TYPE_CHECKING:
@@ -170,7 +170,8 @@ class CineTracking:
 
     Attributes:
         source: See `open_cine`.
-        box: XYXY around the lesion in the first frame that is used, pixels.
+        box: XYXY around the lesion in the first frame that is used, pixels; None to begin with what
+            the model proposes.
         from_frame: Index of that frame.
         max_frames: Number of frames to use; None for all.
         bundle: Folder of a bundle, a zip file of one, or one that is open; None for the default
@@ -189,7 +190,7 @@ class CineTracking:
     """
 
     source: str
-    box: Box
+    box: Box | None
     from_frame: int = 0
     max_frames: int | None = None
     bundle: Path | Bundle | None = None
@@ -359,6 +360,8 @@ def track_cine(
             report.was_interrupted = True
         finally:
             report.notes = all_notes(source, (frame.mask for frame in report.frames))
+            if job.box is None:
+                report.notes = (PROPOSED, *report.notes)
             clock.lap("track")
             if job.csv_file is not None and report.frames:
                 write_files_atomically({job.csv_file: report.to_csv().encode()})
@@ -445,7 +448,7 @@ def _facts(job: CineTracking, source: CineSource, segmenter: Segmenter) -> dict[
         "frame_count": source.frame_count,
         "frames_per_second": source.frames_per_second,
         "from_frame": job.from_frame,
-        "box": list(job.box),
+        "box": None if job.box is None else list(job.box),
         "image": {
             "path": source.name,
             "sha256": sha256_of_file(path) if path.is_file() else None,
@@ -468,7 +471,7 @@ Followed = tuple[CineFrame, TrackedFrame, FrameRecord]
 def follow_lesion(
     segmenter: Segmenter,
     frames: Iterable[CineFrame],
-    box: Box,
+    box: Box | None,
     source: CineSource,
     spacing: PixelSpacing | None,
     location: BreastLocation | None = None,
@@ -478,7 +481,7 @@ def follow_lesion(
     Args:
         segmenter: What computes.
         frames: At least one; the box is in the first.
-        box: XYXY around the lesion, pixels.
+        box: XYXY around the lesion, pixels; None to begin with what the model proposes.
         source: Where the frames are from.
         spacing: Size of a pixel; None takes what the source says.
         location: Where the lesion is, as it was given.

@@ -7,6 +7,7 @@ import pytest
 
 from samus_edge.errors import BackendError, BadArgumentError
 from samus_edge.runtime import Segmenter
+from samus_edge.runtime.cine.lesion_tracker import LesionTracker
 from tests.discs import corner_proposer, disc_decoder, mean_grey_encoder, save_bundle
 
 IMAGE = np.full((128, 512), 51, np.uint8)  # discs of the radius 40 + 10 * 51 / 255 = 42
@@ -60,3 +61,24 @@ def test_what_cannot_be_proposed_is_refused(proposing_bundle: Path, disc_bundle:
         assert not segmenter.can_propose
         with pytest.raises(BackendError, match=r"no lesion proposer\. Give a box or a point"):
             segmenter.propose(IMAGE)
+
+
+@pytest.mark.parametrize("presence", [0.9, 0.3])
+def test_a_tracker_begins_with_what_is_proposed(tmp_path: Path, presence: float) -> None:
+    graphs = [mean_grey_encoder(), disc_decoder(), corner_proposer(presence)]
+    frame = np.random.default_rng(0).integers(0, 103, (256, 256), dtype=np.uint8)
+    with Segmenter.load(save_bundle(tmp_path / "b", graphs), backend="onnxruntime") as segmenter:
+        tracker = LesionTracker(segmenter)
+        first, second = tracker.start(frame, None), tracker.update(frame)
+        marked = LesionTracker(segmenter).start(frame, (22.0, 22.0, 106.0, 106.0))
+    if presence < 0.5:
+        assert [each.state for each in (first, second)] == ["lost", "lost"]
+        assert first.reason == second.reason == "no lesion is proposed" and first.mask is None
+        return
+    assert (first.state, first.reason) == (
+        "uncertain",
+        "it is proposed by the model, not marked by a person",
+    )
+    assert second.state == "tracking" and (second.index, first.index) == (1, 0)
+    assert first.mask is not None and marked.mask is not None
+    assert (first.mask != marked.mask).sum() < 60  # of 5540 pixels: a disc of 42 around (64, 64)

@@ -386,17 +386,9 @@ class LesionTracker:
         self._before = appearance
         reason = "" if appearance.is_usable else "it is too small or too flat to be followed"
         self._state = "uncertain" if reason else "tracking"
+        scores = (found.predicted_iou, 1.0, 1.0)
         return TrackedFrame(
-            *(
-                self._index,
-                self._state,
-                found.mask,
-                found.box,
-                found.predicted_iou,
-                1.0,
-                1.0,
-                reason,
-            ),
+            *(self._index, self._state, found.mask, found.box, *scores, reason),
             quality=found.quality,
         )
 

@@ -340,8 +340,9 @@ class Stream:
         """Follow a lesion from the next frame on, instead of one that is followed.
 
         Args:
-            box: XYXY around it, pixels of the frame; None for what the model proposes. One that is not a box in the frame ends the
-                stream's tracking with the state "stopped" and a reason.
+            box: XYXY around it, pixels of the frame; None for what the model proposes. One that is
+                not a box in the frame ends the stream's tracking with the state "stopped" and a
+                reason.
         """
         with self._lock:
             self._mark, self._is_tracking = (box,), True

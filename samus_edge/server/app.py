@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from anyio import CapacityLimiter, create_task_group, fail_after, sleep, to_thread
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response, Security, WebSocket
@@ -37,6 +37,7 @@ from samus_edge.server.schemas import (
     Example,
     ImageInfo,
     Login,
+    MaskFile,
     MaskRequest,
     Masks,
     ServiceInfo,
@@ -52,13 +53,15 @@ __all__ = ["create_app"]
 _PAGE = Path(__file__).with_name("page")
 _FORM_BYTES = 1 << 16  # of a form, beside its file
 _FILE_TYPES = ("application/octet-stream", "application/dicom")
-_TRACK_TYPES = {
+_TYPES = {
+    ".png": "image/png",
     ".json": "application/json",
     ".csv": "text/csv",
     ".npz": "application/zip",
     ".dcm": "application/dicom",
     ".mp4": "video/mp4",
 }
+_MASK_TYPES = tuple(dict.fromkeys(_TYPES[Path(name).suffix] for name in get_args(MaskFile)))
 _NOTICE = "Research software, not a medical device."
 _logger = logging.getLogger("samus_edge.server")
 
@@ -416,6 +419,7 @@ async def _opened(content: bytes, state: _State) -> Session:
 
 @_images.post(
     "/segment",
+    response_model=Masks,
     responses=problems(411, 413, 415),
     openapi_extra={
         "requestBody": {
@@ -435,15 +439,18 @@ async def _opened(content: bytes, state: _State) -> Session:
         }
     },
 )
-async def _segment(state: StateOf, request: Request) -> Masks:
-    """An image and a prompt in, a mask out, and nothing is kept: a form with `file` and `prompt`,
-    the JSON of `/v1/images/{image_id}/masks`."""
+async def _segment(state: StateOf, request: Request, result: MaskFile | None = None) -> Any:
+    """An image and prompts in, masks out, and nothing is kept: a form with `file` and `prompt`, the
+    JSON of `/v1/images/{image_id}/masks`; `result` asks for a file instead of JSON."""
     content, prompt = await _upload(request, state)
     try:
         wanted = MaskRequest.model_validate_json(prompt or "{}")
     except ValidationError as err:
         raise HTTPException(422, f"prompt: {what_is_invalid(err)}") from None
-    return await _computed(state, await _opened(content, state), wanted)
+    session = await _opened(content, state)
+    if result is None:
+        return await _computed(state, session, wanted)
+    return await _file(state, session, wanted, result)
 
 
 @_images.delete("/images/{image_id}", status_code=204)
@@ -454,17 +461,18 @@ async def _remove_image(state: StateOf, image_id: str) -> Response:
 
 
 def _file_of(
-    media_type: str, more: dict[int | str, dict[str, Any]] | None = None
+    *media_types: str, more: dict[int | str, dict[str, Any]] | None = None
 ) -> dict[str, Any]:
     """Options of a route that answers with a file."""
-    responses = {200: {"content": {media_type: {}}}, **problems(415), **(more or {})}
+    content = {media_type: {} for media_type in media_types}
+    responses = {200: {"content": content}, **problems(415), **(more or {})}
     return {"response_class": Response, "responses": responses}
 
 
 @_images.head("/images/{image_id}/frames/{index}", include_in_schema=False)
 @_images.get(
     "/images/{image_id}/frames/{index}",
-    **_file_of("image/png", {304: {"description": "Not Modified"}}),
+    **_file_of("image/png", more={304: {"description": "Not Modified"}}),
 )
 async def _frame(state: StateOf, session: Kept, index: int, request: Request) -> Response:
     """A frame as a grey PNG, which never changes: with its `ETag` in `If-None-Match` it is not
@@ -479,7 +487,7 @@ async def _frame(state: StateOf, session: Kept, index: int, request: Request) ->
 
 @_images.post("/images/{image_id}/masks", responses=problems(415))
 async def _masks(state: StateOf, session: Kept, request: MaskRequest) -> Masks:
-    """The mask of a box, of points, or of a box that points refine."""
+    """The mask of a box, of points, or of a box that points refine; or those of several."""
     return await _computed(state, session, request)
 
 
@@ -491,38 +499,14 @@ async def _computed(state: _State, session: Session, request: MaskRequest) -> Ma
     return found
 
 
-@_images.post("/images/{image_id}/mask.png", **_file_of("image/png"))
-async def _mask_png(state: StateOf, session: Kept, request: MaskRequest) -> Response:
-    """The mask of the same prompts as a PNG file, 0 and 255."""
-    content = await state.compute(partial(state.service.mask_png, session, request))
-    return _attachment(content, "mask.png", "image/png")
-
-
-@_images.post("/images/{image_id}/overlay.png", **_file_of("image/png"))
-async def _overlay_png(state: StateOf, session: Kept, request: MaskRequest) -> Response:
-    """The mask of the same prompts, drawn for people, as a PNG file."""
-    content = await state.compute(partial(state.service.overlay_png, session, request))
-    return _attachment(content, "overlay.png", "image/png")
-
-
-@_images.post("/images/{image_id}/segmentation.dcm", **_file_of("application/dicom"))
-async def _segmentation_dcm(state: StateOf, session: Kept, request: MaskRequest) -> Response:
-    """The mask of the same prompts as a DICOM segmentation."""
-    work = partial(state.service.dicom_file, session, request, is_report=False)
-    return _attachment(await state.compute(work), "segmentation.dcm", "application/dicom")
-
-
-@_images.post("/images/{image_id}/report.dcm", **_file_of("application/dicom"))
-async def _report_dcm(state: StateOf, session: Kept, request: MaskRequest) -> Response:
-    """The measurements as a DICOM structured report, which refers to the segmentation of the same
-    prompts."""
-    work = partial(state.service.dicom_file, session, request, is_report=True)
-    return _attachment(await state.compute(work), "report.dcm", "application/dicom")
-
-
-def _attachment(content: bytes, name: str, media_type: str) -> Response:
+def _attachment(content: bytes, name: str) -> Response:
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(content, media_type=media_type, headers=headers)
+    return Response(content, media_type=_TYPES[Path(name).suffix], headers=headers)
+
+
+async def _file(state: _State, session: Session, request: MaskRequest, name: MaskFile) -> Response:
+    work = partial(state.service.mask_file, session, request, name)
+    return _attachment(await state.compute(work), name)
 
 
 @_images.post("/images/{image_id}/track", **_file_of("application/x-ndjson"))
@@ -557,7 +541,17 @@ async def _track_file(
     """What came of the lesion that was last followed, up to where it was stopped, or to the frame
     `until`."""
     content = await state.save(partial(state.service.track_file, session, name, until))
-    return _attachment(content, name, _TRACK_TYPES[Path(name).suffix])
+    return _attachment(content, name)
+
+
+@_images.post("/images/{image_id}/{name}", **_file_of(*_MASK_TYPES))
+async def _mask_file(
+    state: StateOf, session: Kept, name: MaskFile, request: MaskRequest
+) -> Response:
+    """The masks of the same prompts as a file: a PNG (of several, labels from 1), a picture for
+    people, arrays (NPZ), a table (CSV), a DICOM segmentation, or the DICOM report of their sizes
+    that refers to that."""
+    return await _file(state, session, request, name)
 
 
 @_images.websocket("/live")

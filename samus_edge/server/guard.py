@@ -1,10 +1,12 @@
 """What stands between the network and the routes: who may ask, how much, how fast."""
 
 import asyncio
+import gzip
 import hashlib
 import hmac
 import ipaddress
 import logging
+import re
 import secrets
 import socket
 import time
@@ -40,6 +42,8 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+_TAKES_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))")
+_SMALL_BYTES = 1024  # is not compressed
 _WRONG_HOST = (
     "this service is not known by that host name. Ask for it by an address of the machine, or "
     "start it with --allow-host NAME."
@@ -151,6 +155,7 @@ class Guard:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
+        send = _zipping(request.headers, send)
         begun, request_id = time.perf_counter(), secrets.token_hex(8)
         status = 0
 
@@ -274,6 +279,37 @@ class Guard:
                 "request_id": request_id,
             },
         )
+
+
+def _zipping(asked: Headers, send: Send) -> Send:
+    """`send` that compresses text where the client takes that. Files of images, arrays and videos
+    are compressed already, and a cine's lines are to come one by one."""
+    if not _TAKES_GZIP.search(asked.get("accept-encoding", "")):
+        return send
+    start: Message | None = None
+
+    async def send_zipped(message: Message) -> None:
+        nonlocal start
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            kind = headers.get("content-type", "").partition(";")[0]
+            if message["status"] == 200 and (kind.startswith("text/") or kind.endswith("/json")):
+                start = message
+                return
+        elif start is not None:
+            headers, body = MutableHeaders(scope=start), message.get("body", b"")
+            headers.add_vary_header("Accept-Encoding")
+            if len(body) >= _SMALL_BYTES and not message.get("more_body", False):
+                body = gzip.compress(body, 5, mtime=0)
+                headers["Content-Encoding"], headers["Content-Length"] = "gzip", str(len(body))
+                if "etag" in headers:
+                    headers["ETag"] = f"W/{headers['etag']}"
+                message = {**message, "body": body}
+            held, start = start, None
+            await send(held)
+        await send(message)
+
+    return send_zipped
 
 
 def _route_of(scope: Scope) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from samus_edge.runtime.cine.cine_source import FileKind
 
@@ -11,8 +11,10 @@ __all__ = [
     "Example",
     "ImageInfo",
     "LesionPlace",
+    "LesionPrompt",
     "LiveCommand",
     "Login",
+    "MaskFile",
     "MaskRequest",
     "MaskResult",
     "Masks",
@@ -33,6 +35,16 @@ TrackFile = Literal[
     "result.json", "frames.csv", "masks.npz", "segmentation.dcm", "report.dcm", "overlay.mp4"
 ]
 """What a followed lesion is saved as."""
+
+MaskFile = Literal[
+    "mask.png",
+    "overlay.png",
+    "masks.npz",
+    "measurements.csv",
+    "segmentation.dcm",
+    "report.dcm",
+]
+"""What the masks of an image are saved as."""
 
 
 class _Strict(BaseModel):
@@ -66,18 +78,47 @@ class LesionPlace(_Strict):
     """Distance from the skin."""
 
 
-class MaskRequest(_Strict):
+class LesionPrompt(_Strict):
     """A box, points, or a box and points that correct it, in the order in which they were clicked:
     one mask."""
 
-    frame: Annotated[int, Field(strict=True, ge=0, le=10_000_000)] = 0
     box: BoundedBox | None = None
     """XYXY, pixels of the frame."""
     points: Annotated[list[PointPrompt], Field(max_length=64)] = []
-    pixel_mm: Millimetres | None = None
-    """Size of a pixel; without it as a DICOM file says."""
     location: LesionPlace | None = None
     """Comes back in the measurements, and goes into DICOM results."""
+    name: Annotated[str, Field(max_length=64)] = ""
+    """Comes back with the mask, and goes into tables; nothing of a patient, please."""
+    alternative: Annotated[int, Field(strict=True, ge=1, le=3)] | None = None
+    """Which of the three masks of an ambiguous prompt; without it the single mask."""
+
+
+class MaskRequest(LesionPrompt):
+    """One prompt, several boxes, or several prompts of a frame."""
+
+    frame: Annotated[int, Field(strict=True, ge=0, le=10_000_000)] = 0
+    boxes: Annotated[list[BoundedBox], Field(max_length=64)] = []
+    """One mask for each."""
+    lesions: Annotated[list[LesionPrompt], Field(max_length=64)] = []
+    """One mask for each."""
+    pixel_mm: Millimetres | None = None
+    """Size of a pixel; without it as a DICOM file says."""
+    strict: Annotated[bool, Field(strict=True)] = False
+    """Whether a note of level warning is an error (422)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "MaskRequest":
+        own = self.box or self.points or self.location or self.name or self.alternative
+        if bool(own) + bool(self.boxes) + bool(self.lesions) > 1:
+            raise ValueError(
+                "give one prompt (box, points), or boxes, or lesions with prompts of their own"
+            )
+        return self
+
+    @property
+    def prompts(self) -> list[LesionPrompt]:
+        """One for each mask."""
+        return self.lesions or [LesionPrompt(box=box) for box in self.boxes] or [self]
 
 
 class TrackRequest(_Strict):
@@ -126,6 +167,7 @@ class ImageInfo(BaseModel):
 class MaskResult(BaseModel):
     """A mask, as `samus-edge infer --json` gives it, and its contours."""
 
+    name: str
     contours: list[list[list[float]]]
     """Polygons, x and y in pixels of the frame; holes are polygons as well (even-odd rule)."""
     area_px: int
@@ -145,7 +187,10 @@ class Masks(BaseModel):
     """The answer to a prompt; what computed it is named as by `samus-edge infer --json`."""
 
     frame: int
-    mask: MaskResult
+    mask: MaskResult | None
+    """Of a request with one prompt of its own; else null."""
+    masks: list[MaskResult]
+    """Of a request with `boxes` or `lesions`, in their order; else empty."""
     notes: list[dict[str, Any]]
     """What a user should know, each with a stable code."""
     timings_ms: dict[str, float]

@@ -1,5 +1,7 @@
 """The work behind the routes; synchronous, called in threads."""
 
+import csv
+import io
 import json
 import tempfile
 import time
@@ -25,6 +27,7 @@ from samus_edge.jobs.record import (
     computed_by,
     mask_records,
     prompts_for,
+    refuse_warnings,
 )
 from samus_edge.jobs.segment_file import dicom_files, lesion_frames, overlay_picture
 from samus_edge.jobs.track_cine import (
@@ -35,10 +38,14 @@ from samus_edge.jobs.track_cine import (
 )
 from samus_edge.runtime.cine.cine_source import CineFrame
 from samus_edge.runtime.dicom.dicom_frames import text_of
+from samus_edge.runtime.images.overlay import mask_image
 from samus_edge.runtime.measurement.lesion_measurements import BreastLocation, PixelSpacing
+from samus_edge.runtime.prompts import Prompts
 from samus_edge.runtime.segmenter import Segmenter
 from samus_edge.server.schemas import (
     ImageInfo,
+    LesionPrompt,
+    MaskFile,
     MaskRequest,
     MaskResult,
     Masks,
@@ -83,48 +90,50 @@ class SegmentationService:
             HTTPException: if there is no such frame.
             BadArgumentError: if there is no prompt, or it does not fit the frame.
         """
-        mask, record, timings_ms = self._predict(session, request)
+        masks, records, timings_ms = self._predict(session, request)
+        results = [
+            MaskResult(name=prompt.name, contours=contours_of(mask), **record.to_json())
+            for prompt, mask, record in zip(request.prompts, masks, records, strict=True)
+        ]
+        is_one = request.prompts[0] is request
         return Masks(
             frame=request.frame,
-            mask=MaskResult(contours=contours_of(mask), **record.to_json()),
-            notes=[note.to_json() for note in all_notes(session.image, [record])],
+            mask=results[0] if is_one else None,
+            masks=[] if is_one else results,
+            notes=[note.to_json() for note in all_notes(session.image, records)],
             timings_ms={name: round(value, 3) for name, value in timings_ms.items()},
             **self._computed_by,
             trace={**self.trace, "prompt": request.model_dump(mode="json")},
         )
 
-    def mask_png(self, session: Session, request: MaskRequest) -> bytes:
-        """The mask as a PNG file, 0 and 255."""
-        mask, _, _ = self._predict(session, request)
-        return png_of(mask.astype(np.uint8) * 255)
-
-    def overlay_png(self, session: Session, request: MaskRequest) -> bytes:
-        """The picture for people as a PNG file."""
-        mask, record, _ = self._predict(session, request)
-        picture = overlay_picture(
-            self._segmenter,
-            session.frame(request.frame),
-            mask[None],
-            [record],
-            has_callipers=True,
-        )
-        return png_of(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-
-    def dicom_file(self, session: Session, request: MaskRequest, *, is_report: bool) -> bytes:
-        """The mask as a DICOM segmentation, or the report that refers to it.
+    def mask_file(self, session: Session, request: MaskRequest, name: MaskFile) -> bytes:
+        """The masks of prompts as a file.
 
         Raises:
-            HTTPException: if the image is not DICOM.
-            BadArgumentError: if the mask is empty.
+            HTTPException, BadArgumentError: as `masks`; and if the image is not DICOM and the file
+                would be, or all masks are empty.
             MissingExtraError: without highdicom.
         """
-        _study(session)
+        if name in ("segmentation.dcm", "report.dcm"):
+            _study(session)
 
-        def found() -> "list[LesionFrame]":
-            mask, record, _ = self._predict(session, request)
-            return lesion_frames(request.frame, mask[None], [record])
+            def found() -> "list[LesionFrame]":
+                masks, records, _ = self._predict(session, request)
+                return lesion_frames(request.frame, masks, records)
 
-        return self._dicom_files(session, request.model_dump_json(), found)[is_report]
+            files = self._dicom_files(session, request.model_dump_json(), found)
+            return files[name == "report.dcm"]
+        masks, records, _ = self._predict(session, request)
+        if name == "mask.png":
+            return png_of(mask_image(masks))
+        if name == "masks.npz":
+            return _arrays(request, masks, records)
+        if name == "measurements.csv":
+            return _table(request, records)
+        picture = overlay_picture(
+            self._segmenter, session.frame(request.frame), masks, records, has_callipers=True
+        )
+        return png_of(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
     def _dicom_files(
         self, session: Session, of_what: str, found: "Callable[[], list[LesionFrame]]"
@@ -234,32 +243,85 @@ class SegmentationService:
 
     def _predict(
         self, session: Session, request: MaskRequest
-    ) -> tuple[Mask, MaskRecord, dict[str, float]]:
-        """The mask of a prompt, its record, and milliseconds of each step."""
-        boxes = [] if request.box is None else [box_of(request.box)]
-        points = [(point.x, point.y, int(point.label)) for point in request.points]
-        prompts = prompts_for(boxes, points, session.image.original_hw)
+    ) -> tuple[npt.NDArray[np.bool_], list[MaskRecord], dict[str, float]]:
+        """The masks of prompts, (N, H, W), their records, and milliseconds of each step."""
+        asked = [_checked(prompt, session.image.original_hw) for prompt in request.prompts]
         begun = time.perf_counter()
         embedding, was_there = session.embedding(self._segmenter, request.frame)
-        encoded = time.perf_counter()
-        prediction = self._segmenter.predict(
-            embedding,
-            boxes=prompts.boxes,
-            point_coords=prompts.point_coords,
-            point_labels=prompts.point_labels,
-        )
-        decoded = time.perf_counter()
-        place = request.location
-        location = None if place is None else BreastLocation(**place.model_dump())
-        (record,) = mask_records(
-            prediction, prompts, boxes, session.image, _spacing(request), location
-        )
         timings_ms = {
-            "encode": 0.0 if was_there else 1000 * (encoded - begun),
-            "decode": 1000 * (decoded - encoded),
-            "measure": 1000 * (time.perf_counter() - decoded),
+            "encode": 0.0 if was_there else 1000 * (time.perf_counter() - begun),
+            "decode": 0.0,
+            "measure": 0.0,
         }
-        return prediction.masks[0, 0], record, timings_ms
+        masks, records = list[Mask](), list[MaskRecord]()
+        for prompt, (boxes, prompts) in zip(request.prompts, asked, strict=True):
+            begun = time.perf_counter()
+            prediction = self._segmenter.predict(
+                embedding,
+                boxes=prompts.boxes,
+                point_coords=prompts.point_coords,
+                point_labels=prompts.point_labels,
+                multimask_output=prompt.alternative is not None,
+            )
+            if prompt.alternative is not None:
+                one = slice(prompt.alternative - 1, prompt.alternative)
+                prediction = replace(
+                    prediction,
+                    masks=prediction.masks[:, one],
+                    low_res_logits=prediction.low_res_logits[:, one],
+                    iou_predictions=prediction.iou_predictions[:, one],
+                )
+            decoded = time.perf_counter()
+            place = prompt.location
+            location = None if place is None else BreastLocation(**place.model_dump())
+            records += mask_records(
+                prediction, prompts, boxes, session.image, _spacing(request), location
+            )
+            masks.append(prediction.masks[0, 0])
+            timings_ms["decode"] += 1000 * (decoded - begun)
+            timings_ms["measure"] += 1000 * (time.perf_counter() - decoded)
+        if request.strict:
+            try:
+                refuse_warnings(all_notes(session.image, records))
+            except SamusEdgeError as err:  # what was asked for, not a job that failed
+                raise HTTPException(422, str(err)) from err
+        return np.stack(masks), records, timings_ms
+
+
+def _checked(prompt: LesionPrompt, original_hw: tuple[int, int]) -> tuple[list[Box], Prompts]:
+    """A prompt as it was given and as a segmenter takes it."""
+    boxes = [] if prompt.box is None else [box_of(prompt.box)]
+    points = [(point.x, point.y, int(point.label)) for point in prompt.points]
+    return boxes, prompts_for(boxes, points, original_hw)
+
+
+def _arrays(request: MaskRequest, masks: npt.NDArray[np.bool_], records: list[MaskRecord]) -> bytes:
+    """An NPZ file: masks (N, H, W), uint8, 0 and 1; names and predicted_iou, (N,)."""
+    content = io.BytesIO()
+    np.savez_compressed(
+        content,
+        masks=masks.astype(np.uint8),
+        names=np.array([prompt.name for prompt in request.prompts], np.str_),
+        predicted_iou=np.array([record.predicted_iou for record in records]),
+    )
+    return content.getvalue()
+
+
+def _table(request: MaskRequest, records: list[MaskRecord]) -> bytes:
+    """A line for each mask; lengths in the unit of the line, areas in its square."""
+    lengths = ("longest_diameter", "perpendicular_diameter")
+    plain = ("unit", "area", "perimeter", "width", "height", "angle_deg", "orientation")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    first = ("name", "frame", "area_px", "predicted_iou", "x1", "y1", "x2", "y2")
+    writer.writerow([*first, *plain, *lengths])
+    for prompt, record in zip(request.prompts, records, strict=True):
+        found = {} if record.measurements is None else record.measurements.to_json()
+        shown = (prompt.name, request.frame, record.area_px, record.predicted_iou)
+        values = [found.get(name) for name in plain]
+        across = [found[name]["length"] if found else None for name in lengths]
+        writer.writerow([*shown, *(record.box or [None] * 4), *values, *across])
+    return text.getvalue().encode()
 
 
 def describe_image(session: Session, box: list[float] | None) -> ImageInfo:

@@ -193,7 +193,7 @@ def test_a_strict_job_fails_at_a_warning_and_writes_nothing(
     codes = [note.code for note in segment_file(lenient).notes]
     assert codes[0] == "blank_frame" and "spacing_unknown" in codes
     mask_file.unlink()
-    with pytest.raises(SamusEdgeError, match="--strict: The frame has no contrast"):
+    with pytest.raises(SamusEdgeError, match="strict was asked for: The frame has no contrast"):
         segment_file(dataclasses.replace(lenient, is_strict=True))
     assert not mask_file.exists()
 

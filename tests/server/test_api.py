@@ -1,6 +1,8 @@
 """The REST interface."""
 
+import csv
 import hashlib
+import io
 import json
 import tempfile
 from collections.abc import Callable
@@ -57,7 +59,7 @@ def test_a_mask_is_that_of_infer(client: Client, tmp_path: Path) -> None:
     assert image == image | {"kind": "image", "frames": 1, **size}
     found = masks(client, image, box=box)
     contours = found["mask"].pop("contours")
-    assert {"frame": None, **found["mask"]} == single["masks"][0]
+    assert {"frame": None, **found["mask"]} == {"name": "", **single["masks"][0]}
     del single["bundle"]["path"]
     for name in ("notes", "backend", "device", "precision", "graphs", "bundle", "versions"):
         assert found[name] == single[name]
@@ -343,6 +345,81 @@ def test_one_call_without_a_trace(client: TestClient) -> None:
         assert client.post("/v1/segment", files=form).status_code == 422
     form["prompt"] = (None, "x" * (1 << 21))
     assert client.post("/v1/segment", files=form).status_code == 422
+
+
+def test_several_lesions_in_one_call(
+    client: TestClient, segmenter: Segmenter, example: dict[str, Any]
+) -> None:
+    frame = next(each for each in load_check_frames() if each.name == "benign_256.png")
+    first, second = [float(value) for value in frame.box], [10.0, 20.0, 90.0, 70.0]
+    expected = segmenter.segment(frame.image, boxes=[first, second]).masks[:, 0]
+    click = {"x": 0.5 * (first[0] + first[2]), "y": 0.5 * (first[1] + first[3])}
+    found = masks(client, example, boxes=[first, second])
+    assert found["mask"] is None
+    assert [each["area_px"] for each in found["masks"]] == [int(each.sum()) for each in expected]
+    lesions = [
+        {"box": second, "name": "B", "location": {"side": "left", "clock": 3}},
+        {"points": [click], "name": "A", "alternative": 2},
+    ]
+    three = segmenter.segment(
+        frame.image, point_coords=[[click["x"], click["y"]]], multimask_output=True
+    ).masks[0]
+    drawn = np.stack([expected[1], three[1]])
+    request = {"lesions": lesions, "pixel_mm": 0.1}
+    sent = {"file": ("x.png", png_of(frame.image)), "prompt": (None, json.dumps(request))}
+
+    def file(name: str) -> bytes:
+        kept = client.post(f"/v1/images/{example['id']}/{name}", json=request)
+        assert kept.status_code == 200, kept.text
+        assert kept.headers["content-disposition"] == f'attachment; filename="{name}"'
+        at_once = client.post("/v1/segment", files=sent, params={"result": name})
+        assert at_once.headers["content-type"] == kept.headers["content-type"]
+        assert name.endswith(".npz") or at_once.content == kept.content
+        return kept.content
+
+    labels = cv2.imdecode(np.frombuffer(file("mask.png"), np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(labels, np.where(drawn[1], 2, drawn[0].astype(np.uint8)))
+    with np.load(io.BytesIO(file("masks.npz")), allow_pickle=False) as arrays:
+        np.testing.assert_array_equal(arrays["masks"], drawn)
+        assert arrays["names"].tolist() == ["B", "A"]
+    rows = list(csv.DictReader(io.StringIO(file("measurements.csv").decode())))
+    assert [(row["name"], row["unit"], row["frame"]) for row in rows] == [
+        ("B", "mm", "0"),
+        ("A", "mm", "0"),
+    ]
+    assert [int(row["area_px"]) for row in rows] == [int(each.sum()) for each in drawn]
+    both = client.post(f"/v1/images/{example['id']}/masks", json={"box": first, "boxes": [second]})
+    assert both.status_code == 422
+
+
+def test_strict_refuses_what_may_be_wrong(client: TestClient) -> None:
+    blank = client.post("/v1/images", content=png_of(np.full((90, 120), 50, np.uint8))).json()
+    prompt = {"box": [10, 10, 60, 60]}
+    (note,) = (each for each in masks(client, blank, **prompt)["notes"] if each["level"] != "info")
+    for path in ("masks", "mask.png"):
+        response = client.post(f"/v1/images/{blank['id']}/{path}", json={**prompt, "strict": True})
+        assert (response.status_code, response.headers["content-type"]) == (422, PROBLEM)
+        assert note["text"] in response.json()["detail"]
+
+
+def test_text_is_compressed_where_the_client_takes_it_and_files_are_not(
+    client: TestClient, example: dict[str, Any]
+) -> None:
+    path, prompt = f"/v1/images/{example['id']}", {"box": example["box"]}
+    plain = client.get("/page.js", headers={"Accept-Encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert client.get("/page.js", headers={"Accept-Encoding": "gzip;q=0"}).content == plain.content
+    zipped = client.get("/page.js", headers={"Accept-Encoding": "br, gzip"})
+    assert (zipped.headers["content-encoding"], zipped.content) == ("gzip", plain.content)
+    assert int(zipped.headers["content-length"]) < 0.5 * len(plain.content)
+    answer = client.post(f"{path}/masks", json=prompt, headers={"Accept-Encoding": "gzip"})
+    assert (answer.headers["content-encoding"], answer.headers["vary"]) == (
+        "gzip",
+        "Accept-Encoding",
+    )
+    for name in ("overlay.png", "masks.npz"):
+        file = client.post(f"{path}/{name}", json=prompt, headers={"Accept-Encoding": "gzip"})
+        assert "content-encoding" not in file.headers
 
 
 def test_large_forms_stay_in_memory(

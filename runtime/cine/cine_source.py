@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from samus_edge.errors import BadArgumentError, ImageFileError, OutputFileError
 from samus_edge.runtime.cine.lesion_tracker import Box
@@ -21,10 +22,12 @@ from samus_edge.runtime.dicom.spacing import SHAPE_TOLERANCE, shape_note
 from samus_edge.runtime.images.image_io import (
     MAX_FILE_PIXELS,
     GreyFrame,
+    decode_colour,
     decode_image,
     depth_of_series,
     is_image,
     is_video,
+    may_have_colour,
     page_count,
     page_seconds,
     read_image,
@@ -174,6 +177,7 @@ class FileFrames(CineSource):
         seconds: Of a video or an animated image, the time of each frame, where it says.
         frames_per_second: Of a video.
         study: A DICOM file, which has its own frames.
+        content: Of an image that may have colour, since its frames are grey.
     """
 
     kind: FileKind
@@ -187,8 +191,9 @@ class FileFrames(CineSource):
         seconds: Sequence[float] = (),
         frames_per_second: float | None = None,
         study: "DicomFrames | None" = None,
+        content: bytes = b"",
     ) -> None:
-        self._frames, self.study = frames, study
+        self._frames, self.study, self._content = frames, study, content
         self._seconds = seconds
         if study is not None:
             self._seconds = seconds = study.frame_seconds
@@ -216,7 +221,7 @@ class FileFrames(CineSource):
             return sum(len(value) for value in values if isinstance(value, bytes))
         if isinstance(self._frames, _Pages):
             return self._frames.nbytes
-        return sum(frame.nbytes for frame in self._frames)
+        return len(self._content) + sum(frame.nbytes for frame in self._frames)
 
     def read(self, index: int) -> GreyFrame:
         """A frame, (H, W), uint8.
@@ -234,6 +239,22 @@ class FileFrames(CineSource):
                 else f"{self.name} has frames 0 to {len(self._frames) - 1} and no frame {index}."
             )
         return self._frames[index]
+
+    @property
+    def is_late(self) -> bool:
+        """Whether frames are decoded when they are read."""
+        return self.study is not None or isinstance(self._frames, _Pages)
+
+    @property
+    def may_have_colour(self) -> bool:
+        """Whether `read_colour` may find any; of a video it does not."""
+        return bool(self._content) or self.study is not None
+
+    def read_colour(self, index: int) -> npt.NDArray[np.uint8] | None:
+        """A frame for the eye: (H, W, 3), RGB; None of one that is grey. Errors as of `read`."""
+        if self.study is not None:
+            return self.study.read_colour(index)
+        return decode_colour(self._content, Path(self.name), page=index) if self._content else None
 
     def seconds_of(self, index: int) -> float | None:
         """When a frame was taken, from the first one's time; None where the source does not say."""
@@ -276,12 +297,15 @@ def open_frames(source: Path | bytes, name: str = "", *, max_video_frames: int =
         return _frames_of_video(source, str(path), max_video_frames)
     content = source if isinstance(source, bytes) else read_image_file(path)
     pages = page_count(content, path)
+    colour = content if may_have_colour(content, path) else b""
     if pages == 1:
-        return FileFrames(str(path), "image", [decode_image(content, path)])
+        return FileFrames(str(path), "image", [decode_image(content, path)], content=colour)
     seconds = page_seconds(content, path)
     rate = (pages - 1) / seconds[-1] if seconds else None
     shown = _Pages(content, path, pages)
-    frames = FileFrames(str(path), "image", shown, seconds=seconds, frames_per_second=rate)
+    frames = FileFrames(
+        str(path), "image", shown, seconds=seconds, frames_per_second=rate, content=colour
+    )
     text = f"The file has {pages} pages, which are frames 0 to {pages - 1}."
     frames.notes = (Note("several_pages", "info", text),)
     return frames

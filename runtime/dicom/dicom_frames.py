@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from samus_edge.errors import ImageFileError, missing_extra
 from samus_edge.runtime.dicom.pixel_data import PixelData, Space, StoredFrame
@@ -189,6 +190,9 @@ class DicomFrames:
                 raise ImageFileError(f"{file} is not a DICOM file. Give an image or a study.")
             return cls(_read_dataset(source, file), file)
 
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "_levels": {}}  # functions, which are made again
+
     def __len__(self) -> int:
         """Number of frames that are there and whole."""
         return self._pixels.frames
@@ -281,18 +285,31 @@ class DicomFrames:
                 f"{self._path} has {len(self)} frames, from 0 to {len(self) - 1}; there is no "
                 f"frame {index}."
             )
+        import cv2
+
         with _readable(self._path):
             frame = self._pixels.read(index)
             if frame.space in ("grey", "palette"):
                 grey = self._levels_of(frame.range, frame.space, index)(frame.values)
             else:
-                grey = _grey_of_colour(frame)
+                grey = np.asarray(cv2.cvtColor(_rgb(frame), cv2.COLOR_RGB2GRAY), np.uint8)
         if grey.shape != self.original_hw:
             raise ImageFileError(
                 f"{self._path} has a frame of {grey.shape[1]} x {grey.shape[0]} pixels, expected "
                 f"{self.original_hw[1]} x {self.original_hw[0]}. Export it again."
             )
         return np.ascontiguousarray(grey)
+
+    def read_colour(self, index: int) -> npt.NDArray[np.uint8] | None:
+        """Decode a frame for the eye: (H, W, 3), RGB; None of one in grey or with a palette.
+
+        Raises:
+            ImageFileError: as `read`.
+        """
+        if self._pixels.space in ("grey", "palette"):
+            return None
+        with _readable(self._path):
+            return _rgb(self._pixels.read(index))
 
     def _levels_of(self, stored: StoredRange, space: Space, index: int) -> GreyLevels:
         """The grey levels of stored values; only frames of enhanced images have their own."""
@@ -320,7 +337,8 @@ class DicomFrames:
         return levels
 
 
-def _grey_of_colour(frame: StoredFrame) -> GreyFrame:
+def _rgb(frame: StoredFrame) -> npt.NDArray[np.uint8]:
+    """(H, W, 3), 8 bits, of a frame in colour."""
     import cv2
 
     pixels = np.ascontiguousarray(to_8_bits(frame.values, frame.range.bits))  # (H, W, 3)
@@ -332,7 +350,7 @@ def _grey_of_colour(frame: StoredFrame) -> GreyFrame:
     if frame.space != "RGB":
         y_cr_cb = pixels[..., [0, 2, 1]]
         pixels = np.asarray(cv2.cvtColor(y_cr_cb, cv2.COLOR_YCrCb2RGB), np.uint8)
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
+    return pixels
 
 
 def _read_dataset(source: BinaryIO, path: Path) -> "Dataset":
@@ -342,6 +360,7 @@ def _read_dataset(source: BinaryIO, path: Path) -> "Dataset":
     _check_inflated_size(source, path)
     source.seek(0)
     dataset = dcmread(source, force=True)
+    dataset.buffer = None  # the whole file once more
     if "PixelData" in dataset:
         return dataset
     source.seek(0)

@@ -30,12 +30,14 @@ __all__ = [
     "MAX_FILE_PIXELS",
     "MAX_IMAGE_PIXELS",
     "GreyFrame",
+    "decode_colour",
     "decode_image",
     "depth_of_series",
     "grey_frame",
     "is_image",
     "is_picture",
     "is_video",
+    "may_have_colour",
     "page_count",
     "page_seconds",
     "picture_frame",
@@ -209,6 +211,30 @@ def picture_frame(picture: "Image") -> GreyFrame:
     kept = picture if picture.mode in _OF_PNG else picture.convert("RGB")
     kept.save(content, "PNG", compress_level=0, exif=b"")
     return decode_image(content.getvalue(), Path("the picture"))
+
+
+def may_have_colour(content: bytes, name: Path) -> bool:
+    """Whether the header of an image says that it is not grey; errors as of `read_image`."""
+    with _named(name), _opened(content) as (_, picture):
+        return (
+            picture.mode.rstrip("a") not in ("1", "L", "LA", "I", "F") and picture.mode[:2] != "I;"
+        )
+
+
+def decode_colour(content: bytes, name: Path, *, page: int = 0) -> npt.NDArray[np.uint8] | None:
+    """Decode an image that has colour, for the eye: (H, W, 3), RGB; None of a grey one.
+
+    Arguments and errors are those of `decode_image`.
+    """
+    with _named(name):
+        image, _ = _decode(content, page)
+        if image.ndim == 2 or image.shape[2] < 3:
+            return None
+        has_alpha = image.shape[2] == 4
+        depth = _depth(image[..., :3]) if image.dtype == np.uint16 else None
+        colour = _over_black(image, depth, has_alpha)
+        is_grey = (colour == colour[..., :1]).all()
+        return None if is_grey else np.ascontiguousarray(colour)
 
 
 def page_count(content: bytes, name: Path) -> int:
@@ -483,16 +509,24 @@ def _grey_block(
         return _to_8_bits(image, depth)
     import cv2
 
-    colour = _to_8_bits(image[..., : image.shape[2] - has_alpha], depth)  # (H, W, 1) or (H, W, 3)
-    if has_alpha:
-        alpha = image[..., -1:]  # (H, W, 1)
-        opaque = np.iinfo(image.dtype).max
-        product = colour.astype(np.uint32) * alpha
-        colour = ((product + opaque // 2) // opaque).astype(np.uint8)  # rounded to nearest
+    colour = _over_black(image, depth, has_alpha)
     if colour.shape[2] == 1:
         return np.asarray(colour[..., 0], dtype=np.uint8)
     grey = cv2.cvtColor(np.ascontiguousarray(colour), cv2.COLOR_RGB2GRAY)  # (H, W)
     return np.asarray(grey, dtype=np.uint8)
+
+
+def _over_black(
+    image: npt.NDArray[Any], depth: int | None, has_alpha: bool
+) -> npt.NDArray[np.uint8]:
+    """(H, W, 1) or (H, W, 3) of 8 bits."""
+    colour = _to_8_bits(image[..., : image.shape[2] - has_alpha], depth)
+    if not has_alpha:
+        return colour
+    opaque = np.iinfo(image.dtype).max
+    product = colour.astype(np.uint32) * image[..., -1:]
+    rounded: npt.NDArray[np.uint8] = ((product + opaque // 2) // opaque).astype(np.uint8)
+    return rounded
 
 
 def _to_8_bits(image: npt.NDArray[Any], depth: int | None) -> npt.NDArray[np.uint8]:

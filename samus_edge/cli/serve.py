@@ -101,10 +101,12 @@ def command(
         device=device,
     ) as segmenter:
         shown = f"[{host}]" if ":" in host else host
+        app = create_app(settings, segmenter)
+        app.state.service.decoders.start()
         typer.echo(f"http://{shown}:{port}/  Research software, not a medical device.", err=True)
         try:
             uvicorn.run(
-                create_app(settings, segmenter),
+                app,
                 host=host,
                 port=port,
                 http=patient_protocol(settings.header_seconds),

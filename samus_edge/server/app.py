@@ -2,14 +2,13 @@
 
 import json
 import logging
-import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
-from anyio import CapacityLimiter, create_task_group, fail_after, sleep, to_thread
+from anyio import CapacityLimiter, create_task_group, sleep, to_thread
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response, Security, WebSocket
 from fastapi.responses import FileResponse, StreamingResponse
 from fastapi.security import APIKeyCookie, HTTPBearer
@@ -22,8 +21,9 @@ from starlette.requests import HTTPConnection
 from samus_edge import __version__
 from samus_edge.errors import SamusEdgeError
 from samus_edge.runtime.bundle.check_frame import load_check_frames
-from samus_edge.runtime.cine.cine_source import FileFrames, open_frames
+from samus_edge.runtime.cine.cine_source import FileFrames
 from samus_edge.runtime.segmenter import Segmenter
+from samus_edge.server.decoding import Decoders
 from samus_edge.server.guard import TOKEN_COOKIE, Guard, RateLimit, Tokens
 from samus_edge.server.live import serve_live
 from samus_edge.server.observability import ServerMetrics
@@ -52,6 +52,7 @@ __all__ = ["create_app"]
 
 _PAGE = Path(__file__).with_name("page")
 _FORM_BYTES = 1 << 16  # of a form, beside its file
+_WAITING_TO_DECODE = 32
 _FILE_TYPES = ("application/octet-stream", "application/dicom")
 _TYPES = {
     ".png": "image/png",
@@ -89,7 +90,8 @@ class _State:
         # One inference at a time: its threads have all cores already.
         self._inference = CapacityLimiter(1)
         self._saving = CapacityLimiter(1)
-        self._decoding = threading.BoundedSemaphore(settings.decode_slots)
+        self._decoding = CapacityLimiter(settings.decode_slots + _WAITING_TO_DECODE)
+        self.decoders = Decoders(settings.decode_slots, settings.decode_seconds)
 
     async def compute(self, work: Callable[[], Result]) -> Result:
         """Run inference in a thread, when it is its turn."""
@@ -100,35 +102,14 @@ class _State:
         return await to_thread.run_sync(work, limiter=self._saving)
 
     async def decode(self, work: Callable[[], Result]) -> Result:
-        """Decode something of a client in one of few threads, and not for ever.
-
-        A thread cannot be stopped: one that takes too long keeps its slot until it ends.
+        """Wait for `decoders` in a thread, of which there are enough for all else.
 
         Raises:
-            HTTPException: if it takes too long, or all slots are taken for too long.
+            HTTPException: if too many wait.
         """
-        seconds = self.settings.decode_seconds
-        busy = HTTPException(
-            503,
-            f"other files are being decoded, for more than {seconds:g} seconds. Try again later.",
-            {"Retry-After": "10"},
-        )
-
-        def job() -> Result:
-            if not self._decoding.acquire(timeout=seconds):
-                raise busy
-            try:
-                return work()
-            finally:
-                self._decoding.release()
-
-        try:
-            with fail_after(seconds):
-                return await to_thread.run_sync(job, abandon_on_cancel=True)
-        except TimeoutError:
-            raise HTTPException(
-                503, f"the file was not decoded in {seconds:g} seconds. Send a smaller part of it."
-            ) from None
+        if not self._decoding.available_tokens:
+            raise self.decoders.busy
+        return await to_thread.run_sync(work, limiter=self._decoding, abandon_on_cancel=True)
 
     async def sweep(self) -> None:
         """Forget what nobody uses any more, for as long as the service runs."""
@@ -169,6 +150,7 @@ def create_app(settings: ServerSettings, segmenter: Segmenter) -> FastAPI:
             yield
             tasks.cancel_scope.cancel()
         state.sessions.clear()
+        state.decoders.close()
         _logger.info("stopped")
 
     app = FastAPI(
@@ -325,7 +307,7 @@ async def _add_image(
         session = await _opened(content, state)
     state.sessions.add(session)
     answer.headers["Location"] = f"/v1/images/{session.id}"
-    return await state.decode(partial(describe_image, session, box))
+    return await to_thread.run_sync(describe_image, session, box)
 
 
 @_images.get("/images")
@@ -409,10 +391,10 @@ async def _opened(content: bytes, state: _State) -> Session:
     """An uploaded file, hashed and opened outside the event loop."""
     if not content:
         raise HTTPException(422, "the body is empty. Send an image, a DICOM study or a video.")
-    max_frames = state.settings.max_frames
 
     def work() -> Session:
-        return Session(open_frames(content, "the file", max_video_frames=max_frames), content)
+        frames = state.decoders.open(content, "the file", state.settings.max_frames)
+        return Session(frames, content)
 
     return await state.decode(work)
 
@@ -464,7 +446,7 @@ def _file_of(
     *media_types: str, more: dict[int | str, dict[str, Any]] | None = None
 ) -> dict[str, Any]:
     """Options of a route that answers with a file."""
-    content = {media_type: {} for media_type in media_types}
+    content: dict[str, Any] = {media_type: {} for media_type in media_types}
     responses = {200: {"content": content}, **problems(415), **(more or {})}
     return {"response_class": Response, "responses": responses}
 
@@ -474,14 +456,17 @@ def _file_of(
     "/images/{image_id}/frames/{index}",
     **_file_of("image/png", more={304: {"description": "Not Modified"}}),
 )
-async def _frame(state: StateOf, session: Kept, index: int, request: Request) -> Response:
-    """A frame as a grey PNG, which never changes: with its `ETag` in `If-None-Match` it is not
-    sent again."""
-    tag = f'"{session.id}-{index}"'
+async def _frame(
+    state: StateOf, session: Kept, index: int, request: Request, colour: bool = False
+) -> Response:
+    """A frame as a grey PNG, or with `colour` as a coloured one where it has colour. It never
+    changes: with its `ETag` in `If-None-Match` it is not sent again."""
+    tag = f'"{session.id}-{index}{"-colour" if colour else ""}"'
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
     if 0 <= index < len(session.image) and tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    content = await state.decode(lambda: png_of(session.frame(index)))
+    read = session.picture if colour else session.frame
+    content = await state.decode(lambda: png_of(read(index)))
     return Response(content, media_type="image/png", headers=headers)
 
 
@@ -491,7 +476,14 @@ async def _masks(state: StateOf, session: Kept, request: MaskRequest) -> Masks:
     return await _computed(state, session, request)
 
 
+async def _decoded(state: _State, session: Session, index: int) -> None:
+    """Decode a frame before it is its turn to be encoded: nobody waits for a file of another."""
+    if session.is_to_decode(index):
+        await state.decode(partial(session.decode_ahead, index))
+
+
 async def _computed(state: _State, session: Session, request: MaskRequest) -> Masks:
+    await _decoded(state, session, request.frame)
     found = await state.compute(partial(state.service.masks, session, request))
     for step in ("encode", "decode", "measure"):
         if found.timings_ms[step]:
@@ -505,6 +497,7 @@ def _attachment(content: bytes, name: str) -> Response:
 
 
 async def _file(state: _State, session: Session, request: MaskRequest, name: MaskFile) -> Response:
+    await _decoded(state, session, request.frame)
     work = partial(state.service.mask_file, session, request, name)
     return _attachment(await state.compute(work), name)
 
@@ -524,6 +517,8 @@ async def _track(
                 yield json.dumps(document) + "\n"
         except SamusEdgeError as err:
             yield json.dumps({"error": str(err)}) + "\n"
+        except HTTPException as err:  # a frame that was not decoded in time
+            yield json.dumps({"error": err.detail}) + "\n"
         except Exception:  # noqa: BLE001  # as in `_guard`
             state.metrics.count_bug(http.scope["route"].path)
             yield json.dumps({"error": BUG}) + "\n"

@@ -158,6 +158,8 @@ class ImageInfo(BaseModel):
     """UIDs of a study, series and instance; nothing of the patient."""
     has_pixel_size: bool
     """Whether the file says how large a pixel is, at least in a part of it."""
+    spacings: list[dict[str, Any]]
+    """Where the file says how large a pixel is: `box`, XYXY, and its `row`, `column`, `unit`."""
     notes: list[dict[str, Any]]
     """What a user should know of the file, and of DICOM results of it."""
     box: list[float] | None = None

@@ -38,7 +38,7 @@ from samus_edge.jobs.track_cine import (
 )
 from samus_edge.runtime.cine.cine_source import CineFrame
 from samus_edge.runtime.dicom.dicom_frames import text_of
-from samus_edge.runtime.images.overlay import mask_image
+from samus_edge.runtime.images.overlay import encode_image, mask_image
 from samus_edge.runtime.measurement.lesion_measurements import BreastLocation, PixelSpacing
 from samus_edge.runtime.prompts import Prompts
 from samus_edge.runtime.segmenter import Segmenter
@@ -133,7 +133,7 @@ class SegmentationService:
         picture = overlay_picture(
             self._segmenter, session.frame(request.frame), masks, records, has_callipers=True
         )
-        return png_of(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        return png_of(picture)
 
     def _dicom_files(
         self, session: Session, of_what: str, found: "Callable[[], list[LesionFrame]]"
@@ -329,7 +329,7 @@ def describe_image(session: Session, box: list[float] | None) -> ImageInfo:
     image, study = session.image, session.image.study
     height, width = image.original_hw
     dicom: dict[str, str] | None = None
-    has_pixel_size, notes = False, image.notes
+    notes, boxes = image.notes, [(0.0, 0.0, width - 1.0, height - 1.0)]
     if study is not None:
         from samus_edge.runtime.dicom.dicom_source import describe_source
 
@@ -339,8 +339,8 @@ def describe_image(session: Session, box: list[float] | None) -> ImageInfo:
             notes = (*notes, *describe_source(study).notes)
         keywords = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
         dicom = {name: text_of(study.dataset, name) for name in keywords}
-        whole = (0.0, 0.0, width - 1.0, height - 1.0)
-        has_pixel_size = bool(study.regions) or study.spacing_in(whole) is not None
+        boxes = [box_of([*map(float, region.box)]) for region in study.regions] or boxes
+    spacings = [(each, found) for each in boxes if (found := image.spacing_in(each)) is not None]
     return ImageInfo(
         id=session.id,
         kind=image.kind,
@@ -351,7 +351,8 @@ def describe_image(session: Session, box: list[float] | None) -> ImageInfo:
         file_bytes=session.file_bytes,
         file_sha256=session.file_sha256,
         dicom=dicom,
-        has_pixel_size=has_pixel_size,
+        has_pixel_size=study is not None and (bool(study.regions) or bool(spacings)),
+        spacings=[{"box": list(each), **found.to_json()} for each, found in spacings],
         notes=[note.to_json() for note in notes],
         box=box,
     )
@@ -377,10 +378,9 @@ def contours_of(mask: npt.NDArray[np.bool_]) -> list[list[list[float]]]:
     return polygons
 
 
-def png_of(image: npt.NDArray[Any]) -> bytes:
-    """A PNG file; colour is BGR."""
-    _, content = cv2.imencode(".png", image)
-    return bytes(content)
+def png_of(image: npt.NDArray[np.uint8]) -> bytes:
+    """A PNG file of a grey image, (H, W), or of RGB, (H, W, 3)."""
+    return encode_image(Path("image.png"), image)
 
 
 def _document(followed: Followed) -> dict[str, Any]:

@@ -76,6 +76,7 @@ class Session:
         self.image = image
         self.file_sha256 = hashlib.sha256(content).hexdigest() if content else None
         self.file_bytes = len(content)
+        self._ahead: tuple[int, GreyFrame] | None = None
         self.followed: FollowedLesion | None = None
         self.dicom_files: tuple[str, tuple[bytes, bytes]] | None = None
         self._embeddings: OrderedDict[int, Embedding] = OrderedDict()
@@ -102,6 +103,21 @@ class Session:
             )
         return self.image.read(index)
 
+    def picture(self, index: int) -> npt.NDArray[np.uint8]:
+        """A frame for the eye: (H, W, 3), RGB, of a study or an image in colour, else grey; errors
+        as of `frame`."""
+        has_it = self.image.may_have_colour and 0 <= index < len(self.image)
+        colour = self.image.read_colour(index) if has_it else None
+        return self.frame(index) if colour is None else colour
+
+    def is_to_decode(self, index: int) -> bool:
+        """Whether `embedding` would have to wait for a frame to be decoded."""
+        return self.image.is_late and index not in self._embeddings
+
+    def decode_ahead(self, index: int) -> None:
+        """Decode the frame of the next `embedding`, before it is its turn; errors as of `frame`."""
+        self._ahead = index, self.frame(index)
+
     def embedding(self, segmenter: Segmenter, index: int) -> tuple[Embedding, bool]:
         """Of a frame, and whether it was there already."""
         with self._lock:
@@ -109,7 +125,9 @@ class Session:
             if found is not None:
                 self._embeddings.move_to_end(index)
                 return found, True
-        made = segmenter.encode(self.frame(index))
+        ahead, self._ahead = self._ahead, None
+        frame = ahead[1] if ahead is not None and ahead[0] == index else self.frame(index)
+        made = segmenter.encode(frame)
         with self._lock:
             self._embeddings[index] = made
             while len(self._embeddings) > _EMBEDDINGS_KEPT:

@@ -366,7 +366,10 @@ def test_several_lesions_in_one_call(
     ).masks[0]
     drawn = np.stack([expected[1], three[1]])
     request = {"lesions": lesions, "pixel_mm": 0.1}
-    sent = {"file": ("x.png", png_of(frame.image)), "prompt": (None, json.dumps(request))}
+    sent: dict[str, Any] = {
+        "file": ("x.png", png_of(frame.image)),
+        "prompt": (None, json.dumps(request)),
+    }
 
     def file(name: str) -> bytes:
         kept = client.post(f"/v1/images/{example['id']}/{name}", json=request)

@@ -4,7 +4,9 @@ import http.client
 import io
 import json
 import logging
+import os
 import socket
+import struct
 import threading
 import time
 import zlib
@@ -19,8 +21,8 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from samus_edge.runtime import Segmenter
-from samus_edge.server import app as app_module
 from samus_edge.server.app import create_app
+from samus_edge.server.decoding import Decoders
 from samus_edge.server.guard import TOKEN_COOKIE, patient_protocol
 from samus_edge.server.settings import ServerSettings
 
@@ -32,6 +34,19 @@ def png(side: int = 8) -> bytes:
     content = io.BytesIO()
     Image.new("L", (side, side), 90).save(content, "PNG")
     return content.getvalue()
+
+
+def slow_tiff(side: int, pages: int) -> bytes:
+    """A small file with many pages of 16 bits, all of the same deflated zeros."""
+    strip = zlib.compress(bytes(2 * side * side), 9)
+    content = struct.pack("<2sHI", b"II", 42, 8 + len(strip)) + strip
+    tags = {256: side, 257: side, 258: 16, 259: 8, 262: 1, 273: 8, 277: 1, 278: side}
+    for page in range(1, pages + 1):
+        entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
+        entries.append(struct.pack("<HHII", 279, 4, 1, len(strip)))
+        after = len(content) + 2 + 12 * len(entries) + 4 if page < pages else 0
+        content += struct.pack("<H", len(entries)) + b"".join(entries) + struct.pack("<I", after)
+    return content
 
 
 @contextmanager
@@ -183,7 +198,7 @@ def test_a_bug_is_counted_and_logged_once_with_the_security_headers(
     def fail(*_: object, **__: object) -> None:
         raise ValueError("PatientName: Doe")
 
-    monkeypatch.setattr(app_module, "open_frames", fail)
+    monkeypatch.setattr(Decoders, "open", fail)
     with caplog.at_level(logging.INFO), client_of() as client:
         response = client.post("/v1/images", content=png())
         assert response.status_code == 500
@@ -239,34 +254,23 @@ def test_images_that_nobody_uses_are_gone_within_seconds(client_of: ClientOf) ->
             time.sleep(0.05)
 
 
-def test_decoding_has_few_slots_and_an_end(
-    client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    under_way, most, blocked = [0], [0], threading.Event()
-
-    def decode(*_: object, **__: object) -> None:
-        under_way[0] += 1
-        most[0] = max(most[0], under_way[0])
-        blocked.wait(10)
-        under_way[0] -= 1
-
-    monkeypatch.setattr(app_module, "open_frames", decode)
-    with client_of(decode_slots=2, decode_seconds=0.5) as client:
-        answers: list[Any] = []
-        threads = [
-            threading.Thread(
-                target=lambda: answers.append(client.post("/v1/images", content=png()))
-            )
-            for _ in range(6)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        blocked.set()
-        assert [answer.status_code for answer in answers] == [503] * 6
-        assert most == [2]
-        assert client.get("/healthz").status_code == 200
+def test_a_file_that_takes_too_long_is_ended_and_its_slot_is_free(client_of: ClientOf) -> None:
+    content = slow_tiff(4000, pages=200)
+    assert len(content) < 100_000
+    with client_of(decode_slots=1, decode_seconds=1) as client:
+        assert client.post("/v1/images", content=png()).status_code == 201
+        (process,) = client.app.state.service.decoders.process_ids
+        begun = time.monotonic()
+        slow = client.post("/v1/images", content=content)
+        assert (slow.status_code, slow.headers["content-type"]) == (503, PROBLEM)
+        assert "not decoded in 1 seconds" in slow.json()["detail"]
+        assert time.monotonic() - begun < 5
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+        assert client.post("/v1/images", content=png()).status_code == 201
+        (process,) = client.app.state.service.decoders.process_ids
+    with pytest.raises(ProcessLookupError):  # nor does one outlive the service
+        os.kill(process, 0)
 
 
 def test_half_open_connections_are_dropped_and_others_are_served(segmenter: Segmenter) -> None:

@@ -1,10 +1,12 @@
 // The page of `samus-edge serve`: prompts in, masks out. Coordinates are pixels of the frame, centres at integers.
 //
 // One study is open at a time, and everything known of it is in one object. Every question to the service belongs to a study and
-// to a revision of a frame's prompt: an answer that comes late paints nothing of another study, and no older prompt.
+// to a revision of a frame's prompts: an answer that comes late paints nothing of another study, and no older prompt.
 const $ = (id) => document.getElementById(id);
 const canvas = $("canvas"), context = canvas.getContext("2d");
-const LESION = "#00e5ff", UNSURE = "#ffd600", RIM = "rgba(0,0,0,.75)";
+const COLOURS = ["#00e5ff", "#ff80ab", "#b2ff59", "#ff8a65", "#b388ff", "#e6ee9c"]; // of lesions, by their numbers
+const UNSURE = "#ffd600", LINE = "#fff59d", RIM = "rgba(0,0,0,.75)";
+const FAST_MS = 120; // an answer that takes no longer can be shown under the pointer
 const DRAG_PX = 5, HANDLE_PX = 9; // of the screen
 const places = [...document.querySelectorAll("[data-place]")];
 
@@ -19,23 +21,34 @@ class Study {
     Object.assign(this, {
       image, name, reopen, // what sends the file again when the service has forgotten it
       frame: 0, frames: new Map(), bitmaps: new Map(), past: [], future: [],
-      pixel: null, place: null, isBusy: false, isSaved: true,
-      tracked: new Map(), trackedPixel: null, follow: null,
+      lesions: [newLesion(1)], active: 1, pixel: null, isBusy: false, isSaved: true,
+      tracked: new Map(), trackedPixel: null, trackedLesion: 1, follow: null,
     });
   }
 
-  // Prompt and answer of a frame.
+  // Of a frame: prompts by the lesion's number, lines that were measured, and the answer to the prompts.
   at(index) {
     if (!this.frames.has(index)) {
-      this.frames.set(index, { box: null, points: [], revision: 0, answer: null, hasFailed: false });
+      this.frames.set(index, { prompts: {}, lines: [], revision: 0, answer: null, hasFailed: false });
     }
     return this.frames.get(index);
   }
 
   get here() { return this.at(this.frame); }
+
+  // The prompt of the lesion that is worked on.
+  get prompt() { return this.here.prompts[this.active] || NO_PROMPT; }
+
+  get lesion() { return this.lesions.find(({ id }) => id === this.active); }
+
+  asked(entry) { return this.lesions.filter(({ id }) => isAsked(entry.prompts[id])); }
 }
 
-const hasPrompt = (entry) => Boolean(entry && (entry.box || entry.points.length));
+const NO_PROMPT = { box: null, points: [], alternative: null };
+const newLesion = (id) => ({ id, name: `Lesion ${id}`, place: null });
+const colourOf = (id) => COLOURS[(id - 1) % COLOURS.length];
+const isAsked = (prompt) => Boolean(prompt && (prompt.box || prompt.points.length));
+const hasPrompt = (entry) => Boolean(study && entry && study.asked(entry).length);
 const isFresh = (entry) => Boolean(entry.answer && entry.answer.revision === entry.revision);
 
 // --- the service -------------------------------------------------------------------------------------------------------
@@ -66,23 +79,32 @@ const postJson = (path, value, options = {}) =>
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-// Tries again when the service is away for a moment, and sends the file again when it has forgotten it.
-async function ask(owner, work) {
+// Tries again when the service is away or busy for a moment.
+async function patiently(isWanted, work) {
   for (let tries = 0; ; tries++) {
     try {
-      return await work(owner.image.id);
+      return await work();
     } catch (error) {
-      if (owner !== study || error.name === "AbortError") throw error;
-      if (error.status === 404 && tries === 0 && owner.reopen) {
-        say("The service has forgotten this image; sending it again…");
-        const again = await owner.reopen();
-        if (again.file_sha256 !== owner.image.file_sha256) throw new ServiceError(404, "The file has changed. Open it again.");
-        owner.image = again;
-      } else if (error.status === 0 && tries < 4) {
-        say(`The service does not answer; trying again in ${2 ** tries} s…`, true);
-        await pause(1000 * 2 ** tries);
-      } else throw error;
+      if (![0, 429, 503].includes(error.status) || tries > 3 || !isWanted()) throw error;
+      say(`The service ${error.status ? "is busy" : "does not answer"}; trying again in ${2 ** tries} s…`, true);
+      await pause(1000 * 2 ** tries);
+      if (!isWanted()) throw error;
     }
+  }
+}
+
+// And sends the file again when the service has forgotten it.
+async function ask(owner, work) {
+  const isWanted = () => owner === study;
+  try {
+    return await patiently(isWanted, () => work(owner.image.id));
+  } catch (error) {
+    if (error.status !== 404 || !isWanted()) throw error;
+    say("The service has forgotten this image; sending it again…");
+    const again = await patiently(isWanted, owner.reopen);
+    if (again.file_sha256 !== owner.image.file_sha256) throw new ServiceError(404, "The file has changed. Open it again.");
+    owner.image = again;
+    return patiently(isWanted, () => work(again.id));
   }
 }
 
@@ -144,7 +166,7 @@ async function open(name, send) {
   if (!mayLose()) return;
   const number = ++opening;
   say("Opening…");
-  const image = await send();
+  const image = await patiently(() => number === opening, send);
   if (number !== opening) { forget(image); return; }
   close();
   study = new Study(image, name, send);
@@ -153,8 +175,7 @@ async function open(name, send) {
   $("player").hidden = $("track").hidden = image.frames < 2;
   $("frame").max = image.frames - 1;
   for (const button of document.querySelectorAll("[data-file$='.dcm']")) button.hidden = image.kind !== "dicom";
-  $("pixel").value = "";
-  for (const field of places) field.value = "";
+  fillFields();
   $("source").textContent = name;
   fit();
   const owner = study;
@@ -163,6 +184,7 @@ async function open(name, send) {
   const notes = image.notes.map((note) => ` ${note.text}`).join("");
   say(`${image.width} × ${image.height} pixels` + (image.frames > 1 ? `, ${image.frames} frames.` : ".") + notes);
   if (image.box) setPrompt({ box: image.box, points: [] });
+  else show();
 }
 
 function close() {
@@ -181,7 +203,7 @@ const mayLose = () => !study || study.isSaved || confirm("What is drawn on this 
 
 async function bitmapOf(owner, index) {
   if (!owner.bitmaps.has(index)) {
-    const response = await ask(owner, (id) => call(`/v1/images/${id}/frames/${index}`));
+    const response = await ask(owner, (id) => call(`/v1/images/${id}/frames/${index}?colour=true`));
     const bitmap = await createImageBitmap(await response.blob());
     if (owner !== study) { bitmap.close(); return null; }
     owner.bitmaps.set(index, bitmap);
@@ -211,8 +233,9 @@ async function showFrame(index) {
 // --- prompts and answers -----------------------------------------------------------------------------------------------
 
 function requestOf(owner, index) {
-  const { box, points } = owner.at(index);
-  return { frame: index, box, points, pixel_mm: owner.pixel, location: owner.place };
+  const entry = owner.at(index);
+  const lesions = owner.asked(entry).map(({ id, name, place }) => ({ ...entry.prompts[id], name, location: place }));
+  return { frame: index, lesions, pixel_mm: owner.pixel };
 }
 
 // One question at a time, always for what is in view now: what was drawn in between is asked once, as it is then.
@@ -222,16 +245,18 @@ async function settle(owner) {
   while (owner === study) {
     const index = owner.frame, entry = owner.at(index);
     if (!hasPrompt(entry) || isFresh(entry) || entry.hasFailed) break;
-    const { revision } = entry, request = requestOf(owner, index), begun = performance.now();
+    const { revision } = entry, request = requestOf(owner, index), ids = owner.asked(entry).map(({ id }) => id), begun = performance.now();
     show();
     try {
       const result = await (await ask(owner, (id) => postJson(`/v1/images/${id}/masks`, request))).json();
       if (owner !== study) break;
       if (entry.revision !== revision) continue;
-      entry.answer = { revision, request, result };
-      const { encode, decode } = result.timings_ms;
-      say(`${Math.round(performance.now() - begun)} ms (encode ${encode.toFixed(0)}, decode ${decode.toFixed(0)}), ` +
-        `predicted IoU ${result.mask.predicted_iou.toFixed(2)}`);
+      entry.answer = { revision, request, result, ids };
+      const { encode, decode } = result.timings_ms, taken = performance.now() - begun;
+      timed((taken - encode) / ids.length);
+      const mask = result.masks[Math.max(0, ids.indexOf(owner.active))];
+      say(`${Math.round(taken)} ms (encode ${encode.toFixed(0)}, decode ${decode.toFixed(0)}), ` +
+        `predicted IoU ${mask.predicted_iou.toFixed(2)}`);
     } catch (error) {
       if (owner !== study) break;
       entry.hasFailed = entry.revision === revision;
@@ -243,20 +268,28 @@ async function settle(owner) {
 }
 
 const snapshot = (owner) => ({
-  frame: owner.frame, box: owner.here.box, points: owner.here.points, pixel: owner.pixel, place: owner.place,
+  frame: owner.frame, prompts: owner.here.prompts, lines: owner.here.lines,
+  lesions: owner.lesions, active: owner.active, pixel: owner.pixel,
 });
 
-async function restore(owner, { frame, box, points, pixel, place }) {
+async function restore(owner, { frame, prompts, lines, lesions, active, pixel }) {
   const entry = owner.at(frame);
-  if (pixel !== owner.pixel || place !== owner.place) for (const each of owner.frames.values()) ++each.revision;
-  Object.assign(owner, { pixel, place, isSaved: false });
-  Object.assign(entry, { box, points, revision: entry.revision + 1, hasFailed: false });
+  if (pixel !== owner.pixel || lesions !== owner.lesions) for (const each of owner.frames.values()) ++each.revision;
+  else if (prompts !== entry.prompts) ++entry.revision;
+  Object.assign(owner, { lesions, active, pixel, isSaved: false });
+  Object.assign(entry, { prompts, lines, hasFailed: false });
   if (!hasPrompt(entry)) entry.answer = null;
-  $("pixel").value = pixel ?? "";
-  for (const field of places) field.value = (place && place[field.dataset.place]) ?? "";
+  fillFields();
   if (frame !== owner.frame) await showFrame(frame);
   show();
   settle(owner);
+}
+
+function fillFields() {
+  const { pixel, lesion } = study;
+  $("pixel").value = pixel === null ? "" : Number(pixel.toPrecision(4));
+  $("name").value = lesion.name;
+  for (const field of places) field.value = (lesion.place && lesion.place[field.dataset.place]) ?? "";
 }
 
 function change(changes) {
@@ -264,21 +297,56 @@ function change(changes) {
   const before = snapshot(study), after = { ...before, ...changes };
   study.past.push({ before, after });
   study.future = [];
+  preview.mask = null;
   return restore(study, after);
 }
 
-const setPrompt = ({ box, points }) => change({ box, points });
-const addPoint = (x, y, label) => change({ points: [...study.here.points, { x, y, label }] });
+const setPrompt = (changes) =>
+  change({ prompts: { ...study.here.prompts, [study.active]: { ...study.prompt, alternative: null, ...changes } } });
+const addPoint = (x, y, label) => setPrompt({ points: [...study.prompt.points, { x, y, label }] });
+const setLesion = (changes) =>
+  change({ lesions: study.lesions.map((each) => (each.id === study.active ? { ...each, ...changes } : each)) });
 
 function setBox(x1, y1, x2, y2) {
-  const box = [Math.min(x1, x2), Math.min(y1, y2), Math.max(x1, x2), Math.max(y1, y2)];
-  change({ box, points: [] });
+  setPrompt({ box: [Math.min(x1, x2), Math.min(y1, y2), Math.max(x1, x2), Math.max(y1, y2)], points: [] });
 }
+
+function addLine(x1, y1, x2, y2) { change({ lines: [...study.here.lines, [x1, y1, x2, y2]] }); }
 
 function clearPrompts() {
   Object.assign(tool, { corner: null });
-  if (study && hasPrompt(study.here)) change({ box: null, points: [], place: null });
-  else draw();
+  if (!study) return;
+  const { prompts, lines } = study.here, { [study.active]: own, ...others } = prompts;
+  if (tool.name === "measure" && lines.length) change({ lines: [] });
+  else if (isAsked(own)) {
+    change({ prompts: others, lesions: study.lesions.map((each) => (each.id === study.active ? { ...each, place: null } : each)) });
+  } else draw();
+}
+
+function addLesion() {
+  if (!study) return;
+  const id = Math.max(...study.lesions.map((each) => each.id)) + 1;
+  change({ lesions: [...study.lesions, newLesion(id)], active: id });
+}
+
+function removeLesion() {
+  if (!study || study.lesions.length < 2) return;
+  const lesions = study.lesions.filter(({ id }) => id !== study.active);
+  change({ lesions, active: lesions[0].id });
+}
+
+function chooseLesion(id) {
+  if (!study || !study.lesions.some((each) => each.id === id)) return;
+  study.active = id;
+  Object.assign(tool, { corner: null });
+  preview.mask = null;
+  fillFields();
+  show();
+}
+
+// A click may mean several things: the model's single answer, then each of its three others.
+function nextAlternative() {
+  if (study && isAsked(study.prompt)) setPrompt({ alternative: { null: 1, 1: 2, 2: 3, 3: null }[study.prompt.alternative] });
 }
 
 function undo() {
@@ -295,31 +363,92 @@ function redo() {
   attempt(() => restore(study, action.after));
 }
 
-function setPixel() {
-  if (!study) return;
-  const value = Number($("pixel").value), pixel = value > 0 ? value : null;
-  if (pixel === study.pixel) return;
+function setPixel(pixel) {
+  if (!study || pixel === study.pixel) return;
   const isOver = pixel !== null && study.pixel === null && study.image.has_pixel_size;
-  if (isOver && !confirm(`This file says how large its pixels are. Measure with ${pixel} mm instead?`)) {
-    $("pixel").value = "";
+  if (isOver && !confirm(`This file says how large its pixels are. Measure with ${Number(pixel.toPrecision(4))} mm instead?`)) {
+    fillFields();
     return;
   }
   change({ pixel });
 }
 
+// A ruler in the picture, with a line along it, says how large a pixel is.
+function calibrate() {
+  const mm = Number($("line-mm").value), line = study && study.here.lines.at(-1);
+  if (!line || !(mm > 0)) { say("Measure a line of known length first, and give its length.", true); return; }
+  const [x1, y1, x2, y2] = line;
+  setPixel(mm / Math.hypot(x2 - x1, y2 - y1));
+}
+
+// By the size of a pixel that was given, or that the file says for where the line is.
+function lengthOf([x1, y1, x2, y2]) {
+  const holds = ([left, top, right, bottom]) =>
+    Math.min(x1, x2) >= left - 0.5 && Math.max(x1, x2) <= right + 0.5 && Math.min(y1, y2) >= top - 0.5 && Math.max(y1, y2) <= bottom + 0.5;
+  const own = study.pixel && { row: study.pixel, column: study.pixel, unit: "mm" };
+  const { row, column, unit } = own || study.image.spacings.find(({ box }) => holds(box)) || { row: 1, column: 1, unit: "px" };
+  return { length: Math.hypot((x2 - x1) * column, (y2 - y1) * row), unit };
+}
+
+const lengthText = (line) => { const { length, unit } = lengthOf(line); return `${length.toFixed(unit === "mm" ? 1 : 0)} ${unit}`; };
+
 function setPlace() {
+  if (!study) return;
   const said = places.filter((field) => field.value && field.validity.valid).map(({ dataset, value }) =>
     [dataset.place, dataset.place === "side" ? value : Number(value)]);
-  change({ place: said.length ? Object.fromEntries(said) : null });
+  setLesion({ place: said.length ? Object.fromEntries(said) : null });
+}
+
+// --- what a click would give, under the pointer -------------------------------------------------------------------------
+
+const preview = { at: null, isBusy: false, mask: null };
+const answers_ms = [];
+
+function timed(milliseconds) {
+  answers_ms.push(milliseconds);
+  if (answers_ms.length > 9) answers_ms.shift();
+  const usual = [...answers_ms].sort((a, b) => a - b)[answers_ms.length >> 1];
+  preview.isFast = usual <= FAST_MS;
+  $("preview-speed").textContent = `${Math.round(usual)} ms` + (preview.isFast ? "" : ": too slow here");
+}
+
+const mayPreview = () => study && preview.at && preview.isFast && $("preview").checked && !study.isBusy && !study.follow && !playing &&
+  !gesture.kind && (tool.name === "add" || tool.name === "remove");
+
+// One at a time, after all real questions, for where the pointer is now.
+async function lookAhead() {
+  if (preview.isBusy) return;
+  preview.isBusy = true;
+  while (mayPreview()) {
+    const owner = study, index = owner.frame, { revision } = owner.here, { x, y, label } = preview.at, begun = performance.now();
+    preview.at = null;
+    const { box, points } = owner.prompt;
+    if (!label && !isAsked(owner.prompt)) break;
+    try {
+      const body = { frame: index, lesions: [{ box, points: [...points, { x, y, label }] }], pixel_mm: owner.pixel };
+      const { masks, timings_ms } = await (await postJson(`/v1/images/${owner.image.id}/masks`, body)).json();
+      timed(performance.now() - begun - timings_ms.encode);
+      if (owner !== study || index !== owner.frame || revision !== owner.here.revision) continue;
+      preview.mask = masks[0];
+      draw();
+      await pause(30); // and not more often than the eye follows
+    } catch { break; }
+  }
+  preview.isBusy = false;
+}
+
+function stopPreview() {
+  preview.at = null;
+  if (preview.mask) { preview.mask = null; draw(); }
 }
 
 async function follow() {
   const owner = study;
   if (owner && owner.follow) { owner.follow.abort(); return; }
-  if (!owner || !owner.here.box) { say("Draw a box around the lesion first.", true); return; }
+  if (!owner || !owner.prompt.box) { say("Draw a box around the lesion first.", true); return; }
   stopPlaying();
-  const { frame, here: { box }, pixel } = owner, controller = new AbortController();
-  Object.assign(owner, { follow: controller, tracked: new Map(), trackedPixel: pixel, isSaved: false });
+  const { frame, prompt: { box }, pixel, active } = owner, controller = new AbortController();
+  Object.assign(owner, { follow: controller, tracked: new Map(), trackedPixel: pixel, trackedLesion: active, isSaved: false });
   const counts = {};
   let end = "Followed";
   show();
@@ -354,12 +483,14 @@ async function follow() {
   if (end === "Followed") await showFrame(frame);
 }
 
-// What is shown of the frame in view: the answer to its prompt, or what following has found.
+// What is shown of the frame in view, masks by lesion: the answer to its prompts, or what following has found.
 function shown() {
-  if (!study) return { result: null, tracked: null };
+  if (!study) return { masks: new Map(), notes: [], tracked: null };
   const entry = study.here, tracked = hasPrompt(entry) && !study.follow ? null : study.tracked.get(study.frame) || null;
-  if (tracked) return { result: tracked.mask ? { mask: tracked.mask, notes: [] } : null, tracked };
-  return { result: entry.answer && entry.answer.result, tracked: null };
+  if (tracked) return { masks: new Map(tracked.mask ? [[study.trackedLesion, tracked.mask]] : []), notes: [], tracked };
+  if (!entry.answer) return { masks: new Map(), notes: [], tracked: null };
+  const { ids, result } = entry.answer;
+  return { masks: new Map(ids.map((id, index) => [id, result.masks[index]])), notes: result.notes, tracked: null };
 }
 
 // --- the picture -------------------------------------------------------------------------------------------------------
@@ -437,16 +568,29 @@ function draw() {
   context.imageSmoothingQuality = "high";
   context.drawImage(image, 0, 0);
   context.translate(0.5, 0.5); // pixel centres are at integers
-  const px = ratio / scale, { result, tracked } = shown();
-  const colour = tracked && tracked.state === "uncertain" ? UNSURE : LESION;
-  const isStale = !tracked && result && !isFresh(entry);
-  if (result) { context.globalAlpha = isStale ? 0.35 : 1; drawMask(result.mask, colour, px, isStale); context.globalAlpha = 1; }
-  const box = gesture.box || entry.box;
-  if (box && !tracked) {
-    stroke(() => context.rect(box[0], box[1], box[2] - box[0], box[3] - box[1]), colour, px, [6 * px, 5 * px]);
-    if (tool.name === "box") for (const [x, y] of cornersOf(box)) stroke(() => context.rect(x - 3 * px, y - 3 * px, 6 * px, 6 * px), colour, px, []);
+  const px = ratio / scale, { masks, tracked } = shown();
+  const isStale = !tracked && !isFresh(entry);
+  for (const { id, name } of study.lesions) {
+    const colour = tracked && tracked.state === "uncertain" ? UNSURE : colourOf(id), mask = masks.get(id);
+    context.globalAlpha = isStale ? 0.35 : 1;
+    if (mask) drawMask(mask, colour, px, isStale || id !== study.active);
+    context.globalAlpha = 1;
+    const { box: own, points } = (!tracked && entry.prompts[id]) || NO_PROMPT, isActive = id === study.active;
+    const box = (isActive && gesture.box) || own, named = box || (mask && mask.box);
+    if (named && study.lesions.length > 1) drawText(name, named[0], named[1] - 6 * px, colour, px);
+    if (box) {
+      stroke(() => context.rect(box[0], box[1], box[2] - box[0], box[3] - box[1]), colour, px, [6 * px, 5 * px]);
+      if (isActive && tool.name === "box") for (const [x, y] of cornersOf(box)) stroke(() => context.rect(x - 3 * px, y - 3 * px, 6 * px, 6 * px), colour, px, []);
+    }
+    for (const point of points) drawPoint(point, px);
   }
-  if (!tracked) for (const point of entry.points) drawPoint(point, px);
+  if (preview.mask) drawOutline(preview.mask, colourOf(study.active), px, [3 * px, 4 * px]);
+  for (const line of [...entry.lines, ...(gesture.line ? [gesture.line] : [])]) {
+    const [x1, y1, x2, y2] = line;
+    stroke(() => { context.moveTo(x1, y1); context.lineTo(x2, y2); }, LINE, px, []);
+    for (const [x, y] of [[x1, y1], [x2, y2]]) stroke(() => context.arc(x, y, 4 * px, 0, 2 * Math.PI), LINE, px, []);
+    drawText(lengthText(line), x2 + 8 * px, y2, LINE, px);
+  }
   if (tool.corner) drawPoint({ x: tool.corner[0], y: tool.corner[1], label: 1 }, px);
   if (tool.cross && document.activeElement === canvas) {
     const [x, y] = tool.cross;
@@ -468,20 +612,35 @@ function stroke(shape, colour, px, dash, wide = 1.6) {
   }
 }
 
-function drawMask(mask, colour, px, isStale) {
+function drawText(text, x, y, colour, px) {
+  context.font = `${13 * px}px system-ui, sans-serif`;
+  context.lineWidth = 3 * px;
+  context.setLineDash([]);
+  context.strokeStyle = RIM;
+  context.fillStyle = colour;
+  context.strokeText(text, x, y);
+  context.fillText(text, x, y);
+}
+
+function drawOutline(mask, colour, px, dash) {
   const shape = () => {
     for (const polygon of mask.contours) {
       polygon.forEach(([x, y], index) => (index ? context.lineTo(x, y) : context.moveTo(x, y)));
       context.closePath();
     }
   };
+  stroke(shape, colour, px, dash, 2);
+  return shape;
+}
+
+function drawMask(mask, colour, px, isPlain) {
+  const shape = drawOutline(mask, colour, px, []);
   context.beginPath();
   shape();
   context.fillStyle = colour + "1f";
   context.fill("evenodd");
-  stroke(shape, colour, px, [], 2);
   const sizes = mask.measurements;
-  if (!sizes || isStale || !$("callipers").checked) return;
+  if (!sizes || isPlain || !$("callipers").checked) return;
   for (const [diameter, tilt] of [[sizes.longest_diameter, 0], [sizes.perpendicular_diameter, Math.PI / 4]]) {
     const { start, end } = diameter;
     stroke(() => { context.moveTo(...start); context.lineTo(...end); }, colour, px, [1.5 * px, 6 * px], 1.2);
@@ -515,7 +674,7 @@ function drawPoint({ x, y, label }, px) {
 // --- measurements and buttons ------------------------------------------------------------------------------------------
 
 function show() {
-  const { result, tracked } = shown(), entry = study && study.here;
+  const { masks, notes, tracked } = shown(), entry = study && study.here;
   const isOutdated = tracked && study.trackedPixel !== study.pixel;
   const notice = tracked && tracked.state !== "tracking" ? `${tracked.state}: ${tracked.reason}` : "";
   const isStale = Boolean(entry) && !tracked && hasPrompt(entry) && !isFresh(entry);
@@ -526,9 +685,10 @@ function show() {
   $("state").hidden = !notice && !isOutdated;
   $("state").textContent = isOutdated ? "followed with another pixel size: follow again" : notice;
   $("state").classList.toggle("lost", Boolean(tracked && ["lost", "stopped"].includes(tracked.state)));
-  const isCurrent = Boolean(result) && (tracked ? !isOutdated : isFresh(entry));
-  const rows = isCurrent ? rowsOf(result) : [];
-  if (result && !isCurrent) rows.push(["", "of an older prompt, not shown"]);
+  const isCurrent = Boolean(entry) && (tracked ? !isOutdated : isFresh(entry)), mask = study && masks.get(study.active);
+  const rows = isCurrent && mask ? rowsOf(mask, notes) : [];
+  if (mask && !isCurrent) rows.push(["", "of an older prompt, not shown"]);
+  for (const [index, line] of entry ? entry.lines.entries() : []) rows.push([`Line ${index + 1}`, lengthText(line)]);
   $("sizes").replaceChildren(...rows.flatMap(([name, value]) => {
     const term = document.createElement("dt"), description = document.createElement("dd");
     term.textContent = name;
@@ -537,7 +697,22 @@ function show() {
   }));
   $("undo").disabled = !study || !study.past.length;
   $("redo").disabled = !study || !study.future.length;
-  $("clear").disabled = !hasPrompt(entry);
+  $("clear").disabled = !study || !(isAsked(study.prompt) || (tool.name === "measure" && entry.lines.length));
+  $("calibration").hidden = !entry || !entry.lines.length || tool.name !== "measure";
+  $("alternative").disabled = !study || !isAsked(study.prompt);
+  $("alternative").firstChild.textContent = study && study.prompt.alternative ? `${study.prompt.alternative} of 3 ` : "Alternative ";
+  $("add-lesion").disabled = $("name").disabled = !study;
+  $("remove-lesion").disabled = !study || study.lesions.length < 2;
+  $("lesions").replaceChildren(...(study ? study.lesions : []).map(({ id, name }) => {
+    const button = document.createElement("button"), swatch = document.createElement("i"), size = document.createElement("small");
+    const sizes = isCurrent && masks.get(id) && masks.get(id).measurements;
+    swatch.style.background = colourOf(id);
+    size.textContent = sizes ? `${sizes.longest_diameter.length.toFixed(sizes.unit === "mm" ? 1 : 0)} ${sizes.unit}` : "";
+    button.append(swatch, name || `Lesion ${id}`, size);
+    button.setAttribute("aria-pressed", String(id === study.active));
+    button.addEventListener("click", () => chooseLesion(id));
+    return button;
+  }));
   $("track").textContent = study && study.follow ? "Stop following" : "Follow through the cine";
   for (const button of document.querySelectorAll("#save button")) button.disabled = !entry || !hasPrompt(entry) || !isFresh(entry);
   $("followed").hidden = !study || !study.tracked.size;
@@ -547,8 +722,8 @@ function show() {
   draw();
 }
 
-function rowsOf(result) {
-  const { mask } = result, sizes = mask.measurements, rows = [];
+function rowsOf(mask, notes) {
+  const sizes = mask.measurements, rows = [];
   if (!sizes) return [["", "empty mask"]];
   const { unit } = sizes, digits = unit === "mm" ? 1 : 0;
   const text = (value, suffix = unit) => `${value.toFixed(digits)} ${suffix}`;
@@ -569,7 +744,7 @@ function rowsOf(result) {
   } else rows.push(["Pixel", "size not known"]);
   if (sizes.cut_by.length) rows.push(["Cut by the frame", sizes.cut_by.join(", ")]);
   if (sizes.components > 1) rows.push(["Parts", String(sizes.components)]);
-  for (const note of result.notes || []) rows.push([note.level, note.text]);
+  for (const note of notes) rows.push([note.level, note.text]);
   return rows;
 }
 
@@ -598,7 +773,8 @@ async function save(name) {
   if (name === "result.json") {
     const { file_bytes, file_sha256, dicom } = owner.image;
     const source = { name: owner.name, file_bytes, file_sha256, dicom };
-    blob = new Blob([JSON.stringify({ source, request, ...result }, null, 1)], { type: "application/json" });
+    const lines = entry.lines.map((line) => ({ line, ...lengthOf(line) }));
+    blob = new Blob([JSON.stringify({ source, request, ...result, lines }, null, 1)], { type: "application/json" });
   } else blob = await (await ask(owner, (id) => postJson(`/v1/images/${id}/${name}`, request))).blob();
   if (owner !== study) return;
   download(blob, fileName(owner, name, part));
@@ -643,7 +819,7 @@ async function play() {
 // --- input -------------------------------------------------------------------------------------------------------------
 
 // What a pointer is doing: "draw" a box or click, "move" or "size" a box, "pan". Two fingers pinch, and never draw.
-const gesture = { kind: null, start: null, at: null, box: null, corner: null, isBeside: false };
+const gesture = { kind: null, start: null, at: null, box: null, line: null, corner: null, isBeside: false };
 const fingers = new Map();
 const cornersOf = ([x1, y1, x2, y2]) => [[x1, y1], [x2, y1], [x2, y2], [x1, y2]];
 
@@ -651,17 +827,18 @@ function choose(name) {
   tool.name = name;
   tool.corner = null;
   document.querySelector(`input[value=${name}]`).checked = true;
-  draw();
+  stopPreview();
+  show();
 }
 
 function endGesture() {
-  Object.assign(gesture, { kind: null, start: null, at: null, box: null, corner: null });
+  Object.assign(gesture, { kind: null, start: null, at: null, box: null, line: null, corner: null });
   draw();
 }
 
 // What of the drawn box is under the pointer: a corner, its edge, or nothing.
 function grip(event) {
-  const { box } = study.here;
+  const { box } = study.prompt;
   if (!box || tool.name !== "box" || event.shiftKey || event.button === 2) return null;
   const ratio = canvas.width / canvas.getBoundingClientRect().width;
   const { scale, left, top } = placement(), [px, py] = onCanvas(event);
@@ -681,6 +858,7 @@ canvas.addEventListener("pointerdown", (event) => {
   canvas.focus({ preventScroll: true });
   canvas.setPointerCapture(event.pointerId);
   tool.cross = null;
+  stopPreview();
   if (event.pointerType === "touch") fingers.set(event.pointerId, onCanvas(event));
   if (fingers.size > 1) { endGesture(); gesture.kind = "pinch"; return; }
   if (gesture.kind) return; // another button while one is down
@@ -697,13 +875,21 @@ canvas.addEventListener("pointerdown", (event) => {
 canvas.addEventListener("pointermove", (event) => {
   if (!study) return;
   if (gesture.kind === "pinch" && fingers.has(event.pointerId)) { pinch(event); return; }
-  if (!gesture.kind) { canvas.style.cursor = { edge: "move", null: "" }[grip(event)] ?? "nwse-resize"; return; }
+  if (!gesture.kind) {
+    canvas.style.cursor = { edge: "move", null: "" }[grip(event)] ?? "nwse-resize";
+    const { x, y, isInside } = toFrame(event);
+    if (!isInside || event.pointerType !== "mouse") { stopPreview(); return; }
+    preview.at = { x, y, label: event.shiftKey || tool.name === "remove" ? 0 : 1 };
+    lookAhead();
+    return;
+  }
   const [x, y] = onCanvas(event), [x0, y0] = gesture.at;
   if (gesture.kind === "pan") { gesture.at = [x, y]; pan(x - x0, y - y0); return; }
-  if (gesture.kind === "draw" && (tool.name !== "box" || gesture.isBeside)) return;
+  if (gesture.kind === "draw" && ((tool.name !== "box" && tool.name !== "measure") || gesture.isBeside)) return;
   const ratio = canvas.width / canvas.getBoundingClientRect().width;
-  if (!gesture.box && Math.hypot(x - x0, y - y0) < DRAG_PX * ratio) return;
-  const to = toFrame(event), { start } = gesture, { box } = study.here;
+  if (!gesture.box && !gesture.line && Math.hypot(x - x0, y - y0) < DRAG_PX * ratio) return;
+  const to = toFrame(event), { start } = gesture, { box } = study.prompt;
+  if (tool.name === "measure") { gesture.line = [start.x, start.y, to.x, to.y]; draw(); return; }
   if (gesture.kind === "move") {
     const { width, height } = study.image;
     const dx = Math.min(Math.max(to.x - start.x, -box[0]), width - 1 - box[2]);
@@ -730,12 +916,13 @@ function pinch(event) {
 canvas.addEventListener("pointerup", (event) => {
   fingers.delete(event.pointerId);
   if (gesture.kind === "pinch") { if (!fingers.size) endGesture(); return; }
-  const { kind, start, box, isBeside } = gesture;
+  const { kind, start, box, line, isBeside } = gesture;
   endGesture();
   if (!study || !kind || kind === "pan") return;
+  if (tool.name === "measure") { if (line) addLine(...line); return; }
   if (box && box[2] - box[0] >= 1 && box[3] - box[1] >= 1) {
     if (kind === "draw") setBox(...box);
-    else change({ box: box.map((value) => Math.round(10 * value) / 10) });
+    else setPrompt({ box: box.map((value) => Math.round(10 * value) / 10) });
   } else if (!box) addPoint(start.x, start.y, isBeside ? 0 : 1);
 });
 canvas.addEventListener("pointercancel", (event) => { fingers.delete(event.pointerId); if (!fingers.size) endGesture(); });
@@ -746,6 +933,7 @@ canvas.addEventListener("wheel", (event) => {
   event.preventDefault();
   zoomAt(onCanvas(event), Math.exp(-event.deltaY / (event.deltaMode ? 15 : 400)));
 }, { passive: false });
+canvas.addEventListener("pointerleave", stopPreview);
 canvas.addEventListener("focus", draw);
 canvas.addEventListener("blur", draw);
 
@@ -763,9 +951,13 @@ canvas.addEventListener("keydown", (event) => {
     draw();
   } else if (event.key === "Enter" && tool.cross) {
     const [x, y] = tool.cross;
-    if (tool.name !== "box") addPoint(x, y, tool.name === "add" && !event.shiftKey ? 1 : 0);
+    if (tool.name === "add" || tool.name === "remove") addPoint(x, y, tool.name === "add" && !event.shiftKey ? 1 : 0);
     else if (!tool.corner) { tool.corner = [x, y]; draw(); }
-    else if (Math.abs(x - tool.corner[0]) > 2 && Math.abs(y - tool.corner[1]) > 2) {
+    else if (tool.name === "measure") {
+      const from = tool.corner;
+      tool.corner = null;
+      if (x !== from[0] || y !== from[1]) addLine(...from, x, y);
+    } else if (Math.abs(x - tool.corner[0]) > 2 && Math.abs(y - tool.corner[1]) > 2) {
       const [x1, y1] = tool.corner;
       tool.corner = null;
       setBox(x1, y1, x, y);
@@ -777,21 +969,24 @@ canvas.addEventListener("keydown", (event) => {
 const centre = () => [canvas.width / 2, canvas.height / 2];
 const step = (by) => study && study.frame + by >= 0 && study.frame + by < study.image.frames && attempt(() => showFrame(study.frame + by));
 const KEYS = {
-  o: () => $("file").click(), b: () => choose("box"), a: () => choose("add"), r: () => choose("remove"), z: undo, y: redo,
+  o: () => $("file").click(), b: () => choose("box"), a: () => choose("add"), r: () => choose("remove"), m: () => choose("measure"), z: undo, y: redo,
+  l: addLesion, n: nextAlternative,
   t: () => attempt(follow), c: () => { $("callipers").checked = !$("callipers").checked; draw(); }, f: fit,
   "+": () => zoomAt(centre(), 1.25), "-": () => zoomAt(centre(), 0.8), "=": () => zoomAt(centre(), 1.25),
   Escape: clearPrompts, Delete: clearPrompts, ",": () => step(-1), ".": () => step(1), " ": play,
 };
 
 document.addEventListener("keydown", (event) => {
-  if (event.target.matches("input[type=number], input[type=password], select")) return;
+  if (event.target.matches("input[type=number], input[type=password], input[type=text], select")) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if ((event.ctrlKey || event.metaKey) && (key === "z" || key === "y")) {
     event.preventDefault();
     (key === "y" || event.shiftKey ? redo : undo)();
     return;
   }
-  if (event.ctrlKey || event.metaKey || event.altKey || !KEYS[key]) return;
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (/^[1-9]$/.test(key) && study && study.lesions[key - 1]) { chooseLesion(study.lesions[key - 1].id); return; }
+  if (!KEYS[key]) return;
   if (key === " " && event.target.matches("button, summary, label, input")) return;
   event.preventDefault();
   KEYS[key]();
@@ -819,7 +1014,13 @@ $("track").addEventListener("click", () => attempt(follow));
 $("play").addEventListener("click", play);
 $("fit").addEventListener("click", fit);
 $("callipers").addEventListener("change", draw);
-$("pixel").addEventListener("change", setPixel);
+$("preview").addEventListener("change", stopPreview);
+$("pixel").addEventListener("change", ({ target }) => setPixel(Number(target.value) > 0 ? Number(target.value) : null));
+$("calibrate").addEventListener("click", calibrate);
+$("name").addEventListener("change", ({ target }) => { if (study) setLesion({ name: target.value.trim() }); });
+$("add-lesion").addEventListener("click", addLesion);
+$("remove-lesion").addEventListener("click", removeLesion);
+$("alternative").addEventListener("click", nextAlternative);
 for (const field of places) field.addEventListener("change", setPlace);
 for (const field of document.querySelectorAll("[data-display]"))
   field.addEventListener("input", () => { display[field.dataset.display] = Number(field.value); draw(); });

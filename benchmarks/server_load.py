@@ -4,8 +4,8 @@
 
 The service runs in a process of its own. Each client keeps an image, and asks for masks of boxes
 that move a little, one after the other, without a pause: more than people would. Beside prompts on
-an image that is encoded already there are new images, which have to be encoded. Memory is that of
-the service's process.
+an image that is encoded already there are new images, which have to be encoded, and files that are
+sent, which have to be decoded as well. Memory is that of the service's own process.
 """
 
 import http.client
@@ -14,6 +14,7 @@ import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -23,8 +24,10 @@ from samus_edge.benchmarking.subject import resident_bytes
 from samus_edge.benchmarking.turns import Latency
 from samus_edge.cli.options import parse_sizes
 from samus_edge.runtime.bundle.check_frame import CheckFrame, load_check_frames
+from samus_edge.runtime.images.overlay import encode_image
 
 START_SECONDS = 60
+KINDS = KEPT, _, UPLOAD = ("prompt on a kept image", "new image and prompt", "upload and prompt")
 
 
 class Client:
@@ -39,8 +42,12 @@ class Client:
         Raises:
             RuntimeError: if it is an error.
         """
-        content = b"" if body is None else json.dumps(body).encode()
-        self._connection.request(method, path, content, {"Content-Type": "application/json"})
+        kind = "application/json"
+        if isinstance(body, bytes):
+            content, kind = body, "application/octet-stream"
+        else:
+            content = b"" if body is None else json.dumps(body).encode()
+        self._connection.request(method, path, content, {"Content-Type": kind})
         response = self._connection.getresponse()
         text = response.read()
         if response.status >= 400:
@@ -48,29 +55,31 @@ class Client:
         return json.loads(text) if text else None
 
 
-def ask_for_masks(port: int, frame: CheckFrame, seconds: float, is_new: bool) -> list[float]:
+def ask_for_masks(port: int, frame: CheckFrame, seconds: float, kind: str) -> list[float]:
     """Ask for masks for some time; milliseconds of each answer."""
     client, times = Client(port), list[float]()
-    path = f"/v1/images?example={frame.name}"
-    image = client.ask("POST", path)["id"]
+    path, file = f"/v1/images?example={frame.name}", None
+    if kind == UPLOAD:
+        path, file = "/v1/images", encode_image(Path(frame.name), frame.image)
+    image = client.ask("POST", path, file)["id"]
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         box = (frame.box + len(times) % 5).tolist()
         begun = time.perf_counter()
-        if is_new:
+        if kind != KEPT:
             client.ask("DELETE", f"/v1/images/{image}")
-            image = client.ask("POST", path)["id"]
+            image = client.ask("POST", path, file)["id"]
         client.ask("POST", f"/v1/images/{image}/masks", {"box": box})
         times.append(1000 * (time.perf_counter() - begun))
     return times
 
 
-def load(port: int, clients: int, seconds: float, is_new: bool) -> dict[str, Any]:
+def load(port: int, clients: int, seconds: float, kind: str) -> dict[str, Any]:
     """Latency with several clients at once."""
     frames = load_check_frames()
     with ThreadPoolExecutor(clients) as pool:
         jobs = [
-            pool.submit(ask_for_masks, port, frames[index % len(frames)], seconds, is_new)
+            pool.submit(ask_for_masks, port, frames[index % len(frames)], seconds, kind)
             for index in range(clients)
         ]
         latency = Latency.of([value for job in jobs for value in job.result()])
@@ -114,9 +123,9 @@ def command(
     rows: list[dict[str, Any]] = []
     try:
         wait_until_ready(port)
-        for kind, is_new in (("prompt on a kept image", False), ("new image and prompt", True)):
+        for kind in KINDS:
             for count in parse_sizes("--clients", clients):
-                row = load(port, count, seconds, is_new)
+                row = load(port, count, seconds, kind)
                 memory_mb = round((resident_bytes(process.pid) or 0) / 1e6, 1)
                 rows.append({"kind": kind, **row, "memory_mb": memory_mb})
     finally:

@@ -544,8 +544,8 @@ async def _mask_file(
     state: StateOf, session: Kept, name: MaskFile, request: MaskRequest
 ) -> Response:
     """The masks of the same prompts as a file: a PNG (of several, labels from 1), a picture for
-    people, arrays (NPZ), a table (CSV), a DICOM segmentation, or the DICOM report of their sizes
-    that refers to that."""
+    people, arrays (NPZ), a table (CSV), COCO, a DICOM segmentation, or the DICOM report that refers
+    to that."""
     return await _file(state, session, request, name)
 
 

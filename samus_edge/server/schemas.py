@@ -41,6 +41,7 @@ MaskFile = Literal[
     "overlay.png",
     "masks.npz",
     "measurements.csv",
+    "coco.json",
     "segmentation.dcm",
     "report.dcm",
 ]
@@ -103,6 +104,10 @@ class MaskRequest(LesionPrompt):
     """One mask for each."""
     pixel_mm: Millimetres | None = None
     """Size of a pixel; without it as a DICOM file says."""
+    file_name: Annotated[str, Field(max_length=255)] = ""
+    """What tables and COCO call the image."""
+    rle: Annotated[bool, Field(strict=True)] = False
+    """Whether masks come as run lengths as well: every pixel, where contours are simplified."""
     strict: Annotated[bool, Field(strict=True)] = False
     """Whether a note of level warning is an error (422)."""
 
@@ -172,6 +177,8 @@ class MaskResult(BaseModel):
     name: str
     contours: list[list[list[float]]]
     """Polygons, x and y in pixels of the frame; holes are polygons as well (even-odd rule)."""
+    rle: dict[str, Any] | None
+    """COCO's compressed run lengths: `size`, [H, W], and `counts`; null unless asked for."""
     area_px: int
     box: list[float] | None
     predicted_iou: float

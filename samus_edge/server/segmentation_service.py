@@ -1,17 +1,15 @@
 """The work behind the routes; synchronous, called in threads."""
 
-import csv
-import io
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import cv2
 import numpy as np
@@ -29,6 +27,7 @@ from samus_edge.jobs.record import (
     prompts_for,
     refuse_warnings,
 )
+from samus_edge.jobs.result_formats import ImageResult, result_bytes
 from samus_edge.jobs.segment_file import dicom_files, lesion_frames, overlay_picture
 from samus_edge.jobs.track_cine import (
     CineTracking,
@@ -38,6 +37,7 @@ from samus_edge.jobs.track_cine import (
 )
 from samus_edge.runtime.cine.cine_source import CineFrame
 from samus_edge.runtime.dicom.dicom_frames import text_of
+from samus_edge.runtime.images.mask_shapes import rle
 from samus_edge.runtime.images.overlay import encode_image, mask_image
 from samus_edge.runtime.measurement.lesion_measurements import BreastLocation, PixelSpacing
 from samus_edge.runtime.prompts import Prompts
@@ -61,6 +61,11 @@ if TYPE_CHECKING:
 __all__ = ["SegmentationService", "box_of", "contours_of", "describe_image", "png_of"]
 
 _CONTOUR_TOLERANCE_PX = 0.4
+_FORMATS: Final[Mapping[MaskFile, str]] = {
+    "masks.npz": "npz",
+    "measurements.csv": "csv",
+    "coco.json": "coco",
+}
 Mask = npt.NDArray[np.bool_]
 
 
@@ -92,7 +97,12 @@ class SegmentationService:
         """
         masks, records, timings_ms = self._predict(session, request)
         results = [
-            MaskResult(name=prompt.name, contours=contours_of(mask), **record.to_json())
+            MaskResult(
+                name=prompt.name,
+                contours=contours_of(mask),
+                rle=rle(mask) if request.rle else None,
+                **record.to_json(),
+            )
             for prompt, mask, record in zip(request.prompts, masks, records, strict=True)
         ]
         is_one = request.prompts[0] is request
@@ -126,10 +136,16 @@ class SegmentationService:
         masks, records, _ = self._predict(session, request)
         if name == "mask.png":
             return png_of(mask_image(masks))
-        if name == "masks.npz":
-            return _arrays(request, masks, records)
-        if name == "measurements.csv":
-            return _table(request, records)
+        if name in _FORMATS:
+            result = ImageResult(
+                name="masks",
+                image=Path(request.file_name or session.image.name),
+                masks=masks,
+                records=[record.to_json() for record in records],
+                labels=[prompt.name or "lesion" for prompt in request.prompts],
+                frame=request.frame if len(session.image) > 1 else None,
+            )
+            return result_bytes(_FORMATS[name], result)
         picture = overlay_picture(
             self._segmenter, session.frame(request.frame), masks, records, has_callipers=True
         )
@@ -293,35 +309,6 @@ def _checked(prompt: LesionPrompt, original_hw: tuple[int, int]) -> tuple[list[B
     boxes = [] if prompt.box is None else [box_of(prompt.box)]
     points = [(point.x, point.y, int(point.label)) for point in prompt.points]
     return boxes, prompts_for(boxes, points, original_hw)
-
-
-def _arrays(request: MaskRequest, masks: npt.NDArray[np.bool_], records: list[MaskRecord]) -> bytes:
-    """An NPZ file: masks (N, H, W), uint8, 0 and 1; names and predicted_iou, (N,)."""
-    content = io.BytesIO()
-    np.savez_compressed(
-        content,
-        masks=masks.astype(np.uint8),
-        names=np.array([prompt.name for prompt in request.prompts], np.str_),
-        predicted_iou=np.array([record.predicted_iou for record in records]),
-    )
-    return content.getvalue()
-
-
-def _table(request: MaskRequest, records: list[MaskRecord]) -> bytes:
-    """A line for each mask; lengths in the unit of the line, areas in its square."""
-    lengths = ("longest_diameter", "perpendicular_diameter")
-    plain = ("unit", "area", "perimeter", "width", "height", "angle_deg", "orientation")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    first = ("name", "frame", "area_px", "predicted_iou", "x1", "y1", "x2", "y2")
-    writer.writerow([*first, *plain, *lengths])
-    for prompt, record in zip(request.prompts, records, strict=True):
-        found = {} if record.measurements is None else record.measurements.to_json()
-        shown = (prompt.name, request.frame, record.area_px, record.predicted_iou)
-        values = [found.get(name) for name in plain]
-        across = [found[name]["length"] if found else None for name in lengths]
-        writer.writerow([*shown, *(record.box or [None] * 4), *values, *across])
-    return text.getvalue().encode()
 
 
 def describe_image(session: Session, box: list[float] | None) -> ImageInfo:

@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pycocotools.mask as coco_mask
 import pytest
 from fastapi.testclient import TestClient
 
@@ -59,7 +60,7 @@ def test_a_mask_is_that_of_infer(client: Client, tmp_path: Path) -> None:
     assert image == image | {"kind": "image", "frames": 1, **size}
     found = masks(client, image, box=box)
     contours = found["mask"].pop("contours")
-    assert {"frame": None, **found["mask"]} == {"name": "", **single["masks"][0]}
+    assert {"frame": None, **found["mask"]} == {"name": "", "rle": None, **single["masks"][0]}
     del single["bundle"]["path"]
     for name in ("notes", "backend", "device", "precision", "graphs", "bundle", "versions"):
         assert found[name] == single[name]
@@ -347,6 +348,7 @@ def test_one_call_without_a_trace(client: TestClient) -> None:
     assert client.post("/v1/segment", files=form).status_code == 422
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 def test_several_lesions_in_one_call(
     client: TestClient, segmenter: Segmenter, example: dict[str, Any]
 ) -> None:
@@ -365,7 +367,7 @@ def test_several_lesions_in_one_call(
         frame.image, point_coords=[[click["x"], click["y"]]], multimask_output=True
     ).masks[0]
     drawn = np.stack([expected[1], three[1]])
-    request = {"lesions": lesions, "pixel_mm": 0.1}
+    request = {"lesions": lesions, "pixel_mm": 0.1, "file_name": "x.png"}
     sent: dict[str, Any] = {
         "file": ("x.png", png_of(frame.image)),
         "prompt": (None, json.dumps(request)),
@@ -384,13 +386,16 @@ def test_several_lesions_in_one_call(
     np.testing.assert_array_equal(labels, np.where(drawn[1], 2, drawn[0].astype(np.uint8)))
     with np.load(io.BytesIO(file("masks.npz")), allow_pickle=False) as arrays:
         np.testing.assert_array_equal(arrays["masks"], drawn)
-        assert arrays["names"].tolist() == ["B", "A"]
+        assert arrays["labels"].tolist() == ["B", "A"]
     rows = list(csv.DictReader(io.StringIO(file("measurements.csv").decode())))
-    assert [(row["name"], row["unit"], row["frame"]) for row in rows] == [
-        ("B", "mm", "0"),
-        ("A", "mm", "0"),
-    ]
+    assert [(row["label"], row["unit"]) for row in rows] == [("B", "mm"), ("A", "mm")]
     assert [int(row["area_px"]) for row in rows] == [int(each.sum()) for each in drawn]
+    coco = json.loads(file("coco.json"))
+    assert [each["name"] for each in coco["categories"]] == ["B", "A"]
+    answer = masks(client, example, **request, rle=True)["masks"]
+    for each, found, expected_mask in zip(coco["annotations"], answer, drawn, strict=True):
+        for counted in (each["segmentation"], found["rle"]):
+            np.testing.assert_array_equal(coco_mask.decode(counted), expected_mask)
     both = client.post(f"/v1/images/{example['id']}/masks", json={"box": first, "boxes": [second]})
     assert both.status_code == 422
 

@@ -478,7 +478,7 @@ def test_several_lesions_are_named_and_saved_together(page: Page, screenshots: P
     page.screenshot(path=screenshots / "lesions.png")
     wait_until(page, "document.getElementById('lesions').textContent.includes('cyst, left')")
     rows = list(csv.DictReader(saved(page, "measurements.csv").decode().splitlines()))
-    assert [row["name"] for row in rows] == ["Lesion 1", "cyst, left"]
+    assert [row["label"] for row in rows] == ["Lesion 1", "cyst, left"]
     assert [float(row["area"]) for row in rows] == [first, second]
     labels = cv2.imdecode(np.frombuffer(saved(page, "mask.png"), np.uint8), cv2.IMREAD_UNCHANGED)
     assert np.bincount(labels.ravel())[1:].tolist() == [int(row["area_px"]) for row in rows]

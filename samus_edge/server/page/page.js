@@ -235,7 +235,7 @@ async function showFrame(index) {
 function requestOf(owner, index) {
   const entry = owner.at(index);
   const lesions = owner.asked(entry).map(({ id, name, place }) => ({ ...entry.prompts[id], name, location: place }));
-  return { frame: index, lesions, pixel_mm: owner.pixel };
+  return { frame: index, lesions, pixel_mm: owner.pixel, file_name: owner.name.slice(0, 255) };
 }
 
 // One question at a time, always for what is in view now: what was drawn in between is asked once, as it is then.

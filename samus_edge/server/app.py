@@ -40,6 +40,8 @@ from samus_edge.server.schemas import (
     MaskFile,
     MaskRequest,
     Masks,
+    ProposalRequest,
+    Proposals,
     ServiceInfo,
     TrackFile,
     TrackRequest,
@@ -252,6 +254,7 @@ async def _info(state: StateOf) -> ServiceInfo:
             "requests_per_second": settings.requests_per_second,
             "live": settings.max_live,
         },
+        can_propose=state.service.segmenter.can_propose,
         notice=_NOTICE,
     )
 
@@ -500,6 +503,13 @@ async def _file(state: _State, session: Session, request: MaskRequest, name: Mas
     await _decoded(state, session, request.frame)
     work = partial(state.service.mask_file, session, request, name)
     return _attachment(await state.compute(work), name)
+
+
+@_images.post("/images/{image_id}/proposals", responses=problems(415))
+async def _propose(state: StateOf, session: Kept, request: ProposalRequest) -> Proposals:
+    """Where the model suggests lesions without a prompt; a person has to look at each."""
+    await _decoded(state, session, request.frame)
+    return await state.compute(partial(state.service.propose, session, request))
 
 
 @_images.post("/images/{image_id}/track", **_file_of("application/x-ndjson"))

@@ -226,7 +226,9 @@ def _serve(pipe: Connection) -> None:
                 pipe.poll(None)
             work, arguments = _receive(pipe)
             pipe.send_bytes(b"begun")
-            result, error, text = None, None, ""
+            result: Any = None
+            error: Exception | None = None
+            text = ""
             try:
                 result = work(*arguments)
             except MemoryError:

@@ -19,6 +19,9 @@ __all__ = [
     "MaskResult",
     "Masks",
     "PointPrompt",
+    "Proposal",
+    "ProposalRequest",
+    "Proposals",
     "ServiceInfo",
     "TrackFile",
     "TrackRequest",
@@ -126,6 +129,13 @@ class MaskRequest(LesionPrompt):
         return self.lesions or [LesionPrompt(box=box) for box in self.boxes] or [self]
 
 
+class ProposalRequest(_Strict):
+    """A frame to look for lesions in."""
+
+    frame: Annotated[int, Field(strict=True, ge=0, le=10_000_000)] = 0
+    max_lesions: Annotated[int, Field(strict=True, ge=1, le=3)] = 1
+
+
 class TrackRequest(_Strict):
     """A lesion to follow."""
 
@@ -214,6 +224,24 @@ class Masks(BaseModel):
     """The same with the bundle's name alone, and the request."""
 
 
+class Proposal(BaseModel):
+    """Where a lesion may be: a person has to look."""
+
+    point: list[float]
+    """x and y; as a click on the lesion it gives the mask that was meant."""
+    box: list[float]
+    score: float
+    """The model's probability that there is a lesion."""
+
+
+class Proposals(BaseModel):
+    """What the model suggests without a prompt, best first; there may be none."""
+
+    frame: int
+    proposals: list[Proposal]
+    notes: list[dict[str, Any]]
+
+
 class Example(BaseModel):
     """An image that is installed along."""
 
@@ -228,4 +256,6 @@ class ServiceInfo(BaseModel):
     version: str
     trace: dict[str, Any]
     limits: dict[str, float]
+    can_propose: bool
+    """Whether the bundle suggests lesions without a prompt."""
     notice: str

@@ -49,6 +49,9 @@ from samus_edge.server.schemas import (
     MaskRequest,
     MaskResult,
     Masks,
+    Proposal,
+    ProposalRequest,
+    Proposals,
     TrackFile,
     TrackRequest,
 )
@@ -114,6 +117,29 @@ class SegmentationService:
             timings_ms={name: round(value, 3) for name, value in timings_ms.items()},
             **self._computed_by,
             trace={**self.trace, "prompt": request.model_dump(mode="json")},
+        )
+
+    def propose(self, session: Session, request: ProposalRequest) -> Proposals:
+        """Suggest lesions.
+
+        Raises:
+            HTTPException: if there is no such frame, or the bundle suggests none.
+        """
+        if not self._segmenter.can_propose:
+            raise HTTPException(422, "this bundle suggests no lesions. Give a box or a point.")
+        embedding, _ = session.embedding(self._segmenter, request.frame)
+        found = self._segmenter.propose(embedding, max_lesions=request.max_lesions)
+        assert found.proposals is not None
+        each = zip(
+            found.proposals.points.tolist(),
+            found.proposals.boxes.tolist(),
+            found.proposals.scores.tolist(),
+            strict=True,
+        )
+        return Proposals(
+            frame=request.frame,
+            proposals=[Proposal(point=point, box=box, score=score) for point, box, score in each],
+            notes=[note.to_json() for note in found.notes],
         )
 
     def mask_file(self, session: Session, request: MaskRequest, name: MaskFile) -> bytes:

@@ -11,7 +11,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pycocotools.mask as coco_mask
 import pytest
 from fastapi.testclient import TestClient
 
@@ -26,7 +25,10 @@ from samus_edge.jobs.segment_file import FileSegmentation, segment_file
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.bundle.check_frame import load_check_frames
 from samus_edge.runtime.cine.lesion_tracker import LesionTracker
+from samus_edge.server.app import create_app
 from samus_edge.server.segmentation_service import png_of
+from samus_edge.server.settings import ServerSettings
+from tests import discs
 
 ClientOf = Callable[..., Any]
 Client = TestClient
@@ -352,6 +354,7 @@ def test_one_call_without_a_trace(client: TestClient) -> None:
 def test_several_lesions_in_one_call(
     client: TestClient, segmenter: Segmenter, example: dict[str, Any]
 ) -> None:
+    coco_mask = pytest.importorskip("pycocotools.mask", reason="needs pycocotools")
     frame = next(each for each in load_check_frames() if each.name == "benign_256.png")
     first, second = [float(value) for value in frame.box], [10.0, 20.0, 90.0, 70.0]
     expected = segmenter.segment(frame.image, boxes=[first, second]).masks[:, 0]
@@ -398,6 +401,32 @@ def test_several_lesions_in_one_call(
             np.testing.assert_array_equal(coco_mask.decode(counted), expected_mask)
     both = client.post(f"/v1/images/{example['id']}/masks", json={"box": first, "boxes": [second]})
     assert both.status_code == 422
+
+
+def test_lesions_are_suggested_by_a_bundle_that_can(
+    client: TestClient, example: dict[str, Any], tmp_path: Path
+) -> None:
+    path = f"/v1/images/{example['id']}/proposals"
+    if not client.get("/v1/info").json()["can_propose"]:
+        assert client.post(path, json={}).status_code == 422
+    graphs = [discs.mean_grey_encoder(), discs.disc_decoder(), discs.corner_proposer()]
+    bundle = discs.save_bundle(tmp_path / "bundle", graphs)
+    image = np.full((128, 512), 51, np.uint8)
+    with Segmenter.load(bundle, backend="onnxruntime", threads=1) as proposing:
+        app = create_app(ServerSettings(), proposing)
+        with TestClient(app, base_url="http://localhost") as own:
+            assert own.get("/v1/info").json()["can_propose"]
+            kept = own.post("/v1/images", content=png_of(image)).json()
+            path = f"/v1/images/{kept['id']}"
+            found = own.post(f"{path}/proposals", json={"max_lesions": 3}).json()
+            first, second = found["proposals"]  # as tests/runtime/test_proposals.py works out
+            assert first["point"] == pytest.approx([128.5, 31.75], abs=1e-3)
+            assert (first["score"], second["score"]) == pytest.approx((0.9, 0.72))
+            assert found["notes"][0]["code"] == "proposed"
+            x, y = first["point"]
+            mask = own.post(f"{path}/masks", json={"points": [{"x": x, "y": y}], "rle": True})
+            expected = proposing.propose(image).masks[0, 0]
+            assert mask.json()["mask"]["area_px"] == int(expected.sum())
 
 
 def test_strict_refuses_what_may_be_wrong(client: TestClient) -> None:

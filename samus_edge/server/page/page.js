@@ -45,7 +45,7 @@ class Study {
 }
 
 const NO_PROMPT = { box: null, points: [], alternative: null };
-const newLesion = (id) => ({ id, name: `Lesion ${id}`, place: null });
+const newLesion = (id) => ({ id, name: `Lesion ${id}`, place: null, isSuggested: false });
 const colourOf = (id) => COLOURS[(id - 1) % COLOURS.length];
 const isAsked = (prompt) => Boolean(prompt && (prompt.box || prompt.points.length));
 const hasPrompt = (entry) => Boolean(study && entry && study.asked(entry).length);
@@ -301,8 +301,10 @@ function change(changes) {
   return restore(study, after);
 }
 
-const setPrompt = (changes) =>
-  change({ prompts: { ...study.here.prompts, [study.active]: { ...study.prompt, alternative: null, ...changes } } });
+const setPrompt = (changes) => change({
+  prompts: { ...study.here.prompts, [study.active]: { ...study.prompt, alternative: null, ...changes } },
+  ...(study.lesion.isSuggested && { lesions: study.lesions.map((each) => (each.id === study.active ? newLesion(each.id) : each)) }),
+});
 const addPoint = (x, y, label) => setPrompt({ points: [...study.prompt.points, { x, y, label }] });
 const setLesion = (changes) =>
   change({ lesions: study.lesions.map((each) => (each.id === study.active ? { ...each, ...changes } : each)) });
@@ -342,6 +344,23 @@ function chooseLesion(id) {
   preview.mask = null;
   fillFields();
   show();
+}
+
+// The model's own click, as a lesion that says so until somebody changes it.
+async function suggest() {
+  const owner = study, { frame } = owner, entry = owner.here, { revision } = entry;
+  say("Looking for a lesion…");
+  const { proposals, notes } = await (await ask(owner, (id) => postJson(`/v1/images/${id}/proposals`, { frame }))).json();
+  if (owner !== study || frame !== owner.frame || revision !== entry.revision) return;
+  const [best] = proposals;
+  if (!best) { say(notes.map(({ text }) => text).join(" ")); return; }
+  const isFree = !isAsked(owner.prompt), id = isFree ? owner.active : Math.max(...owner.lesions.map((each) => each.id)) + 1;
+  const lesion = { ...newLesion(id), name: `Suggestion ${id}`, isSuggested: true };
+  const [x, y] = best.point;
+  change({
+    lesions: [...owner.lesions.filter((each) => each.id !== id), lesion].sort((a, b) => a.id - b.id), active: id,
+    prompts: { ...entry.prompts, [id]: { ...NO_PROMPT, points: [{ x, y, label: 1 }] } },
+  });
 }
 
 // A click may mean several things: the model's single answer, then each of its three others.
@@ -699,6 +718,7 @@ function show() {
   $("redo").disabled = !study || !study.future.length;
   $("clear").disabled = !study || !(isAsked(study.prompt) || (tool.name === "measure" && entry.lines.length));
   $("calibration").hidden = !entry || !entry.lines.length || tool.name !== "measure";
+  $("suggest").disabled = !study || Boolean(study.follow);
   $("alternative").disabled = !study || !isAsked(study.prompt);
   $("alternative").firstChild.textContent = study && study.prompt.alternative ? `${study.prompt.alternative} of 3 ` : "Alternative ";
   $("add-lesion").disabled = $("name").disabled = !study;
@@ -723,11 +743,15 @@ function show() {
 }
 
 function rowsOf(mask, notes) {
-  const sizes = mask.measurements, rows = [];
-  if (!sizes) return [["", "empty mask"]];
+  const sizes = mask.measurements, rows = [], { quality } = mask;
+  if (study.lesion.isSuggested) rows.push(["Suggestion", "nobody marked it: look at it"]);
+  if (quality) rows.push(["Quality", `${Math.round(100 * quality.probability)} %, ${quality.state}`]);
+  if (!sizes) return [...rows, ["", "empty mask"]];
   const { unit } = sizes, digits = unit === "mm" ? 1 : 0;
   const text = (value, suffix = unit) => `${value.toFixed(digits)} ${suffix}`;
   rows.push(["Longest +", text(sizes.longest_diameter.length)]);
+  const within = quality && quality.longest_diameter_interval;
+  if (within) rows.push(["with 90 %", `${within[0].toFixed(digits)} to ${text(within[1])}`]);
   rows.push(["Its angle", `${sizes.angle_deg.toFixed(0)}°, ${sizes.orientation}`]);
   rows.push(["Perpendicular ×", text(sizes.perpendicular_diameter.length)]);
   rows.push(["Width", text(sizes.width)], ["Height", text(sizes.height)]);
@@ -970,7 +994,7 @@ const centre = () => [canvas.width / 2, canvas.height / 2];
 const step = (by) => study && study.frame + by >= 0 && study.frame + by < study.image.frames && attempt(() => showFrame(study.frame + by));
 const KEYS = {
   o: () => $("file").click(), b: () => choose("box"), a: () => choose("add"), r: () => choose("remove"), m: () => choose("measure"), z: undo, y: redo,
-  l: addLesion, n: nextAlternative,
+  l: addLesion, n: nextAlternative, s: () => { if (study && !$("suggest").hidden) attempt(suggest); },
   t: () => attempt(follow), c: () => { $("callipers").checked = !$("callipers").checked; draw(); }, f: fit,
   "+": () => zoomAt(centre(), 1.25), "-": () => zoomAt(centre(), 0.8), "=": () => zoomAt(centre(), 1.25),
   Escape: clearPrompts, Delete: clearPrompts, ",": () => step(-1), ".": () => step(1), " ": play,
@@ -1010,6 +1034,7 @@ $("undo").addEventListener("click", undo);
 $("redo").addEventListener("click", redo);
 $("clear").addEventListener("click", clearPrompts);
 $("retry").addEventListener("click", () => { study.here.hasFailed = false; settle(study); });
+$("suggest").addEventListener("click", () => attempt(suggest));
 $("track").addEventListener("click", () => attempt(follow));
 $("play").addEventListener("click", play);
 $("fit").addEventListener("click", fit);
@@ -1052,7 +1077,8 @@ $("login").addEventListener("submit", (event) => {
 });
 
 async function listExamples() {
-  const examples = await (await call("/v1/examples")).json();
+  const [examples, info] = await Promise.all(["/v1/examples", "/v1/info"].map(async (path) => (await call(path)).json()));
+  $("suggest").hidden = !info.can_propose;
   $("example").length = 1;
   for (const { name, width, height } of examples) {
     const option = document.createElement("option");

@@ -206,6 +206,11 @@ class Segmenter:
         """SHA-256 of the two graphs that compute, by "image_encoder" and "mask_decoder"."""
         return {IMAGE_ENCODER: self._encoder_sha256, MASK_DECODER: self._decoder_sha256}
 
+    @property
+    def mask_input_hw(self) -> tuple[int, int]:
+        """(h, w) of `mask_input`, logits."""
+        return self._mask_input_hw
+
     @overload
     def segment(  # type: ignore[overload-overlap]  # a text is a sequence of texts
         self,

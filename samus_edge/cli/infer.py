@@ -62,9 +62,30 @@ def command(
         Path | None,
         typer.Option(
             "--prompts",
-            metavar="FILE",
-            help="Prompts of each image: CSV (image,x1,y1,x2,y2) or JSON. Without --image: of the "
-            "images that it names.",
+            metavar="FILE|FOLDER",
+            help="Prompts of each image: CSV (image,x1,y1,x2,y2), JSON, COCO, YOLO, LabelMe, "
+            "NIfTI, NPZ or masks. Without --image: of the images that it names.",
+        ),
+    ] = None,
+    refine: Annotated[
+        bool,
+        typer.Option(
+            "--refine", help="Start from the masks of --prompts, not from boxes around them alone."
+        ),
+    ] = False,
+    alternatives: Annotated[
+        bool,
+        typer.Option(
+            "--alternatives",
+            help="Three masks for each prompt, the best first, which alone goes into files.",
+        ),
+    ] = False,
+    probabilities: Annotated[
+        Path | None,
+        typer.Option(
+            "--probabilities",
+            metavar="FILE.npz",
+            help="Write how probable it is of each pixel that it is in the mask.",
         ),
     ] = None,
     out_dir: Annotated[
@@ -80,8 +101,9 @@ def command(
         typer.Option(
             "--format",
             metavar="NAME",
-            help="What --out-dir gets beside results.jsonl: mask (the default), overlay, "
-            "dicom-seg, dicom-sr; repeatable.",
+            help="What --out-dir gets beside results.jsonl: mask (the default), overlay, csv, "
+            "coco, coco-polygons, yolo, labelme, nifti, npz, png, probabilities, dicom-seg, "
+            "dicom-sr; repeatable.",
         ),
     ] = None,
     jobs: Annotated[
@@ -177,9 +199,12 @@ def command(
         raise BadArgumentError("--format, --jobs and --shard are of many images: give --out-dir.")
     if prompts is not None and (boxes or points):
         raise BadArgumentError("prompts are from --prompts, or from --box and --point, not both.")
+    if refine and prompts is None:
+        raise BadArgumentError(
+            "--refine starts from masks: give them as well (--prompts MASK.png)."
+        )
 
     # Here, so that --help and a mistyped option answer at once.
-    from samus_edge.jobs.batch_input import ImagePrompts
     from samus_edge.jobs.segment_file import FileSegmentation, segment_file
 
     silence_opencv()
@@ -201,26 +226,30 @@ def command(
         frames=frame or [0],
         dicom_seg_file=dicom_seg,
         dicom_sr_file=dicom_sr,
+        has_alternatives=alternatives,
+        probability_file=probabilities,
     )
     if out_dir is not None:
-        if any(path is not None for path in (out, overlay, dicom_seg, dicom_sr)):
+        if any(path is not None for path in (out, overlay, probabilities, dicom_seg, dicom_sr)):
             raise BadArgumentError(
-                "--out, --overlay, --dicom-seg and --dicom-sr are files of one image. With "
-                "--out-dir give --format mask, overlay, dicom-seg or dicom-sr."
+                "--out, --overlay, --probabilities, --dicom-seg and --dicom-sr are files of one "
+                "image. With --out-dir give --format mask, overlay and so on."
             )
-        items = _items(image or [], image_list, prompts, job, out_dir)
+        items = _items(image or [], image_list, prompts, refine, job, out_dir)
         _segment_many(job, items, out_dir, formats or ["mask"], jobs, shard, as_json)
         return
     if prompts is None and image_list is None and len(image or ()) == 1:
         job = replace(job, image=Path((image or [""])[0]))
     else:
-        items = _items(image or [], image_list, prompts, job)
+        items = _items(image or [], image_list, prompts, refine, job)
         if len(items) != 1:
             raise BadArgumentError(
                 f"there are {len(items)} images. Give a folder for their results (--out-dir)."
             )
-        given = items[0].prompts or ImagePrompts()
-        job = replace(job, image=items[0].image, boxes=given.boxes, points=given.points)
+        job = replace(job, image=items[0].image)
+        if items[0].read_prompts is not None:
+            given = items[0].read_prompts(job.image)
+            job = replace(job, boxes=given.boxes, points=given.points, masks=given.masks)
     report = segment_file(job)
     if as_json:
         print_json(report.to_json())
@@ -232,23 +261,24 @@ def _items(
     images: list[str],
     image_list: Path | None,
     prompts: Path | None,
+    refine: bool,
     job: "FileSegmentation",
     out_dir: Path | None = None,
 ) -> "list[BatchItem]":
-    """The images with their prompts; those of the job for all, unless there is a file of them."""
+    """The images with their prompts: those of the file, or else those of the job for each."""
     from samus_edge.jobs.batch_input import ImagePrompts, find_images, make_batch, read_prompts
 
-    given = {} if prompts is None else read_prompts(prompts)
-    if prompts is not None and not images and image_list is None:
-        images = [str(prompts.parent / name) for name in given]
-    paths = find_images(images, image_list, out_dir)
-    items, left = make_batch(paths, given, None if prompts is None else prompts.parent)
-    if left:
+    given = None if prompts is None else read_prompts(prompts, refine=refine)
+    if given is not None and not images and image_list is None:
+        images = [str(given.folder / name) for name in given.by_image]
+    for_all = ImagePrompts(tuple(job.boxes), tuple(job.points))
+    has_any = job.boxes or job.points
+    items, left = make_batch(
+        find_images(images, image_list, out_dir), given, for_all if has_any else None
+    )
+    if left and out_dir is not None:
         names = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
         typer.echo(f"warning: no image for {len(left)} prompts of {prompts}: {names}", err=True)
-    if job.boxes or job.points:
-        for_all = ImagePrompts(tuple(job.boxes), tuple(job.points))
-        items = [replace(item, prompts=for_all) for item in items]
     return items
 
 

@@ -2,21 +2,36 @@
 
 import csv
 import glob
+import hashlib
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
+from samus_edge.data.annotations import Annotations, read_annotations
 from samus_edge.data.case import list_problems, natural_order
 from samus_edge.errors import BadArgumentError, ImageFileError
 from samus_edge.jobs.record import Box, Point
 from samus_edge.runtime.cine.cine_source import IMAGE_SUFFIXES, head_of
 from samus_edge.runtime.dicom.dicom_frames import is_dicom
 
-__all__ = ["BatchItem", "ImagePrompts", "find_images", "make_batch", "parse_shard", "read_prompts"]
+__all__ = [
+    "BatchItem",
+    "ImagePrompts",
+    "PromptFile",
+    "find_images",
+    "make_batch",
+    "parse_shard",
+    "read_prompts",
+]
 
 
 @dataclass(frozen=True)
@@ -27,15 +42,22 @@ class ImagePrompts:
         boxes: XYXY, pixels of the image.
         points: (x, y, label), pixels of the image; label 1 foreground, 0 background.
         labels: What each box shows, "" where it is not said; empty where none is.
+        masks: (H, W), bool, to be refined, one for each box; or none.
     """
 
     boxes: tuple[Box, ...] = ()
     points: tuple[Point, ...] = ()
     labels: tuple[str, ...] = ()
+    masks: tuple[npt.NDArray[np.bool_], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return {"boxes": list(map(list, self.boxes)), "points": list(map(list, self.points))}
+        """As a JSON object, which tells prompts apart."""
+        masks = [hashlib.sha256(np.packbits(mask).tobytes()).hexdigest() for mask in self.masks]
+        lists = {"boxes": list(map(list, self.boxes)), "points": list(map(list, self.points))}
+        return {**lists, "labels": list(self.labels), "masks": masks}
+
+
+ReadPrompts: TypeAlias = Callable[[Path], ImagePrompts]
 
 
 @dataclass(frozen=True)
@@ -46,12 +68,27 @@ class BatchItem:
         image: The file.
         name: Its path below the folder that all images have in common, without a suffix unless
             another image differs from it by that alone; no other image of the batch has it.
-        prompts: Its prompts; None if there are none.
+        read_prompts: From the file to its prompts; None if there are none.
     """
 
     image: Path
     name: str
-    prompts: ImagePrompts | None
+    read_prompts: ReadPrompts | None
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """The prompts of many images.
+
+    Attributes:
+        folder: Where paths begin.
+        by_image: By the path of an image or the end of one; from the image to its prompts.
+        annotations: Of the formats of other tools: finds the name of an image in its own way.
+    """
+
+    folder: Path
+    by_image: Mapping[str, ReadPrompts]
+    annotations: Annotations | None = None
 
 
 def find_images(
@@ -119,33 +156,71 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(part), int(count)
 
 
-def read_prompts(path: Path) -> dict[str, ImagePrompts]:
-    """The prompts of many images, by a path or the end of one; see docs/batch.md for the forms.
+def read_prompts(path: Path, *, refine: bool = False) -> PromptFile:
+    """The prompts of many images; docs/batch.md shows the forms.
+
+    Args:
+        path: A CSV or JSON file, or annotations as `read_annotations` takes them.
+        refine: Whether masks and outlines are prompts themselves, beside the boxes around them.
 
     Raises:
         BadArgumentError: if it cannot be read, or is of no known form; all that is wrong is named.
+        DataError: if annotations cannot be read.
     """
+    kind = path.suffix.lower()
+    found: dict[str, ImagePrompts] = {}
+    document: object = None
     try:
-        if path.suffix.lower() in (".csv", ".tsv"):
-            return _of_csv(path)
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
+        if kind == ".csv":
+            found = _of_csv(path)
+        elif kind == ".json":
+            document = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as err:
         raise BadArgumentError(f"the prompts {path} cannot be read ({err.strerror}).") from err
-    except (ValueError, csv.Error) as err:
-        if isinstance(err, BadArgumentError):
-            raise
+    except (json.JSONDecodeError, UnicodeDecodeError, csv.Error) as err:
         raise BadArgumentError(
-            f"the prompts {path} are neither CSV nor JSON ({err}). docs/batch.md shows both."
+            f"the prompts {path} are no {kind[1:].upper()} ({err}). docs/batch.md shows the forms."
         ) from err
-    return _of_json(path, document)
+    is_ours = document is not None and not (
+        isinstance(document, dict) and {"annotations", "shapes"} & set(document)
+    )
+    if not found and not is_ours:
+        annotations = read_annotations(path)
+        read = partial(_of_annotations, annotations, refine)
+        return PromptFile(path.parent, dict.fromkeys(annotations.names, read), annotations)
+    if refine:
+        raise BadArgumentError(f"--refine takes masks or outlines, and {path} has none.")
+    given = found or _of_json(path, document)
+    return PromptFile(path.parent, {image: _always(each) for image, each in given.items()})
+
+
+def _always(prompts: ImagePrompts) -> ReadPrompts:
+    return lambda image: prompts
+
+
+def _of_annotations(annotations: Annotations, refine: bool, image: Path) -> ImagePrompts:
+    """The boxes of an image's annotations, else its points, which are one prompt."""
+    found = annotations.of(image)
+    boxed = [(each.box, each) for each in found if each.box is not None]
+    masks = [each.mask for _, each in boxed] if refine else []
+    if refine and (not masks or any(mask is None for mask in masks)):
+        raise BadArgumentError(f"--refine takes masks or outlines, and {image} has none.")
+    points = [(x, y, 1) for each in found if each.box is None for x, y in each.points]
+    labels = tuple(each.label for _, each in boxed)
+    return ImagePrompts(
+        tuple(box for box, _ in boxed),
+        tuple(points) if not boxed else (),
+        labels if any(labels) else (),
+        tuple(mask for mask in masks if mask is not None),
+    )
 
 
 def _of_csv(path: Path) -> dict[str, ImagePrompts]:
-    """A row for each box or point: `image`, and `x1,y1,x2,y2` or `x,y[,positive]`, `label`."""
+    """A row for each box or point: `image`, `x1,y1,x2,y2` or `x,y[,positive]`, `label` of a box."""
     found: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
     problems: list[str] = []
     with path.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        reader = csv.DictReader(file)
         names = {(name or "").strip().lower(): name for name in reader.fieldnames or ()}
         if "image" not in names or not ({"x1", "y1", "x2", "y2"} <= set(names) or "x" in names):
             raise BadArgumentError(
@@ -216,72 +291,81 @@ def _checked(
 
 
 def make_batch(
-    images: Sequence[Path], prompts: Mapping[str, ImagePrompts], below: Path | None = None
+    images: Sequence[Path], prompts: PromptFile | None = None, for_all: ImagePrompts | None = None
 ) -> tuple[list[BatchItem], list[str]]:
     """Give each image its prompts.
 
     Args:
         images: The files.
-        prompts: By the path of the image, from here or from `below`, or by the end of its path,
-            with a suffix or without; each of them fits one image at most.
-        below: The folder of the file that the prompts are from.
+        prompts: Each of them fits one image at most.
+        for_all: What each image has that has none there.
 
     Returns:
         The images in their order, and the names of prompts that no image has.
 
     Raises:
         BadArgumentError: if prompts fit several images.
+        DataError: if an image has several annotations that fit equally.
     """
-    absolute = [PurePosixPath(Path(os.path.abspath(image)).as_posix()) for image in images]
+    paths = [PurePosixPath(Path(os.path.abspath(image)).as_posix()) for image in images]
     by_stem: dict[str, list[int]] = defaultdict(list)
-    for index, path in enumerate(absolute):
-        by_stem[path.stem].append(index)
-        by_stem[path.name].append(index)
-    found: dict[int, ImagePrompts] = {}
+    for index, path in enumerate(paths):
+        for name in {path.stem, path.name}:
+            by_stem[name].append(index)
+    found: dict[int, str] = {}
     left: list[str] = []
     problems: list[str] = []
-    for key, value in prompts.items():
-        which = _fitting(key, absolute, by_stem, below)
+    prompts = prompts or PromptFile(Path(), {})
+    for name in prompts.by_image:
+        which = _fitting(name, prompts, paths, by_stem)
         if not which:
-            left.append(key)
-        elif len(which) > 1 or found.setdefault(which[0], value) is not value:
+            left.append(name)
+        elif len(which) > 1 or found.setdefault(which[0], name) != name:
             others = ", ".join(str(images[index]) for index in which[:3])
-            problems.append(f"{key} for {others}")
+            problems.append(f"{name} for {others}")
     if problems:
         text = list_problems("prompts fit several images, or several an image", problems)
         raise BadArgumentError(f"{text} Name each image by its folders as well.")
-    names = _names(absolute)
-    return [
-        BatchItem(image, name, found.get(index))
-        for index, (image, name) in enumerate(zip(images, names, strict=True))
-    ], left
+    items = []
+    for index, (image, name) in enumerate(zip(images, _names(paths), strict=True)):
+        read = None if for_all is None else _always(for_all)
+        if index in found:
+            read = prompts.by_image[found[index]]
+        items.append(BatchItem(image, name, read))
+    return items, left
 
 
 def _fitting(
-    key: str,
-    absolute: Sequence[PurePosixPath],
+    name: str,
+    prompts: PromptFile,
+    paths: Sequence[PurePosixPath],
     by_stem: Mapping[str, Sequence[int]],
-    below: Path | None,
 ) -> list[int]:
     """Which images a name means: that very path, else what ends like it."""
-    named = PurePosixPath(key.replace("\\", "/"))
-    candidates = dict.fromkeys([*by_stem.get(named.name, ()), *by_stem.get(named.stem, ())])
-    for folder in (Path(), *([] if below is None else [below])):
-        whole = Path(os.path.abspath(folder / key)).as_posix()
-        exact = [index for index in candidates if absolute[index].as_posix() == whole]
-        if exact:
+    named = PurePosixPath(name.replace("\\", "/"))
+    candidates = list(dict.fromkeys([*by_stem.get(named.name, ()), *by_stem.get(named.stem, ())]))
+    if prompts.annotations is not None:
+        name_of = prompts.annotations.name_of
+        candidates = [index for index in candidates if name_of(Path(paths[index])) == name]
+        shared = [_shared(paths[index], named) for index in candidates]
+        pairs = zip(candidates, shared, strict=True)
+        return [index for index, count in pairs if count == max(shared)]
+    for folder in (Path(), prompts.folder):
+        whole = Path(os.path.abspath(folder / name)).as_posix()
+        if exact := [index for index in candidates if paths[index].as_posix() == whole]:
             return exact
-    parts = named.parts
-    ending = [index for index in candidates if absolute[index].parts[-len(parts) :] == parts]
-    if ending:
-        return ending
     stem = named.stem if named.suffix.lower() in (*IMAGE_SUFFIXES, ".dcm") else named.name
-    stems = (*parts[:-1], stem)
-    return [
-        index
-        for index in candidates
-        if absolute[index].with_suffix("").parts[-len(parts) :] == stems
-    ]
+    without = (*named.parts[:-1], stem)
+    ends = [paths[index].parts[-len(without) :] for index in candidates]
+    if ending := [i for i, end in zip(candidates, ends, strict=True) if end == named.parts]:
+        return ending
+    return [i for i in candidates if paths[i].with_suffix("").parts[-len(without) :] == without]
+
+
+def _shared(path: PurePosixPath, named: PurePosixPath) -> int:
+    """How many folders two paths share at their ends."""
+    pairs = zip(path.parts[-2::-1], named.parts[-2::-1], strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _names(absolute: Sequence[PurePosixPath]) -> list[str]:

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -21,13 +21,20 @@ from samus_edge.errors import (
 )
 from samus_edge.jobs.batch_input import BatchItem
 from samus_edge.jobs.record import Clock, computed_by
+from samus_edge.jobs.result_formats import (
+    DOCUMENT_FORMATS,
+    FILE_FORMATS,
+    ImageResult,
+    open_results,
+)
 from samus_edge.jobs.segment_file import (
+    ALTERNATIVES,
     FileSegmentation,
     load_segmenter,
     open_image,
     segment_opened,
 )
-from samus_edge.runtime.images.mask_shapes import run_lengths
+from samus_edge.runtime.images.mask_shapes import rle
 from samus_edge.runtime.images.output_files import sha256_of_file, write_files_atomically
 from samus_edge.runtime.segmenter import Segmenter
 
@@ -43,6 +50,7 @@ _FILES: Mapping[str, tuple[str, str]] = {
     "overlay": ("overlays/{}.png", "overlay_file"),
     "dicom-seg": ("dicom-seg/{}.dcm", "dicom_seg_file"),
     "dicom-sr": ("dicom-sr/{}.dcm", "dicom_sr_file"),
+    "probabilities": ("probabilities/{}.npz", "probability_file"),
 }
 
 Line: TypeAlias = dict[str, Any]
@@ -56,7 +64,8 @@ class BatchSegmentation:
         items: The images, whole: a part of them (`shard`) is named as in the whole.
         folder: Of the results; new, empty, or of the same job before it was stopped.
         each: What is done with each image; its image, prompts and files are those of the item.
-        formats: Files to write for each image, of "mask", "overlay", "dicom-seg" and "dicom-sr".
+        formats: Files to write: "mask", "overlay", "probabilities", "dicom-seg" and "dicom-sr", as
+            each image is done, and those of `open_results` at the end, of the whole alone.
         jobs: Images that are computed at the same time; None for one.
         shard: (i, n): the i-th part, from 1, of n.
     """
@@ -135,9 +144,10 @@ def segment_batch(
     items = job.items[part - 1 :: count]
     if not job.items:
         raise BadArgumentError("there is no image. Give files, folders or patterns (--image).")
-    if unknown := set(job.formats) - set(_FILES):
+    known = (*_FILES, *DOCUMENT_FORMATS, *FILE_FORMATS)
+    if unknown := set(job.formats) - set(known):
         raise BadArgumentError(
-            f"there is no format {', '.join(sorted(unknown))}. Give {', '.join(_FILES)}."
+            f"there is no format {', '.join(sorted(unknown))}. Give {', '.join(known)}."
         )
     if "dicom-sr" in job.formats and "dicom-seg" not in job.formats:
         raise BadArgumentError("a report refers to a segmentation: give --format dicom-seg, too.")
@@ -171,13 +181,27 @@ def segment_batch(
                     report.done += 1
                 report.seconds = time.perf_counter() - begun
                 on_image(report)
+            images = [str(item.image) for item in items]
+            results.put_in_order(images, drafts)
+            for kind in job.formats:
+                if kind not in _FILES and count == 1:
+                    _write_format(kind, job, filter(None, map(results.find, images)))
         except KeyboardInterrupt as err:
             done = report.done + report.kept
             raise JobInterruptedError(
                 f"stopped after {done} of {len(items)} images. The same command goes on."
             ) from err
-        results.put_in_order([str(item.image) for item in items], drafts)
         return report
+
+
+def _write_format(kind: str, job: BatchSegmentation, lines: Iterable[Line]) -> None:
+    """Write the best mask of each prompt in a format of other tools."""
+    names = {"csv": "measurements.csv", "coco": "coco.json", "coco-polygons": "coco-polygons.json"}
+    with open_results(kind, job.folder / names.get(kind, kind), overwrite=True) as writer:
+        for line in lines:
+            best = [mask for mask in line["masks"] if not mask.get("alternative")]
+            for result in ImageResult.of_document(line["name"], {**line, "masks": best}):
+                writer.add(result)
 
 
 @contextmanager
@@ -234,6 +258,7 @@ def _check_settings(job: BatchSegmentation, segmenter: Segmenter) -> None:
         "spacing": None if spacing is None else spacing.to_json(),
         "location": None if location is None else str(location),
         "callipers": each.has_callipers,
+        "alternatives": each.has_alternatives,
     }
     path = job.folder / _JOB
     if not path.exists():
@@ -345,15 +370,19 @@ class _Worker:
 
     def __call__(self, item: BatchItem) -> Line | None:
         """The line of an image; None if it is there already, with all files."""
-        if item.prompts is None:
+        if item.read_prompts is None:
             raise BadArgumentError(
                 f"{item.image} has no prompt. Give prompts for it (--prompts), or some for all "
                 "images (--box, --point)."
             )
         paths: dict[str, Any] = {}
-        for path, name in (_FILES[each] for each in self.job.formats):
-            paths[name] = self.job.folder / path.format(item.name)
-        prompts = item.prompts.to_json()
+        for path, name in (_FILES[each] for each in self.job.formats if each in _FILES):
+            path = path.format(item.name)
+            if name == "mask_file" and len(self.job.each.frames) > 1:
+                path = path.removesuffix(".png") + ".npz"
+            paths[name] = self.job.folder / path
+        given = item.read_prompts(item.image)
+        prompts = given.to_json()
         earlier = self.results.find(str(item.image))
         if earlier is not None and item.image.is_file():
             before = earlier["image"]["sha256"], earlier["name"], earlier["prompts"]
@@ -366,12 +395,13 @@ class _Worker:
                 return None
         for path in paths.values():
             path.parent.mkdir(parents=True, exist_ok=True)
-        counts: list[list[int]] = []
+        found: list[dict[str, Any]] = []
         file_job = replace(
             self.job.each,
             image=item.image,
-            boxes=item.prompts.boxes,
-            points=item.prompts.points,
+            boxes=given.boxes,
+            points=given.points,
+            masks=given.masks,
             **paths,
         )
         report = segment_opened(
@@ -380,16 +410,15 @@ class _Worker:
             self.segmenter,
             Clock(),
             turn=self.turn,
-            on_masks=lambda masks: counts.extend(map(run_lengths, masks)),
+            on_masks=lambda masks: found.extend(map(rle, masks)),
             drafts=self.drafts,
         )
         document = report.to_json()
-        height, width = report.original_hw
-        for mask, runs in zip(document["masks"], counts, strict=True):
-            mask["rle"] = {"size": [height, width], "counts": runs}
-        if labels := item.prompts.labels:
-            for index, mask in enumerate(document["masks"]):
-                mask["label"] = labels[index % len(labels)]
+        for mask, run_lengths in zip(document["masks"], found, strict=True):
+            mask["rle"] = run_lengths
+        for index, mask in enumerate(document["masks"] if given.labels else ()):
+            which = index // (ALTERNATIVES if self.job.each.has_alternatives else 1)
+            mask["label"] = given.labels[which % len(given.labels)]
         if earlier is not None:
             return None
         line = {name: document[name] for name in ("image", "masks", "notes")}

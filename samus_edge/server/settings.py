@@ -30,6 +30,9 @@ class ServerSettings:
         max_incoming_bytes: Size of all bodies that are being received.
         decode_slots: Files that are decoded at the same time.
         decode_seconds: How long decoding may take.
+        label_studio: URLs of Label Studio, whose backend the service then is too, and of further
+            servers that images are fetched from; none for no backend.
+        label_studio_key: Key of Label Studio's interface, to fetch images with.
         sweep_seconds: After which images that nobody used for too long are looked for again.
     """
 
@@ -50,6 +53,8 @@ class ServerSettings:
     decode_slots: int = 2
     decode_seconds: float = 30.0
     sweep_seconds: float = 2.0
+    label_studio: tuple[str, ...] = ()
+    label_studio_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not is_loopback(self.host) and not self.token:

@@ -135,6 +135,17 @@ def command(
             "mask in turn; with several, each box that contains them.",
         ),
     ] = None,
+    auto: Annotated[
+        bool,
+        typer.Option(
+            "--auto",
+            help="Without a prompt: what the model suggests, which a person has to look at. It "
+            "misses lesions, and marks what is none.",
+        ),
+    ] = False,
+    lesions: Annotated[
+        int, typer.Option("--lesions", min=1, max=3, metavar="N", help="With --auto: at most N.")
+    ] = 1,
     bundle: BundlePath = None,
     require_signature: RequireSignature = None,
     backend: BackendName = "auto",
@@ -199,6 +210,8 @@ def command(
         raise BadArgumentError("--format, --jobs and --shard are of many images: give --out-dir.")
     if prompts is not None and (boxes or points):
         raise BadArgumentError("prompts are from --prompts, or from --box and --point, not both.")
+    if auto and (prompts is not None or boxes or points):
+        raise BadArgumentError("--auto takes no prompts: give the one or the others.")
     if refine and prompts is None:
         raise BadArgumentError(
             "--refine starts from masks: give them as well (--prompts MASK.png)."
@@ -212,6 +225,7 @@ def command(
         image=Path(),
         boxes=boxes,
         points=points,
+        max_lesions=lesions if auto else 0,
         bundle=open_signed(bundle, require_signature),
         backend=backend,
         precision=precision,
@@ -272,7 +286,7 @@ def _items(
     if given is not None and not images and image_list is None:
         images = [str(given.folder / name) for name in given.by_image]
     for_all = ImagePrompts(tuple(job.boxes), tuple(job.points))
-    has_any = job.boxes or job.points
+    has_any = job.boxes or job.points or job.max_lesions
     items, left = make_batch(
         find_images(images, image_list, out_dir), given, for_all if has_any else None
     )

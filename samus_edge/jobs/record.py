@@ -41,6 +41,7 @@ __all__ = [
     "legend_note",
     "mask_records",
     "prompts_for",
+    "proposed_prompts",
     "refuse_warnings",
 ]
 
@@ -75,11 +76,13 @@ class PromptRecord:
         box: XYXY, pixels of the image, clipped to it; None without a box.
         points: (x, y, label), pixels of the image; label 1 foreground, 0 background.
         was_clipped: Whether a part of the box outside the image was cut off.
+        proposal_score: How sure the model is of what it proposed; None for a prompt of a person.
     """
 
     box: Box | None = None
     points: tuple[Point, ...] = ()
     was_clipped: bool = False
+    proposal_score: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -87,6 +90,7 @@ class PromptRecord:
             "box": None if self.box is None else list(self.box),
             "points": [list(point) for point in self.points],
             "was_clipped": self.was_clipped,
+            "proposal_score": self.proposal_score,
         }
 
 
@@ -285,13 +289,21 @@ def mask_records(
             f"hour, distance and depth are those of one lesion, and there are {len(prompts)} "
             "prompts. Give one prompt, or the side alone."
         )
+    records = [
+        _prompt_record(prompts, row, boxes[row] if boxes else None) for row in range(len(prompts))
+    ]
+    if prediction.proposals is not None:
+        records = [
+            replace(record, proposal_score=round(float(score), 4))
+            for record, score in zip(records, prediction.proposals.scores, strict=True)
+        ]
     return tuple(
         mask_record(
             prediction.masks[index, 0],
             prediction.iou_predictions[index, 0],
             source,
             spacing,
-            _prompt_record(prompts, index, boxes[index] if boxes else None),
+            records[index],
             prediction.notes,
             location,
             None if prediction.quality is None else prediction.quality[index],
@@ -340,6 +352,14 @@ def frame_record(
             quality=tracked.quality,
         )
     return FrameRecord(index, seconds, latency_ms, replace(tracked, mask=None), mask)
+
+
+def proposed_prompts(prediction: Prediction) -> Prompts:
+    """The clicks of a model's proposals, a prompt each; maybe none."""
+    assert prediction.proposals is not None
+    points = prediction.proposals.points[:, None]  # (N, 1, 2)
+    labels = np.ones(points.shape[:2], np.int32)
+    return Prompts(prediction.original_hw, None, points, labels, None)
 
 
 def prompts_for(

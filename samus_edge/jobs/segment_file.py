@@ -24,6 +24,7 @@ from samus_edge.jobs.record import (
     legend_note,
     mask_records,
     prompts_for,
+    proposed_prompts,
     refuse_warnings,
 )
 from samus_edge.runtime.backends.backend_selection import check_backend, check_threads
@@ -100,6 +101,7 @@ class FileSegmentation:
         image: A PNG, JPEG, BMP, TIFF, WebP or DICOM file.
         boxes: XYXY, pixels of the image.
         points: (x, y, label), pixels of the image; label 1 foreground, 0 background.
+        max_lesions: Without prompts: at most so many lesions that the model proposes; 0 for none.
         bundle: Folder of a bundle, a zip file of one, or one that is open; None for the default
             bundle.
         backend: See `select_backend`.
@@ -127,6 +129,7 @@ class FileSegmentation:
     image: Path
     boxes: Sequence[Box] = ()
     points: Sequence[Point] = ()
+    max_lesions: int = 0
     bundle: Path | Bundle | None = None
     backend: str = "auto"
     precision: str = "auto"
@@ -160,6 +163,8 @@ class SegmentationReport:
         timings_ms: Wall time of each step by its name, and "total".
         computed_by: See `computed_by`.
         notes: What a user should know about the file, the prompts and the masks.
+        presence: The model's estimate of the probability that the image shows a lesion; None where
+            it was not asked for a proposal.
     """
 
     job: FileSegmentation
@@ -170,6 +175,7 @@ class SegmentationReport:
     timings_ms: Mapping[str, float]
     computed_by: Mapping[str, Any]
     notes: tuple[Note, ...] = ()
+    presence: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As the document that `samus-edge infer --json` prints."""
@@ -196,6 +202,7 @@ class SegmentationReport:
                     zip(self._frame_of_masks(), self.masks, strict=True)
                 )
             ],
+            "presence": self.presence,
             "notes": [note.to_json() for note in self.notes],
             "timings_ms": dict(self.timings_ms),
             **self.computed_by,
@@ -311,12 +318,12 @@ class OpenedImage:
     Attributes:
         source: The file.
         images: The job's frames of it, in their order; to be read once.
-        prompts: Checked for it.
+        prompts: Checked for it; None where the model proposes them.
     """
 
     source: FileFrames
     images: Iterator[GreyFrame]
-    prompts: Prompts
+    prompts: Prompts | None
 
 
 def open_image(job: FileSegmentation) -> OpenedImage:
@@ -335,6 +342,8 @@ def open_image(job: FileSegmentation) -> OpenedImage:
             f"a mask to refine has the shape {wrong[0]} and {job.image} {source.original_hw}. Give "
             "a mask of the image's size."
         )
+    if job.max_lesions:
+        return OpenedImage(source, images, None)
     return OpenedImage(source, images, prompts_for(job.boxes, job.points, source.original_hw))
 
 
@@ -403,6 +412,9 @@ def segment_opened(
             if job.dicom_seg_file is not None:
                 lesions += lesion_frames(frame, masks, found)
         notes = all_notes(source, records)
+        proposals = prediction.proposals
+        if proposals is not None and not records:  # whose notes are those of its masks
+            notes = (*prediction.notes, *notes)
         if source.study is not None and job.dicom_seg_file is not None:
             notes += dicom_notes(source.study, len(records), len(lesions))
         if job.is_strict:
@@ -424,6 +436,7 @@ def segment_opened(
             timings_ms=clock.timings_ms(),
             computed_by=computed_by(segmenter),
             notes=notes,
+            presence=None if proposals is None else round(proposals.presence, 4),
         )
 
 
@@ -435,20 +448,26 @@ def _segmented(
     turn: AbstractContextManager[object],
 ) -> Iterator[tuple[int, GreyFrame, Prediction, tuple[MaskRecord, ...]]]:
     """Each frame with its masks, the best of each prompt first, and their records."""
-    prompts = opened.prompts
     for frame, image in zip(job.frames, opened.images, strict=True):
         clock.lap("read")
         with turn:
             embedding = segmenter.encode(image)
             clock.lap("encode")
-            prediction = segmenter.predict(
-                embedding,
-                boxes=prompts.boxes,
-                point_coords=prompts.point_coords,
-                point_labels=prompts.point_labels,
-                mask_input=_logits_of(job.masks, segmenter.mask_input_hw) if job.masks else None,
-                multimask_output=job.has_alternatives,
-            )
+            if opened.prompts is None:
+                prediction = segmenter.propose(embedding, max_lesions=job.max_lesions)
+                prompts = proposed_prompts(prediction)
+            else:
+                prompts = opened.prompts
+                prediction = segmenter.predict(
+                    embedding,
+                    boxes=prompts.boxes,
+                    point_coords=prompts.point_coords,
+                    point_labels=prompts.point_labels,
+                    mask_input=_logits_of(job.masks, segmenter.mask_input_hw)
+                    if job.masks
+                    else None,
+                    multimask_output=job.has_alternatives,
+                )
         if len(job.frames) > 1:
             notes = [
                 replace(note, text=f"Frame {frame}: {note.text}")
@@ -513,10 +532,16 @@ def _probabilities(prediction: Prediction) -> bytes:
 
 def _check_job(job: FileSegmentation) -> None:
     """Check all that needs neither the image nor the bundle."""
-    if not job.boxes and not job.points:
+    has_prompt = bool(job.boxes or job.points)
+    if not has_prompt and not job.max_lesions:
         raise BadArgumentError(
             "no prompt was given. Give at least one box (--box x1,y1,x2,y2) or one point "
-            "(--point x,y)."
+            "(--point x,y), or have the model suggest something (--auto)."
+        )
+    if job.max_lesions and (has_prompt or job.has_alternatives or len(job.frames) > 1):
+        raise BadArgumentError(
+            "what the model suggests (--auto) is of one frame, without prompts and alternatives. "
+            "Leave them out."
         )
     if job.mask_file is not None and len(job.boxes) > MAX_LABELS:
         raise BadArgumentError(

@@ -16,6 +16,7 @@ from samus_edge.errors import BadArgumentError, SamusEdgeError
 from samus_edge.jobs.segment_file import FileSegmentation, segment_file
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.images.image_io import read_image
+from tests.discs import corner_proposer, disc_decoder, mean_grey_encoder, save_bundle
 
 # A disc's edge may fall on either side of a pixel's centre.
 EDGE_PX = 1.5
@@ -284,3 +285,28 @@ def test_a_mask_is_refined(job: FileSegmentation) -> None:
     assert abs(refined.box[0] - (middle - radius - 12 * 640 / 256)) < EDGE_PX + 1
     with pytest.raises(BadArgumentError, match=r"\(480, 600\)"):
         segment_file(dataclasses.replace(job, masks=[given[:, :600]]))
+
+
+@pytest.mark.parametrize(("presence", "count"), [(0.9, 2), (0.3, 0)])
+def test_what_is_proposed_is_a_result_like_others(
+    tmp_path: Path, presence: float, count: int
+) -> None:
+    graphs = [mean_grey_encoder(), disc_decoder(), corner_proposer(presence)]
+    bundle = save_bundle(tmp_path / "bundle", graphs)
+    image = tmp_path / "image.png"
+    cv2.imwrite(str(image), np.full((256, 256), 51, np.uint8))
+    job = FileSegmentation(image=image, max_lesions=3, bundle=bundle, mask_file=tmp_path / "m.png")
+    document = segment_file(job).to_json()
+    assert [mask["prompt"]["points"] for mask in document["masks"]] == [
+        [[64.0, 64.0, 1]],
+        [[192.0, 192.0, 1]],
+    ][:count]
+    scores = [mask["prompt"]["proposal_score"] for mask in document["masks"]]
+    assert scores == pytest.approx([0.9, 0.72][:count])
+    assert document["presence"] == pytest.approx(presence)
+    codes = {note["code"] for note in document["notes"]}
+    assert ("proposed" in codes, "no_proposal" in codes) == (count > 0, count == 0)
+    labels = cv2.imread(str(tmp_path / "m.png"), cv2.IMREAD_UNCHANGED)
+    assert set(np.unique(labels)) == set(range(count + 1))
+    with pytest.raises(BadArgumentError, match="without prompts"):
+        segment_file(dataclasses.replace(job, boxes=[(1, 1, 9, 9)]))

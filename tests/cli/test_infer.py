@@ -92,7 +92,12 @@ def test_several_boxes_points_and_both(run: Run, image: Path, bundle: Path) -> N
 
     one = json.loads(run(*common, *points).stdout)
     assert [mask["prompt"] for mask in one["masks"]] == [
-        {"box": None, "points": [[50, 60, 1], [90, 100, 0]], "was_clipped": False}
+        {
+            "box": None,
+            "points": [[50, 60, 1], [90, 100, 0]],
+            "was_clipped": False,
+            "proposal_score": None,
+        }
     ]
 
     both = json.loads(run(*common, *boxes, *points).stdout)
@@ -106,7 +111,12 @@ def test_a_box_partly_outside_is_cut_to_the_image(run: Run, image: Path, bundle:
         *("infer", "--image", image, "--bundle", bundle, "--json"), "--box", "-40,-40,200,1000"
     )
     (mask,) = json.loads(outcome.stdout)["masks"]
-    assert mask["prompt"] == {"box": [-0.5, -0.5, 200, 383.5], "points": [], "was_clipped": True}
+    assert mask["prompt"] == {
+        "box": [-0.5, -0.5, 200, 383.5],
+        "points": [],
+        "was_clipped": True,
+        "proposal_score": None,
+    }
 
 
 def test_a_fresh_interpreter_segments_without_torch(image: Path, box: str, bundle: Path) -> None:

@@ -52,7 +52,17 @@ def test_a_mask_is_reported_with_area_and_box(job: FileSegmentation) -> None:
 def test_the_document_traces_the_result(job: FileSegmentation, disc_bundle: Path) -> None:
     document = json.loads(json.dumps(segment_file(job).to_json(), allow_nan=False))
     assert set(document) == {
-        *("image", "masks", "notes", "timings_ms", "backend", "device", "threads", "precision"),
+        *(
+            "image",
+            "masks",
+            "presence",
+            "notes",
+            "timings_ms",
+            "backend",
+            "device",
+            "threads",
+            "precision",
+        ),
         *("graphs", "bundle", "versions"),
         *("mask_file", "overlay_file", "dicom_seg_file", "dicom_sr_file"),
     }

@@ -316,7 +316,7 @@ def test_what_is_proposed_is_a_result_like_others(
     assert document["presence"] == pytest.approx(presence)
     codes = {note["code"] for note in document["notes"]}
     assert ("proposed" in codes, "no_proposal" in codes) == (count > 0, count == 0)
-    labels = cv2.imread(str(tmp_path / "m.png"), cv2.IMREAD_UNCHANGED)
+    labels = read_png(tmp_path / "m.png")
     assert set(np.unique(labels)) == set(range(count + 1))
     with pytest.raises(BadArgumentError, match="without prompts"):
         segment_file(dataclasses.replace(job, boxes=[(1, 1, 9, 9)]))

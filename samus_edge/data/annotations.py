@@ -203,17 +203,24 @@ SUFFIXES: Final[Mapping[str, tuple[str, ...]]] = {  # of formats that are masks 
 }
 
 
+# What a file has by which a format is known, where its name says too little.
+_MARKS: Final = {
+    "labelme": (rb'"shapes"', (".json",)),
+    "yolo": (rb'\A\s*\d+(\s+[-+.\de]+){4}|^\s*"?names"?\s*:', (".txt", ".yaml", ".yml")),
+    **{kind: (b"", SUFFIXES[kind]) for kind in ("nifti", "npz", "masks")},
+}
+
+
 def _kind_of(path: Path) -> str:
     files = files_below(path)
-    for kind, suffixes in (
-        ("labelme", (".json",)),
-        ("yolo", (".txt", ".yaml")),
-        *((kind, SUFFIXES[kind]) for kind in ("nifti", "npz", "masks")),
-    ):
-        found = next((file for file in files if file.name.lower().endswith(suffixes)), None)
-        if found is not None:
-            is_coco = kind == "labelme" and b'"shapes"' not in found.read_bytes()
-            return "coco" if is_coco else kind
+    for kind, (mark, suffixes) in _MARKS.items():
+        for file in files:
+            if file.name.lower().endswith(suffixes) and (
+                not mark or re.search(mark, file.read_bytes(), re.MULTILINE)
+            ):
+                return kind
+    if path.suffix.lower() == ".json":
+        return "coco"
     raise DataError(f"{path} is in none of the formats {', '.join(FORMATS)}. Say which it is.")
 
 

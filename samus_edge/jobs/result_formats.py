@@ -152,6 +152,7 @@ class ResultWriter:
             # JSON is YAML, too.
             about = {"path": ".", "train": "images", "val": "images", "names": self._classes}
             text = json.dumps(about, indent=1) + "\n"
+            self._path.mkdir(parents=True, exist_ok=True)
             write_files_atomically({self._path / "data.yaml": text.encode()})
 
     def __enter__(self) -> "ResultWriter":  # noqa: PYI034  # Self is of Python 3.11

@@ -215,6 +215,13 @@ def test_a_lesion_for_each_file(
     assert found[0][1].box == BOX
 
 
+def test_other_files_do_not_hide_the_format(tmp_path: Path) -> None:
+    (tmp_path / "README.txt").write_text("3 lesions")
+    (tmp_path / "settings.json").write_text("{}")
+    save_png(tmp_path / "a_mask", BLOB)
+    assert read_annotations(tmp_path).format == "masks"
+
+
 def test_label_maps_and_stacks_hold_several_lesions(tmp_path: Path) -> None:
     labels = np.where(BLOB, 2, RECTANGLE).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "map.png"), labels)
@@ -254,7 +261,8 @@ def test_what_cannot_be_read_is_named(
     (tmp_path / name).write_text(content)
     image = save_image(tmp_path / "images/a.png")
     with pytest.raises(SamusEdgeError, match=message):
-        read_annotations(tmp_path / name).of(image, original_hw=HW)
+        kind = "yolo" if name.endswith(".txt") else None
+        read_annotations(tmp_path / name, kind).of(image, original_hw=HW)
 
 
 def test_what_is_not_there_or_means_several_is_refused(tmp_path: Path) -> None:

@@ -149,6 +149,13 @@ def test_labelme_finds_the_image_and_keeps_holes_as_masks(tmp_path: Path) -> Non
     assert [each["group_id"] for each in parts] == [None, 2, 2]
 
 
+@pytest.mark.parametrize("kind", [*DOCUMENT_FORMATS, *FILE_FORMATS])
+def test_no_image_is_no_error(tmp_path: Path, kind: str) -> None:
+    open_results(kind, tmp_path / "out").close()
+    with open_results(kind, tmp_path / "one", overwrite=True) as writer:
+        writer.add(result(tmp_path, "a", np.zeros(HW, np.bool_)))
+
+
 @pytest.mark.parametrize("kind", ["coco", "png", "yolo"])
 def test_nothing_that_exists_is_replaced_unasked(tmp_path: Path, kind: str) -> None:
     path, results = written(kind, tmp_path)

@@ -22,9 +22,9 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -101,10 +101,10 @@ class ImageResult:
 
 
 class ResultWriter:
-    """Writes results in a format. Made by `open_results`; a context manager, which closes itself.
+    """Writes results in a format. Made by `open_results`.
 
     Files of an image appear when it is added, each whole; the one file of `coco`, `coco-polygons`
-    and `csv`, and YOLO's `data.yaml`, when the writer is closed, and not after an error.
+    and `csv`, and YOLO's `data.yaml`, at the end, and not after an error.
     """
 
     def __init__(self, kind: str, path: Path, overwrite: bool) -> None:
@@ -155,21 +155,10 @@ class ResultWriter:
             self._path.mkdir(parents=True, exist_ok=True)
             write_files_atomically({self._path / "data.yaml": text.encode()})
 
-    def __enter__(self) -> "ResultWriter":  # noqa: PYI034  # Self is of Python 3.11
-        return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if exc is None:
-            self.close()
-
-
-def open_results(kind: str, path: Path, *, overwrite: bool = False) -> ResultWriter:
-    """Begin to write results.
+@contextmanager
+def open_results(kind: str, path: Path, *, overwrite: bool = False) -> Iterator[ResultWriter]:
+    """A writer of results, which ends with the block; see `ResultWriter`.
 
     Args:
         kind: One of `DOCUMENT_FORMATS` or `FILE_FORMATS`.
@@ -191,7 +180,9 @@ def open_results(kind: str, path: Path, *, overwrite: bool = False) -> ResultWri
         _check_free(file, overwrite)
     if kind in DOCUMENT_FORMATS and not path.absolute().parent.is_dir():
         raise OutputFileError(f"{path} is in a folder that does not exist. Create it.")
-    return ResultWriter(kind, path, overwrite)
+    writer = ResultWriter(kind, path, overwrite)
+    yield writer
+    writer.close()
 
 
 def result_bytes(kind: str, result: ImageResult) -> bytes:

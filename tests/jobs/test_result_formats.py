@@ -151,7 +151,8 @@ def test_labelme_finds_the_image_and_keeps_holes_as_masks(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("kind", [*DOCUMENT_FORMATS, *FILE_FORMATS])
 def test_no_image_is_no_error(tmp_path: Path, kind: str) -> None:
-    open_results(kind, tmp_path / "out").close()
+    with open_results(kind, tmp_path / "out"):
+        pass
     with open_results(kind, tmp_path / "one", overwrite=True) as writer:
         writer.add(result(tmp_path, "a", np.zeros(HW, np.bool_)))
 
@@ -190,7 +191,9 @@ def test_after_an_error_there_is_no_document(tmp_path: Path) -> None:
 
 
 def test_places_and_formats_that_do_not_exist_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(OutputFileError, match="does not exist"):
-        open_results("coco", tmp_path / "missing/a.json")
-    with pytest.raises(BadArgumentError, match="'voc'"):
-        open_results("voc", tmp_path)
+    for kind, path, error, message in (
+        ("coco", tmp_path / "missing/a.json", OutputFileError, "does not exist"),
+        ("voc", tmp_path, BadArgumentError, "'voc'"),
+    ):
+        with pytest.raises(error, match=message), open_results(kind, path):
+            pass

@@ -6,17 +6,24 @@ The service runs in a process of its own. Each client keeps an image, and asks f
 that move a little, one after the other, without a pause: more than people would. Beside prompts on
 an image that is encoded already there are new images, which have to be encoded, and files that are
 sent, which have to be decoded as well. Memory is that of the service's own process.
+
+With `--page`, clicks on the page in an installed Chromium on the same machine: from the pointer's
+release to the frame after the mask was drawn, by the page's clock. The first click on an image
+waits for the image encoder, further ones do not.
 """
 
 import http.client
 import json
+import shutil
 import socket
+import statistics
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from samus_edge.benchmarking import recipe
@@ -27,6 +34,16 @@ from samus_edge.runtime.bundle.check_frame import CheckFrame, load_check_frames
 from samus_edge.runtime.images.overlay import encode_image
 
 START_SECONDS = 60
+IMAGE_SIZES = (640, 480), (4000, 3000)
+CLOCK = """
+document.getElementById("preview").checked = false;
+addEventListener("pointerup", () => { begun = performance.now(); taken = 0; }, true);
+new MutationObserver(() => {
+  if (!document.getElementById("phase").textContent)
+    requestAnimationFrame(() => { taken ||= performance.now() - begun; });
+}).observe(document.getElementById("phase"), { childList: true });
+var begun = 0, taken = 0;
+"""
 KINDS = KEPT, _, UPLOAD = ("prompt on a kept image", "new image and prompt", "upload and prompt")
 
 
@@ -91,6 +108,39 @@ def load(port: int, clients: int, seconds: float, kind: str) -> dict[str, Any]:
     }
 
 
+def click(port: int, size: tuple[int, int], clicks: int = 12) -> dict[str, Any]:
+    """Milliseconds of clicks on the page, on an image of a size (width, height)."""
+    import cv2
+    from playwright.sync_api import sync_playwright
+
+    image = np.asarray(cv2.resize(load_check_frames()[2].image, size), np.uint8)
+    content = encode_image(Path("x.png"), image)
+    with sync_playwright() as playwright:
+        path = shutil.which("chromium")
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page.goto(f"http://127.0.0.1:{port}/")
+        page.evaluate(CLOCK)
+        page.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": content})
+        page.wait_for_selector("#add-lesion:not([disabled])")
+        page.keyboard.press("a")
+        times: list[float] = []
+        while len(times) < clicks:
+            page.mouse.click(500 + 9 * len(times), 400 + 5 * len(times))
+            while not (taken := page.evaluate("window.taken")):
+                page.wait_for_timeout(5)
+            times.append(taken)
+            page.keyboard.press("Escape")  # each click is a prompt of its own
+            page.wait_for_timeout(100)
+        browser.close()
+    return {
+        "image": f"{size[0]} x {size[1]}",
+        "first_click_ms": round(times[0], 1),
+        "further_click_ms": round(statistics.median(times[1:]), 1),
+        "slowest_further_ms": round(max(times[1:]), 1),
+    }
+
+
 def wait_until_ready(port: int) -> None:
     """Wait for the service.
 
@@ -112,6 +162,7 @@ def command(
     threads: recipe.Threads = 2,
     seconds: Annotated[float, typer.Option(min=1, help="For each number of clients.")] = 15.0,
     clients: Annotated[str, typer.Option(help="Numbers of clients.")] = "1,4,16",
+    page: Annotated[bool, typer.Option("--page", help="Clicks in a browser as well.")] = False,
     output: recipe.Output = None,
 ) -> None:
     """Load the service."""
@@ -123,6 +174,7 @@ def command(
     rows: list[dict[str, Any]] = []
     try:
         wait_until_ready(port)
+        clicked = [click(port, size) for size in IMAGE_SIZES] if page else []
         for kind in KINDS:
             for count in parse_sizes("--clients", clients):
                 row = load(port, count, seconds, kind)
@@ -132,9 +184,10 @@ def command(
         process.terminate()
         process.wait(30)
     recipe.print_rows(f"samus-edge serve, {threads} threads", rows)
-    recipe.write_results(
-        __file__, {"threads": threads, "seconds_each": seconds, "results": rows}, output
-    )
+    if clicked:
+        recipe.print_rows("its page", clicked)
+    found = {"threads": threads, "seconds_each": seconds, "results": rows, "page": clicked}
+    recipe.write_results(__file__, found, output)
 
 
 if __name__ == "__main__":

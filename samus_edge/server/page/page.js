@@ -705,11 +705,13 @@ function show() {
   $("state").textContent = isOutdated ? "followed with another pixel size: follow again" : notice;
   $("state").classList.toggle("lost", Boolean(tracked && ["lost", "stopped"].includes(tracked.state)));
   const isCurrent = Boolean(entry) && (tracked ? !isOutdated : isFresh(entry)), mask = study && masks.get(study.active);
-  const rows = isCurrent && mask ? rowsOf(mask, notes) : [];
+  const rows = isCurrent && mask ? rowsOf(mask) : [];
   if (mask && !isCurrent) rows.push(["", "of an older prompt, not shown"]);
   for (const [index, line] of entry ? entry.lines.entries() : []) rows.push([`Line ${index + 1}`, lengthText(line)]);
-  $("sizes").replaceChildren(...rows.flatMap(([name, value]) => {
+  if (isCurrent && mask) for (const note of notes) rows.push([note.level, note.text, "note"]);
+  $("sizes").replaceChildren(...rows.flatMap(([name, value, kind = ""]) => {
     const term = document.createElement("dt"), description = document.createElement("dd");
+    term.className = description.className = kind;
     term.textContent = name;
     description.textContent = value;
     return [term, description];
@@ -742,7 +744,7 @@ function show() {
   draw();
 }
 
-function rowsOf(mask, notes) {
+function rowsOf(mask) {
   const sizes = mask.measurements, rows = [], { quality } = mask;
   if (study.lesion.isSuggested) rows.push(["Suggestion", "nobody marked it: look at it"]);
   if (quality) rows.push(["Quality", `${Math.round(100 * quality.probability)} %, ${quality.state}`]);
@@ -768,7 +770,6 @@ function rowsOf(mask, notes) {
   } else rows.push(["Pixel", "size not known"]);
   if (sizes.cut_by.length) rows.push(["Cut by the frame", sizes.cut_by.join(", ")]);
   if (sizes.components > 1) rows.push(["Parts", String(sizes.components)]);
-  for (const note of notes) rows.push([note.level, note.text]);
   return rows;
 }
 

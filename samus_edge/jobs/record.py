@@ -23,7 +23,7 @@ from samus_edge.runtime.measurement.lesion_measurements import (
     measure_lesion,
 )
 from samus_edge.runtime.notes import QUALITY_UNKNOWN, Note
-from samus_edge.runtime.prediction import Prediction
+from samus_edge.runtime.prediction import Embedding, Prediction
 from samus_edge.runtime.prompts import PADDING_LABEL, Prompts, assign_points_to_boxes, check_prompts
 from samus_edge.runtime.quality import Quality
 from samus_edge.runtime.segmenter import Segmenter
@@ -40,6 +40,7 @@ __all__ = [
     "frame_record",
     "legend_note",
     "mask_records",
+    "predict_prompted",
     "prompts_for",
     "proposed_prompts",
     "refuse_warnings",
@@ -390,6 +391,19 @@ def prompts_for(
     row_coords, row_labels = assign_points_to_boxes(box_rows, coords, labels)
     return check_prompts(
         original_hw, boxes=box_rows, point_coords=row_coords, point_labels=row_labels
+    )
+
+
+def predict_prompted(
+    segmenter: Segmenter, embedding: Embedding, boxes: Sequence[Box], points: Sequence[Point]
+) -> Prediction:
+    """The masks of boxes and points on an encoded image; arguments and errors as `prompts_for`."""
+    prompts = prompts_for(boxes, points, embedding.original_hw)
+    return segmenter.predict(
+        embedding,
+        boxes=prompts.boxes,
+        point_coords=prompts.point_coords,
+        point_labels=prompts.point_labels,
     )
 
 

@@ -17,7 +17,7 @@ from cvat_sdk.masks import encode_mask
 from cvat_sdk.models import AttributeValRequest
 
 from samus_edge.errors import BadArgumentError
-from samus_edge.jobs.record import Box, Point, prompts_for
+from samus_edge.jobs.record import Box, predict_prompted
 from samus_edge.runtime.prediction import Embedding, Prediction
 from samus_edge.runtime.segmenter import Segmenter
 
@@ -98,7 +98,7 @@ class Interaction:
             for label, xys in clicks
             for x, y in xys
         ]
-        found = _predict(self._segmenter, pp_image, boxes, points)
+        found = predict_prompted(self._segmenter, pp_image, boxes, points)
         confidence = AttributeValRequest(
             spec_id=int(cvataa.InteractionResultAttributes.CONFIDENCE),
             value=f"{_score(found, 0):.4f}",
@@ -130,7 +130,7 @@ class Detection:
         found = (
             self._segmenter.propose(embedding, max_lesions=3)
             if boxes is None
-            else _predict(self._segmenter, embedding, boxes, [])
+            else predict_prompted(self._segmenter, embedding, boxes, [])
         )
         least = context.conf_threshold or 0.0
         masks = [
@@ -159,18 +159,6 @@ def _polygons(mask: npt.NDArray[np.bool_]) -> list[list[float]]:
 def _centred(x1: float, y1: float, x2: float, y2: float) -> Box:
     """CVAT's corners, (0, 0) at the corner of the first pixel, with pixel centres at integers."""
     return x1 - 0.5, y1 - 0.5, x2 - 0.5, y2 - 0.5
-
-
-def _predict(
-    segmenter: Segmenter, embedding: Embedding, boxes: Sequence[Box], points: Sequence[Point]
-) -> Prediction:
-    prompts = prompts_for(boxes, points, embedding.original_hw)
-    return segmenter.predict(
-        embedding,
-        boxes=prompts.boxes,
-        point_coords=prompts.point_coords,
-        point_labels=prompts.point_labels,
-    )
 
 
 def _score(found: Prediction, index: int) -> float:

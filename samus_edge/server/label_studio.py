@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from samus_edge.errors import BadArgumentError
-from samus_edge.jobs.record import Box, Point, prompts_for
+from samus_edge.jobs.record import Box, Point, predict_prompted
 from samus_edge.runtime.cine.cine_source import open_frames
 from samus_edge.runtime.segmenter import Segmenter
 from samus_edge.server.problem import problems
@@ -318,16 +318,11 @@ def _masks(
             x, y = min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)
             points.append((x, y, int(region.is_positive)))
     embedding, _ = session.embedding(segmenter, 0)
-    if regions:
-        prompts = prompts_for(boxes, points, (height, width))
-        prediction = segmenter.predict(
-            embedding,
-            boxes=prompts.boxes,
-            point_coords=prompts.point_coords,
-            point_labels=prompts.point_labels,
-        )
-    else:
-        prediction = segmenter.propose(embedding)
+    prediction = (
+        predict_prompted(segmenter, embedding, boxes, points)
+        if regions
+        else segmenter.propose(embedding)
+    )
     of_boxes = [region for region in regions if region.type.startswith("rectangle")]
     labels = list(map(brush.label, of_boxes or regions[:1])) or [brush.label(None)] * len(
         prediction.masks

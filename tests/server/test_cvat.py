@@ -2,12 +2,9 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +20,7 @@ from tests.conftest import EXAMPLE_BOXES, EXAMPLES_DIR
 from tests.discs import corner_proposer, disc_decoder, mean_grey_encoder, save_bundle
 
 pytest.importorskip("cvat_cli", reason="needs cvat-cli, for Python 3.11 or newer")
+import cvat_cli.__main__
 from cvat_sdk import auto_annotation as cvataa
 from cvat_sdk.masks import decode_mask
 
@@ -100,26 +98,28 @@ def cvat() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
         server.shutdown()
 
 
-def run_cvat(address: str, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    given = {"CVAT_ACCESS_TOKEN": "key", "HOME": str(home), "XDG_CACHE_HOME": str(home)}
-    return subprocess.run(
-        [sys.executable, "-m", "cvat_cli", "--server-host", address, *arguments],
-        env={**os.environ, **given, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
+@pytest.fixture
+def run_cvat(
+    cvat: tuple[str, list[tuple[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., int]:
+    """Runs CVAT's command on that server, in this process."""
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("CVAT_ACCESS_TOKEN", "key")
+
+    def run(*arguments: str) -> int:
+        return int(cvat_cli.__main__.main(["--server-host", cvat[0], *arguments]))
+
+    return run
 
 
 def test_a_task_is_annotated_with_the_masks_that_the_segmenter_gives(
-    cvat: tuple[str, list[tuple[str, Any]]], segmenter: Segmenter, tmp_path: Path
+    cvat: tuple[str, list[tuple[str, Any]]], run_cvat: Callable[..., int], segmenter: Segmenter
 ) -> None:
-    address, sent = cvat
+    _, sent = cvat
     boxes = f"boxes=str:{EXAMPLES_DIR / 'prompts.json'}"
     command = ["task", "auto-annotate", "1", "--function-module", "samus_edge.server.cvat"]
-    done = run_cvat(address, tmp_path, *command, "-p", boxes)
-    assert done.returncode == 0, done.stderr
+    assert run_cvat(*command, "-p", boxes) == 0
     (where, annotations) = sent[-1]
     assert where == "PATCH /api/tasks/1/annotations"
     (shape,) = annotations["shapes"]
@@ -130,12 +130,14 @@ def test_a_task_is_annotated_with_the_masks_that_the_segmenter_gives(
 
 
 def test_a_function_for_an_agent_is_registered(
-    cvat: tuple[str, list[tuple[str, Any]]], tmp_path: Path
+    cvat: tuple[str, list[tuple[str, Any]]],
+    run_cvat: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    address, sent = cvat
+    _, sent = cvat
     module = ("--function-module", "samus_edge.server.cvat")
-    done = run_cvat(address, tmp_path, "function", "create-native", "SAMUS-HF", *module)
-    assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr
+    assert run_cvat("function", "create-native", "SAMUS-HF", *module) == 0
+    assert capsys.readouterr().out == "5\n"
     where, said = sent[-1]
     assert where == "POST /api/functions"
     assert said["kind"] == "interactor"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from samus_edge.cli.console import output_console, progress_bar
-from samus_edge.cli.options import DataFolder, SplitFile, command_line, parse_fractions
+from samus_edge.cli.options import DataFolder, SplitFile, command_line
 from samus_edge.cli.train import (
     BatchSize,
     Settings,
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 MIN_MINUTES = 0.01
+FRACTIONS, TEST_NAMED = (0.6, 0.2, 0.2), (0.8, 0.2, 0.0)
 
 
 def command(
@@ -44,32 +45,12 @@ def command(
     split: SplitFile = None,
     test: Annotated[
         str,
-        typer.Option(metavar="REGEX", help="Hold out the cases in whose key this is found."),
-    ] = "",
-    val: Annotated[
-        str,
-        typer.Option(metavar="REGEX", help="Choose by the cases in whose key this is found."),
-    ] = "",
-    skip: Annotated[
-        str, typer.Option(metavar="REGEX", help="Leave out the cases in whose key this is found.")
-    ] = "",
-    patient: Annotated[
-        str,
         typer.Option(
-            metavar="REGEX", help="Keep together the cases in whose key this finds the same text."
+            metavar="REGEX",
+            help="Hold out the cases in whose key this is found, not a fifth of all. For further "
+            "rules: samus-edge data split, and --split.",
         ),
     ] = "",
-    fractions: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TRAIN,VAL,TEST",
-            help="Shares of the rest.",
-            show_default="0.6,0.2,0.2; with --test 0.8,0.2,0",
-        ),
-    ] = None,
-    config: Annotated[
-        str, typer.Option(metavar="FILE|NAME", help="YAML training configuration.")
-    ] = "finetune",
     batch_size: BatchSize = None,
     device: TrainingDevice = None,
     set_: Settings = None,
@@ -95,9 +76,8 @@ def command(
 
     Exit codes: 0 done; 1 failed; 2 an argument is wrong; 130 interrupted, and saved.
     """
-    if split is not None and (test or val or skip or patient or fractions):
+    if split is not None and test:
         raise typer.BadParameter("names the subsets, so nothing else can.", param_hint="--split")
-    shares = parse_fractions(fractions or ("0.8,0.2,0" if test else "0.6,0.2,0.2"))
 
     from samus_edge.data.collection import DatasetConfig
     from samus_edge.reporting.figure import require_matplotlib
@@ -113,14 +93,12 @@ def command(
     from samus_edge.training.training_run import prepare_training
 
     require_matplotlib()
-    settings = read_settings(Path(config), set_, batch_size=batch_size, device=device)
+    settings = read_settings(Path("finetune"), set_, batch_size=batch_size, device=device)
     folder = data.resolve()
     if split is not None:
         rule = DatasetConfig(folder.name, split=str(split.resolve()))
     else:
-        rule = DatasetConfig(
-            *(folder.name,), patient=patient, skip=skip, val=val, test=test, fractions=shares
-        )
+        rule = DatasetConfig(folder.name, test=test, fractions=TEST_NAMED if test else FRACTIONS)
     subsets = split_cases(folder, rule, out)
     settings = fitted_config(settings, rule, subsets, start)
     display = TrainingDisplay()
@@ -156,7 +134,7 @@ def command(
             command=command_line(context, places=False),
             report=bar.update,
         )
-        bar.update("comparing with the start")
+        bar.update("comparing with the start", total=2 * len(done.judged))
         comparison = done.compare(lambda case: bar.update(advance=1))
     _print(comparison)
     typer.echo(f"bundle: {done.bundle}, report: {out / 'report.html'}")

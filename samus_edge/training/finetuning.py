@@ -118,13 +118,14 @@ def fitted_config(
         subsets: what it gave.
         start: what the training starts from; None for the configuration's.
     """
-    count = len(subsets.train) if config.normals else len(select_lesions(subsets.train))
-    images = max(EPOCH_IMAGES, 2 * len(select_lesions(subsets.val)), config.batch_size)
     bundle = _bundle_of(Path(config.start) if start is None else start)
     if bundle is not None and LESION_PROPOSER in bundle.manifest.graphs:
         rule = dataclasses.replace(rule, proposals=True)
         loss = dataclasses.replace(config.loss, proposals=config.loss.proposals or 1.0)
         config = dataclasses.replace(config, loss=loss)
+    has_normals = config.normals or config.loss.proposals
+    count = len(subsets.train if has_normals else select_lesions(subsets.train))
+    images = max(EPOCH_IMAGES, 2 * len(select_lesions(subsets.val)), config.batch_size)
     datasets = (dataclasses.replace(rule, weight=images / count),)
     return dataclasses.replace(config, datasets=datasets)
 
@@ -170,6 +171,10 @@ class Finetuned:
         trainer: the training that they are of, done.
         start: what the training started from; None for the configuration's.
         subsets: the cases.
+
+    Attributes:
+        subset: "test", or "val" where nothing was held out.
+        judged: its cases with lesions, which start and result are compared on.
     """
 
     def __init__(
@@ -182,6 +187,8 @@ class Finetuned:
         self.start = Path(self.config.start) if start is None else start
         self.subsets = subsets
         self.bundle = out / BUNDLE_FOLDER
+        self.subset = "test" if select_lesions(subsets.test) else "val"
+        self.judged = select_lesions(subsets.get(self.subset))
 
     def export(
         self,
@@ -247,9 +254,7 @@ class Finetuned:
         Raises:
             OutputFileError: if a file cannot be written.
         """
-        subset = "test" if select_lesions(self.subsets.test) else "val"
-        cases = select_lesions(self.subsets.get(subset))
-        about = {"data": self.config.datasets[0].title, "subset": subset}
+        about = {"data": self.config.datasets[0].title, "subset": self.subset}
         with ExitStack() as stack:
             start = _bundle_of(self.start)
             first: Predictor[Any]
@@ -264,7 +269,7 @@ class Finetuned:
             def report(predictor: Predictor[Any], names: Mapping[str, str]) -> EvaluationReport:
                 return evaluate(
                     predictor,
-                    cases,
+                    self.judged,
                     protocols=PROTOCOLS,
                     seed=SEED,
                     groups=self.subsets.groups,
@@ -273,8 +278,8 @@ class Finetuned:
                 )
 
             before, after = report(first, names), report(second, about_segmenter(second))
-            comparison = Comparison(subset, before, after, _compared(before, after))
-            sheet = _picture_sheet((first, second), cases, comparison)
+            comparison = Comparison(self.subset, before, after, _compared(before, after))
+            sheet = _picture_sheet((first, second), self.judged, comparison)
         record_accuracy(Bundle.open(self.bundle), comparison.after)
         self._write(comparison, sheet)
         return comparison

@@ -137,7 +137,6 @@ def empty_a_mask(root: Path) -> None:
         (remove_the_masks, (), 1, ("does not fit any layout", "masks/NAME")),
         (empty_a_mask, (), 1, ("every mask of 'case_3' is empty",)),
         (None, ("--test", "nothing"), 2, ("'nothing' of test finds nothing",)),
-        (None, ("--fractions", "0,0.5,0.5"), 1, ("no image with a lesion in train",)),
         (None, ("--minutes", "0"), 2, ("--minutes",)),
         (None, ("--split", __file__, "--test", "4"), 2, ("--split",)),
     ],

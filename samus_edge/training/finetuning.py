@@ -364,12 +364,14 @@ def _picture_sheet(
     for key, instance in (ordered[number] for number in chosen):
         image, truth = read_image(by_key[key]), read_instances(by_key[key])[instance]
         cells = [SheetCell(image, [truth], "annotated")]
+        embeddings = [predictor.encode(image) for predictor in predictors]
         for protocol in PROTOCOLS[1:]:
             prompt = protocol.prompt(truth, case_generator(key, instance, SEED))
-            for name, predictor, found in zip(("start", "result"), predictors, dices, strict=True):
-                mask = predict_prompts(predictor, predictor.encode(image), [prompt]).masks[0, 0]
-                dice = found[key, instance, protocol.name]
-                cells.append(SheetCell(image, [mask], f"{name}, {protocol.name}: {dice:.3f}"))
+            for number, name in enumerate(("start", "result")):
+                predicted = predict_prompts(predictors[number], embeddings[number], [prompt])
+                dice = dices[number][key, instance, protocol.name]
+                caption = f"{name}, {protocol.name}: {dice:.3f}"
+                cells.append(SheetCell(image, [predicted.masks[0, 0]], caption))
         title = [key, f"lesion {instance}", f"{point}: {changes[key, instance]:+.3f}"]
         rows.append(SheetRow(title, cells))
     return draw_contact_sheet(rows)

@@ -64,7 +64,7 @@ def test_a_folder_becomes_a_bundle_and_a_report_also_after_ctrl_c(
     thread.join()
     assert stopped.exit_code == 130 and "run the same command again" in stopped.stderr
 
-    outcome = run(*arguments, "--minutes", "0.1", "--name", "mine", "--credit", "Drawn by a test.")
+    outcome = run(*arguments, "--minutes", "0.04", "--name", "mine", "--credit", "Drawn by a test.")
     assert outcome.exit_code == 0, outcome.stderr
     assert "images with lesions: train 3, val 1, test 2;" in outcome.stdout
     with (out / "training" / "history.csv").open(newline="") as file:
@@ -92,7 +92,7 @@ def test_a_folder_becomes_a_bundle_and_a_report_also_after_ctrl_c(
     assert "data:image/jpeg;base64," in (out / "report.html").read_text(encoding="utf-8")
 
     before = (out / "bundle" / "image_encoder.onnx").stat().st_mtime_ns
-    again = run(*arguments, "--minutes", "0.1")
+    again = run(*arguments, "--minutes", "0.04")
     assert again.exit_code == 0, again.stderr
     assert (out / "bundle" / "image_encoder.onnx").stat().st_mtime_ns == before
     assert json.loads((out / "report.json").read_text(encoding="utf-8")) == report

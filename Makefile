@@ -129,6 +129,11 @@ test-versions: $(LOWEST_VENV)/.installed $(NEWEST_VENV)/.installed ## The runtim
 		$$venv/bin/pytest -q -W ignore::DeprecationWarning -W ignore::ResourceWarning \
 			-W ignore::pytest.PytestUnraisableExceptionWarning $(RUNTIME_TESTS); done
 
+.PHONY: test-ray
+test-ray: $(VENV)/.installed ## The example on Ray Data on a local cluster; installs Ray (130 MB).
+	@$(VENV)/bin/python -m pip install --quiet 'ray[data]'
+	@$(VENV)/bin/pytest -q tests/test_examples.py -k ray
+
 .PHONY: release
 release: $(VENV)/.installed ## Check that version and changelog agree, build sdist and wheel into dist/, check both.
 	@$(VENV)/bin/python tests/release_check.py

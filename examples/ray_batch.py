@@ -26,6 +26,9 @@ class SegmentImages:
     def __init__(self) -> None:
         self.segmenter = Segmenter.load(threads=1)
 
+    def __del__(self) -> None:
+        self.segmenter.close()  # before the process ends, which Ray and ONNX Runtime do not survive
+
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Add to paths and boxes the mask, as a PNG file, its area and its predicted IoU."""
         pngs, areas, scores = [], [], []

@@ -1,5 +1,6 @@
 """The example images fit their masks and boxes, and the example scripts run."""
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from samus_edge.runtime import Segmenter
 from samus_edge.runtime.bundle.bundle import default_bundle_path
 from samus_edge.runtime.bundle.check_frame import FOLDER
 
@@ -122,3 +124,23 @@ def test_a_bundle_is_switched_only_if_it_is_right_and_back_again(
     assert _update(store, "--roll-back").returncode == 0
     assert (store / "current").readlink() == Path("model-1")
     assert (store / "previous").readlink() == Path("model-2")
+
+
+def test_ray_segments_on_a_local_cluster(tmp_path: Path) -> None:
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("needs Ray: make test-ray")
+    script, prompts = EXAMPLES_DIR / "ray_batch.py", EXAMPLES_DIR / "prompts.json"
+    command = [sys.executable, str(script), str(prompts), str(tmp_path / "out"), "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "SIGABRT" not in done.stderr
+    from pyarrow import parquet
+
+    rows = parquet.read_table(tmp_path / "out").to_pylist()
+    assert {Path(row["path"]).name: row["box"] for row in rows} == PROMPTS
+    with Segmenter.load(threads=1) as segmenter:
+        for row in rows:
+            prediction = segmenter.segment(row["path"], boxes=[row["box"]])
+            mask = cv2.imdecode(np.frombuffer(row["mask_png"], np.uint8), cv2.IMREAD_UNCHANGED)
+            assert mask is not None
+            assert np.array_equal(mask > 0, prediction.masks[0, 0])

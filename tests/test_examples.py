@@ -131,7 +131,7 @@ def test_ray_segments_on_a_local_cluster(tmp_path: Path) -> None:
         pytest.skip("needs Ray: make test-ray")
     script, prompts = EXAMPLES_DIR / "ray_batch.py", EXAMPLES_DIR / "prompts.json"
     command = [sys.executable, str(script), str(prompts), str(tmp_path / "out"), "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "SIGABRT" not in done.stderr
     from pyarrow import parquet

@@ -142,7 +142,13 @@ def test_a_stopped_batch_goes_on_to_the_same_files(
     command = [sys.executable, "-m", "samus_edge", "infer", "--bundle", str(disc_bundle)]
     command += [*prompted, "--threads", "1", "--out-dir", str(out)]
     for kill, exit_code, lines in ((signal.SIGINT, 130, 3), (signal.SIGKILL, -9, 12)):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # Jobs in the background of a shell ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
         wait_for_lines(process, out / "results.jsonl", lines)
         process.send_signal(kill)
         _, said = process.communicate()

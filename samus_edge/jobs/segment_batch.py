@@ -34,6 +34,8 @@ from samus_edge.jobs.segment_file import (
     open_image,
     segment_opened,
 )
+from samus_edge.runtime.cine.cine_source import head_of
+from samus_edge.runtime.dicom.dicom_frames import is_dicom
 from samus_edge.runtime.images.mask_shapes import rle
 from samus_edge.runtime.images.output_files import sha256_of_file, write_files_atomically
 from samus_edge.runtime.segmenter import Segmenter
@@ -65,7 +67,8 @@ class BatchSegmentation:
         folder: Of the results; new, empty, or of the same job before it was stopped.
         each: What is done with each image; its image, prompts and files are those of the item.
         formats: Files to write: "mask", "overlay", "probabilities", "dicom-seg" and "dicom-sr", as
-            each image is done, and those of `open_results` at the end, of the whole alone.
+            each image is done (the last two of DICOM images alone), and those of `open_results` at
+            the end, of the whole alone.
         jobs: Images that are computed at the same time; None for one.
         shard: (i, n): the i-th part, from 1, of n.
     """
@@ -104,11 +107,10 @@ class BatchReport:
 
     def to_json(self) -> dict[str, Any]:
         """As the document that `samus-edge infer --out-dir DIR --json` prints."""
-        errors_file = None if self.errors_file is None else str(self.errors_file)
         return {
             "folder": str(self.folder),
             "results_file": str(self.results_file),
-            "errors_file": errors_file,
+            "errors_file": None if self.errors_file is None else str(self.errors_file),
             "images": {
                 "total": self.total,
                 "done": self.done,
@@ -154,7 +156,7 @@ def segment_batch(
     with ExitStack() as closing:
         drafts = closing.enter_context(_own_folder(job.folder, suffix))
         segmenter = closing.enter_context(load_segmenter(job.each))
-        _check_settings(job, segmenter)
+        _check_settings(job, segmenter, drafts)
         results = _Results(job.folder, suffix)
         closing.callback(results.close)
         report = BatchReport(job.folder, results.path, total=len(items))
@@ -244,7 +246,7 @@ def _is_empty(folder: Path) -> bool:
     )
 
 
-def _check_settings(job: BatchSegmentation, segmenter: Segmenter) -> None:
+def _check_settings(job: BatchSegmentation, segmenter: Segmenter, drafts: Path) -> None:
     """Keep what every result of the folder is computed by, and refuse to mix.
 
     Raises:
@@ -259,10 +261,11 @@ def _check_settings(job: BatchSegmentation, segmenter: Segmenter) -> None:
         "location": None if location is None else str(location),
         "callipers": each.has_callipers,
         "alternatives": each.has_alternatives,
+        "max_lesions": each.max_lesions,
     }
     path = job.folder / _JOB
     if not path.exists():
-        write_files_atomically({path: (json.dumps(settings, indent=2) + "\n").encode()})
+        write_files_atomically({path: (json.dumps(settings, indent=2) + "\n").encode()}, drafts)
         return
     earlier = json.loads(path.read_text(encoding="utf-8"))
     here = [_comparable(each) for each in (settings, earlier)]
@@ -372,11 +375,14 @@ class _Worker:
         """The line of an image; None if it is there already, with all files."""
         if item.read_prompts is None:
             raise BadArgumentError(
-                f"{item.image} has no prompt. Give prompts for it (--prompts), or some for all "
-                "images (--box, --point)."
+                f"{item.image} has no prompt. Give prompts for it (--prompts), some for all images "
+                "(--box, --point), or let the model suggest lesions (--auto)."
             )
         paths: dict[str, Any] = {}
-        for path, name in (_FILES[each] for each in self.job.formats if each in _FILES):
+        formats = set(self.job.formats) & set(_FILES)
+        if not is_dicom(head_of(item.image)):
+            formats -= {"dicom-seg", "dicom-sr"}
+        for path, name in map(_FILES.__getitem__, formats):
             path = path.format(item.name)
             if name == "mask_file" and len(self.job.each.frames) > 1:
                 path = path.removesuffix(".png") + ".npz"

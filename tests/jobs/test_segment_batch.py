@@ -78,8 +78,11 @@ def test_each_image_has_the_result_that_it_has_alone(
     file = images.parent / "prompts.json"
     file.write_text(json.dumps(prompts), encoding="utf-8")
     out = tmp_path / "out"
-    what = ("--format", "mask", "--format", "overlay", "--format", "coco", "--jobs", 3)
-    exit_code, said = infer("--image", images, "--prompts", file, "--out-dir", out, *what)
+    formats = ("mask", "overlay", "coco", "dicom-seg")  # the last one of DICOM images alone
+    what = [word for name in formats for word in ("--format", name)]
+    exit_code, said = infer(
+        "--image", images, "--prompts", file, "--out-dir", out, *what, "--jobs", 3
+    )
     assert exit_code == 1
     assert "warning: no image for 1 prompts" in said and "nowhere.png" in said
     assert "2 of 7 images failed" in said
@@ -139,16 +142,15 @@ def test_a_stopped_batch_goes_on_to_the_same_files(
     for number in range(1, 60):
         os.link(folder / "0.png", folder / f"{number}.png")
     prompted = ("--image", str(folder), "--box", "100,50,300,250", "--format", "overlay")
-    command = [sys.executable, "-m", "samus_edge", "infer", "--bundle", str(disc_bundle)]
+    # Jobs in the background of a shell ignore Ctrl-C, and so would their children.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from samus_edge.cli.app import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", code, "infer", "--bundle", str(disc_bundle)]
     command += [*prompted, "--threads", "1", "--out-dir", str(out)]
     for kill, exit_code, lines in ((signal.SIGINT, 130, 3), (signal.SIGKILL, -9, 12)):
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            # Jobs in the background of a shell ignore Ctrl-C.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         wait_for_lines(process, out / "results.jsonl", lines)
         process.send_signal(kill)
         _, said = process.communicate()

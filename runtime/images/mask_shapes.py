@@ -89,7 +89,7 @@ def fill_polygons(
         (H, W), bool.
 
     Raises:
-        BadArgumentError: if one has fewer than three corners.
+        BadArgumentError: if one has fewer than three corners, or some far outside the image.
         MissingExtraError: without pycocotools.
     """
     try:
@@ -99,6 +99,12 @@ def fill_polygons(
     for polygon in polygons:
         if len(polygon) < 3:
             raise BadArgumentError(f"a polygon has three corners or more, got {len(polygon)}.")
+        # pycocotools walks along every edge, and crashes where that is too long.
+        if not (np.abs(polygon) <= 2 * max(original_hw)).all():
+            raise BadArgumentError(
+                f"a polygon has corners far outside the image of {original_hw[1]} x "
+                f"{original_hw[0]} pixels. Give its corners in pixels of the image."
+            )
     rings = [(polygon + CORNER).ravel().tolist() for polygon in polygons]
     united = coco_masks.merge(coco_masks.frPyObjects(rings, *original_hw))
     return mask_from_rle(united["counts"].decode("ascii"), original_hw)

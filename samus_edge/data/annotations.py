@@ -15,15 +15,17 @@ box from 2.5 to 5.5.
 """
 
 import base64
-import binascii
 import math
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
+from tokenize import TokenError  # of NumPy's headers
 from typing import Annotated, Final, TypeAlias
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -256,6 +258,9 @@ def _size(hw: Hw) -> str:
     return f"{hw[1]} x {hw[0]}"
 
 
+_DAMAGED = (OSError, ValueError, EOFError, BadZipFile, TokenError, zlib.error)
+
+
 @contextmanager
 def _reading(name: str) -> Iterator[None]:
     """What a document of another tool lacks, as an error that names it."""
@@ -263,7 +268,7 @@ def _reading(name: str) -> Iterator[None]:
         yield
     except SamusEdgeError:
         raise
-    except (OSError, ValueError, binascii.Error) as err:
+    except _DAMAGED as err:
         raise DataError(f"{name} cannot be read: {err}") from err
 
 
@@ -590,7 +595,7 @@ def _read_masks(file: Path, frame: int) -> list[Mask]:
             raise DataError(f"{file} has frames 0 to {len(frames) - 1} and no frame {frame}.")
         labels = np.rint(frames[frame])
     elif file.suffix.lower() == ".npz":
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             name = next((name for name in _NPZ_ARRAYS if name in arrays), None)
             if name is None:
                 raise DataError(f"{file} has no array {' or '.join(_NPZ_ARRAYS)}.")
@@ -630,6 +635,6 @@ def nifti_frames(file: Path) -> npt.NDArray[np.floating]:
         raise missing_extra("a NIfTI file", "nibabel") from err
     try:
         values = np.asanyarray(nibabel.load(file).dataobj)
-    except (NotNifti, EOFError) as err:
+    except (NotNifti, *_DAMAGED) as err:
         raise DataError(f"{file} is no NIfTI file that can be read: {err}") from err
     return np.asarray(values.reshape(*values.shape[:2], -1).T)  # (T, H, W)

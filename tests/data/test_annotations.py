@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -263,6 +264,19 @@ def test_what_cannot_be_read_is_named(
     with pytest.raises(SamusEdgeError, match=message):
         kind = "yolo" if name.endswith(".txt") else None
         read_annotations(tmp_path / name, kind).of(image, original_hw=HW)
+
+
+@pytest.mark.parametrize("save", [save_png, save_nifti, save_npz])
+def test_damaged_files_are_named(
+    tmp_path: Path, save: Callable[[Path, npt.NDArray[np.bool_]], None]
+) -> None:
+    save(tmp_path / "a", BLOB)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:60] + bytes(20) + whole[80:]):
+        file.write_bytes(damaged)
+        with pytest.raises(SamusEdgeError, match=re.escape(file.name)):
+            read_annotations(tmp_path).of(Path("a.jpg"))
 
 
 def test_what_is_not_there_or_means_several_is_refused(tmp_path: Path) -> None:

@@ -65,6 +65,14 @@ def test_run_lengths_of_another_size_are_refused(counts: str | list[int]) -> Non
         mask_from_rle(counts, (4, 5))
 
 
-def test_a_polygon_of_two_corners_is_refused() -> None:
-    with pytest.raises(BadArgumentError, match="got 2"):
-        fill_polygons([np.zeros((2, 2))], (4, 5))
+@pytest.mark.parametrize(
+    ("polygon", "message"),
+    [
+        ([[0, 0], [1, 1]], "got 2"),
+        ([[0, 0], [1e9, 0], [3, 3]], "far outside the image of 5 x 4"),
+        ([[0, 0], [np.nan, 0], [3, 3]], "far outside"),
+    ],
+)
+def test_what_is_no_polygon_in_an_image_is_refused(polygon: npt.ArrayLike, message: str) -> None:
+    with pytest.raises(BadArgumentError, match=message):
+        fill_polygons([np.asarray(polygon, np.float64)], (4, 5))

@@ -44,7 +44,7 @@ class ValidationScores:
     Of several datasets each counts the same, however many cases it has.
 
     Attributes:
-        loss: mean loss over cases and prompts.
+        loss: mean loss over cases and prompts, with that of the proposals where they are learned.
         dice_box: mean Dice at 256x256 with a jittered box, in [0, 1]; None if boxes are not
             trained.
         dice_point: mean Dice at 256x256 with the centre point, in [0, 1]; None if clicks are not
@@ -111,6 +111,7 @@ class Objective(nn.Module, ABC):
 
 
 REFINE_WEIGHT = 0.5
+PROPOSALS = "proposals"  # their loss, among the scores of a dataset
 VALIDATION_SEED = 0
 
 
@@ -162,6 +163,8 @@ class MaskObjective(Objective):
             augmentation=None,
             seed=VALIDATION_SEED,
             source=data.source,
+            datasets=data.datasets,
+            proposals=config.loss.proposals > 0,
         )
 
     def forward(self, batch: TrainingSample, rng: np.random.Generator) -> Tensor:
@@ -182,15 +185,16 @@ class MaskObjective(Objective):
             losses += [REFINE_WEIGHT * loss for loss in corrected]
         loss = torch.stack(losses).sum() / len(schedule)
         if weight := self.config.loss.proposals:
-            loss = loss + weight * self._proposal_loss(embeddings, batch)
+            loss = loss + weight * self._proposal_losses(self.model, embeddings, batch).mean()
         return loss
 
-    def _proposal_loss(self, embeddings: Tensor, batch: TrainingSample) -> Tensor:
-        proposer = self.model.lesion_proposer
+    def _proposal_losses(self, model: SamusHF, embeddings: Tensor, batch: TrainingSample) -> Tensor:
+        """(B,): 0 for a sample that does not teach the proposer."""
+        proposer = model.lesion_proposer
         assert proposer is not None  # which a model has where the weight is not 0
         maps, presence = proposer(embeddings.float())
         of_maps, of_presence = batch.proposal_weights.unbind(1)
-        return (of_maps * proposal_loss(maps, presence, batch.proposals, of_presence)).mean()
+        return of_maps * proposal_loss(maps, presence, batch.proposals, of_presence)
 
     def validate(self, model: SamusHF) -> ValidationScores:
         """Score a model in float32 with a box and a click, as far as the training uses them."""
@@ -211,6 +215,15 @@ class MaskObjective(Objective):
             if config.prompts.click_probability > 0:
                 prompts["point"] = click_prompts(batch)
             rows = []
+            if config.loss.proposals:
+                proposed = self._proposal_losses(model, embeddings, batch)
+                rows += [
+                    (number, PROPOSALS, [loss])
+                    for number, loss, weights in zip(
+                        numbers, proposed.tolist(), batch.proposal_weights.tolist(), strict=True
+                    )
+                    if weights[0]
+                ]
             for kind, of_kind in prompts.items():
                 logits, iou = model.decode(embeddings, *of_kind)
                 loss = segmentation_loss(logits, iou, batch.mask, config.loss)
@@ -224,7 +237,8 @@ class MaskObjective(Objective):
             for rows in pool.map(score, batches):
                 for number, kind, pair in rows:
                     of_dataset = scores[self._val_datasets[number]]
-                    for name, value in zip(("loss", kind), pair, strict=True):
+                    names = (kind,) if kind == PROPOSALS else ("loss", kind)
+                    for name, value in zip(names, pair, strict=True):
                         of_dataset.setdefault(name, []).append(value)
         found = {
             name: {what: float(np.mean(values)) for what, values in of_dataset.items()}
@@ -237,6 +251,7 @@ class MaskObjective(Objective):
 
         loss_mean = mean("loss")
         assert loss_mean is not None  # every step has a prompt
+        loss_mean += config.loss.proposals * (mean(PROPOSALS) or 0.0)
         return ValidationScores(
             loss_mean, mean("box"), mean("point"), found if len(found) > 1 else {}
         )

@@ -240,7 +240,8 @@ class LesionDataset:
 
     def _fixed_sample(self, index: int) -> TrainingSample:
         case = self._cases[index]
-        image, instance = self._source.image(case), self._source.instances(case)[0]
+        image, instances = self._source.image(case), self._source.instances(case)
+        instance = instances[0]
         scale = self.image_size / np.array([image.shape[1], image.shape[0]])
         rng = case_generator(case.key, 0, self.seed)
         box = jittered_box(instance, VALIDATION_JITTER, rng).reshape(2, 2)
@@ -248,7 +249,10 @@ class LesionDataset:
         mask = self._resized(instance)
         background = simulate_background_click(mask, rng)
         box, clicks = _to_model_frame(box, scale), _to_model_frame(clicks, scale)
-        return self._sample(image, [mask, mask], box, clicks, background)
+        sample = self._sample(image, [mask, mask], box, clicks, background)
+        if case.dataset not in self._proposing:
+            return sample
+        return self._with_proposals(sample, index, [self._resized(each) for each in instances])
 
     def _resized(self, mask: Mask) -> Mask:
         size = (self.image_size, self.image_size)

@@ -111,3 +111,22 @@ def test_normal_images_teach_the_proposer_alone(
     assert not any(gradient.any() for gradient in decoder)
     taught = model.lesion_proposer.maps.weight.grad
     assert taught is not None and bool(taught.any()) == dataset_proposes
+
+
+def test_the_choice_of_the_best_weights_counts_proposals(
+    bright_cases: list[UltrasoundCase],
+) -> None:
+    model = small_model(batch_norm=False)
+    model.lesion_proposer = LesionProposer(embed_dim=EMBED_DIM, width=8)
+    data = TrainingData(bright_cases[:1], bright_cases)
+    losses = []
+    for weight in (0.0, 2.0):
+        config = TrainConfig(precision="fp32", loss=LossWeights(proposals=weight))
+        objective = MaskObjective(model, config, data)
+        losses.append(objective.validate(model).loss)
+    batch = collate([objective.val_samples[index] for index in range(len(bright_cases))])
+    with torch.no_grad():
+        embeddings = model.image_encoder(batch.image, batch.high_frequency)
+        maps, presence = model.lesion_proposer(embeddings)
+        proposed = proposal_loss(maps, presence, batch.proposals, torch.zeros(len(embeddings)))
+    assert losses[1] - losses[0] == pytest.approx(2 * float(proposed.mean()), rel=1e-4)

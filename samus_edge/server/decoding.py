@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,11 +69,6 @@ class Decoders:
             {"Retry-After": "10"},
         )
 
-    @property
-    def process_ids(self) -> list[int]:
-        """Of those that run."""
-        return [worker.process.pid or 0 for worker in self._workers if worker.process is not None]
-
     def open(self, content: bytes, name: str, max_video_frames: int) -> FileFrames:
         """`open_frames`; the frames that it leaves for later are decoded here as well.
 
@@ -80,9 +76,8 @@ class Decoders:
             HTTPException: if it takes too long, or all are busy for too long.
             SamusEdgeError: as `open_frames`.
         """
-        frames: FileFrames = self._run(
-            "", _open, pickle.PickleBuffer(content), name, max_video_frames
-        )
+        work = partial(open_frames, name=name, max_video_frames=max_video_frames)
+        frames: FileFrames = self._run("", work, pickle.PickleBuffer(content))
         return _LateFrames(frames, self)
 
     def read(self, key: str, frames: FileFrames, index: int, *, is_colour: bool) -> Any:
@@ -130,6 +125,7 @@ class _Worker:
     def __init__(self) -> None:
         self.process: multiprocessing.process.BaseProcess | None = None
         self.key = ""  # of the file that it keeps for the next frame
+        self._used = 0.0
         self._pipe: Connection | None = None
 
     def start(self) -> None:
@@ -150,62 +146,45 @@ class _Worker:
     def run(
         self, key: str, work: Callable[..., Result], arguments: tuple[Any, ...], seconds: float
     ) -> Result:
-        for _ in range(2):  # the second time with the file, if the process has forgotten it
-            is_kept = bool(key) and key == self.key
-            given = tuple(
-                None if is_kept and isinstance(each, FileFrames) else each for each in arguments
-            )
-            self.start()
-            assert self._pipe is not None
-            is_done = False
-            try:
-                _send(self._pipe, (work, given))
-                end = time.monotonic() + _START_SECONDS
-                if self._pipe.poll(_START_SECONDS) and self._pipe.recv_bytes():  # it has begun
-                    end = time.monotonic() + seconds
-                if not self._pipe.poll(max(0.0, end - time.monotonic())):
-                    raise HTTPException(
-                        503,
-                        f"the file was not decoded in {seconds:g} seconds. Send a smaller part of "
-                        "it.",
-                    )
-                result, error, text = _receive(self._pipe)
-                is_done = True
-            except (EOFError, OSError) as err:
-                raise ImageFileError(
-                    "the file ended the process that decoded it. Export it again, or scale it down."
-                ) from err
-            finally:
-                if not is_done:
-                    self.stop()
-                    self.start()  # the next file does not wait for it
-            self.key = key
-            if isinstance(error, _ForgottenError):
-                self.key = ""
-                continue
-            if error is not None:
-                raise error from (RuntimeError(text) if text else None)
-            return result  # type: ignore[no-any-return]  # of `work`, from the other process
-        raise AssertionError("a file that was just sent is not forgotten")
-
-
-class _ForgottenError(Exception):
-    """The process has let go of a file."""
+        is_kept = key and key == self.key and time.monotonic() - self._used < _IDLE_SECONDS / 2
+        if is_kept:
+            arguments = tuple(None if isinstance(each, FileFrames) else each for each in arguments)
+        self.start()
+        assert self._pipe is not None
+        is_done = False
+        try:
+            _send(self._pipe, (work, arguments))
+            end = time.monotonic() + _START_SECONDS
+            if self._pipe.poll(_START_SECONDS) and self._pipe.recv_bytes():  # it has begun
+                end = time.monotonic() + seconds
+            if not self._pipe.poll(max(0.0, end - time.monotonic())):
+                raise HTTPException(
+                    503,
+                    f"the file was not decoded in {seconds:g} seconds. Send a smaller part of it.",
+                )
+            result, error, text = _receive(self._pipe)
+            is_done = True
+        except (EOFError, OSError) as err:
+            raise ImageFileError(
+                "the file ended the process that decoded it. Export it again, or scale it down."
+            ) from err
+        finally:
+            if not is_done:
+                self.stop()
+                self.start()  # the next file does not wait for it
+        self.key, self._used = key, time.monotonic()
+        if error is not None:
+            raise error from (RuntimeError(text) if text else None)
+        return result  # type: ignore[no-any-return]  # of `work`, from the other process
 
 
 _kept: dict[str, FileFrames] = {}  # in a process that decodes: the last file whose frames were read
-
-
-def _open(content: bytes, name: str, max_video_frames: int) -> FileFrames:
-    return open_frames(content, name, max_video_frames=max_video_frames)
 
 
 def _read(key: str, frames: FileFrames | None, index: int, is_colour: bool) -> Any:
     if frames is not None:
         _kept.clear()
         _kept[key] = frames
-    if key not in _kept:
-        raise _ForgottenError
     return (_kept[key].read_colour if is_colour else _kept[key].read)(index)
 
 

@@ -24,8 +24,8 @@ from starlette.exceptions import HTTPException
 
 from samus_edge.errors import BadArgumentError
 from samus_edge.jobs.record import Box, Point, predict_prompted
-from samus_edge.runtime.cine.cine_source import open_frames
 from samus_edge.runtime.segmenter import Segmenter
+from samus_edge.server.decoding import Decoders
 from samus_edge.server.problem import problems
 from samus_edge.server.segmentation_service import SegmentationService
 from samus_edge.server.session import Session, SessionStore
@@ -47,6 +47,7 @@ class Service(Protocol):
 
     service: SegmentationService
     sessions: SessionStore
+    decoders: Decoders
 
     async def compute(self, work: Callable[[], Result]) -> Result:
         """Run inference, when it is its turn."""
@@ -222,7 +223,9 @@ def label_studio_routes(state: Service, fetcher: ImageFetcher) -> APIRouter:
             return state.sessions.get(kept.get(address, ""))
         except HTTPException:
             content = await to_thread.run_sync(fetcher.fetch, address, limiter=fetching)
-        opened = await state.decode(lambda: Session(open_frames(content, "the image"), content))
+        opened = await state.decode(
+            lambda: Session(state.decoders.open(content, "the image", 0), content)
+        )
         if len(kept) >= _MAX_ADDRESSES:
             kept.pop(next(iter(kept)))
         kept[address] = state.sessions.add(opened).id

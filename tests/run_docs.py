@@ -54,6 +54,7 @@ NOT_RUN = (
         r"--label-studio|cvat-cli",
         "needs Label Studio or CVAT, see tests/server/test_label_studio.py and test_cvat.py",
     ),
+    (r"calibrate --quality", "has a test of its own, tests/cli/test_calibrate.py"),
     (r"update_bundle\.py", "has a test of its own, tests/test_examples.py"),
 )
 """What is not run, and why: the first pattern that a command holds."""

@@ -1,10 +1,11 @@
-"""`samus-edge calibrate`: fp16 and int8 graphs for a bundle."""
+"""`samus-edge calibrate`: fp16 and int8 graphs for a bundle, and how far masks can be trusted."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from samus_edge.cli.console import progress_bar
 from samus_edge.cli.options import (
     AllowFailing,
     BundlePath,
@@ -23,18 +24,26 @@ __all__ = ["command"]
 def command(
     context: typer.Context,
     out: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             metavar="DIR", help="Folder of the new bundle; with --overwrite that of the old one."
         ),
-    ],
+    ] = None,
     precision: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             metavar="NAME",
             help="fp16, int8 (for TensorRT) or int8-cpu (for ONNX Runtime). Repeat for several.",
         ),
-    ],
+    ] = None,
+    quality: Annotated[
+        bool,
+        typer.Option(
+            "--quality",
+            help="Fit how far masks can be trusted instead, on the validation subset of --data, "
+            "and write it into the manifest of --bundle.",
+        ),
+    ] = False,
     bundle: BundlePath = None,
     require_signature: RequireSignature = None,
     data: Annotated[
@@ -47,6 +56,23 @@ def command(
         ),
     ] = None,
     split: SplitFile = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE|NAME",
+            help="With --quality: a training configuration whose datasets are all fitted on; "
+            "--data is the folder of all of them.",
+        ),
+    ] = None,
+    splits: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="With --config: the folder splits/ of its training.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
     frames: Annotated[
         Path | None,
         typer.Option(
@@ -57,7 +83,13 @@ def command(
         ),
     ] = None,
     count: Annotated[
-        int, typer.Option("--count", metavar="N", min=1, help="How many frames to draw, by --seed.")
+        int,
+        typer.Option(
+            "--count",
+            metavar="N",
+            min=1,
+            help="How many frames to draw, by --seed; with --quality, images of each dataset.",
+        ),
     ] = 32,
     method: Annotated[
         str,
@@ -99,12 +131,28 @@ def command(
     ] = False,
     allow_failing: AllowFailing = False,
 ) -> None:
-    """Add fp16 and int8 graphs to a bundle.
+    """Add fp16 and int8 graphs to a bundle, or fit how far its masks can be trusted.
 
     For int8, every block of the image encoder is quantised alone to see what it suffers; then as
     many blocks as the budget allows are, the least sensitive first. What comes out is verified, on
     the validation subset of --data or on the --frames; a bundle that fails is not left behind.
+
+    With --quality, lesions of known truth are segmented from boxes, points and corrective clicks.
+    What `infer` then says of a mask (the probability that it is good, intervals of its sizes) is
+    fitted on them. Fewer than 50 lesions adapt an earlier calibration.
     """
+    if quality:
+        if data is None or out is not None or precision or frames is not None:
+            raise typer.BadParameter(
+                "takes --data and --bundle, and goes without --out, --precision and --frames.",
+                param_hint="--quality",
+            )
+        _fit_quality(bundle, (data, split, config, splits), count, seed)
+        return
+    if out is None or not precision:
+        raise typer.BadParameter("give --out and --precision, or --quality.")
+    if config is not None or splits is not None:
+        raise typer.BadParameter("goes with --quality.", param_hint="--config")
     if (data is None) == (frames is None):
         raise typer.BadParameter("give either --data or --frames.")
     if split is not None and data is None:
@@ -157,6 +205,44 @@ def command(
             status.update("drawing")
             _draw_charts(result, chart)
     _print(result)
+
+
+def _fit_quality(
+    bundle: Path | None,
+    source: tuple[Path, Path | None, Path | None, Path | None],
+    count: int,
+    seed: int,
+) -> None:
+    """Fit on the validation subset of a dataset, or of those of a configuration."""
+    from collections import Counter
+
+    from samus_edge.data.case import select_lesions
+    from samus_edge.data.collection import joined, load_collection
+    from samus_edge.data.dataset import load_subsets
+    from samus_edge.evaluation.quality import calibrate_quality
+    from samus_edge.training.config import find_config, read_config
+
+    data, split, config, splits = source
+    if config is None:
+        cases = load_subsets(data, split, names=("val",)).val
+        about = {"data": data.resolve().name, "subset": "val"}
+    else:
+        datasets = read_config(find_config(config)).datasets
+        cases = joined(list(load_collection(data, datasets, splits).values())).val
+        about = {"data": config.stem, "subset": "val"}
+    cases = select_lesions(cases)
+    of_each = Counter(case.dataset for case in cases).values()
+    with progress_bar("Judging masks", sum(min(count, each) for each in of_each)) as bar:
+        fitted = calibrate_quality(
+            bundle,
+            cases,
+            {**about, "images_of_each": count},
+            limit=count,
+            seed=seed,
+            on_case=lambda: bar.update(advance=1),
+        )
+    found = fitted.data
+    typer.echo(f"fitted on {found['masks']} masks of {found['lesions']}: {found['good']} are good")
 
 
 def _frames(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from samus_edge.calibration import sensitivity
+from samus_edge.runtime.quality import FEATURES
 from samus_edge.verification import verify_bundle as bundle_proof
 from tests.conftest import FRAMES_DIR
 
@@ -117,3 +118,30 @@ def test_a_folder_without_images_and_a_missing_bundle_are_one_line(
         assert (outcome.exit_code, outcome.stdout) == (1, "")
         assert message in outcome.stderr
         assert outcome.stderr.count("\n") == 1
+
+
+def test_how_far_masks_can_be_trusted_is_fitted_on_several_datasets(
+    run: Run, disc_bundle: Path, two_datasets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Few lesions adapt the calibration that the bundle has; nothing else of it changes."""
+    data, config = two_datasets
+    mine = shutil.copytree(disc_bundle, tmp_path / "mine")
+    before = json.loads((mine / "manifest.json").read_text(encoding="utf-8"))
+    earlier = {
+        "version": 1,
+        "coefficients": {**dict.fromkeys(FEATURES, 0.0), "intercept": 0.0},
+        "factors": [{"from_probability": 0.0, "area": [0.9, 1.1], "diameter": [0.9, 1.1]}],
+        "data": {"data": "another"},
+    }
+    (mine / "manifest.json").write_text(json.dumps(before | {"quality": earlier}))
+    arguments = ("calibrate", "--quality", "--bundle", mine, "--data", data, "--config", config)
+    outcome = run(*arguments)
+    assert outcome.exit_code == 0, outcome.stderr
+    after = json.loads((mine / "manifest.json").read_text(encoding="utf-8"))
+    about = after.pop("quality")["data"]
+    assert after == before
+    assert (about["adapted_from"], about["subset"]) == ({"data": "another"}, "val")
+    assert set(about["lesions"]) == {"busi", "discs"}
+    assert about["masks"] == 5 * sum(about["lesions"].values())
+    refused = run(*arguments, "--out", tmp_path / "out")
+    assert refused.exit_code == 2 and "--quality" in refused.stderr

@@ -41,6 +41,7 @@ from samus_edge.evaluation.evaluate import (
 )
 from samus_edge.evaluation.paired_comparison import PairedComparison, compare_paired
 from samus_edge.evaluation.predictor import Predictor, predict_prompts
+from samus_edge.evaluation.quality import calibrate_quality
 from samus_edge.evaluation.torch_predictor import TorchPredictor
 from samus_edge.export.bundle_writer import BundleText, write_bundle
 from samus_edge.reporting.contact_sheets import SheetCell, SheetRow, draw_contact_sheet
@@ -74,6 +75,7 @@ RESERVED_MINUTES: Final = 2.0
 """Of the budget, for export, verification and comparison; half of a budget that is less than 4."""
 
 VERIFIED_LESIONS: Final = 8
+JUDGED_IMAGES: Final = 32
 SHOWN_LESIONS: Final = 12
 SEED: Final = 0
 
@@ -198,7 +200,7 @@ class Finetuned:
         command: str | None = None,
         report: Callable[[str], None] = lambda stage: None,
     ) -> None:
-        """Write the bundle and verify it on lesions that were validated on, unless it is there.
+        """Write the bundle, verify and calibrate it on what was validated on, unless it is there.
 
         Args:
             name: the bundle's name.
@@ -242,6 +244,12 @@ class Finetuned:
             check=verify,
             report=report,
         )
+        report("judging masks")
+        about = {"data": self.config.datasets[0].title, "subset": "val"}
+        try:
+            calibrate_quality(self.bundle, self.subsets.val, about, limit=JUDGED_IMAGES)
+        except DataError as err:
+            report(f"masks come without a judgement: {err}")
 
     def compare(self, on_case: Callable[[UltrasoundCase], None] = lambda case: None) -> Comparison:
         """Evaluate start and result on what was held out, and write the report.

@@ -202,7 +202,7 @@ class MaskObjective(Objective):
         config, device = self.config, next(model.parameters()).device
         # by dataset, and there by what is scored
         scores: dict[str, dict[str, list[float]]] = {name: {} for name in self._val_datasets}
-        indices, size = range(len(self.val_samples)), config.batch_size
+        indices, size = range(len(self._val_datasets)), config.batch_size
         batches = [indices[start : start + size] for start in indices[::size]]
 
         @torch.no_grad()

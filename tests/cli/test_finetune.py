@@ -87,6 +87,7 @@ def test_a_folder_becomes_a_bundle_and_a_report_also_after_ctrl_c(
     manifest = json.loads((out / "bundle" / "manifest.json").read_text(encoding="utf-8"))
     assert (manifest["name"], manifest["credits"][0]) == ("mine", "Drawn by a test.")
     assert manifest["verification"]["fp32"]["passed"] is True
+    assert manifest["quality"]["data"]["adapted_from"]["data"] == "tiny_many"
     recorded = manifest["accuracy"]["results"]["centre_point"]["all"]["dice"]
     assert recorded == pytest.approx(np.mean(dices), abs=1e-4)
     assert "data:image/jpeg;base64," in (out / "report.html").read_text(encoding="utf-8")

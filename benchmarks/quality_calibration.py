@@ -8,6 +8,7 @@ against the predicted IoU. Then it is fitted anew for each dataset on the valida
 others, and held against the test part of the one that it has not seen.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -73,7 +74,8 @@ def command(
         of_name, of_unseen = rows[name], rows[f"{name}, left out"]
         values = (of_name["failure_auroc"], of_unseen["failure_auroc"])
         raw = of_name["predicted_iou_failure_auroc"]
-        auroc[name] = dict(zip((SAID, LEFT_OUT, IOU), (*values, raw), strict=True))
+        if not math.isnan(raw):  # as it is where every mask is good
+            auroc[name] = dict(zip((SAID, LEFT_OUT, IOU), (*values, raw), strict=True))
     scores = {
         SAID: quality.probabilities(fitted, pooled),
         LEFT_OUT: np.concatenate([quality.probabilities(unseen[n], test[n]) for n in test]),
@@ -86,7 +88,11 @@ def command(
     path.with_suffix(".png").write_bytes(quality.draw_quality(scores, dices, auroc))
     recipe.print_rows("masks", ({"data": name, **row} for name, row in rows.items()))
     print("expected calibration error, all test parts:", errors)
-    document = {"images_of_each": count, "results": rows, "calibration_errors": errors}
+    results = {
+        name: {key: None if math.isnan(value) else round(value, 4) for key, value in row.items()}
+        for name, row in rows.items()
+    }
+    document = {"images_of_each": count, "results": results, "calibration_errors": errors}
     recipe.write_results(__file__, document, output)
 
 

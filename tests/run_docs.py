@@ -47,7 +47,10 @@ NOT_RUN = (
     ),
     (r"--bundle runs/tiny/bundle --triton", "the default bundle's repository is run"),
     (r"triton_client\.py|client\.get_model_config", "needs a Triton server"),
-    (r"benchmarks/(accuracy|proposals|cine|stream|int8|gpu)\S*\.py", "needs the whole dataset"),
+    (
+        r"benchmarks/(accuracy|quality|proposals|cine|stream|int8|gpu)\S*\.py",
+        "needs the whole dataset",
+    ),
     (r"cmake|jq |build/cpp|\bzip -0", "needs tools outside Python, see tests/test_cpp_example.py"),
     (r"ray_batch\.py", "needs Ray, see tests/test_examples.py"),
     (

@@ -177,14 +177,17 @@ def test_a_video_that_ends_early_is_noted(
     job: Job, frames: list[npt.NDArray[np.uint8]], tmp_path: Path
 ) -> None:
     path = write_video(tmp_path / "x.avi", frames)
-    assert codes(track_cine(job(source=str(path)))) == ["spacing_unknown"]
+    assert codes(track_cine(job(source=str(path)))) == ["quality_unknown", "spacing_unknown"]
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     report = track_cine(job(source=str(path)))
     assert 0 < len(report.frames) < 6
-    assert codes(report) == ["cine_truncated", "spacing_unknown"]
+    assert codes(report) == ["cine_truncated", "quality_unknown", "spacing_unknown"]
     assert f"{len(report.frames)} of 6 frames" in report.notes[0].text
-    assert codes(track_cine(job(source=str(path), max_frames=1))) == ["spacing_unknown"]
+    assert codes(track_cine(job(source=str(path), max_frames=1))) == [
+        "quality_unknown",
+        "spacing_unknown",
+    ]
 
 
 def test_what_was_found_before_a_bad_frame_is_written(

@@ -103,7 +103,7 @@ def test_the_lines_name_all_that_matters(disc_bundle: Path) -> None:
     bundle = Bundle.open(disc_bundle)
     text = "\n".join(bundle_lines(bundle, whole=True))
     for part in (
-        "discs: samus_hf (tiny), bundle format 1.1",
+        "discs: samus_hf (tiny), bundle format 1.2",
         str(disc_bundle),
         "made with: samus_edge 0.1.0",
         "SHA-256 of each verified",

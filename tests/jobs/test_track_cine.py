@@ -103,7 +103,7 @@ def test_the_document_has_what_that_of_one_image_has(
     single = segment_file(
         FileSegmentation(image=image, boxes=[BOX], bundle=disc_bundle, threads=1)
     ).to_json()
-    own = {"masks", "overlay_file"}
+    own = {"masks", "overlay_file", "presence"}
     assert set(single) - own <= set(cine)
     same = ("backend", "device", "threads", "precision", "graphs", "bundle", "versions", "notes")
     assert {name: cine[name] for name in same} == {name: single[name] for name in same}

@@ -161,6 +161,7 @@ def downgrade(model: ModelProto, opset: int) -> None:
                 _replace_inputs(node, [node.input[0], name, *([value] if value else [])])
             elif node.op_type in _REDUCTIONS and len(node.input) == 2:
                 axes = constants[node.input[1]].tolist()
+                _drop_attributes(node, ("noop_with_empty_axes",))
                 node.attribute.append(helper.make_attribute("axes", axes))
                 _replace_inputs(node, [node.input[0]])
             elif node.op_type == "Split":

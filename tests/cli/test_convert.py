@@ -71,6 +71,7 @@ def test_lite_medsam_becomes_weights_of_our_own(
         "arch": "tiny",
         "hf": True,
         "gate": False,
+        "proposer": False,
         "converted_from": "lite_medsam.pth",
         "converted_from_sha256": hashlib.sha256(lite_medsam_checkpoint.read_bytes()).hexdigest(),
     }

@@ -77,7 +77,7 @@ def test_the_report_and_ours_are_shipped() -> None:
 def test_a_shipped_file_is_valid_and_begins_with_the_command_that_runs_it(path: Path) -> None:
     read_config(path)
     first = path.read_text(encoding="utf-8").splitlines()[0]
-    assert re.match(r"# samus-edge (train|ablate) ", first)
+    assert re.match(r"# samus-edge (train|ablate|finetune) ", first)
     assert f"--config samus_edge/configs/{path.name} " in first
 
 

@@ -178,7 +178,10 @@ def test_a_training_that_failed_in_an_epoch_resumes_bit_for_bit(
     assert (resumed.learner.steps_done, resumed.epoch) == (2, 1)
     resumed.run()
 
-    assert_same(vars(load_state(parts / "state.pt")), vars(load_state(whole / "state.pt")))
+    states = [vars(load_state(folder / "state.pt")) for folder in (parts, whole)]
+    for state in states:
+        del state["seconds"]  # of the clock
+    assert_same(*states)
     assert_same(load_file(parts / "best.safetensors"), load_file(whole / "best.safetensors"))
     assert (parts / "history.csv").read_bytes() == (whole / "history.csv").read_bytes()
 

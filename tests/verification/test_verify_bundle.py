@@ -90,7 +90,7 @@ def test_other_precisions_and_unknown_fields_stay(
     assert after | changed == document | changed
 
 
-@pytest.mark.parametrize("version", ["1.1", "1.10"])
+@pytest.mark.parametrize("version", ["1.2", "1.10"])
 def test_a_newer_format_version_stays(
     folder: Path, verify: Callable[..., VerificationResult], version: str
 ) -> None:

@@ -193,6 +193,10 @@ class EngineOptions:
             frames = self.frames
             sizes = frames.smallest, frames.typical, frames.largest
             return ({"image": ShapeRange(*((self.frames_per_run, *size) for size in sizes))},)
+        if open_inputs == {"image_embeddings"}:  # a lesion proposer: one image at a time
+            (spec,) = record.inputs
+            shape = tuple(size if isinstance(size, int) else 1 for size in spec.shape)
+            return ({spec.name: ShapeRange(shape, shape, shape)},)
         hw = mask_input_hw(record)
         one = mask_decoder_profile(hw, max_prompts=1, max_points=self.max_points)
         if self.max_prompts == 1:

@@ -78,7 +78,8 @@ def test_a_shipped_file_is_valid_and_begins_with_the_command_that_runs_it(path: 
     read_config(path)
     first = path.read_text(encoding="utf-8").splitlines()[0]
     assert re.match(r"# samus-edge (train|ablate|finetune) ", first)
-    assert f"--config samus_edge/configs/{path.name} " in first
+    # finetune takes no other configuration than its own
+    assert "finetune" in first or f"--config samus_edge/configs/{path.name} " in first
 
 
 @pytest.mark.parametrize("name", ["tiny_busi.yaml", "samus_report.yaml"])

@@ -611,7 +611,11 @@ class Segmenter:
                         "loss.proposals."
                     )
                 check_graph(LESION_PROPOSER, self._bundle.graph_record(LESION_PROPOSER))
-                self._proposer = open_bundle_graph(self._backend, self._bundle, LESION_PROPOSER)
+                # OpenVINO runs what was compared; the head is small, and its input in host memory.
+                backend = self._backend
+                if backend.name == "openvino":
+                    backend = select_backend("onnxruntime")
+                self._proposer = open_bundle_graph(backend, self._bundle, LESION_PROPOSER)
             return self._proposer
 
     def _leave_to_parent(self) -> None:

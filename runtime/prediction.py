@@ -411,9 +411,10 @@ class Proposals:
     Attributes:
         boxes: (N, 4), float32, XYXY in pixels of the original image.
         points: (N, 2), float32, (x, y): the clicks that the masks are the answers to.
-        scores: (N,), float32, in [0, 1]: how sure the model is of each, best first; of the first
-            it is the estimated probability that the image shows a lesion.
-        presence: that probability also where it was too low to propose anything.
+        scores: (N,), float32, in [0, 1]: how sure the model is of each; they need not fall, for
+            masks are ranked by their agreement with the map of lesions as well.
+        presence: estimated probability that the image shows a lesion, also where it was too low to
+            propose anything; no score is greater.
     """
 
     boxes: npt.NDArray[np.float32]

@@ -52,7 +52,7 @@ from samus_edge.runtime.prediction import (
     predict_masks,
 )
 from samus_edge.runtime.prompts import Prompts, check_prompts
-from samus_edge.runtime.quality import judge_masks, read_calibration
+from samus_edge.runtime.quality import Quality, judge_masks, read_calibration
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -373,7 +373,8 @@ class Segmenter:
             min_score: 0 to 1; what the model is less sure of is left out.
 
         Returns:
-            One mask for each of the N lesions, N from 0 to `max_lesions`, with `proposals`.
+            One mask for each of the N lesions, N from 0 to `max_lesions`, with `proposals`. The
+            probability in `quality` is times the proposal's score.
 
         Raises:
             TypeError, RuntimeError: as `encode` and `predict`.
@@ -413,7 +414,8 @@ class Segmenter:
             masks=prediction.masks[kept],
             low_res_logits=prediction.low_res_logits[kept],
             iou_predictions=prediction.iou_predictions[kept],
-            quality=prediction.quality and tuple(prediction.quality[number] for number in kept),
+            quality=prediction.quality
+            and tuple(_doubted(prediction.quality[each], float(scores[each])) for each in kept),
             proposals=Proposals(
                 boxes=boxes.reshape(-1, 4)[kept],
                 points=points[kept, 0],
@@ -614,7 +616,7 @@ class Segmenter:
                 # OpenVINO runs what was compared; the head is small, and its input in host memory.
                 backend = self._backend
                 if backend.name == "openvino":
-                    backend = select_backend("onnxruntime")
+                    backend = select_backend("onnxruntime", backend.threads)
                 self._proposer = open_bundle_graph(backend, self._bundle, LESION_PROPOSER)
             return self._proposer
 
@@ -648,6 +650,11 @@ def _proposal_notes(found: Prediction, embedding: Embedding) -> tuple[Note, ...]
     prompts = check_prompts(found.original_hw, point_coords=found.proposals.points[:, None])
     judged = prediction_notes(embedding.grey, prompts, found.masks, found.quality)
     return (PROPOSED, *judged)
+
+
+def _doubted(quality: Quality, score: float) -> Quality:
+    """A proposal's quality: the calibration knows clicks of people, who saw a lesion there."""
+    return replace(quality, probability=quality.probability * score)
 
 
 def _agreement(logits: Logits, lesion_map: Logits) -> float:

@@ -7,6 +7,7 @@ import pytest
 
 from samus_edge.errors import BackendError, BadArgumentError
 from samus_edge.runtime import Segmenter
+from samus_edge.runtime.bundle.check_frame import load_check_frames
 from samus_edge.runtime.cine.lesion_tracker import LesionTracker
 from tests.discs import corner_proposer, disc_decoder, mean_grey_encoder, save_bundle
 
@@ -82,3 +83,17 @@ def test_a_tracker_begins_with_what_is_proposed(tmp_path: Path, presence: float)
     assert second.state == "tracking" and (second.index, first.index) == (1, 0)
     assert first.mask is not None and marked.mask is not None
     assert (first.mask != marked.mask).sum() < 60  # of 5540 pixels: a disc of 42 around (64, 64)
+
+
+def test_the_quality_of_a_proposal_is_that_of_its_click_times_its_score() -> None:
+    image = load_check_frames()[1].image
+    with Segmenter.load(threads=1, backend="onnxruntime") as segmenter:
+        found = segmenter.propose(image, min_score=0.01)
+        assert found.proposals is not None
+        clicked = segmenter.segment(image, point_coords=found.proposals.points)
+    assert (found.masks == clicked.masks).all()
+    assert found.quality is not None and clicked.quality is not None
+    score = float(found.proposals.scores[0])
+    assert score <= found.proposals.presence < 1
+    expected = clicked.quality[0].probability * score
+    assert found.quality[0].probability == pytest.approx(expected, rel=1e-6)

@@ -144,6 +144,23 @@ class Bundle:
             )
         return self.files.path
 
+    @property
+    def unsigned_folder(self) -> Path:
+        """The bundle's folder, for what changes its files.
+
+        Raises:
+            BundleError: if the bundle is a zip file, or signed: the signature would hold no longer.
+        """
+        from samus_edge.runtime.bundle.signature import SIGNATURE_FILE
+
+        folder = self.folder
+        if SIGNATURE_FILE in self.files.names():
+            raise BundleError(
+                f"bundle {folder} is signed, and a change of its manifest would break the "
+                f"signature. Remove {SIGNATURE_FILE}, change the bundle, and sign it again."
+            )
+        return folder
+
     def graph_record(self, name: str) -> GraphRecord:
         """The manifest's record of one graph.
 

@@ -365,11 +365,11 @@ def record_accuracy(bundle: Bundle, report: EvaluationReport) -> None:
         report: its evaluation; `about` says on which data.
 
     Raises:
-        BundleError: if the bundle is a zip file, which is only read.
+        BundleError: if the bundle is a zip file, which is only read, or signed.
         BadArgumentError: if the report is of other graphs than the bundle's reference.
         OutputFileError: if the manifest cannot be written.
     """
-    folder = bundle.folder
+    folder = bundle.unsigned_folder
     for name in (IMAGE_ENCODER, MASK_DECODER):
         graph = bundle.graph_record(name)
         measured = report.about.get(f"{name}_sha256")

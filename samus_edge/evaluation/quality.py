@@ -190,12 +190,12 @@ def calibrate_quality(
         on_case: see `judge_cases`.
 
     Raises:
-        BundleError: if the bundle is a zip file, which is only read.
+        BundleError: if the bundle is a zip file, which is only read, or signed.
         DataError: if there are too few lesions, and no calibration to adapt.
         OutputFileError: if the manifest cannot be written.
     """
     opened = Bundle.open(bundle)
-    folder = opened.folder
+    folder = opened.unsigned_folder
     base = read_calibration(opened.manifest.quality) or default_calibration()
     with Segmenter.load(bundle, backend="onnxruntime") as segmenter:
         found = judge_cases(segmenter, cases, limit=limit, seed=seed, on_case=on_case)

@@ -238,7 +238,7 @@ def record_verification(
         BadArgumentError: if the result is of other graphs than the bundle's.
         OutputFileError: if the manifest cannot be written.
     """
-    folder = bundle.folder
+    folder = bundle.unsigned_folder
     verification = dict(bundle.manifest.verification)
     for verified in result.precisions:
         for kind, expected in _hashes(bundle, verified.precision).items():

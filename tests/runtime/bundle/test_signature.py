@@ -249,6 +249,15 @@ def test_what_runs_is_what_was_signed_also_when_files_change_later(
         Segmenter.load(opened, backend="onnxruntime")
 
 
+def test_a_signed_bundle_is_not_written_into(bundle: Path, people: dict[str, Identity]) -> None:
+    signer = people["signer"].folder
+    assert Bundle.open(bundle).unsigned_folder == bundle
+    Bundle.open(bundle).sign(signer / "key.pem")
+    with pytest.raises(BundleError, match=r"is signed.* Remove model\.sig"):
+        _ = Bundle.open(bundle).unsigned_folder
+    Bundle.open(bundle, require_signature=signer / "key.pub")
+
+
 def test_links_are_not_signed_and_not_taken(bundle: Path, people: dict[str, Identity]) -> None:
     signer = people["signer"].folder
     Bundle.open(bundle).sign(signer / "key.pem")

@@ -117,10 +117,10 @@ def command(
     sets = {name: select_lesions(subsets.get(subset)) for name, subsets in found.items()}
     sets |= {folder.name: select_lesions(list_cases(folder)) for folder in further or ()}
     results = []
-    with Segmenter.load(bundle) as segmenter:
+    with Segmenter.load(bundle, backend="onnxruntime") as segmenter:
         predictors: dict[str, Predictor[Any]] = {"samus-edge": segmenter}
         if earlier is not None:
-            predictors["earlier"] = Segmenter.load(earlier)
+            predictors["earlier"] = Segmenter.load(earlier, backend="onnxruntime")
         if rival:
             predictors["LiteMedSAM"] = LiteMedSam()
         for name, cases in sets.items():

@@ -49,7 +49,7 @@ def command(
     sets = {d.title: subsets[d.title].get(subset) for d in datasets if d.proposals}
     sets |= {folder.name: list_cases(folder) for folder in further or ()}
     results = []
-    with Segmenter.load(bundle) as segmenter:
+    with Segmenter.load(bundle, backend="onnxruntime") as segmenter:
         for name, listed in sets.items():
             cases = listed if limit is None else listed[:: max(1, len(listed) // limit)][:limit]
             rows: list[tuple[float, ...]] = []

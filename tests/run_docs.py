@@ -52,7 +52,7 @@ NOT_RUN = (
     (r"--bundle runs/tiny/bundle --triton", "the default bundle's repository is run"),
     (r"triton_client\.py|client\.get_model_config", "needs a Triton server"),
     (
-        (r"(accuracy|proposals|cine\S*|stream\S*|int8\S*|gpu)\.py", "needs the whole dataset"),
+        r"lite_medsam_accuracy|benchmarks/(accuracy|quality|proposals|cine|stream|int8|gpu)\S*\.py",
         "needs the whole dataset",
     ),
     (r"cmake|jq |build/cpp|\bzip -0", "needs tools outside Python, see tests/test_cpp_example.py"),

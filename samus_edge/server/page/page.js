@@ -745,7 +745,9 @@ function show() {
 }
 
 function rowsOf(mask) {
-  const sizes = mask.measurements, rows = [], { quality } = mask;
+  const sizes = mask.measurements, rows = [];
+  // It was calibrated with clicks of people, who saw a lesion there.
+  const quality = study.lesion.isSuggested ? null : mask.quality;
   if (study.lesion.isSuggested) rows.push(["Suggestion", "nobody marked it: look at it"]);
   if (quality) rows.push(["Quality", `${Math.round(100 * quality.probability)} %, ${quality.state}`]);
   if (!sizes) return [...rows, ["", "empty mask"]];

@@ -99,12 +99,10 @@ class LiteMedSam:
 
 
 def command(
-    data: Annotated[Path, typer.Option(help="Folder of the datasets.")],
+    data: recipe.DatasetsFolder,
     config: Annotated[str, typer.Option(help="Configuration that lists them.")] = "tiny_many",
-    splits: Annotated[Path | None, typer.Option(help="Folder of their split files.")] = None,
-    further: Annotated[
-        list[Path] | None, typer.Option(help="A dataset that is in no configuration, all of it.")
-    ] = None,
+    splits: recipe.Splits = None,
+    further: recipe.Further = None,
     bundle: Annotated[Path | None, typer.Option(help="The bundle.")] = None,
     earlier: Annotated[Path | None, typer.Option(help="An earlier bundle beside it.")] = None,
     subset: recipe.Subset = "test",
@@ -124,7 +122,7 @@ def command(
         if rival:
             predictors["LiteMedSAM"] = LiteMedSam()
         for name, cases in sets.items():
-            cases = cases if limit is None else cases[:: max(1, len(cases) // limit)][:limit]
+            cases = recipe.evenly(cases, limit)
             for who, predictor in predictors.items():
                 points = () if who == "LiteMedSAM" else (CENTRE_POINT, AnyPoint())
                 with progress_bar(f"{name}, {who}", len(cases)) as bar:

@@ -32,13 +32,11 @@ def best_dice(masks: Any, truths: list[Mask]) -> list[float]:
 
 
 def command(
-    data: Annotated[Path, typer.Option(help="Folder of the datasets.")],
+    data: recipe.DatasetsFolder,
     config: Annotated[str, typer.Option(help="Configuration that lists them.")] = "tiny_proposing",
-    splits: Annotated[Path | None, typer.Option(help="Folder of their split files.")] = None,
+    splits: recipe.Splits = None,
     subset: recipe.Subset = "test",
-    further: Annotated[
-        list[Path] | None, typer.Option(help="A dataset that is in no configuration.")
-    ] = None,
+    further: recipe.Further = None,
     bundle: Annotated[Path | None, typer.Option(help="The bundle.")] = None,
     limit: recipe.Limit = None,
     output: recipe.Output = None,
@@ -51,7 +49,7 @@ def command(
     results = []
     with Segmenter.load(bundle, backend="onnxruntime") as segmenter:
         for name, listed in sets.items():
-            cases = listed if limit is None else listed[:: max(1, len(listed) // limit)][:limit]
+            cases = recipe.evenly(listed, limit)
             rows: list[tuple[float, ...]] = []
             presence: dict[bool, list[float]] = {True: [], False: []}
             with progress_bar(name, len(cases)) as bar:

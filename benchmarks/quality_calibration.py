@@ -29,9 +29,9 @@ SAID, LEFT_OUT, IOU = "calibrated", "dataset left out of the fit", "predicted Io
 
 
 def command(
-    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all datasets.")],
+    data: recipe.DatasetsFolder,
     config: Annotated[Path, typer.Option(metavar="FILE|NAME", help="What lists the datasets.")],
-    splits: Annotated[Path | None, typer.Option(metavar="DIR", help="As for `eval`.")] = None,
+    splits: recipe.Splits = None,
     bundle: Annotated[Path | None, typer.Option(metavar="DIR", help="With a calibration.")] = None,
     other: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A dataset for testing alone.")

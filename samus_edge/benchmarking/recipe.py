@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,11 +22,15 @@ __all__ = [
     "SPLIT_OPTION",
     "BusiFolder",
     "BusiSplit",
+    "DatasetsFolder",
+    "Further",
     "Limit",
     "Output",
+    "Splits",
     "Steps",
     "Subset",
     "Threads",
+    "evenly",
     "lesion_cases",
     "print_rows",
     "write_results",
@@ -65,6 +69,25 @@ Output = Annotated[
 ]
 
 
+DatasetsFolder = Annotated[
+    Path, typer.Option("--data", metavar="DIR", help="Folder of all datasets.", exists=True)
+]
+Splits = Annotated[
+    Path | None, typer.Option("--splits", metavar="DIR", help="Folder of their split files.")
+]
+Further = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--further", metavar="DIR", help="A dataset that is in no configuration; repeatable."
+    ),
+]
+
+
+def evenly(cases: Sequence[UltrasoundCase], limit: int | None) -> list[UltrasoundCase]:
+    """So many of the cases, evenly from the list; all without a limit."""
+    return list(cases if limit is None else cases[:: max(1, len(cases) // limit)][:limit])
+
+
 def lesion_cases(
     data: Path, split: Path, subset: str = "test", limit: int | None = None
 ) -> list[UltrasoundCase]:
@@ -73,8 +96,7 @@ def lesion_cases(
     Raises:
         DataError: if the subset is not defined, or files are missing.
     """
-    cases = select_lesions(load_subsets(data, split, names=(subset,)).get(subset))
-    return cases if limit is None else cases[:: max(1, len(cases) // limit)][:limit]
+    return evenly(select_lesions(load_subsets(data, split, names=(subset,)).get(subset)), limit)
 
 
 def write_results(script: str, document: Mapping[str, Any], output: Path | None = None) -> None:

@@ -11,6 +11,7 @@ from samus_edge.cli.options import (
     BundlePath,
     RequireSignature,
     SplitFile,
+    SplitsFolder,
     command_line,
 )
 
@@ -64,15 +65,7 @@ def command(
             "--data is the folder of all of them.",
         ),
     ] = None,
-    splits: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="With --config: the folder splits/ of its training.",
-            exists=True,
-            file_okay=False,
-        ),
-    ] = None,
+    splits: SplitsFolder = None,
     frames: Annotated[
         Path | None,
         typer.Option(

@@ -14,6 +14,7 @@ from samus_edge.cli.options import (
     PrecisionName,
     RequireSignature,
     SplitFile,
+    SplitsFolder,
     check_outputs,
     command_line,
     open_signed,
@@ -56,16 +57,7 @@ def command(
             "--data is the folder of all of them.",
         ),
     ] = None,
-    splits: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="With --config: the folder splits/ of its training. Left out: rules are followed "
-            "again, which gives the same subsets and takes longer.",
-            exists=True,
-            file_okay=False,
-        ),
-    ] = None,
+    splits: SplitsFolder = None,
     subset: Annotated[Subset, typer.Option(help="Subset to evaluate.")] = Subset.TEST,
     bundle: BundlePath = None,
     require_signature: RequireSignature = None,

@@ -247,6 +247,18 @@ DataFolder = Annotated[
         file_okay=False,
     ),
 ]
+SplitsFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--splits",
+        metavar="DIR",
+        help="With --config: the folder splits/ of its training. Left out: rules are followed "
+        "again, which gives the same subsets and takes longer.",
+        exists=True,
+        file_okay=False,
+    ),
+]
+
 SplitFile = Annotated[
     Path | None,
     typer.Option(

@@ -135,6 +135,7 @@ def command(
                 access_log=False,
                 timeout_graceful_shutdown=10,
                 ws_max_size=settings.max_request_bytes,
+                ws_max_queue=1,  # messages of that size, of each connection
                 server_header=False,
             )
         except SystemExit as err:

@@ -2,8 +2,9 @@
 
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -21,7 +22,8 @@ from starlette.requests import HTTPConnection
 from samus_edge import __version__
 from samus_edge.errors import SamusEdgeError
 from samus_edge.runtime.bundle.check_frame import load_check_frames
-from samus_edge.runtime.cine.cine_source import FileFrames
+from samus_edge.runtime.cine.cine_source import CineFrame, FileFrames
+from samus_edge.runtime.images.image_io import GreyFrame
 from samus_edge.runtime.segmenter import Segmenter
 from samus_edge.server.decoding import Decoders
 from samus_edge.server.guard import TOKEN_COOKIE, Guard, RateLimit, Tokens
@@ -47,13 +49,12 @@ from samus_edge.server.schemas import (
     TrackRequest,
 )
 from samus_edge.server.segmentation_service import SegmentationService, describe_image, png_of
-from samus_edge.server.session import Session, SessionStore
+from samus_edge.server.session import ReadyFrame, Session, SessionStore
 from samus_edge.server.settings import ServerSettings
 
 __all__ = ["create_app"]
 
 _PAGE = Path(__file__).with_name("page")
-_FORM_BYTES = 1 << 16  # of a form, beside its file
 _WAITING_TO_DECODE = 32
 _FILE_TYPES = ("application/octet-stream", "application/dicom")
 _TYPES = {
@@ -87,13 +88,14 @@ class _State:
             when_gone=lambda reason: self.metrics.evictions.labels(reason).inc(),
         )
         self.live = 0
-        self.incoming_bytes = 0
         self.examples = {frame.name: frame for frame in load_check_frames()}
         # One inference at a time: its threads have all cores already.
         self._inference = CapacityLimiter(1)
         self._saving = CapacityLimiter(1)
         self._decoding = CapacityLimiter(settings.decode_slots + _WAITING_TO_DECODE)
         self.decoders = Decoders(settings.decode_slots, settings.decode_seconds)
+        # Live frames do not wait for files; a process starts with the first frame that needs it.
+        self.live_decoders = Decoders(settings.max_live, settings.decode_seconds)
 
     async def compute(self, work: Callable[[], Result]) -> Result:
         """Run inference in a thread, when it is its turn."""
@@ -112,6 +114,25 @@ class _State:
         if not self._decoding.available_tokens:
             raise self.decoders.busy
         return await to_thread.run_sync(work, limiter=self._decoding, abandon_on_cancel=True)
+
+    async def decode_live(self, content: bytes) -> GreyFrame:
+        """Decode a frame of a live connection; errors as of `Decoders.open`."""
+        work = partial(self.live_decoders.frame, content)
+        return await to_thread.run_sync(work, abandon_on_cancel=True)
+
+    async def ready_frame(
+        self, session: Session, index: int, *, needs_pixels: bool = False
+    ) -> ReadyFrame:
+        """A frame to compute on, decoded before it is its turn: nobody waits for a file of another.
+
+        Raises:
+            HTTPException: as `decode`; if there is no such frame.
+            ImageFileError: if it cannot be decoded.
+        """
+        ready = partial(session.ready_frame, index, needs_pixels=needs_pixels)
+        found = ready(decodes=False) or await self.decode(ready)
+        assert found is not None
+        return found
 
     async def sweep(self) -> None:
         """Forget what nobody uses any more, for as long as the service runs."""
@@ -153,6 +174,7 @@ def create_app(settings: ServerSettings, segmenter: Segmenter) -> FastAPI:
             tasks.cancel_scope.cancel()
         state.sessions.clear()
         state.decoders.close()
+        state.live_decoders.close()
         _logger.info("stopped")
 
     app = FastAPI(
@@ -204,7 +226,9 @@ async def _metrics(state: StateOf) -> Response:
     return Response(state.metrics.text(), media_type=ServerMetrics.content_type)
 
 
-@_operation.post("/v1/login", status_code=204, responses=problems(401, 415, 422, 429))
+@_operation.post(
+    "/v1/login", status_code=204, responses=problems(400, 401, 408, 413, 415, 422, 429, 503)
+)
 async def _log_in(state: StateOf, request: Request, given: Login) -> Response:
     """Give the token once, and get a cookie that stands for it in this browser."""
     if not state.tokens.accepts(given.token):
@@ -241,7 +265,7 @@ _COOKIE = Security(APIKeyCookie(name=TOKEN_COOKIE, auto_error=False, description
 _images = APIRouter(
     prefix="/v1",
     tags=["images"],
-    responses=problems(401, 403, 404, 421, 422, 429, 500, 503),
+    responses=problems(400, 401, 403, 404, 408, 413, 421, 422, 429, 500, 503),
     dependencies=[_BEARER, _COOKIE],
 )
 
@@ -278,7 +302,7 @@ async def _examples(state: StateOf) -> list[Example]:
 @_images.post(
     "/images",
     status_code=201,
-    responses=problems(411, 413, 415),
+    responses=problems(415),
     openapi_extra={
         "requestBody": {
             "content": {
@@ -313,7 +337,7 @@ async def _add_image(
         session = Session(FileFrames(named.name, "image", [named.image]))
         box = [float(value) for value in named.box]
     else:
-        content, _ = await _upload(request, state)
+        content, _ = await _upload(request)
         session = await _opened(content, state)
     state.sessions.add(session)
     answer.headers["Location"] = f"/v1/images/{session.id}"
@@ -339,19 +363,15 @@ class _InMemory(MultiPartParser):
     spool_max_size = 1 << 40
 
 
-async def _upload(request: Request, state: _State) -> tuple[bytes, str]:
-    """An uploaded file, as the body or as `file` of a form, and the form's `prompt`.
-
-    Refused as soon as it is too large, or all that come in are.
-    """
+async def _upload(request: Request) -> tuple[bytes, str]:
+    """An uploaded file, as the body or as `file` of a form, and the form's `prompt`."""
     kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip()
     if kind == "multipart/form-data":
-        received = aclosing(_received(request, state, _FORM_BYTES))
-        async with received as parts:
-            try:
-                form = await _InMemory(request.headers, parts, max_files=1, max_fields=1).parse()
-            except MultiPartException as err:
-                raise HTTPException(422, f"the form cannot be read: {err.message}") from None
+        try:
+            parser = _InMemory(request.headers, request.stream(), max_files=1, max_fields=1)
+            form = await parser.parse()
+        except MultiPartException as err:
+            raise HTTPException(422, f"the form cannot be read: {err.message}") from None
         try:
             file, prompt = form.get("file"), form.get("prompt", "")
             if isinstance(file, UploadFile) and isinstance(prompt, str):
@@ -366,35 +386,7 @@ async def _upload(request: Request, state: _State) -> tuple[bytes, str]:
             "application/octet-stream (or image/..., video/..., application/dicom), or as `file` "
             "of a form: curl -F file=@x.png",
         )
-    async with aclosing(_received(request, state, 0)) as parts:
-        return b"".join([part async for part in parts]), ""
-
-
-async def _received(request: Request, state: _State, more: int) -> AsyncGenerator[bytes, None]:
-    """The parts of a body, as they come; `more` bytes are allowed around the file."""
-    limit = state.settings.max_request_bytes + more
-    length = request.headers.get("content-length", "")
-    too_large = HTTPException(
-        413,
-        f"the body is larger than {state.settings.max_request_bytes} bytes. Send less, or a part "
-        "of it.",
-    )
-    if length.isdecimal() and int(length) > limit:
-        raise too_large
-    size = 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            state.incoming_bytes += len(part)
-            if size > limit:
-                raise too_large
-            if state.incoming_bytes > max(limit, state.settings.max_incoming_bytes):
-                raise HTTPException(
-                    503, "too much is being sent at once. Try again later.", {"Retry-After": "10"}
-                )
-            yield part
-    finally:
-        state.incoming_bytes -= size
+    return await request.body(), ""
 
 
 async def _opened(content: bytes, state: _State) -> Session:
@@ -412,7 +404,7 @@ async def _opened(content: bytes, state: _State) -> Session:
 @_images.post(
     "/segment",
     response_model=Masks,
-    responses=problems(411, 413, 415),
+    responses=problems(415),
     openapi_extra={
         "requestBody": {
             "content": {
@@ -434,7 +426,7 @@ async def _opened(content: bytes, state: _State) -> Session:
 async def _segment(state: StateOf, request: Request, result: MaskFile | None = None) -> Any:
     """An image and prompts in, masks out, and nothing is kept: a form with `file` and `prompt`, the
     JSON of `/v1/images/{image_id}/masks`; `result` asks for a file instead of JSON."""
-    content, prompt = await _upload(request, state)
+    content, prompt = await _upload(request)
     try:
         wanted = MaskRequest.model_validate_json(prompt or "{}")
     except ValidationError as err:
@@ -486,15 +478,9 @@ async def _masks(state: StateOf, session: Kept, request: MaskRequest) -> Masks:
     return await _computed(state, session, request)
 
 
-async def _decoded(state: _State, session: Session, index: int) -> None:
-    """Decode a frame before it is its turn to be encoded: nobody waits for a file of another."""
-    if session.is_to_decode(index):
-        await state.decode(partial(session.decode_ahead, index))
-
-
 async def _computed(state: _State, session: Session, request: MaskRequest) -> Masks:
-    await _decoded(state, session, request.frame)
-    found = await state.compute(partial(state.service.masks, session, request))
+    frame = await state.ready_frame(session, request.frame)
+    found = await state.compute(partial(state.service.masks, session, request, frame))
     for step in ("encode", "decode", "measure"):
         if found.timings_ms[step]:
             state.metrics.inference_seconds.labels(step).observe(found.timings_ms[step] / 1000)
@@ -507,16 +493,17 @@ def _attachment(content: bytes, name: str) -> Response:
 
 
 async def _file(state: _State, session: Session, request: MaskRequest, name: MaskFile) -> Response:
-    await _decoded(state, session, request.frame)
-    work = partial(state.service.mask_file, session, request, name)
+    needs_pixels = name == "overlay.png"
+    frame = await state.ready_frame(session, request.frame, needs_pixels=needs_pixels)
+    work = partial(state.service.mask_file, session, request, frame, name)
     return _attachment(await state.compute(work), name)
 
 
 @_images.post("/images/{image_id}/proposals", responses=problems(415))
 async def _propose(state: StateOf, session: Kept, request: ProposalRequest) -> Proposals:
     """Where the model suggests lesions without a prompt; a person has to look at each."""
-    await _decoded(state, session, request.frame)
-    return await state.compute(partial(state.service.propose, session, request))
+    frame = await state.ready_frame(session, request.frame)
+    return await state.compute(partial(state.service.propose, session, request, frame))
 
 
 @_images.post("/images/{image_id}/track", **_file_of("application/x-ndjson"))
@@ -525,13 +512,25 @@ async def _track(
 ) -> StreamingResponse:
     """Follow a lesion: a JSON document per line and frame, as soon as it is there; an `{"error":
     "..."}` ends it."""
-    documents = await state.compute(partial(state.service.track, session, request))
+    indices = state.service.frames_to_track(session, request)
+    decoded = deque[CineFrame]()
+
+    async def decode(index: int) -> None:
+        ready = await state.ready_frame(session, index, needs_pixels=True)
+        assert ready.pixels is not None
+        decoded.append(CineFrame(index, session.image.seconds_of(index), ready.pixels))
+
+    await decode(request.frame)
+    frames = iter(decoded.popleft, None)  # each is there before it is asked for
+    documents = await state.compute(partial(state.service.track, session, request, frames))
 
     async def lines() -> AsyncIterator[str]:
         # Frame by frame, so that prompts of others come in between. The status is sent already.
         try:
-            while (document := await state.compute(partial(next, documents, None))) is not None:
-                yield json.dumps(document) + "\n"
+            for index in indices:
+                yield json.dumps(await state.compute(partial(next, documents))) + "\n"
+                if index + 1 in indices:
+                    await decode(index + 1)
         except SamusEdgeError as err:
             yield json.dumps({"error": str(err)}) + "\n"
         except HTTPException as err:  # a frame that was not decoded in time
@@ -580,6 +579,8 @@ async def _live(state: StateOf, websocket: WebSocket) -> None:
         segmenter, limit = state.service.segmenter, state.settings.max_request_bytes
         client = websocket.client.host if websocket.client else "unknown"
         wait_seconds = partial(state.rates.wait_seconds, client)
-        await serve_live(websocket, segmenter, state.metrics, limit, wait_seconds)
+        await serve_live(
+            websocket, segmenter, state.metrics, limit, wait_seconds, state.decode_live
+        )
     finally:
         state.live -= 1

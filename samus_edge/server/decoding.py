@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 
 from samus_edge.errors import ImageFileError
 from samus_edge.runtime.cine.cine_source import FileFrames, open_frames
-from samus_edge.runtime.images.image_io import GreyFrame
+from samus_edge.runtime.images.image_io import GreyFrame, decode_image
 
 __all__ = ["Decoders"]
 
@@ -79,6 +79,11 @@ class Decoders:
         work = partial(open_frames, name=name, max_video_frames=max_video_frames)
         frames: FileFrames = self._run("", work, pickle.PickleBuffer(content))
         return _LateFrames(frames, self)
+
+    def frame(self, content: bytes) -> GreyFrame:
+        """`decode_image` of a live frame; errors as of `open`."""
+        work = partial(decode_image, name=Path("the frame"))
+        return self._run("", work, pickle.PickleBuffer(content))
 
     def read(self, key: str, frames: FileFrames, index: int, *, is_colour: bool) -> Any:
         """A frame of a file; errors as of `open`."""

@@ -45,6 +45,11 @@ _HEADERS = {
 }
 _TAKES_GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))")
 _SMALL_BYTES = 1024  # is not compressed
+# Bodies. Whatever is no file is JSON, which takes many times its size when it is parsed.
+_FILE_PATHS = ("/v1/images", "/v1/segment")
+_FORM_BYTES = 1 << 16  # of a form, beside its file
+_JSON_BYTES = 1 << 20
+_TASKS_BYTES = 1 << 24  # of Label Studio, whose tasks may bring their annotations along
 _WRONG_HOST = (
     "this service is not known by that host name. Ask for it by an address of the machine, or "
     "start it with --allow-host NAME."
@@ -145,6 +150,7 @@ class Guard:
     ) -> None:
         self._app, self._settings, self._tokens, self._metrics = app, settings, tokens, metrics
         self._rates = rates
+        self.incoming_bytes = 0  # of bodies whose requests are not answered yet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -178,19 +184,21 @@ class Guard:
             await send(message)
 
         self._metrics.in_flight.inc()
+        body = _Body(receive, self._most_bytes(request), self, self._settings)
         try:
             refusal = self._refusal(request, request.method)
             if refusal is not None:
                 response = problem_response(refusal[0], refusal[1], request.url.path, refusal[2])
                 await response(scope, receive, send_marked)
             else:
-                await self._app(scope, self._patient(receive), send_marked)
+                await self._app(scope, body.receive, send_marked)
         except Exception:  # noqa: BLE001  # whatever was not meant for the client: a bug of ours
             self._metrics.count_bug(_route_of(scope), request_id)
             if status == 0:
                 response = problem_response(500, BUG, request.url.path)
                 await response(scope, receive, send_marked)
         finally:
+            self.incoming_bytes -= body.size
             self._metrics.in_flight.dec()
             taken = time.perf_counter() - begun
             self._count(_route_of(scope), request.method, status, taken, request, request_id)
@@ -221,7 +229,19 @@ class Guard:
                 "give the token: Authorization: Bearer ...",
                 {"WWW-Authenticate": "Bearer"},
             )
+        length = headers.get("content-length", "")
+        most = self._most_bytes(connection)
+        if length.isdecimal() and int(length) > most:
+            return 413, _too_large(most), {}
         return None
+
+    def _most_bytes(self, connection: HTTPConnection) -> int:
+        """Size that a request's body may have."""
+        path, headers = connection.scope["path"], connection.headers
+        if path in _FILE_PATHS:
+            is_form = headers.get("content-type", "").startswith("multipart/")
+            return self._settings.max_request_bytes + (_FORM_BYTES if is_form else 0)
+        return _TASKS_BYTES if path.startswith("/v1/label-studio/") else _JSON_BYTES
 
     def _is_our_name(self, host: str) -> bool:
         """Whether a request is addressed to us.
@@ -241,28 +261,6 @@ class Guard:
         except ValueError:
             return self._settings.is_on_all_addresses and name == socket.gethostname().lower()
         return self._settings.is_on_all_addresses or address.is_loopback
-
-    def _patient(self, receive: Receive) -> Receive:
-        """`receive` that does not wait for ever for the next part of a body."""
-        is_whole = False
-
-        async def receive_in_time() -> Message:
-            nonlocal is_whole
-            if is_whole:  # waits for the client to go, which may take as long as the answer
-                return await receive()
-            try:
-                message = await asyncio.wait_for(receive(), self._settings.body_seconds)
-            except asyncio.TimeoutError:
-                raise HTTPException(
-                    408,
-                    f"nothing came for {self._settings.body_seconds:g} seconds. Send the body "
-                    "without pauses.",
-                    {"Connection": "close"},
-                ) from None
-            is_whole = not message.get("more_body", False)
-            return message
-
-        return receive_in_time
 
     def _count(
         self,
@@ -287,6 +285,52 @@ class Guard:
                 "request_id": request_id,
             },
         )
+
+
+class _Body:
+    """`receive` of one request, which does not wait for ever for the next part of a body, and takes
+    no more than is allowed, of this one or of all together.
+
+    Attributes:
+        size: Bytes that have come.
+    """
+
+    def __init__(
+        self, receive: Receive, most_bytes: int, guard: Guard, settings: ServerSettings
+    ) -> None:
+        self._receive, self._most_bytes = receive, most_bytes
+        self._guard, self._settings = guard, settings
+        self._is_whole = False
+        self.size = 0
+
+    async def receive(self) -> Message:
+        """The next message of the request."""
+        if self._is_whole:  # waits for the client to go, which may take as long as the answer
+            return await self._receive()
+        seconds = self._settings.body_seconds
+        try:
+            message = await asyncio.wait_for(self._receive(), seconds)
+        except asyncio.TimeoutError:
+            raise HTTPException(
+                408,
+                f"nothing came for {seconds:g} seconds. Send the body without pauses.",
+                {"Connection": "close"},
+            ) from None
+        self._is_whole = not message.get("more_body", False)
+        came = len(message.get("body", b""))
+        self.size += came
+        self._guard.incoming_bytes += came
+        if self.size > self._most_bytes:
+            raise HTTPException(413, _too_large(self._most_bytes))
+        if self._guard.incoming_bytes > max(self._most_bytes, self._settings.max_incoming_bytes):
+            raise HTTPException(
+                503, "too much is being sent at once. Try again later.", {"Retry-After": "10"}
+            )
+        return message
+
+
+def _too_large(most_bytes: int) -> str:
+    return f"the body is larger than {most_bytes} bytes. Send less, or a part of it."
 
 
 def _zipping(asked: Headers, send: Send) -> Send:

@@ -28,7 +28,7 @@ from samus_edge.runtime.segmenter import Segmenter
 from samus_edge.server.decoding import Decoders
 from samus_edge.server.problem import problems
 from samus_edge.server.segmentation_service import SegmentationService
-from samus_edge.server.session import Session, SessionStore
+from samus_edge.server.session import ReadyFrame, Session, SessionStore
 
 __all__ = ["ImageFetcher", "brush_rle", "label_studio_routes"]
 
@@ -55,6 +55,10 @@ class Service(Protocol):
 
     async def decode(self, work: Callable[[], Result]) -> Result:
         """Decode a file, in a bounded time."""
+        ...
+
+    async def ready_frame(self, session: Session, index: int) -> ReadyFrame:
+        """A frame to compute on, which is decoded."""
         ...
 
 
@@ -211,7 +215,7 @@ def label_studio_routes(state: Service, fetcher: ImageFetcher) -> APIRouter:
     routes = APIRouter(
         prefix="/v1/label-studio",
         tags=["Label Studio"],
-        responses=problems(401, 403, 413, 415, 421, 422, 429, 500, 502, 503),
+        responses=problems(400, 401, 403, 408, 413, 415, 421, 422, 429, 500, 502, 503),
     )
     manifest = state.service.segmenter.bundle.manifest
     version = f"{manifest.name} {manifest.weights_sha256[:12]}"
@@ -258,7 +262,8 @@ def label_studio_routes(state: Service, fetcher: ImageFetcher) -> APIRouter:
                 if not isinstance(address, str):
                     raise HTTPException(422, f"the task's data has no address in {brush.key!r}.")
                 session = await session_of(address)
-                work = partial(_masks, state.service.segmenter, session, regions, brush)
+                frame = await state.ready_frame(session, 0)
+                work = partial(_masks, state.service.segmenter, session, frame, regions, brush)
                 masks = await state.compute(work)
             score = min((each["score"] for each in masks), default=0.0)
             results.append({"result": masks, "score": score, "model_version": version})
@@ -297,7 +302,11 @@ class _Brush:
 
 
 def _masks(
-    segmenter: Segmenter, session: Session, regions: Sequence[_Region], brush: _Brush
+    segmenter: Segmenter,
+    session: Session,
+    frame: ReadyFrame,
+    regions: Sequence[_Region],
+    brush: _Brush,
 ) -> list[dict[str, Any]]:
     """The masks of prompts, or of what is proposed, as Label Studio stores them."""
     height, width = session.image.original_hw
@@ -320,7 +329,7 @@ def _masks(
         else:
             x, y = min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)
             points.append((x, y, int(region.is_positive)))
-    embedding, _ = session.embedding(segmenter, 0)
+    embedding, _ = session.embedding(segmenter, frame)
     prediction = (
         predict_prompted(segmenter, embedding, boxes, points)
         if regions

@@ -3,7 +3,7 @@
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
@@ -55,7 +55,7 @@ from samus_edge.server.schemas import (
     TrackFile,
     TrackRequest,
 )
-from samus_edge.server.session import FollowedLesion, Session
+from samus_edge.server.session import FollowedLesion, ReadyFrame, Session
 
 if TYPE_CHECKING:
     from samus_edge.runtime.dicom.dicom_frames import DicomFrames
@@ -91,14 +91,14 @@ class SegmentationService:
         """What computes."""
         return self._segmenter
 
-    def masks(self, session: Session, request: MaskRequest) -> Masks:
+    def masks(self, session: Session, request: MaskRequest, frame: ReadyFrame) -> Masks:
         """Answer a prompt.
 
         Raises:
-            HTTPException: if there is no such frame.
+            HTTPException: if a note is to be an error, and there is one.
             BadArgumentError: if there is no prompt, or it does not fit the frame.
         """
-        masks, records, timings_ms = self._predict(session, request)
+        masks, records, timings_ms = self._predict(session, request, frame)
         results = [
             MaskResult(
                 name=prompt.name,
@@ -119,15 +119,15 @@ class SegmentationService:
             trace={**self.trace, "prompt": request.model_dump(mode="json")},
         )
 
-    def propose(self, session: Session, request: ProposalRequest) -> Proposals:
+    def propose(self, session: Session, request: ProposalRequest, frame: ReadyFrame) -> Proposals:
         """Suggest lesions.
 
         Raises:
-            HTTPException: if there is no such frame, or the bundle suggests none.
+            HTTPException: if the bundle suggests none.
         """
         if not self._segmenter.can_propose:
             raise HTTPException(422, "this bundle suggests no lesions. Give a box or a point.")
-        embedding, _ = session.embedding(self._segmenter, request.frame)
+        embedding, _ = session.embedding(self._segmenter, frame)
         found = self._segmenter.propose(embedding, max_lesions=request.max_lesions)
         assert found.proposals is not None
         each = zip(
@@ -142,8 +142,10 @@ class SegmentationService:
             notes=[note.to_json() for note in found.notes],
         )
 
-    def mask_file(self, session: Session, request: MaskRequest, name: MaskFile) -> bytes:
-        """The masks of prompts as a file.
+    def mask_file(
+        self, session: Session, request: MaskRequest, frame: ReadyFrame, name: MaskFile
+    ) -> bytes:
+        """The masks of prompts as a file; an overlay needs the frame's pixels.
 
         Raises:
             HTTPException, BadArgumentError: as `masks`; and if the image is not DICOM and the file
@@ -154,12 +156,12 @@ class SegmentationService:
             _study(session)
 
             def found() -> "list[LesionFrame]":
-                masks, records, _ = self._predict(session, request)
+                masks, records, _ = self._predict(session, request, frame)
                 return lesion_frames(request.frame, masks, records)
 
             files = self._dicom_files(session, request.model_dump_json(), found)
             return files[name == "report.dcm"]
-        masks, records, _ = self._predict(session, request)
+        masks, records, _ = self._predict(session, request, frame)
         if name == "mask.png":
             return png_of(mask_image(masks))
         if name in _FORMATS:
@@ -172,9 +174,8 @@ class SegmentationService:
                 frame=request.frame if len(session.image) > 1 else None,
             )
             return result_bytes(_FORMATS[name], result)
-        picture = overlay_picture(
-            self._segmenter, session.frame(request.frame), masks, records, has_callipers=True
-        )
+        assert frame.pixels is not None
+        picture = overlay_picture(self._segmenter, frame.pixels, masks, records, has_callipers=True)
         return png_of(picture)
 
     def _dicom_files(
@@ -189,21 +190,23 @@ class SegmentationService:
         session.dicom_files = of_what, files
         return files
 
-    def track(self, session: Session, request: TrackRequest) -> Iterator[dict[str, Any]]:
-        """Follow a lesion, a document for each frame.
+    def frames_to_track(self, session: Session, request: TrackRequest) -> range:
+        """The frames that a request follows a lesion through."""
+        count = min(self._max_frames, request.max_frames or self._max_frames)
+        return range(request.frame, min(len(session.image), request.frame + count))
+
+    def track(
+        self, session: Session, request: TrackRequest, frames: Iterable[CineFrame]
+    ) -> Iterator[dict[str, Any]]:
+        """Follow a lesion, a document for each frame; the first is asked for at once.
 
         Raises:
-            HTTPException, BadArgumentError: as `masks`, before the first.
+            BadArgumentError: if the box does not fit the first frame.
         """
-        session.frame(request.frame)
-        frames = follow_lesion(
-            self._segmenter,
-            session.image.part(request.frame, min(self._max_frames, request.max_frames or 1 << 30)),
-            box_of(request.box),
-            session.image,
-            _spacing(request),
+        followed = follow_lesion(
+            self._segmenter, frames, box_of(request.box), session.image, _spacing(request)
         )
-        first = next(frames)
+        first = next(followed)
         kept = session.followed = FollowedLesion()
         kept.report.facts = {
             "box": request.box,
@@ -213,12 +216,12 @@ class SegmentationService:
             **self._computed_by,
         }
 
-        def document(followed: Followed) -> dict[str, Any]:
-            _, tracked, record = followed
+        def document(each: Followed) -> dict[str, Any]:
+            _, tracked, record = each
             kept.add(record, tracked.mask)
-            return _document(followed)
+            return _document(each)
 
-        return map(document, chain([first], frames))
+        return map(document, chain([first], followed))
 
     def track_file(self, session: Session, name: TrackFile, until: int | None = None) -> bytes:
         """What came of the lesion that was last followed, as a file.
@@ -284,12 +287,12 @@ class SegmentationService:
         return lesions
 
     def _predict(
-        self, session: Session, request: MaskRequest
+        self, session: Session, request: MaskRequest, frame: ReadyFrame
     ) -> tuple[npt.NDArray[np.bool_], list[MaskRecord], dict[str, float]]:
         """The masks of prompts, (N, H, W), their records, and milliseconds of each step."""
         asked = [_checked(prompt, session.image.original_hw) for prompt in request.prompts]
         begun = time.perf_counter()
-        embedding, was_there = session.embedding(self._segmenter, request.frame)
+        embedding, was_there = session.embedding(self._segmenter, frame)
         timings_ms = {
             "encode": 0.0 if was_there else 1000 * (time.perf_counter() - begun),
             "decode": 0.0,

@@ -8,6 +8,7 @@ import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from samus_edge.runtime.images.image_io import GreyFrame
 from samus_edge.runtime.prediction import Embedding
 from samus_edge.runtime.segmenter import Segmenter
 
-__all__ = ["FollowedLesion", "Session", "SessionStore"]
+__all__ = ["FollowedLesion", "ReadyFrame", "Session", "SessionStore"]
 
 _EMBEDDINGS_KEPT = 8
 
@@ -59,6 +60,21 @@ class FollowedLesion:
         return np.unpackbits(bits, count=math.prod(shape)).reshape(shape).astype(np.bool_)
 
 
+@dataclass(frozen=True, eq=False)
+class ReadyFrame:
+    """A frame of which nothing has to be decoded any more when it is its turn.
+
+    Attributes:
+        index: Of the frame.
+        pixels: (H, W), uint8; None where the embedding is enough.
+        embedding: None of a frame that is not encoded yet.
+    """
+
+    index: int
+    pixels: GreyFrame | None
+    embedding: Embedding | None
+
+
 class Session:
     """One image or cine, with what was computed on it.
 
@@ -76,7 +92,6 @@ class Session:
         self.image = image
         self.file_sha256 = hashlib.sha256(content).hexdigest() if content else None
         self.file_bytes = len(content)
-        self._ahead: tuple[int, GreyFrame] | None = None
         self.followed: FollowedLesion | None = None
         self.dicom_files: tuple[str, tuple[bytes, bytes]] | None = None
         self._embeddings: OrderedDict[int, Embedding] = OrderedDict()
@@ -110,26 +125,42 @@ class Session:
         colour = self.image.read_colour(index) if has_it else None
         return self.frame(index) if colour is None else colour
 
-    def is_to_decode(self, index: int) -> bool:
-        """Whether `embedding` would have to wait for a frame to be decoded."""
-        return self.image.is_late and index not in self._embeddings
+    def ready_frame(
+        self, index: int, *, needs_pixels: bool = False, decodes: bool = True
+    ) -> ReadyFrame | None:
+        """A frame to segment.
 
-    def decode_ahead(self, index: int) -> None:
-        """Decode the frame of the next `embedding`, before it is its turn; errors as of `frame`."""
-        self._ahead = index, self.frame(index)
+        Args:
+            index: Of the frame.
+            needs_pixels: Whether they are asked for beside the embedding.
+            decodes: Whether to decode it, where it has to be.
 
-    def embedding(self, segmenter: Segmenter, index: int) -> tuple[Embedding, bool]:
-        """Of a frame, and whether it was there already."""
+        Returns:
+            None if it has to be decoded, and that is not allowed.
+
+        Raises:
+            HTTPException, ImageFileError: as `frame`.
+        """
         with self._lock:
             found = self._embeddings.get(index)
             if found is not None:
                 self._embeddings.move_to_end(index)
-                return found, True
-        ahead, self._ahead = self._ahead, None
-        frame = ahead[1] if ahead is not None and ahead[0] == index else self.frame(index)
-        made = segmenter.encode(frame)
+        if found is not None and not needs_pixels:
+            return ReadyFrame(index, None, found)
+        if self.image.is_late and not decodes:
+            return None
+        return ReadyFrame(index, self.frame(index), found)
+
+    def embedding(self, segmenter: Segmenter, frame: ReadyFrame) -> tuple[Embedding, bool]:
+        """Of a frame, and whether it was there already."""
         with self._lock:
-            self._embeddings[index] = made
+            found = frame.embedding or self._embeddings.get(frame.index)
+        if found is not None:
+            return found, True
+        assert frame.pixels is not None
+        made = segmenter.encode(frame.pixels)
+        with self._lock:
+            self._embeddings[frame.index] = made
             while len(self._embeddings) > _EMBEDDINGS_KEPT:
                 self._embeddings.popitem(last=False)
         return made, False

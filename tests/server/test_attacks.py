@@ -11,6 +11,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -313,12 +314,82 @@ def test_a_body_that_does_not_come_is_not_waited_for(segmenter: Segmenter) -> No
             connection.close()
 
 
-def test_all_that_comes_in_at_once_is_bounded(client_of: ClientOf) -> None:
-    with client_of(max_request_bytes=1000, max_incoming_bytes=1000) as client:
-        client.app.state.service.incoming_bytes = 900  # of others
-        assert client.post("/v1/images", content=b"x" * 200).status_code == 503
-        client.app.state.service.incoming_bytes = 0
-        assert client.post("/v1/images", content=b"x" * 200).status_code == 415
+def test_all_that_comes_in_at_once_is_bounded(segmenter: Segmenter) -> None:
+    with listening(segmenter, max_request_bytes=1000, max_incoming_bytes=1000) as (host, port):
+
+        def send(content: bytes) -> int:
+            with closing(http.client.HTTPConnection(host, port, timeout=10)) as connection:
+                headers = {"Host": "localhost", "Content-Type": "image/png"}
+                connection.request("POST", "/v1/images", content, headers)
+                return connection.getresponse().status
+
+        with closing(socket.create_connection((host, port), 5)) as other:
+            head = b"Host: localhost\r\nContent-Type: image/png\r\nContent-Length: 1000"
+            other.sendall(b"POST /v1/images HTTP/1.1\r\n" + head + b"\r\n\r\n" + b"x" * 900)
+            end = time.monotonic() + 10
+            while send(b"x" * 200) != 503:  # until the other's bytes are there
+                assert time.monotonic() < end
+            other.sendall(b"x" * 100)
+            assert other.recv(1000).startswith(b"HTTP/1.1 415 ")
+        assert send(b"x" * 200) == 415
+
+
+def json_routes(client: TestClient) -> list[str]:
+    """All that take JSON, by the OpenAPI document."""
+    image = client.post("/v1/images", params={"example": "benign_256.png"}).json()["id"]
+    routes = []
+    for path, operations in client.get("/openapi.json").json()["paths"].items():
+        body = operations.get("post", {}).get("requestBody", {}).get("content", {})
+        if "application/json" in body:
+            routes.append(path.replace("{image_id}", image).replace("{name}", "mask.png"))
+    return routes
+
+
+def test_json_is_bounded_before_it_is_parsed(client_of: ClientOf) -> None:
+    with client_of(requests_per_second=0, label_studio=("http://127.0.0.1:9",)) as client:
+        routes = json_routes(client)
+        assert {"/v1/login", "/v1/label-studio/predict"} < set(routes) and len(routes) > 5
+        for path in routes:
+            headers = {"Content-Type": "application/json"}
+            most = 16 if "label-studio" in path else 1
+            parts = [b" " * (1 << 20)] * most
+            for body in (b"".join(parts) + b"{", iter([*parts, b"{"])):  # with its length, without
+                response = client.post(path, content=body, headers=headers)
+                assert response.status_code == 413, path
+                assert response.headers["content-type"] == PROBLEM
+            for deep in (b"[" * 200_000, b'{"box":' * 100_000, b"[" * 900 + b"]" * 900):
+                response = client.post(path, content=deep, headers=headers)
+                assert response.status_code in (400, 422), path
+
+
+def test_a_slow_frame_of_one_holds_up_nobody_else(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is decoded late is decoded before it is its turn, whatever it is needed for."""
+    pages = [Image.new("L", (64, 64), value) for value in (90, 80, 70, 60, 50)]
+    content = io.BytesIO()
+    pages[0].save(content, "TIFF", save_all=True, append_images=pages[1:])
+    slow = client.post("/v1/images", content=content.getvalue()).json()["id"]
+    other = client.post("/v1/images", params={"example": "benign_256.png"}).json()["id"]
+    box = {"box": [8, 8, 40, 40]}
+    read, asked, goes_on = Decoders.read, threading.Event(), threading.Event()
+
+    def wait(*arguments: Any, **options: Any) -> Any:
+        asked.set()
+        assert goes_on.wait(20), "the other request had to wait for it"
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(Decoders, "read", wait)
+    for page, path in enumerate(("track", "overlay.png", "masks", "proposals"), 1):
+        asked.clear()
+        goes_on.clear()
+        prompt = {"frame": page, **({} if path == "proposals" else box)}
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(client.post, f"/v1/images/{slow}/{path}", json=prompt)
+            assert asked.wait(20)
+            assert client.post(f"/v1/images/{other}/masks", json=box).status_code == 200
+            goes_on.set()
+            assert answer.result().status_code == 200, path
 
 
 def test_only_a_named_proxy_says_who_asks(serve: Callable[..., Any]) -> None:

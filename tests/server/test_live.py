@@ -1,14 +1,17 @@
 """Live frames over a WebSocket."""
 
+import io
 import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 from starlette.websockets import WebSocketDisconnect
 
 from samus_edge.runtime.bundle.check_frame import load_check_frames
+from samus_edge.server.decoding import Decoders
 from samus_edge.server.segmentation_service import png_of
 
 ClientOf = Callable[..., Any]
@@ -92,13 +95,56 @@ def test_there_is_a_limit(client_of: ClientOf) -> None:
         assert refused(client) == 1013
 
 
+def scans(side: int, count: int) -> bytes:
+    """A small progressive JPEG, whose last scan comes again and again."""
+    content = io.BytesIO()
+    Image.new("L", (side, side), 90).save(content, "JPEG", progressive=True)
+    whole = content.getvalue()
+    return whole[:-2] + whole[whole.rindex(b"\xff\xda") : -2] * count + whole[-2:]
+
+
+def test_a_frame_that_takes_too_long_ends_its_connection_alone(client_of: ClientOf) -> None:
+    slow, quick = scans(4000, 500), png_of(load_check_frames()[0].image)
+    assert len(slow) < 200_000
+    with client_of(decode_seconds=1) as client, client.websocket_connect(f"{WS}/v1/live") as bad:
+        with client.websocket_connect(f"{WS}/v1/live") as good:
+            good.send_bytes(quick)
+            assert json.loads(good.receive_text())["number"] == 0
+            bad.send_bytes(slow)
+            good.send_bytes(quick)
+            assert json.loads(good.receive_text())["number"] == 1
+        assert "not decoded in 1 seconds" in json.loads(bad.receive_text())["error"]
+        with pytest.raises(WebSocketDisconnect) as caught:
+            bad.receive_text()
+        assert caught.value.code == 1008
+        assert "not decoded in 1 seconds" in caught.value.reason
+
+
+@pytest.mark.parametrize("message", [b"x" * 100_001, '{"mark": "' + "x" * 5000 + '"}'])
+def test_too_large_messages_end_the_connection(client_of: ClientOf, message: bytes | str) -> None:
+    with (
+        client_of(max_request_bytes=100_000) as client,
+        client.websocket_connect(f"{WS}/v1/live") as live,
+    ):
+        live.send(
+            {
+                "type": "websocket.receive",
+                "bytes" if isinstance(message, bytes) else "text": message,
+            }
+        )
+        assert " has more than " in json.loads(live.receive_text())["error"]
+        with pytest.raises(WebSocketDisconnect) as caught:
+            live.receive_text()
+        assert caught.value.code == 1009
+
+
 def test_a_bug_ends_the_connection_and_says_nothing_of_itself(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object) -> None:
         raise ValueError("secret")
 
-    monkeypatch.setattr("samus_edge.server.live.decode_image", fail)
+    monkeypatch.setattr(Decoders, "frame", fail)
     with client.websocket_connect(f"{WS}/v1/live") as live:
         live.send_bytes(b"x")
         error = json.loads(live.receive_text())["error"]

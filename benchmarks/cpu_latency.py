@@ -64,8 +64,8 @@ def open_rivals(workload: Workload, threads: int) -> tuple[list[Subject], float]
     import torch
     from torch import nn
 
+    from samus_edge.evaluation.lite_medsam import load_lite_medsam_model
     from samus_edge.export.torch_graph import image_encoder_graph, mask_decoder_graph
-    from samus_edge.training.teachers import load_lite_medsam_model
     from samus_edge.weights.foreign_checkpoints import default_checkpoint
 
     model = load_lite_medsam_model(default_checkpoint())

@@ -112,9 +112,7 @@ def command(
                 run.folder,
                 start=start,
                 processes=processes,
-                note=display.note,
                 progress=display.stage,
-                should_stop=stop.is_set,
             )
             display.start(trainer, run.name)
             return run_training(trainer, display.epoch, display.step, stop.is_set)

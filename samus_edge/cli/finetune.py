@@ -116,9 +116,7 @@ def command(
                 start=start,
                 processes=processes,
                 limits=training_limits(minutes),
-                note=display.note,
                 progress=display.stage,
-                should_stop=stop.is_set,
             )
             typer.echo(
                 f"images with lesions: train {len(cases.train_cases)}, val {len(cases.val_cases)}, "

@@ -150,8 +150,7 @@ ConfigFile = Annotated[
     typer.Option(
         metavar="FILE|NAME",
         help="YAML configuration, or the name of one that comes with samus-edge: tiny_busi, "
-        "tiny_many, tiny_proposing, tiny_distilled, tiny_ablation, samus_report. Left out: the "
-        "defaults.",
+        "tiny_many, tiny_proposing, tiny_ablation, samus_report. Left out: the defaults.",
     ),
 ]
 StartCheckpoint = Annotated[
@@ -283,10 +282,7 @@ def command(
                 cache=cache,
                 processes=processes,
                 limits=Limits(minutes),
-                note=display.note,
                 progress=display.stage,
-                should_stop=stop.is_set,
-                tensorboard=tensorboard,
             )
             if processes.is_first:
                 typer.echo(account.summary())

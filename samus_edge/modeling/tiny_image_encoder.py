@@ -179,7 +179,7 @@ class LiteMedSamImageEncoder(nn.Module):
     """256x256 grey image to 256x64x64 embeddings: TinyViT without stride in its stem.
 
     It runs at 256x256 (stem and convolutional stage), 128x128 (windows of 7) and 64x64 (windows of
-    14, then of 7), which costs 75 GFLOP. Too slow for the edge, it serves as a teacher.
+    14, then of 7), which costs 75 GFLOP. Too slow for the edge, it is there to compare with.
 
     Args:
         embed_dim: channels of the embeddings; SAM's decoder takes 256.

@@ -8,7 +8,6 @@ import csv
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,8 +28,7 @@ from samus_edge.evaluation.summary import ALL_CLASSES, ALL_SIZES
 from samus_edge.evaluation.torch_predictor import TorchPredictor
 from samus_edge.reporting.figure import new_figure, png_bytes
 from samus_edge.runtime.images.output_files import sha256_of_file
-from samus_edge.training.config import OPERATIONAL_SETTINGS, TrainConfig, config_document
-from samus_edge.training.distillation import DISTILLATION_FOLDER
+from samus_edge.training.config import TrainConfig, config_document, differing_settings
 from samus_edge.training.prompt_schedule import PromptConfig
 from samus_edge.training.trainer import CONFIG_FILE, STATE_FILE
 
@@ -205,7 +203,6 @@ def run_ablation(
         else:
             _evaluate(run, train(run), test_cases, subsets.groups, cases)
         (run.folder / STATE_FILE).unlink(missing_ok=True)
-        shutil.rmtree(run.folder / DISTILLATION_FOLDER, ignore_errors=True)
         on_run(run)
 
 
@@ -242,12 +239,7 @@ def _check_done(run: AblationRun, cases: str) -> None:
         config = json.loads((run.folder / CONFIG_FILE).read_text(encoding="utf-8"))
         about = json.loads((run.folder / EVALUATION_FILE).read_text(encoding="utf-8"))
         stored_cases = about["cases_sha256"]
-        own = config_document(run.config)
-        keys = [
-            key
-            for key in {**own, **config}
-            if key not in OPERATIONAL_SETTINGS and config.get(key) != own.get(key)
-        ]
+        keys = differing_settings(config_document(run.config), config)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         raise WeightsError(
             f"{run.folder} has scores but not what they are of ({type(err).__name__}: {err}). "

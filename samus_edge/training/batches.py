@@ -7,14 +7,12 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from samus_edge.data.case import CaseSource, UltrasoundCase
 from samus_edge.data.collection import DatasetConfig
 from samus_edge.runtime.backends.backend import usable_cores
-from samus_edge.training.training_samples import Samples, SampleT, collate
+from samus_edge.training.training_samples import LesionDataset, TrainingSample, collate
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,6 @@ class TrainingData:
         train_cases: cases with lesions to learn from.
         val_cases: cases with lesions to choose the best weights by.
         normal_cases: cases without a lesion to learn from, if any.
-        teacher_masks: a teacher's mask of each lesion of each training case, (H, W), bool, if any.
         source: decoded cases; None to decode them and hold them in memory.
         datasets: how often each dataset is seen, and in what windows; empty for one dataset.
     """
@@ -33,7 +30,6 @@ class TrainingData:
     train_cases: Sequence[UltrasoundCase]
     val_cases: Sequence[UltrasoundCase]
     normal_cases: Sequence[UltrasoundCase] = ()
-    teacher_masks: Sequence[Sequence[npt.NDArray[np.bool_]]] | None = None
     source: CaseSource | None = None
     datasets: Sequence[DatasetConfig] = ()
 
@@ -58,7 +54,7 @@ class StageProgress:
 
     Attributes:
         stage: its name.
-        done: number of views, steps or cases that are done.
+        done: number of cases that are done.
         total: their number in all.
     """
 
@@ -72,8 +68,8 @@ BATCHES_AHEAD = 2
 
 
 def load_batches(
-    data: Samples[SampleT], batches: Sequence[Sequence[int]], num_workers: int
-) -> Generator[SampleT, None, None]:
+    data: LesionDataset, batches: Sequence[Sequence[int]], num_workers: int
+) -> Generator[TrainingSample, None, None]:
     """Prepare batches, ahead of their use if there are threads for it.
 
     Samples depend on (seed, epoch, index) alone, so the number of threads changes nothing. Threads
@@ -89,7 +85,7 @@ def load_batches(
             yield _load(data, batch)
         return
     remaining = deque(batches)
-    pending: deque[Future[SampleT]] = deque()
+    pending: deque[Future[TrainingSample]] = deque()
     executor = ThreadPoolExecutor(num_workers, thread_name_prefix="samples")
     try:
         while remaining or pending:
@@ -114,7 +110,7 @@ def share_threads(count: int) -> ThreadPoolExecutor:
     )
 
 
-def split_batch(batch: SampleT, count: int) -> list[SampleT]:
+def split_batch(batch: TrainingSample, count: int) -> list[TrainingSample]:
     """Parts of a batch, as equal as can be, at most as many as it has samples."""
     names = [field.name for field in dataclasses.fields(batch)]
     parts = zip(*(getattr(batch, name).tensor_split(count) for name in names), strict=True)
@@ -125,11 +121,11 @@ def split_batch(batch: SampleT, count: int) -> list[SampleT]:
     ]
 
 
-def to_device(batch: SampleT, device: torch.device) -> SampleT:
+def to_device(batch: TrainingSample, device: torch.device) -> TrainingSample:
     """The batch on a device."""
     names = [field.name for field in dataclasses.fields(batch)]
     return dataclasses.replace(batch, **{name: getattr(batch, name).to(device) for name in names})
 
 
-def _load(data: Samples[SampleT], batch: Sequence[int]) -> SampleT:
+def _load(data: LesionDataset, batch: Sequence[int]) -> TrainingSample:
     return collate([data[index] for index in batch])

@@ -11,7 +11,7 @@ import torch
 
 from samus_edge.errors import WeightsError
 from samus_edge.runtime.images.output_files import write_files_atomically
-from samus_edge.training.config import OPERATIONAL_SETTINGS
+from samus_edge.training.config import differing_settings
 
 
 @dataclass
@@ -91,11 +91,7 @@ def check_state(
     Raises:
         WeightsError: naming everything that differs.
     """
-    keys = [
-        key
-        for key in {**config, **state.config}
-        if key not in OPERATIONAL_SETTINGS and state.config.get(key) != config.get(key)
-    ]
+    keys = differing_settings(config, state.config)
     problems = [f"another configuration, which differs in {', '.join(keys)}"] if keys else []
     if state.data != data:
         problems.append("other cases or another order of them")

@@ -1,6 +1,6 @@
 """The configuration of a training: frozen dataclasses, and their YAML file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,10 +14,8 @@ from samus_edge.data.prompt_protocol import BoxConfig
 from samus_edge.errors import BadArgumentError
 from samus_edge.runtime.bundle.records import (
     BelowOne,
-    Bound,
     Count,
     CountOrZero,
-    Fraction,
     NotNegative,
     Positive,
     RecordError,
@@ -28,51 +26,6 @@ from samus_edge.runtime.bundle.records import (
 )
 from samus_edge.training.losses import LossWeights
 from samus_edge.training.prompt_schedule import PromptConfig
-
-TEACHERS = ("none", "lite_medsam")
-
-
-@dataclass(frozen=True)
-class DistillationConfig:
-    """What is learned from a teacher before and while masks are learned.
-
-    Attributes:
-        teacher: "lite_medsam", "none", or the path of weights of ours (`.safetensors`).
-        views: random views of each training image that the teacher encodes, once.
-        epochs: passes over these views in which the encoder learns the teacher's embeddings, before
-            the training on masks.
-        learning_rate: peak rate of these passes.
-        ema_decay: decay per step of the averaged encoder that they end with.
-        mask_weight: share of the loss that compares with the teacher's masks, rather than with the
-            annotated ones.
-        min_teacher_dice: a teacher's mask that agrees less with the annotated one is not used.
-    """
-
-    teacher: Annotated[
-        str,
-        Bound(
-            "none, lite_medsam or a .safetensors file",
-            lambda value: value in TEACHERS or value.endswith(".safetensors"),
-        ),
-    ] = "none"
-    views: Count = 4
-    epochs: CountOrZero = 10
-    learning_rate: Positive = 1e-3
-    ema_decay: BelowOne = 0.995
-    mask_weight: Fraction = 0.0
-    min_teacher_dice: Fraction = 0.7
-
-    def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            BadArgumentError: naming every bad one.
-        """
-        further = []
-        if self.teacher == "none" and self.mask_weight:
-            further.append(f"mask_weight must be 0 without a teacher, got {self.mask_weight}")
-        check_record(self, further)
-
 
 PRECISIONS = ("fp32", "bf16")
 OPTIMIZERS = ("adam", "adamw")
@@ -125,7 +78,6 @@ class TrainConfig:
         prompts: chances of the prompts.
         boxes: ways in which boxes miss the lesion.
         loss: weights of the loss.
-        distillation: learning from a teacher.
     """
 
     arch: Annotated[str, one_of(ARCHS)] = "tiny"
@@ -158,7 +110,6 @@ class TrainConfig:
     prompts: PromptConfig = field(default_factory=PromptConfig)
     boxes: BoxConfig = field(default_factory=BoxConfig)
     loss: LossWeights = field(default_factory=LossWeights)
-    distillation: DistillationConfig = field(default_factory=DistillationConfig)
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -172,6 +123,24 @@ class TrainConfig:
 def config_document(config: TrainConfig) -> dict[str, Any]:
     """The configuration as plain values, for YAML and JSON."""
     return to_json(config)
+
+
+def differing_settings(config: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
+    """Names of the settings in which two configurations learn something else.
+
+    Args:
+        config: the configuration of today, as plain values.
+        stored: that of an earlier training. What 0.1.0 kept of a teacher, where there was none,
+            differs in nothing.
+    """
+    left_out = {*OPERATIONAL_SETTINGS}
+    if (stored.get("distillation") or {}).get("teacher") == "none":
+        left_out.add("distillation")
+    return [
+        key
+        for key in {**config, **stored}
+        if key not in left_out and stored.get(key) != config.get(key)
+    ]
 
 
 def find_config(name: str | Path) -> Path:

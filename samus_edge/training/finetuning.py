@@ -300,7 +300,7 @@ class Finetuned:
             "steps": trainer.learner.steps_done,
             "images_per_step": trainer.images_per_step,
             "epochs": trainer.epoch,
-            "best_epoch": min(history, key=lambda record: record.val_loss or 0.0).epoch,
+            "best_epoch": min(history, key=lambda record: record.val_loss).epoch,
         }
         header: dict[str, Any] = {
             "data": self.config.datasets[0].title,

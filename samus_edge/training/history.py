@@ -33,7 +33,7 @@ class EpochRecord:
 
     epoch: int
     train_loss: float
-    val_loss: float | None
+    val_loss: float
     val_dice_box: float | None
     val_dice_point: float | None
     learning_rate: float
@@ -138,7 +138,7 @@ def draw_curves(records: Sequence[EpochRecord]) -> bytes:
     figure = new_figure(12.0, 3.6)
     loss, dice, rate = figure.subplots(1, 3)
     _plot(loss, records, {"train_loss": "training", "val_loss": "validation"}, "loss")
-    scored = [(each.val_loss, each.epoch) for each in records if each.val_loss is not None]
+    scored = [(each.val_loss, each.epoch) for each in records]
     if scored:
         best, epoch = min(scored)
         loss.plot(epoch, best, "o", color="black", label=f"best, epoch {epoch}")

@@ -25,8 +25,8 @@ from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime.backends.backend import default_threads
 from samus_edge.training.batches import share_threads, split_batch, to_device
 from samus_edge.training.config import TrainConfig
-from samus_edge.training.objective import Objective, set_training_mode
-from samus_edge.training.training_samples import Sample
+from samus_edge.training.objective import MaskObjective, set_training_mode
+from samus_edge.training.training_samples import TrainingSample
 
 # The squared gradient is averaged over fewer steps than usual: a training has few thousands.
 ADAMW_BETAS = (0.9, 0.99)
@@ -98,7 +98,7 @@ def schedule_factor(schedule: str, step: int, warmup_steps: int, total_steps: in
 
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
-PATIENCE = timedelta(days=1)  # the others wait while the first one distils and validates
+PATIENCE = timedelta(days=1)  # the others wait while the first one decodes and validates
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class Learner:
         BadArgumentError: if nothing is trainable.
     """
 
-    def __init__(self, objective: Objective, total_steps: int, processes: Processes) -> None:
+    def __init__(self, objective: MaskObjective, total_steps: int, processes: Processes) -> None:
         model, self.config = objective.model, objective.config
         self.total_steps = total_steps
         self.device = processes.device
@@ -263,7 +263,7 @@ class Learner:
         """Rate of the encoder in the last step."""
         return self.config.learning_rate * self._factor(self.steps_done - 1)
 
-    def step(self, batches: Iterator[Sample]) -> float:
+    def step(self, batches: Iterator[TrainingSample]) -> float:
         """One optimisation step; skipped, and counted so, if its gradient is not finite.
 
         Args:
@@ -304,7 +304,7 @@ class Learner:
             return 1
         return self.config.shares or default_threads()
 
-    def _learn_in_shares(self, shares: Sequence[Sample], seed: tuple[int, ...]) -> float:
+    def _learn_in_shares(self, shares: Sequence[TrainingSample], seed: tuple[int, ...]) -> float:
         """Add the gradients of a batch, each part of which a thread takes; its share of the loss.
 
         Each part is given the same kinds of prompts.
@@ -312,7 +312,7 @@ class Learner:
         count = sum(len(share.image) for share in shares)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
 
-        def learn(share: Sample) -> tuple[float, tuple[Tensor | None, ...]]:
+        def learn(share: TrainingSample) -> tuple[float, tuple[Tensor | None, ...]]:
             loss = self._objective(share, np.random.default_rng(seed))
             loss = loss * (len(share.image) / count / self.config.accumulation_steps)
             # not backward(), whose sums in .grad the threads would get in each other's way with

@@ -1,11 +1,9 @@
-"""What a training minimises: the objectives' interface, and the loss on annotated masks."""
+"""What a training minimises: the loss on annotated masks."""
 
 import copy
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,7 +15,7 @@ from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime.backends.backend import default_threads
 from samus_edge.runtime.prompts import PADDING_LABEL
 from samus_edge.training.batches import TrainingData, share_threads, to_device
-from samus_edge.training.config import TrainConfig, config_document
+from samus_edge.training.config import TrainConfig
 from samus_edge.training.losses import click_loss, mask_iou, segmentation_loss, upscale
 from samus_edge.training.prompt_schedule import (
     PromptBatch,
@@ -28,13 +26,7 @@ from samus_edge.training.prompt_schedule import (
     scheduled_prompts,
 )
 from samus_edge.training.proposals import proposal_loss
-from samus_edge.training.training_samples import (
-    LesionDataset,
-    Sample,
-    Samples,
-    TrainingSample,
-    collate,
-)
+from samus_edge.training.training_samples import LesionDataset, TrainingSample, collate
 
 
 @dataclass(frozen=True)
@@ -58,65 +50,22 @@ class ValidationScores:
     datasets: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-class Objective(nn.Module, ABC):
-    """Samples and the loss of a batch of them, which :class:`~.trainer.Trainer` minimises.
-
-    It is a module so that several processes can share its gradients.
-
-    Attributes:
-        name: names the training in messages.
-        model: the model in training.
-        config: the configuration of this training.
-        samples: the samples to learn from.
-        settings: everything that the weights depend on but the cases, as plain values by name.
-        fingerprint: tells the cases and their order from others.
-    """
-
-    name: ClassVar[str]
-
-    def __init__(
-        self,
-        model: SamusHF,
-        config: TrainConfig,
-        samples: Samples[Any],
-        *,
-        settings: dict[str, Any],
-        fingerprint: str,
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.config = config
-        self.samples = samples
-        self.settings = settings
-        self.fingerprint = fingerprint
-
-    @abstractmethod
-    def forward(self, batch: Any, rng: np.random.Generator) -> Tensor:
-        """The loss of a batch: scalar, float32.
-
-        Args:
-            batch: samples, stacked.
-            rng: source of randomness. The same for all processes of a step.
-        """
-
-    def validate(self, model: SamusHF) -> ValidationScores | None:
-        """Score a model, which is left in evaluation mode; None if there is nothing to score by."""
-        return None
-
-    def autocast(self, device: torch.device) -> AbstractContextManager[None]:
-        """Mixed precision, where the configuration asks for it."""
-        enabled = self.config.precision == "bf16"
-        # its cache of rounded weights is one for all threads, whose graphs would hang together
-        return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
-
-
 REFINE_WEIGHT = 0.5
 PROPOSALS = "proposals"  # their loss, among the scores of a dataset
 VALIDATION_SEED = 0
 
 
-class MaskObjective(Objective):
-    """The loss on annotated masks, and on a teacher's if there are any.
+class MaskObjective(nn.Module):
+    """Samples and the loss of a batch of them, which :class:`~.trainer.Trainer` minimises.
+
+    It is a module so that several processes can share its gradients.
+
+    Attributes:
+        model: the model in training.
+        config: the training configuration.
+        samples: the samples to learn from.
+        val_samples: the samples to validate on.
+        fingerprint: tells the cases and their order from others.
 
     Args:
         model: the model in training.
@@ -128,35 +77,29 @@ class MaskObjective(Objective):
         DataError: if a case cannot be read or has no lesion.
     """
 
-    name = "training"
-
     def __init__(self, model: SamusHF, config: TrainConfig, data: TrainingData) -> None:
+        super().__init__()
         if not data.val_cases:
             raise BadArgumentError(
                 "training needs at least one case with a lesion to validate on, got 0. "
                 "Add cases to the subset val."
             )
         image_size = model.prompt_encoder.image_size
-        samples = LesionDataset(
+        self.model = model
+        self.config = config
+        self.fingerprint = data.fingerprint()
+        self.samples = LesionDataset(
             data.train_cases,
             image_size=image_size,
             augmentation=config.augmentation,
             seed=config.seed,
             boxes=config.boxes,
             normal_cases=data.normal_cases,
-            teacher_masks=data.teacher_masks,
             source=data.source,
             datasets=data.datasets,
             proposals=config.loss.proposals > 0,
         )
         self._val_datasets = [case.dataset for case in data.val_cases]
-        super().__init__(
-            model,
-            config,
-            samples,
-            settings=config_document(config),
-            fingerprint=data.fingerprint(),
-        )
         self.val_samples = LesionDataset(
             data.val_cases,
             image_size=image_size,
@@ -168,7 +111,15 @@ class MaskObjective(Objective):
         )
 
     def forward(self, batch: TrainingSample, rng: np.random.Generator) -> Tensor:
-        """Decode every scheduled prompt, refine some, and average their losses."""
+        """Decode every scheduled prompt, refine some, and average their losses.
+
+        Args:
+            batch: samples, stacked.
+            rng: source of randomness. The same for all processes of a step.
+
+        Returns:
+            The loss: scalar, float32.
+        """
         prompts = self.config.prompts
         embeddings = encode(self.model, batch, half=self.config.precision == "bf16")
         schedule = scheduled_prompts(batch, prompts, rng)
@@ -262,22 +213,24 @@ class MaskObjective(Objective):
         decoded: Sequence[tuple[Tensor, Tensor]],
         batch: TrainingSample,
     ) -> list[Tensor]:
-        """Mean loss of each batch of prompts: against the annotated masks, in their share against
-        the teacher's, and at the clicks."""
-        weights, share = self.config.loss, self.config.distillation.mask_weight
+        """Mean loss of each batch of prompts: against the masks, and at the clicks."""
+        weights = self.config.loss
         losses = []
         for prompts, (logits, iou) in zip(schedule, decoded, strict=True):
             has_mask = batch.mask_weight[:, 0]
             loss = (has_mask * segmentation_loss(logits, iou, batch.mask, weights)).mean()
-            if share:
-                taught = segmentation_loss(logits, iou, batch.teacher_mask, weights)
-                loss = (1.0 - share) * loss + share * (has_mask * taught).mean()
             if weights.clicks:
                 labels = torch.where(has_mask[:, None] > 0, prompts.point_labels, PADDING_LABEL)
                 obeyed = click_loss(logits[:, 0], prompts.point_coords, labels)
                 loss = loss + weights.clicks * obeyed
             losses.append(loss)
         return losses
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[None]:
+        """Mixed precision, where the configuration asks for it."""
+        enabled = self.config.precision == "bf16"
+        # its cache of rounded weights is one for all threads, whose graphs would hang together
+        return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
     def _decode(
         self, embeddings: Tensor, schedule: Sequence[PromptBatch]
@@ -305,7 +258,7 @@ class MaskObjective(Objective):
         return [found[number] for number in range(len(schedule))]
 
 
-def encode(model: SamusHF, batch: Sample, *, half: bool = False) -> Tensor:
+def encode(model: SamusHF, batch: TrainingSample, *, half: bool = False) -> Tensor:
     """Embeddings (B, C, 32, 32) of a batch, in the memory layout that is fastest to convolve.
 
     Args:

@@ -30,8 +30,8 @@ from samus_edge.training.checkpoint import (
 from samus_edge.training.config import config_document
 from samus_edge.training.history import EpochRecord, TensorBoardLog, draw_curves, history_csv
 from samus_edge.training.learner import Learner, Processes
-from samus_edge.training.objective import Objective
-from samus_edge.training.training_samples import Sample
+from samus_edge.training.objective import MaskObjective
+from samus_edge.training.training_samples import TrainingSample
 from samus_edge.weights.model_file import save_model
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -133,7 +133,7 @@ class Trainer:
 
     def __init__(
         self,
-        objective: Objective,
+        objective: MaskObjective,
         out_dir: Path,
         processes: Processes | None = None,
         limits: Limits = Limits(),
@@ -148,7 +148,7 @@ class Trainer:
         self.steps_per_epoch = count // self.images_per_step
         if not self.steps_per_epoch:
             raise BadArgumentError(
-                f"{objective.name} needs at least as many images as a step takes (batch_size "
+                f"training needs at least as many images as a step takes (batch_size "
                 f"{config.batch_size} x accumulation_steps {config.accumulation_steps} x "
                 f"{self.processes.count} process(es)), got {count}. Lower batch_size or add images."
             )
@@ -186,7 +186,7 @@ class Trainer:
     @property
     def _is_stale(self) -> bool:
         """Whether too many epochs have passed since the best one."""
-        losses = [record.val_loss for record in self.history if record.val_loss is not None]
+        losses = [record.val_loss for record in self.history]
         since = len(losses) - 1 - losses.index(min(losses)) if losses else 0
         return 0 < self.limits.patience <= since
 
@@ -204,7 +204,7 @@ class Trainer:
             should_stop: asked after each step; the training ends there if any process says yes.
 
         Returns:
-            Path of the best weights, by validation loss; of the last ones without validation.
+            Path of the best weights, by validation loss.
 
         Raises:
             JobInterruptedError: if it was asked to stop; the state was saved before.
@@ -213,7 +213,7 @@ class Trainer:
         if self.processes.is_first:
             self.out_dir.mkdir(parents=True, exist_ok=True)
             remove_unfinished_files(self.out_dir)
-            document = json.dumps(self.objective.settings, indent=2)
+            document = json.dumps(config_document(self.config), indent=2)
             write_files_atomically({self.out_dir / CONFIG_FILE: f"{document}\n".encode()})
         self._began = time.monotonic() - self.seconds
         is_new = not self.history and not self._epoch_losses
@@ -258,7 +258,7 @@ class Trainer:
             share = self.seconds / (60 * self.limits.minutes)
             self.learner.total_steps = max(steps, round(steps / share)) if share < 1 else steps
 
-    def _batches(self, steps_done: int) -> Generator[Sample, None, None]:
+    def _batches(self, steps_done: int) -> Generator[TrainingSample, None, None]:
         """This process's batches of the epoch, from the first that is not done."""
         samples, processes, size = self.objective.samples, self.processes, self._pass_size
         samples.epoch = self.epoch
@@ -276,17 +276,16 @@ class Trainer:
         record = EpochRecord(
             epoch=self.epoch,
             train_loss=train_loss,
-            val_loss=None if scores is None else scores.loss,
-            val_dice_box=None if scores is None else scores.dice_box,
-            val_dice_point=None if scores is None else scores.dice_point,
+            val_loss=scores.loss,
+            val_dice_box=scores.dice_box,
+            val_dice_point=scores.dice_point,
             learning_rate=self.learner.learning_rate,
-            datasets={} if scores is None else scores.datasets,
+            datasets=scores.datasets,
         )
         self.history.append(record)
         # before the state: a kill in between repeats the epoch, and ends with the same weights
-        loss = -math.inf if record.val_loss is None else record.val_loss
-        if scores is None or loss < self.best_loss or not (self.out_dir / BEST_FILE).exists():
-            self.best_loss = min(self.best_loss, loss)
+        if scores.loss < self.best_loss or not (self.out_dir / BEST_FILE).exists():
+            self.best_loss = min(self.best_loss, scores.loss)
             self._save_best()
         self._save()
         return record
@@ -302,7 +301,7 @@ class Trainer:
             if not (self.out_dir / BEST_FILE).exists():
                 self._save_best()
         raise JobInterruptedError(
-            f"{self.objective.name} interrupted after step {self.learner.steps_done} of "
+            f"training interrupted after step {self.learner.steps_done} of "
             f"{self.total_steps}. {self.out_dir} holds the state; run the same command again to go "
             "on."
         )
@@ -319,7 +318,7 @@ class Trainer:
             epoch_losses=self._epoch_losses,
             best_loss=self.best_loss,
             history=[dataclasses.asdict(record) for record in self.history],
-            config=self.objective.settings,
+            config=config_document(self.config),
             data=self.objective.fingerprint,
             processes=self.processes.count,
             seconds=self.seconds,
@@ -332,7 +331,7 @@ class Trainer:
         if not path.exists():
             return
         state = load_state(path)
-        config = dict(self.objective.settings)
+        config = config_document(self.config)
         before = state.config.get("epochs")
         if state.epoch == before < config.get("epochs", 0):  # finished, and to be extended
             config["epochs"] = before

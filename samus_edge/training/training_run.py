@@ -13,7 +13,6 @@ from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime.bundle.bundle import default_bundle_path
 from samus_edge.training.batches import StageProgress, TrainingData
 from samus_edge.training.config import TrainConfig
-from samus_edge.training.distillation import prepare_distillation
 from samus_edge.training.learner import Processes
 from samus_edge.training.objective import MaskObjective
 from samus_edge.training.trainer import Limits, Trainer
@@ -76,12 +75,9 @@ def prepare_training(
     cache: Path | None = None,
     processes: Processes | None = None,
     limits: Limits | None = None,
-    note: Callable[[str], None] = lambda line: None,
     progress: Callable[[StageProgress], None] = lambda progress: None,
-    should_stop: Callable[[], bool] = lambda: False,
-    tensorboard: bool = False,
 ) -> tuple[Trainer, TrainingData, WeightAccount]:
-    """Build what a configuration describes, learned from its teacher, ready to run or to go on.
+    """Build what a configuration describes, ready to run or to go on.
 
     Args:
         config: the training configuration.
@@ -90,11 +86,8 @@ def prepare_training(
         start: checkpoint to start from; None for the architecture's own.
         cache: folder of decoded images and masks; None to hold them in memory.
         processes: this process among those that train together.
-        limits: what ends the training on masks beside its epochs.
-        note: called with lines for a log while it learns from the teacher.
-        progress: called while the cache is filled and while it learns from the teacher.
-        should_stop: asked while it learns from the teacher; it ends there if it says yes.
-        tensorboard: whether learning from the teacher logs for TensorBoard.
+        limits: what ends the training beside its epochs.
+        progress: called while the cache is filled.
 
     Returns:
         The trainer, its cases, and the account of the start weights.
@@ -103,7 +96,6 @@ def prepare_training(
         BadArgumentError: if the configuration does not fit the model or the data.
         WeightsError: if a checkpoint is not what it should be.
         DataError: if a case cannot be read or has no lesion.
-        JobInterruptedError: if it was asked to stop; what was done is saved.
     """
     processes = processes or Processes()
     model, account = started_model(config, start)
@@ -118,20 +110,6 @@ def prepare_training(
     if cache is not None:
         with processes.first_before_others():
             data = dataclasses.replace(data, source=_filled_cache(cache, data, progress))
-    if config.distillation.teacher != "none":
-        with processes.first_before_others():
-            masks = prepare_distillation(
-                model,
-                config,
-                subsets.train,
-                out_dir,
-                device=processes.device,
-                report=note,
-                progress=progress,
-                should_stop=should_stop,
-                tensorboard=tensorboard,
-            )
-        data = dataclasses.replace(data, teacher_masks=masks)
     trainer = Trainer(MaskObjective(model, config, data), out_dir, processes, limits or Limits())
     return trainer, data, account
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -40,26 +39,13 @@ WINDOW_MARGINS = (0.15, 1.0)
 
 
 @dataclass(frozen=True)
-class Sample:
-    """The encoder's input of one frame; a batch has one more, leading dimension.
+class TrainingSample:
+    """One lesion of one frame with prompts; a batch has one more, leading dimension.
 
     Attributes:
         image: (1, S, S), float32, grey in [0, 1].
         high_frequency: (1, S, S), float32, in [0, 1].
-    """
-
-    image: Tensor
-    high_frequency: Tensor
-
-
-@dataclass(frozen=True)
-class TrainingSample(Sample):
-    """One lesion of one frame with prompts; a batch has one more, leading dimension.
-
-    Attributes:
         mask: (1, S, S), float32, values in {0, 1}.
-        teacher_mask: (1, S, S), float32, values in {0, 1}: the lesion as a teacher marks it; the
-            same as ``mask`` without a teacher.
         box: (2, 2), float32, top left and bottom right corner (x, y), model frame.
         clicks: (3, 2), float32, (x, y) on the lesion, model frame.
         background_click: (1, 2), float32, (x, y) off the lesion, model frame.
@@ -70,8 +56,9 @@ class TrainingSample(Sample):
         proposal_weights: (2,), float32: weights of its maps and of the presence of a lesion.
     """
 
+    image: Tensor
+    high_frequency: Tensor
     mask: Tensor
-    teacher_mask: Tensor
     box: Tensor
     clicks: Tensor
     background_click: Tensor
@@ -79,29 +66,6 @@ class TrainingSample(Sample):
     mask_weight: Tensor
     proposals: Tensor
     proposal_weights: Tensor
-
-
-SampleT = TypeVar("SampleT", bound=Sample)
-SampleT_co = TypeVar("SampleT_co", bound=Sample, covariant=True)
-
-
-class Samples(Protocol[SampleT_co]):
-    """Samples that depend on the epoch and their index alone.
-
-    Attributes:
-        epoch: number of the epoch, from 0; set by the training.
-    """
-
-    epoch: int
-
-    def __len__(self) -> int:
-        """Samples in each epoch."""
-
-    def __getitem__(self, index: int, /) -> SampleT_co:
-        """One sample of the epoch."""
-
-    def order(self) -> list[int]:
-        """The epoch's order of all indices."""
 
 
 class LesionDataset:
@@ -119,8 +83,6 @@ class LesionDataset:
         boxes: ways in which boxes miss the lesion; None for the default.
         normal_cases: cases without a lesion, prompted as if there were one and with an empty mask
             as the answer; they come after the others. Only with an augmentation.
-        teacher_masks: for each case, a teacher's mask of each lesion, (H, W), bool; None without a
-            teacher.
         source: decoded cases; None to decode them here and hold them in memory.
         datasets: weight and windows of the datasets that the cases are of; empty for one dataset.
         proposals: whether the lesion proposer learns, from those datasets that say so; then the
@@ -139,7 +101,6 @@ class LesionDataset:
         seed: int,
         boxes: BoxConfig | None = None,
         normal_cases: Sequence[UltrasoundCase] = (),
-        teacher_masks: Sequence[Sequence[Mask]] | None = None,
         source: CaseSource | None = None,
         datasets: Sequence[DatasetConfig] = (),
         proposals: bool = False,
@@ -162,7 +123,6 @@ class LesionDataset:
         self._proposing = (proposing if datasets else {""}) if proposals else set()
         self._with_normals = {case.dataset for case in normal_cases}
         self._normals_have_masks = not proposals
-        self.teacher_masks = teacher_masks
         self.image_size = image_size
         self.augmentation = augmentation
         self.boxes = boxes or BoxConfig()
@@ -180,17 +140,17 @@ class LesionDataset:
         rng = np.random.default_rng((self.seed, self.epoch, index))
         index %= len(self._cases)  # further passes over the cases have indices beyond
         if index < self._lesion_cases:
-            frame, masks, lesions = self._augmented_lesion(index, self.augmentation, rng)
+            frame, mask, lesions = self._augmented_lesion(index, self.augmentation, rng)
         else:
             image = self._source.image(self._cases[index])
             frame, _ = augment_geometry(image, [], self.augmentation, rng, self.image_size)
-            masks = [np.zeros((self.image_size, self.image_size), dtype=np.bool_)] * 2
+            mask = np.zeros((self.image_size, self.image_size), dtype=np.bool_)
             lesions = []
         frame = augment_appearance(frame, self.augmentation, rng)
-        prompted = masks[0] if masks[0].any() else simulate_phantom(self.image_size, rng)
+        prompted = mask if mask.any() else simulate_phantom(self.image_size, rng)
         box = simulate_box(prompted, rng, self.boxes)
         clicks = np.concatenate([simulate_click(prompted, rng) for _ in range(NUM_CLICKS)])
-        sample = self._sample(frame, masks, box, clicks, simulate_background_click(masks[0], rng))
+        sample = self._sample(frame, mask, box, clicks, simulate_background_click(mask, rng))
         return self._with_proposals(sample, index, lesions)
 
     def order(self) -> list[int]:
@@ -216,27 +176,26 @@ class LesionDataset:
 
     def _augmented_lesion(
         self, index: int, augmentation: AugmentationConfig, rng: np.random.Generator
-    ) -> tuple[npt.NDArray[np.uint8], list[Mask], list[Mask] | None]:
-        """A moved frame with one of its lesions, as marked and as the teacher marks it, and all of
-        its lesions; None for the latter where the frame shows a window around the one."""
+    ) -> tuple[npt.NDArray[np.uint8], Mask, list[Mask] | None]:
+        """A moved frame with one of its lesions, and all of its lesions; None for the latter where
+        the frame shows a window around the one."""
         case = self._cases[index]
         image, instances = self._source.image(case), self._source.instances(case)
         lesion = int(rng.integers(len(instances)))
-        taught = instances if self.teacher_masks is None else self.teacher_masks[index]
-        moved = [instances[lesion], taught[lesion], *instances]
+        moved = [instances[lesion], *instances]
         crop = self._crops.get(case.dataset, 0.0)
         if crop and rng.random() < crop:
             window = _window(instances[lesion], rng)
-            image, moved = image[window], [mask[window] for mask in moved[:2]]
+            image, moved = image[window], [instances[lesion][window]]
         elif case.dataset not in self._proposing:
-            del moved[2:]
+            del moved[1:]
         for _ in range(GEOMETRY_TRIES):
             frame, masks = augment_geometry(image, moved, augmentation, rng, self.image_size)
             if masks[0].sum() >= MIN_LESION_PX:
                 break
         else:
             frame, masks = image, [self._resized(mask) for mask in moved]
-        return frame, masks[:2], masks[2:] or None
+        return frame, masks[0], masks[1:] or None
 
     def _fixed_sample(self, index: int) -> TrainingSample:
         case = self._cases[index]
@@ -249,7 +208,7 @@ class LesionDataset:
         mask = self._resized(instance)
         background = simulate_background_click(mask, rng)
         box, clicks = _to_model_frame(box, scale), _to_model_frame(clicks, scale)
-        sample = self._sample(image, [mask, mask], box, clicks, background)
+        sample = self._sample(image, mask, box, clicks, background)
         if case.dataset not in self._proposing:
             return sample
         return self._with_proposals(sample, index, [self._resized(each) for each in instances])
@@ -278,18 +237,16 @@ class LesionDataset:
     def _sample(
         self,
         frame: npt.NDArray[np.uint8],
-        masks: Sequence[Mask],
+        mask: Mask,
         box: npt.NDArray[np.float32],
         clicks: npt.NDArray[np.float32],
         background: tuple[npt.NDArray[np.float32], int],
     ) -> TrainingSample:
-        image, high_frequency = frame_inputs(frame, self._input_scaling, self._high_frequency)
-        mask, teacher_mask = (torch.from_numpy(mask.astype(np.float32))[None] for mask in masks)
+        frames = torch.from_numpy(np.ascontiguousarray(frame))[None]
         return TrainingSample(
-            image=image,
-            high_frequency=high_frequency,
-            mask=mask,
-            teacher_mask=teacher_mask,
+            image=self._input_scaling(frames)[0],
+            high_frequency=self._high_frequency(frames)[0] / 255.0,
+            mask=torch.from_numpy(mask.astype(np.float32))[None],
             box=torch.from_numpy(box),
             clicks=torch.from_numpy(clicks),
             background_click=torch.from_numpy(background[0]),
@@ -311,19 +268,11 @@ def _window(mask: Mask, rng: np.random.Generator) -> tuple[slice, slice]:
     return slices[0], slices[1]
 
 
-def collate(samples: Sequence[SampleT]) -> SampleT:
+def collate(samples: Sequence[TrainingSample]) -> TrainingSample:
     """Stack samples: every field gains a leading batch dimension."""
     names = [field.name for field in fields(samples[0])]
     stacked = {name: torch.stack([getattr(sample, name) for sample in samples]) for name in names}
     return replace(samples[0], **stacked)
-
-
-def frame_inputs(
-    frame: npt.NDArray[np.uint8], input_scaling: InputScaling, high_frequency: HighFrequency
-) -> tuple[Tensor, Tensor]:
-    """Image and high-frequency image, both (1, S, S), of a frame (H, W)."""
-    frames = torch.from_numpy(np.ascontiguousarray(frame))[None]
-    return input_scaling(frames)[0], high_frequency(frames)[0] / 255.0
 
 
 def _to_model_frame(

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from samus_edge.evaluation.lite_medsam import load_lite_medsam_model
 from samus_edge.modeling.tiny_image_encoder import LiteMedSamImageEncoder, TinyImageEncoder
-from samus_edge.training.teachers import load_lite_medsam_model
 from tests.conftest import AssetFrame
 
 MAX_FLOP = 7e9

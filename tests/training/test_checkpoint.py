@@ -85,6 +85,13 @@ def test_a_state_of_another_training_is_refused_with_every_difference(
     path = tmp_path / "state.pt"
     same = {**state.config, "num_workers": 8, "device": "cuda"}  # change speed alone
     check_state(state, path, config=same, data="abc", processes=1)
+    config = dict(state.config)
+    state.config["distillation"] = {"teacher": "none", "views": 4}  # of 0.1.0, without a teacher
+    check_state(state, path, config=config, data="abc", processes=1)
+    state.config["distillation"] = {"teacher": "lite_medsam", "views": 4}
+    with pytest.raises(WeightsError, match="differs in distillation"):
+        check_state(state, path, config=config, data="abc", processes=1)
+    del state.config["distillation"]
     other = {**state.config, "seed": 2, "augmentation": {"log_gain": 0.0}, "new": True}
     with pytest.raises(WeightsError) as caught:
         check_state(state, path, config=other, data="xyz", processes=2)

@@ -12,46 +12,12 @@ import yaml
 from samus_edge.data.augmentation import AugmentationConfig
 from samus_edge.runtime.bundle.records import from_json
 from samus_edge.training.config import (
-    DistillationConfig,
     TrainConfig,
     config_document,
     read_config,
 )
 from samus_edge.training.losses import LossWeights
 from samus_edge.training.prompt_schedule import PromptConfig
-
-
-@pytest.mark.parametrize("teacher", ["none", "lite_medsam", "runs/vit_b/best.safetensors"])
-def test_a_teacher_has_a_name_or_a_file(teacher: str) -> None:
-    assert DistillationConfig(teacher=teacher).teacher == teacher
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "expected"),
-    [
-        ("teacher", "medsam", "none, lite_medsam or a .safetensors file, got 'medsam'"),
-        ("teacher", "best.pth", "none, lite_medsam or a .safetensors file, got 'best.pth'"),
-        ("teacher", 3, "must be a string, got 3"),
-        ("views", 0, "must be positive, got 0"),
-        ("views", 1.5, "must be an integer, got 1.5"),
-        ("epochs", -1, "must be at least 0, got -1"),
-        ("learning_rate", 0.0, "must be positive, got 0.0"),
-        ("ema_decay", 1.0, r"must be in [0, 1), got 1.0"),
-        ("mask_weight", 1.1, "must be in [0, 1], got 1.1"),
-        ("min_teacher_dice", -0.1, "must be in [0, 1], got -0.1"),
-    ],
-)
-def test_distillation_config_a_bad_value_is_named(name: str, value: Any, expected: str) -> None:
-    with pytest.raises(ValueError) as caught:
-        DistillationConfig(**{"teacher": "lite_medsam", name: value})
-    assert str(caught.value).startswith(f"{name} ")
-    assert expected in str(caught.value)
-
-
-def test_masks_of_no_teacher_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"mask_weight must be 0 without a teacher, got 0\.5"):
-        DistillationConfig(mask_weight=0.5)
-
 
 SHIPPED = sorted(Path(str(importlib.resources.files("samus_edge") / "configs")).glob("*.yaml"))
 

@@ -13,7 +13,7 @@ from samus_edge.data.augmentation import AugmentationConfig
 from samus_edge.data.case import UltrasoundCase
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.training.batches import TrainingData
-from samus_edge.training.config import DistillationConfig, TrainConfig
+from samus_edge.training.config import TrainConfig
 from samus_edge.training.losses import LossWeights, segmentation_loss
 from samus_edge.training.objective import MaskObjective, _rounded, encode, set_training_mode
 from samus_edge.training.prompt_schedule import PromptConfig, box_prompts, click_prompts
@@ -69,15 +69,6 @@ def test_it_is_the_mean_over_the_prompts(make: Make, batch: TrainingSample) -> N
     ]
     expected = float((parts[0] + parts[1]).detach() / 2)
     assert loss(objective, batch) == pytest.approx(expected, abs=TOLERANCE)
-
-
-def test_the_teachers_masks_get_their_share(make: Make, batch: TrainingSample) -> None:
-    taught = dataclasses.replace(batch, teacher_mask=1.0 - batch.mask)
-    distillation = DistillationConfig(teacher="lite_medsam", mask_weight=0.25)
-    shared = dataclasses.replace(CONFIG, distillation=distillation)
-    swapped = dataclasses.replace(taught, mask=taught.teacher_mask)
-    expected = 0.75 * loss(make(CONFIG), taught) + 0.25 * loss(make(CONFIG), swapped)
-    assert loss(make(shared), taught) == pytest.approx(expected, abs=TOLERANCE)
 
 
 def test_a_correction_adds_half_of_its_loss(make: Make, batch: TrainingSample) -> None:

@@ -17,7 +17,6 @@ from samus_edge.training.config import TrainConfig, config_document, read_config
 from samus_edge.training.objective import MaskObjective
 from samus_edge.training.trainer import StepRecord, Trainer, run_training
 from samus_edge.training.training_run import prepare_training, started_model
-from samus_edge.training.training_samples import LesionDataset
 from samus_edge.weights.bundle_file import load_bundle_model
 from samus_edge.weights.foreign_checkpoints import default_checkpoint
 from samus_edge.weights.model_file import load_model, save_model
@@ -124,25 +123,7 @@ def test_normals_are_trained_on_if_the_configuration_says_so(
         assert len(data.normal_cases) == normals
         assert len(trainer.objective.samples) == 3 + normals
         assert all(parameter.requires_grad for parameter in trainer.learner.model.parameters())
-        assert data.teacher_masks is None
     assert not any(tmp_path.iterdir())
-
-
-def test_a_teachers_masks_reach_the_training(subsets: Subsets, start: Path, tmp_path: Path) -> None:
-    """Its features are left out here; a random teacher agrees too little to be believed."""
-    settings = [f"distillation.teacher={start}", "distillation.epochs=0", "batch_size=3"]
-    config = read_config(None, [*settings, "distillation.mask_weight=0.5", "precision=fp32"])
-    seen: list[StageProgress] = []
-    notes: list[str] = []
-    trainer, data, _ = prepare_training(
-        config, subsets, tmp_path, start=start, note=notes.append, progress=seen.append
-    )
-    masks = data.teacher_masks
-    assert masks is not None and [len(of_case) for of_case in masks] == [1, 1, 1]
-    assert isinstance(trainer.objective.samples, LesionDataset)
-    assert trainer.objective.samples.teacher_masks is masks
-    assert (seen[-1].done, seen[-1].total) == (3, 3)
-    assert len(notes) == 1
 
 
 def test_a_cache_is_filled_once_and_gives_the_same_samples(

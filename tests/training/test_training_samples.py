@@ -63,7 +63,7 @@ def test_shapes_types_and_ranges(cases: list[UltrasoundCase]) -> None:
         data = dataset(cases, augmentation)
         assert len(data) == 5
         for sample in (data[index] for index in range(5)):
-            images = (sample.image, sample.high_frequency, sample.mask, sample.teacher_mask)
+            images = (sample.image, sample.high_frequency, sample.mask)
             for image in images:
                 assert image.shape == (1, SIZE, SIZE) and image.dtype == torch.float32
                 assert float(image.min()) >= 0.0 and float(image.max()) <= 1.0 + 1e-6
@@ -72,7 +72,6 @@ def test_shapes_types_and_ranges(cases: list[UltrasoundCase]) -> None:
             assert sample.clicks.shape == (3, 2) and sample.clicks.dtype == torch.float32
             assert sample.background_click.shape == (1, 2)
             assert sample.background_label.tolist() == [0.0]
-            assert torch.equal(sample.teacher_mask, sample.mask)
 
 
 def test_samples_depend_on_seed_epoch_and_index_alone(cases: list[UltrasoundCase]) -> None:
@@ -145,24 +144,6 @@ def test_the_clicks_of_a_sample_differ(cases: list[UltrasoundCase]) -> None:
     assert sum(len(found) for found in clicks) > 12  # of 15; two may hit one pixel
 
 
-def test_a_teachers_mask_moves_with_the_lesion_that_it_is_of(cases: list[UltrasoundCase]) -> None:
-    """benign (2) has two lesions; the teacher saw the left half of each."""
-    case = next(case for case in cases if case.key == "benign/benign (2)")
-    first, second = np.zeros((60, 80), np.bool_), np.zeros((60, 80), np.bool_)
-    first[10:30, 20:40] = True  # of columns 20:60
-    second[40:50, 5:15] = True  # of columns 5:25
-    config = AugmentationConfig(rotation_deg=0.0, flip_probability=0.0, elastic_probability=0.0)
-    data = dataset([case], config, teacher_masks=[[first, second]])
-    for epoch in range(10):
-        data.epoch = epoch
-        mask, taught = (image[0].numpy() > 0 for image in (data[0].mask, data[0].teacher_mask))
-        assert taught.any() and not (taught & ~mask).any()
-        left = np.nonzero(mask)[1].min()
-        assert np.nonzero(taught)[1].min() == left
-    data = dataset([case], still(), teacher_masks=[[first, second]])
-    assert float(data[0].teacher_mask.sum() / data[0].mask.sum()) == pytest.approx(0.5, abs=0.05)
-
-
 def test_normals_come_last_with_an_empty_mask_and_prompts_all_the_same(
     fake_busi: Path, cases: list[UltrasoundCase]
 ) -> None:
@@ -175,7 +156,7 @@ def test_normals_come_last_with_an_empty_mask_and_prompts_all_the_same(
     for epoch in range(5):
         data.epoch = epoch
         sample = data[5]
-        assert not sample.mask.any() and not sample.teacher_mask.any()
+        assert not sample.mask.any()
         (left, top), (right, bottom) = sample.box.tolist()
         assert 0 <= left < right <= SIZE - 1 and 0 <= top < bottom <= SIZE - 1
         for x, y in sample.clicks.tolist():  # in the box, but for its jitter

@@ -26,6 +26,7 @@ from samus_edge.evaluation.evaluate import evaluate
 from samus_edge.evaluation.lite_medsam import LiteMedSam
 from samus_edge.evaluation.predictor import Predictor
 from samus_edge.evaluation.robustness import MarginBoxProtocol
+from samus_edge.evaluation.torch_predictor import TorchPredictor
 from samus_edge.runtime import Segmenter
 from samus_edge.training.config import find_config, read_config
 from samus_edge.weights.foreign_checkpoints import default_checkpoint
@@ -50,12 +51,19 @@ class AnyPoint:
 BOXES: tuple[PromptProtocol, ...] = (BoxProtocol(0.05), BoxProtocol(0.2), MarginBoxProtocol(0.15))
 
 
+def load_predictor(source: Path | None) -> Predictor[Any]:
+    """A bundle on ONNX Runtime, or weights in torch."""
+    if source is not None and source.suffix == ".safetensors":
+        return TorchPredictor.load(source)
+    return Segmenter.load(source, backend="onnxruntime")
+
+
 def command(
     data: recipe.DatasetsFolder,
     config: Annotated[str, typer.Option(help="Configuration that lists them.")] = "tiny_many",
     splits: recipe.Splits = None,
     further: recipe.Further = None,
-    bundle: Annotated[Path | None, typer.Option(help="The bundle.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="The bundle, or weights in torch.")] = None,
     earlier: Annotated[Path | None, typer.Option(help="An earlier bundle beside it.")] = None,
     subset: recipe.Subset = "test",
     limit: Annotated[int | None, typer.Option(help="Images of each dataset.")] = None,
@@ -67,29 +75,25 @@ def command(
     sets = {name: select_lesions(subsets.get(subset)) for name, subsets in found.items()}
     sets |= {folder.name: select_lesions(list_cases(folder)) for folder in further or ()}
     results = []
-    with Segmenter.load(bundle, backend="onnxruntime") as segmenter:
-        predictors: dict[str, Predictor[Any]] = {"samus-edge": segmenter}
-        if earlier is not None:
-            predictors["earlier"] = Segmenter.load(earlier, backend="onnxruntime")
-        if rival:
-            predictors["LiteMedSAM"] = LiteMedSam(default_checkpoint())
-        for name, cases in sets.items():
-            cases = recipe.evenly(cases, limit)
-            for who, predictor in predictors.items():
-                points = () if who == "LiteMedSAM" else (CENTRE_POINT, AnyPoint())
-                with progress_bar(f"{name}, {who}", len(cases)) as bar:
-                    report = evaluate(
-                        predictor,
-                        cases,
-                        protocols=[*BOXES, *points],
-                        on_case=partial(advance, bar),
-                    )
-                means = {s.prompt: s.dice.mean for s in report.summaries if s.group == "all"}
-                row = {"dataset": name, "images": len(cases), "model": who}
-                if points:
-                    row["worst_point"] = min(x.dice for x in report.scores if "point" in x.prompt)
-                results.append(row | {prompt: round(mean, 4) for prompt, mean in means.items()})
-                print(json.dumps(results[-1]), flush=True)
+    predictors: dict[str, Predictor[Any]] = {"samus-edge": load_predictor(bundle)}
+    if earlier is not None:
+        predictors["earlier"] = load_predictor(earlier)
+    if rival:
+        predictors["LiteMedSAM"] = LiteMedSam(default_checkpoint())
+    for name, cases in sets.items():
+        cases = recipe.evenly(cases, limit)
+        for who, predictor in predictors.items():
+            points = () if who == "LiteMedSAM" else (CENTRE_POINT, AnyPoint())
+            with progress_bar(f"{name}, {who}", len(cases)) as bar:
+                report = evaluate(
+                    predictor, cases, protocols=[*BOXES, *points], on_case=partial(advance, bar)
+                )
+            means = {s.prompt: s.dice.mean for s in report.summaries if s.group == "all"}
+            row = {"dataset": name, "images": len(cases), "model": who}
+            if points:
+                row["worst_point"] = min(x.dice for x in report.scores if "point" in x.prompt)
+            results.append(row | {prompt: round(mean, 4) for prompt, mean in means.items()})
+            print(json.dumps(results[-1]), flush=True)
     recipe.print_rows(f"mean Dice on {subset}", sorted(results, key=len, reverse=True))
     recipe.write_results(__file__, {"subset": subset, "results": results}, output)
 

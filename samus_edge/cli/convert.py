@@ -15,8 +15,8 @@ def command(
         Path,
         typer.Option(
             metavar="FILE",
-            help="sam_vit_b_01ec64.pth or a SAMUS checkpoint (vit_b), lite_medsam.pth (tiny), or "
-            "weights of samus-edge.",
+            help="sam_vit_b_01ec64.pth or a SAMUS checkpoint (vit_b), lite_medsam.pth (tiny), "
+            "weights of samus-edge, or a bundle.",
         ),
     ],
     arch: Annotated[str, typer.Option(metavar="NAME", help="tiny or vit_b.")],
@@ -29,6 +29,17 @@ def command(
     gate: Annotated[
         bool, typer.Option("--gate/--no-gate", help="Whether there is an attention gate.")
     ] = True,
+    average: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Average the weights with these: as a rule those that a training started from, "
+            "which keeps more of what they knew.",
+        ),
+    ] = None,
+    share: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="What those of --average count.")
+    ] = 0.5,
 ) -> None:
     """Turn a checkpoint into weights that train, export and eval take.
 
@@ -41,6 +52,8 @@ def command(
     # Here, so that --help answers at once.
     from samus_edge.weights.checkpoint_loading import convert_checkpoint
 
-    account = convert_checkpoint(checkpoint, out, arch=check_arch(arch), hf=hf, gate=gate)
+    account = convert_checkpoint(
+        checkpoint, out, arch=check_arch(arch), hf=hf, gate=gate, average=average, share=share
+    )
     typer.echo(account.summary())
     typer.echo(f"weights: {out}")

@@ -379,6 +379,7 @@ def _print_plan(trainer: "Trainer", cases: "TrainingData") -> None:
     from rich.table import Table
 
     from samus_edge.modeling.model_parts import part_sizes
+    from samus_edge.training.objective import uses_bf16
 
     sizes = part_sizes(trainer.learner.model)
     table = Table(title="parameters", title_justify="left", show_footer=True)
@@ -399,7 +400,7 @@ def _print_plan(trainer: "Trainer", cases: "TrainingData") -> None:
         length = f"{trainer.limits.minutes:g} minutes, epochs of {trainer.steps_per_epoch}"
     typer.echo(
         f"{length} steps of {trainer.images_per_step} images, on {count} x {settings.device}, "
-        f"{settings.precision}"
+        f"{'bf16' if uses_bf16(settings.precision, trainer.processes.device) else 'fp32'}"
     )
     done = trainer.learner.steps_done
     if done:

@@ -27,7 +27,7 @@ from samus_edge.runtime.bundle.records import (
 from samus_edge.training.losses import LossWeights
 from samus_edge.training.prompt_schedule import PromptConfig
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16")
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine")
 DEVICES = ("cpu", "cuda")
@@ -55,6 +55,7 @@ class TrainConfig:
         batch_size: images per forward pass, on each process. Batch normalisation sees these alone.
         accumulation_steps: forward passes whose gradients are averaged in one step.
         normals: whether images without a lesion are trained on, too, with an empty mask.
+        proposer_only: whether the lesion proposer alone is trained; the masks stay as they are.
         optimizer: "adamw" or "adam".
         learning_rate: peak rate of the encoder.
         decoder_learning_rate: peak rate of prompt encoder and mask decoder.
@@ -65,7 +66,8 @@ class TrainConfig:
         gradient_clip: largest norm of the gradient; 0 for any.
         ema_decay: decay per step of the averaged weights, which are the ones validated and kept; 0
             for none, which keeps the weights themselves.
-        precision: "fp32", or "bf16" for automatic mixed precision.
+        precision: "bf16" for automatic mixed precision, "fp32", or "auto" for bf16 where the
+            processor has instructions for it (without, it is ten times slower than fp32).
         seed: seed of initial weights, order, augmentation and prompts.
         device: "cpu" or "cuda".
         num_workers: threads that prepare the next batches; 0 to prepare each when it is needed.
@@ -91,6 +93,7 @@ class TrainConfig:
     batch_size: Count = 8
     accumulation_steps: Count = 1
     normals: bool = False
+    proposer_only: bool = False
     optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adamw"
     learning_rate: Positive = 3e-4
     decoder_learning_rate: Positive = 1e-4
@@ -100,7 +103,7 @@ class TrainConfig:
     warmup_steps: CountOrZero = 100
     gradient_clip: NotNegative = 1.0
     ema_decay: BelowOne = 0.998
-    precision: Annotated[str, one_of(PRECISIONS)] = "bf16"
+    precision: Annotated[str, one_of(PRECISIONS)] = "auto"
     seed: CountOrZero = 0
     device: Annotated[str, one_of(DEVICES)] = "cpu"
     num_workers: CountOrZero = 1
@@ -117,7 +120,10 @@ class TrainConfig:
         Raises:
             BadArgumentError: naming every bad one.
         """
-        check_record(self)
+        further: tuple[str, ...] = ()
+        if self.proposer_only and not self.loss.proposals:
+            further = ("proposer_only needs loss.proposals above 0, got 0.0",)
+        check_record(self, further)
 
 
 def config_document(config: TrainConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from samus_edge.errors import BadArgumentError
 from samus_edge.modeling.samus_hf import SamusHF
-from samus_edge.runtime.backends.backend import default_threads
+from samus_edge.runtime.backends.backend import cpu_features, default_threads
 from samus_edge.runtime.prompts import PADDING_LABEL
 from samus_edge.training.batches import TrainingData, share_threads, to_device
 from samus_edge.training.config import TrainConfig
@@ -121,7 +121,13 @@ class MaskObjective(nn.Module):
             The loss: scalar, float32.
         """
         prompts = self.config.prompts
-        embeddings = encode(self.model, batch, half=self.config.precision == "bf16")
+        half = uses_bf16(self.config.precision, batch.image.device)
+        weight = self.config.loss.proposals
+        if self.config.proposer_only:
+            with torch.no_grad():
+                embeddings = encode(self.model, batch, half=half)
+            return weight * self._proposal_losses(self.model, embeddings, batch).mean()
+        embeddings = encode(self.model, batch, half=half)
         schedule = scheduled_prompts(batch, prompts, rng)
         refine = rng.random() < prompts.refine_probability
         decoded = self._decode(embeddings, schedule)
@@ -135,7 +141,7 @@ class MaskObjective(nn.Module):
             corrected = self._losses(schedule, decoded, batch)
             losses += [REFINE_WEIGHT * loss for loss in corrected]
         loss = torch.stack(losses).sum() / len(schedule)
-        if weight := self.config.loss.proposals:
+        if weight:
             loss = loss + weight * self._proposal_losses(self.model, embeddings, batch).mean()
         return loss
 
@@ -161,9 +167,9 @@ class MaskObjective(nn.Module):
             batch = to_device(collate([self.val_samples[number] for number in numbers]), device)
             embeddings = encode(model, batch)
             prompts = {}
-            if config.prompts.box_probability > 0:
+            if config.prompts.box_probability > 0 and not config.proposer_only:
                 prompts["box"] = box_prompts(batch, with_click=False)
-            if config.prompts.click_probability > 0:
+            if config.prompts.click_probability > 0 and not config.proposer_only:
                 prompts["point"] = click_prompts(batch)
             rows = []
             if config.loss.proposals:
@@ -200,9 +206,7 @@ class MaskObjective(nn.Module):
             values = [of_dataset[what] for of_dataset in found.values() if what in of_dataset]
             return float(np.mean(values)) if values else None
 
-        loss_mean = mean("loss")
-        assert loss_mean is not None  # every step has a prompt
-        loss_mean += config.loss.proposals * (mean(PROPOSALS) or 0.0)
+        loss_mean = (mean("loss") or 0.0) + config.loss.proposals * (mean(PROPOSALS) or 0.0)
         return ValidationScores(
             loss_mean, mean("box"), mean("point"), found if len(found) > 1 else {}
         )
@@ -228,7 +232,7 @@ class MaskObjective(nn.Module):
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
         """Mixed precision, where the configuration asks for it."""
-        enabled = self.config.precision == "bf16"
+        enabled = uses_bf16(self.config.precision, device)
         # its cache of rounded weights is one for all threads, whose graphs would hang together
         return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
@@ -256,6 +260,20 @@ class MaskObjective(nn.Module):
             parts = (logits.float().chunk(len(numbers)), iou.float().chunk(len(numbers)))
             found |= zip(numbers, zip(*parts, strict=True), strict=True)
         return [found[number] for number in range(len(schedule))]
+
+
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether a training computes in bfloat16 on a device.
+
+    Args:
+        precision: "fp32", "bf16", or "auto" for bf16 where the device has instructions for it.
+        device: the device.
+    """
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(cpu_features())
 
 
 def encode(model: SamusHF, batch: TrainingSample, *, half: bool = False) -> Tensor:
@@ -297,6 +315,13 @@ def _rounded(module: nn.Module) -> nn.Module:
         for name, parameter in module._parameters.items()
     }
     return twin
+
+
+def train_proposer_alone(model: SamusHF) -> None:
+    """Freeze all but the lesion proposer, in place; the model has to have one."""
+    model.requires_grad_(False)
+    assert model.lesion_proposer is not None
+    model.lesion_proposer.requires_grad_(True)
 
 
 def set_training_mode(model: nn.Module) -> None:

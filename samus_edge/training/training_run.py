@@ -14,7 +14,7 @@ from samus_edge.runtime.bundle.bundle import default_bundle_path
 from samus_edge.training.batches import StageProgress, TrainingData
 from samus_edge.training.config import TrainConfig
 from samus_edge.training.learner import Processes
-from samus_edge.training.objective import MaskObjective
+from samus_edge.training.objective import MaskObjective, train_proposer_alone
 from samus_edge.training.trainer import Limits, Trainer
 from samus_edge.weights.checkpoint_loading import model_from_checkpoint
 from samus_edge.weights.foreign_checkpoints import default_checkpoint
@@ -100,6 +100,8 @@ def prepare_training(
     processes = processes or Processes()
     model, account = started_model(config, start)
     select_trainable(model, train_decoder=config.train_decoder, unfreeze=config.unfreeze)
+    if config.proposer_only:
+        train_proposer_alone(model)
     normals = [case for case in subsets.train if case.class_name == NORMAL_CLASS]
     data = TrainingData(
         train_cases=select_lesions(subsets.train),

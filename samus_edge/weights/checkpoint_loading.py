@@ -11,6 +11,7 @@ import torch
 from samus_edge.errors import BadArgumentError, OutputFileError, WeightsError
 from samus_edge.modeling.model_parts import arch_of, build_samus_hf, fold_constants
 from samus_edge.modeling.samus_hf import SamusHF
+from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.runtime.bundle.records import to_json
 from samus_edge.runtime.images.output_files import sha256_of_file
 from samus_edge.weights.checkpoint_file import CheckpointFile, read_checkpoint
@@ -23,6 +24,7 @@ from samus_edge.weights.model_file import (
     read_settings,
     save_model,
     settings_of,
+    switches_of,
 )
 from samus_edge.weights.transfer import WeightAccount
 
@@ -56,7 +58,7 @@ def model_from_checkpoint(
     *,
     hf: bool = True,
     gate: bool = True,
-    proposer: bool = False,
+    proposer: bool | None = False,
     seed: int = 0,
 ) -> tuple[SamusHF, WeightAccount]:
     """A model with a checkpoint's weights; what the checkpoint lacks is drawn from a seed.
@@ -66,7 +68,8 @@ def model_from_checkpoint(
         arch: One of :data:`samus_edge.archs.ARCHS`.
         hf: Whether the high-frequency image enters the CNN branch.
         gate: Whether the multi-scale attention gate follows the CNN branch.
-        proposer: Whether a head proposes lesions without a prompt.
+        proposer: Whether a head proposes lesions without a prompt; None for whether the
+            checkpoint has one.
         seed: Seed of the fresh parts.
 
     Returns:
@@ -77,15 +80,20 @@ def model_from_checkpoint(
         BundleError: if the bundle is damaged.
         WeightsError: if the file is no such checkpoint, or starts another architecture.
     """
-    is_bundle = path.is_dir() or path.suffix == ".zip"
-    checkpoint = _read_bundle(path) if is_bundle else read_checkpoint(path)
+    checkpoint = _read_bundle(path) if _is_bundle(path) else read_checkpoint(path)
     _kind_for(checkpoint, arch)  # before the time that building takes
+    if proposer is None:
+        proposer = switches_of(checkpoint.tensors)["proposer"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_samus_hf(arch, hf=hf, gate=gate, proposer=proposer)
     if is_folded(checkpoint.tensors):
         fold_constants(model)
     return model, load_start_weights(model, checkpoint)
+
+
+def _is_bundle(path: Path) -> bool:
+    return path.is_dir() or path.suffix == ".zip"
 
 
 def _read_bundle(path: Path) -> CheckpointFile:
@@ -139,7 +147,14 @@ SUFFIX = ".safetensors"
 
 
 def convert_checkpoint(
-    checkpoint: Path, out: Path, *, arch: str, hf: bool = True, gate: bool = True
+    checkpoint: Path,
+    out: Path,
+    *,
+    arch: str,
+    hf: bool = True,
+    gate: bool = True,
+    average: Path | None = None,
+    share: float = 0.5,
 ) -> WeightAccount:
     """Turn a checkpoint that a model can start from into a weights file, written atomically.
 
@@ -147,29 +162,64 @@ def convert_checkpoint(
     weights. The file's settings name the checkpoint and its SHA-256.
 
     Args:
-        checkpoint: A checkpoint of SAM (ViT-B), SAMUS, LiteMedSAM or samus-edge.
+        checkpoint: A checkpoint of SAM (ViT-B), SAMUS, LiteMedSAM or samus-edge, or a bundle.
         out: A `.safetensors` file; an existing one is replaced.
         arch: One of :data:`samus_edge.archs.ARCHS`.
         hf: Whether the high-frequency image enters the CNN branch.
         gate: Whether the multi-scale attention gate follows the CNN branch.
+        average: A second such checkpoint, whose weights the first one's are averaged with; as a
+            rule the one that its training started from (WiSE-FT, arXiv 2109.01903). A lesion
+            proposer stays the first one's: it belongs to its embeddings.
+        share: What the second one counts in the average, in [0, 1].
 
     Returns:
-        The account of every tensor.
+        The account of every tensor of the first one.
 
     Raises:
         BadArgumentError: if ``out`` does not end in `.safetensors`, or is the checkpoint itself.
         OutputFileError: if ``out`` cannot be written.
-        WeightsError: if the file is no such checkpoint, or starts another architecture.
+        WeightsError: if a file is no such checkpoint, starts another architecture, or does not
+            have the tensors of the other.
     """
     _check_out(out, checkpoint)
-    model, account = model_from_checkpoint(checkpoint, arch, hf=hf, gate=gate)
-    settings = {
-        **to_json(settings_of(model)),
-        "converted_from": checkpoint.name,
-        "converted_from_sha256": sha256_of_file(checkpoint),
-    }
+    model, account = model_from_checkpoint(checkpoint, arch, hf=hf, gate=gate, proposer=None)
+    settings = {**to_json(settings_of(model)), **_source("converted_from", checkpoint)}
+    if average is not None:
+        other, _ = model_from_checkpoint(average, arch, hf=hf, gate=gate, proposer=None)
+        _average(model, other, share, (checkpoint, average))
+        settings |= {**_source("averaged_with", average), "averaged_share": share}
     save_model(model, out, settings)
     return account
+
+
+def _source(what: str, path: Path) -> dict[str, str]:
+    """Name and SHA-256 of a file, or of a bundle's weights."""
+    is_bundle = _is_bundle(path)
+    sha256 = Bundle.open(path).manifest.weights_sha256 if is_bundle else sha256_of_file(path)
+    return {what: path.name, f"{what}_sha256": sha256}
+
+
+@torch.no_grad()
+def _average(model: SamusHF, other: SamusHF, share: float, paths: tuple[Path, Path]) -> None:
+    """Move a model's weights towards another's, in place; its lesion proposer stays."""
+    own, others = (
+        {n: t for n, t in each.state_dict().items() if not n.startswith("lesion_proposer.")}
+        for each in (model, other)
+    )
+    differing = sorted(
+        name
+        for name in own.keys() | others.keys()
+        if name not in own or name not in others or own[name].shape != others[name].shape
+    )
+    if differing:
+        raise WeightsError(
+            f"the weights of {paths[0]} and {paths[1]} cannot be averaged: they differ in "
+            f"{len(differing)} tensors, {differing[0]} for one. Average a training's weights with "
+            "what it started from: a bundle's normalisations are folded into its convolutions."
+        )
+    for name, tensor in own.items():
+        if tensor.is_floating_point():
+            tensor.lerp_(others[name], share)
 
 
 def _check_out(out: Path, checkpoint: Path) -> None:

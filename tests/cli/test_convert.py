@@ -1,5 +1,6 @@
 """The command `samus-edge convert`."""
 
+import copy
 import hashlib
 import json
 import os
@@ -14,6 +15,8 @@ import torch
 from safetensors import safe_open
 
 from samus_edge.modeling import SamusHF, samus_hf_tiny
+from samus_edge.runtime.bundle.bundle import Bundle, default_bundle_path
+from samus_edge.weights.bundle_file import load_bundle_model
 from samus_edge.weights.model_file import load_model, save_model
 
 Run = Callable[..., Any]
@@ -158,3 +161,35 @@ def test_importing_the_command_loads_nothing_heavy() -> None:
         [sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_weights_are_averaged_with_a_bundles(run: Run, out: Path, tmp_path: Path) -> None:
+    start, proposer = load_bundle_model(), "lesion_proposer."
+    trained = copy.deepcopy(start)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    path = tmp_path / "trained.safetensors"
+    save_model(trained, path, {"arch": "tiny", "hf": True, "gate": True})
+    arguments = ("--checkpoint", path, "--arch", "tiny", "--out", out)
+    outcome = run("convert", *arguments, "--average", default_bundle_path(), "--share", 0.25)
+    assert outcome.exit_code == 0, outcome
+    found, before, after = (m.state_dict() for m in (load_model(out), start, trained))
+    for name, tensor in found.items():
+        expected = after[name]
+        if tensor.is_floating_point() and not name.startswith(proposer):
+            expected = 0.25 * before[name] + 0.75 * after[name]
+        torch.testing.assert_close(tensor, expected, rtol=1e-4, atol=1e-5)
+    with safe_open(out, "pt") as file:
+        settings = json.loads(file.metadata()["settings"])
+    bundle = Bundle.open(default_bundle_path())
+    assert settings["averaged_with_sha256"] == bundle.manifest.weights_sha256
+    assert settings["averaged_share"] == 0.25
+
+
+def test_weights_of_other_shapes_are_not_averaged(
+    run: Run, out: Path, lite_medsam_checkpoint: Path
+) -> None:
+    arguments = ("--checkpoint", default_bundle_path(), "--arch", "tiny", "--out", out)
+    outcome = run("convert", *arguments, "--average", lite_medsam_checkpoint)
+    expect_failure(outcome, 1, "cannot be averaged: they differ in ", out)

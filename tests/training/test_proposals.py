@@ -11,8 +11,9 @@ from samus_edge.data.case import UltrasoundCase
 from samus_edge.modeling.lesion_proposer import BOX_UNIT, LesionProposer
 from samus_edge.training.batches import TrainingData
 from samus_edge.training.config import TrainConfig
+from samus_edge.training.learner import Learner, Processes
 from samus_edge.training.losses import LossWeights
-from samus_edge.training.objective import MaskObjective
+from samus_edge.training.objective import MaskObjective, train_proposer_alone, uses_bf16
 from samus_edge.training.proposals import proposal_loss, proposal_targets
 from samus_edge.training.training_samples import LesionDataset, collate
 from tests.training.small_training import EMBED_DIM, small_model
@@ -130,3 +131,44 @@ def test_the_choice_of_the_best_weights_counts_proposals(
         maps, presence = model.lesion_proposer(embeddings)
         proposed = proposal_loss(maps, presence, batch.proposals, torch.zeros(len(embeddings)))
     assert losses[1] - losses[0] == pytest.approx(2 * float(proposed.mean()), rel=1e-4)
+
+
+def test_the_proposer_alone_is_trained(
+    bright_cases: list[UltrasoundCase], normal_cases: list[UltrasoundCase]
+) -> None:
+    loss = LossWeights(proposals=1.0)
+    config = TrainConfig(precision="fp32", proposer_only=True, loss=loss, batch_size=2)
+    model = small_model(batch_norm=False)
+    model.lesion_proposer = LesionProposer(embed_dim=EMBED_DIM, width=8)
+    data = TrainingData(bright_cases, bright_cases, normal_cases=normal_cases)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    objective = MaskObjective(model, config, data)
+    train_proposer_alone(model)
+    learner = Learner(objective, 4, Processes())
+    learner.step(iter([collate([objective.samples[0], objective.samples[len(bright_cases)]])]))
+    changed = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
+    assert changed == {name for name in before if name.startswith("lesion_proposer.")}
+    scores = objective.validate(model)
+    assert scores.loss > 0 and scores.dice_box is None and scores.dice_point is None
+
+
+def test_the_proposer_alone_needs_its_loss() -> None:
+    with pytest.raises(ValueError, match=r"proposer_only needs loss\.proposals above 0"):
+        TrainConfig(proposer_only=True)
+
+
+@pytest.mark.parametrize(
+    ("precision", "features", "expected"),
+    [
+        ("auto", ("avx2",), False),
+        ("auto", ("avx2", "avx512_bf16"), True),
+        ("auto", ("amx_bf16",), True),
+        ("bf16", (), True),
+        ("fp32", ("avx512_bf16",), False),
+    ],
+)
+def test_half_precision_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, precision: str, features: tuple[str, ...], expected: bool
+) -> None:
+    monkeypatch.setattr("samus_edge.training.objective.cpu_features", lambda: features)
+    assert uses_bf16(precision, torch.device("cpu")) is expected

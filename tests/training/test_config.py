@@ -140,7 +140,7 @@ def test_every_unknown_key_and_bad_value_is_named_in_one_error(tmp_path: Path) -
         "learning_rate must be a finite number, got '3e-4' (for YAML, 3.0e-4 is a number",
         "hf must be true or false, got 1",
         "ema_decay must be in [0, 1), got 1.0",
-        "precision must be one of fp32, bf16, got 'fp64'",
+        "precision must be one of auto, fp32, bf16, got 'fp64'",
         "augmentation.min_resolution must be in (0, 1], got 0",
         "augmentation.flip_probability must be in [0, 1], got 1.5",
         "prompts.refine_iterations must be positive, got 0",

@@ -1,12 +1,11 @@
 """Results of a benchmark, as a document and as a chart."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from samus_edge.benchmarking.planner import Ceiling, GraphWork, RooflinePoint
 from samus_edge.benchmarking.subject import STAGES, Subject
 from samus_edge.benchmarking.turns import Latency, Ratio, Timed, ratio_of_medians
 from samus_edge.reporting.figure import new_figure, png_bytes
@@ -55,18 +54,12 @@ class BenchResults:
         rows: times by subject and stage.
         subjects: what was timed.
         left_out: what could not be timed, and why.
-        work: operations and bytes of the graphs; empty where they could not be counted.
-        ceilings: the machine's limits, by device and precision.
-        points: the rows beside the limits.
         facts: how it was measured.
     """
 
     rows: list[BenchRow] = field(default_factory=list)
     subjects: Sequence[Subject] = ()
     left_out: dict[str, str] = field(default_factory=dict)
-    work: Mapping[str, GraphWork] = field(default_factory=dict)
-    ceilings: dict[str, Ceiling] = field(default_factory=dict)
-    points: Sequence[RooflinePoint] = ()
     facts: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
@@ -79,9 +72,6 @@ class BenchResults:
             ],
             "left_out": self.left_out,
             "results": [asdict(row) for row in self.rows],
-            "graphs": {name: work.to_json() for name, work in self.work.items()},
-            "ceilings": {name: asdict(ceiling) for name, ceiling in self.ceilings.items()},
-            "roofline": [point.to_json() for point in self.points],
         }
 
 
@@ -112,18 +102,14 @@ def rows_of(timed: Sequence[Timed]) -> list[BenchRow]:
     return rows
 
 
-_MARKERS = {"image_encoder": "o", "mask_decoder": "s"}
-
-
 def draw_chart(results: BenchResults) -> bytes:
-    """A PNG file: p50 of one frame or one box with whiskers to p99, sweeps, and the roofline.
+    """A PNG file: p50 of one frame or one box with whiskers to p99, and sweeps.
 
     Raises:
         MissingExtraError: if matplotlib is not installed.
     """
     sweeps = [stage for stage in STAGES if _sizes(results, stage) > 1]
-    has_roofline = bool(results.points)
-    panels = 1 + len(sweeps) + has_roofline
+    panels = 1 + len(sweeps)
     columns = min(panels, 2)
     lines = -(-panels // columns)
     figure = new_figure(5.6 * columns, 4.0 * lines)
@@ -131,8 +117,6 @@ def draw_chart(results: BenchResults) -> bytes:
     _draw_latencies(axes.pop(0), results)
     for stage in sweeps:
         _draw_sweep(axes.pop(0), results, stage)
-    if has_roofline:
-        _draw_roofline(axes.pop(0), results)
     for unused in axes:
         unused.set_axis_off()
     return png_bytes(figure)
@@ -182,38 +166,3 @@ def _draw_sweep(axes: "Axes", results: BenchResults, stage: str) -> None:
     axes.set_title(stage, fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-
-
-def _draw_roofline(axes: "Axes", results: BenchResults) -> None:
-    intensities = [point.flop_per_byte for point in results.points]
-    span = np.geomspace(min(intensities) / 30, max(intensities) * 5, 200)
-    for name in dict.fromkeys(point.ceiling for point in results.points):
-        ceiling = results.ceilings[name]
-        limits = [ceiling.gflop_per_s_at(float(value)) for value in span]
-        axes.plot(span, limits, color="0.5", linewidth=1)
-        axes.annotate(
-            f"{name}: {ceiling.gflop_per_s:.0f} GFLOP/s, {ceiling.gbyte_per_s:.0f} GB/s",
-            (span[0], ceiling.gflop_per_s),
-            fontsize=7,
-            va="bottom",
-        )
-    colours = {name: f"C{index}" for index, name in enumerate(_subjects(results))}
-    for point in results.points:
-        axes.plot(
-            point.flop_per_byte,
-            point.gflop_per_s,
-            _MARKERS[point.graph],
-            color=colours[point.subject],
-            label=f"{point.graph}, {point.subject}: {point.reached:.0%}",
-        )
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    # Room for the legend below, and for the ceilings' names above.
-    lowest = min(point.gflop_per_s for point in results.points)
-    highest = max(ceiling.gflop_per_s for ceiling in results.ceilings.values())
-    axes.set_ylim(lowest / 12, 2 * highest)
-    axes.set_xlabel("FLOP per byte that has to be moved")
-    axes.set_ylabel("GFLOP/s")
-    axes.set_title("roofline", fontsize=10)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="lower right")

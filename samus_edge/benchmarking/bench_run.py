@@ -10,7 +10,6 @@ from typing import Protocol
 
 from samus_edge import __version__
 from samus_edge.benchmarking.bench_results import BenchResults, rows_of
-from samus_edge.benchmarking.planner import cpu_ceiling, cuda_ceilings, roofline, work_of_bundle
 from samus_edge.benchmarking.runtime_subject import RuntimeSubject
 from samus_edge.benchmarking.subject import WARM_UP_RUNS, Subject, Workload
 from samus_edge.benchmarking.turns import time_in_turns
@@ -59,7 +58,7 @@ def describe_hardware() -> dict[str, object]:
 RIVALS = ("torch", "torch-compile")
 """What the runtime is compared with, where torch is installed."""
 
-_ONNX_MISSING = "onnx is not installed: pip install 'samus-edge[export]'"
+_RIVALS_MISSING = "torch or onnx is not installed: pip install 'samus-edge[export]'"
 
 
 class Progress(Protocol):
@@ -87,7 +86,6 @@ class BenchOptions:
         rounds: how often each subject gets its turn.
         runs: timed runs in a turn.
         threads: CPU threads; None for `default_threads`.
-        has_roofline: whether work is counted and ceilings are measured.
     """
 
     backends: tuple[str, ...] = ()
@@ -96,7 +94,6 @@ class BenchOptions:
     rounds: int = 10
     runs: int = 5
     threads: int | None = None
-    has_roofline: bool = True
 
 
 def run_bench(
@@ -123,10 +120,6 @@ def run_bench(
             on_turn=partial(progress, advance=1),
         )
         results.rows, results.subjects = rows_of(timed), subjects
-        if options.has_roofline:
-            progress("measuring the machine's limits")
-            _add_roofline(results, bundle, workload, threads)
-            results.points = roofline(timed, results.work, results.ceilings)
     results.facts = {
         "bundle": bundle.manifest.name,
         "frame_hw": list(workload.original_hw),
@@ -165,7 +158,7 @@ def _open_all(
                 results.left_out[f"{backend} {precision}"] = str(err)
     for rival in options.rivals:
         if find_spec("torch") is None or find_spec("onnx") is None:
-            results.left_out[rival] = f"torch or {_ONNX_MISSING}"
+            results.left_out[rival] = _RIVALS_MISSING
             continue
         import torch
 
@@ -212,16 +205,3 @@ def _tensorrt(workload: Workload, frames_per_run: int) -> Backend:
         max_prompts=max(workload.prompts, default=1),
     )
     return TensorRTBackend(TensorRTOptions(engine=engine))
-
-
-def _add_roofline(results: BenchResults, bundle: Bundle, workload: Workload, threads: int) -> None:
-    if find_spec("onnx") is None:
-        results.left_out["roofline"] = _ONNX_MISSING
-        return
-    results.work = work_of_bundle(bundle, workload)
-    results.ceilings = {"cpu fp32": cpu_ceiling(threads)}
-    if any(subject.is_on_gpu for subject in results.subjects):
-        on_device = cuda_ceilings()
-        results.ceilings |= {f"gpu {name}": ceiling for name, ceiling in on_device.items()}
-        if not on_device:
-            results.left_out["roofline of the GPU"] = "torch with CUDA is not installed"

@@ -1,4 +1,4 @@
-"""`samus-edge bench`: how fast a bundle is here, and what it would be on a Jetson."""
+"""`samus-edge bench`: how fast a bundle is here."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from samus_edge.benchmarking.bench_results import BenchResults
     from samus_edge.benchmarking.bench_run import BenchOptions
     from samus_edge.benchmarking.subject import Workload
-    from samus_edge.runtime.bundle.bundle import Bundle
 
 __all__ = ["command"]
 
@@ -78,18 +77,6 @@ def command(
             metavar="N", min=1, max=256, help="CPU threads. [default: all cores, at most 8]"
         ),
     ] = None,
-    roofline: Annotated[
-        bool, typer.Option(help="Measure the machine's limits, and compare with them.")
-    ] = True,
-    plan: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MODULE",
-            help="Measure nothing: ESTIMATE what a Jetson would need, from its published figures. "
-            "A "
-            "name as orin-nano-8gb, or all. Repeat for more.",
-        ),
-    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the results, JSON.")
     ] = None,
@@ -111,8 +98,7 @@ def command(
 
     try:
         workload = _workload(image, frame_size, batch, prompts)
-        options = _options(backend, precision, compare, rounds, runs, threads, roofline)
-        modules = _modules(plan)
+        options = _options(backend, precision, compare, rounds, runs, threads)
     except ValueError as err:
         raise typer.BadParameter(str(err)) from err
     check_outputs({"--out": out, "--chart": chart}, {"--out": ".json", "--chart": ".png"})
@@ -121,9 +107,6 @@ def command(
 
         require_matplotlib()
     opened = Bundle.open(bundle, require_signature=require_signature)
-    if modules:
-        _plan(opened, workload, modules, out, as_json)
-        return
     with progress_bar("opening") as bar:
         results = run_bench(opened, workload, options, bar.update)
     document = json.dumps(results.to_json(), indent=2) + "\n"
@@ -164,7 +147,6 @@ def _options(
     rounds: int,
     runs: int,
     threads: int | None,
-    has_roofline: bool,
 ) -> "BenchOptions":
     from samus_edge.benchmarking.bench_run import RIVALS, BenchOptions
     from samus_edge.runtime.backends.backend_selection import check_backend
@@ -188,62 +170,7 @@ def _options(
         rounds=rounds,
         runs=runs,
         threads=threads,
-        has_roofline=has_roofline,
     )
-
-
-def _modules(names: list[str] | None) -> list[str]:
-    from samus_edge.benchmarking.planner import JETSON_MODULES
-
-    if names is not None and "all" in names:
-        return list(JETSON_MODULES)
-    for name in names or ():
-        if name not in JETSON_MODULES:
-            known = ", ".join(JETSON_MODULES)
-            raise BadArgumentError(f"--plan must be all or one of {known}, got {name!r}.")
-    return names or []
-
-
-def _plan(
-    opened: "Bundle", workload: "Workload", modules: list[str], out: Path | None, as_json: bool
-) -> None:
-    from dataclasses import asdict
-
-    from samus_edge.benchmarking.planner import (
-        ASSUMPTIONS,
-        JETSON_MODULES,
-        estimate,
-        work_of_bundle,
-    )
-
-    work = work_of_bundle(opened, workload)
-    estimates = [each for name in modules for each in estimate(JETSON_MODULES[name], work)]
-    document = json.dumps(
-        {
-            "estimate": "from published ceilings and assumed efficiencies; nothing was measured",
-            "bundle": opened.manifest.name,
-            "assumptions": {name: asdict(each) for name, each in ASSUMPTIONS.items()},
-            "modules": {name: asdict(JETSON_MODULES[name]) for name in modules},
-            "graphs": {name: counted.to_json() for name, counted in work.items()},
-            "estimates": [asdict(each) for each in estimates],
-        },
-        indent=2,
-    )
-    if out is not None:
-        _write({out: f"{document}\n".encode()})
-    if as_json:
-        typer.echo(document)
-        return
-    from samus_edge.cli.tables import plan_table
-
-    console = output_console(150)
-    console.print(plan_table(estimates))
-    for end, assumed in ASSUMPTIONS.items():
-        console.print(
-            f"ESTIMATE, {end} end: {assumed.compute:.0%} of the tensor cores' ceiling, "
-            f"{assumed.bandwidth:.0%} of the memory's, {assumed.launch_ms} ms to launch; assumed",
-            highlight=False,
-        )
 
 
 def _write(contents: dict[Path, bytes]) -> None:
@@ -255,12 +182,10 @@ def _write(contents: dict[Path, bytes]) -> None:
 
 
 def _print(results: "BenchResults") -> None:
-    from samus_edge.cli.tables import latency_table, roofline_table, subject_table
+    from samus_edge.cli.tables import latency_table, subject_table
 
     console = output_console(150)
     console.print(latency_table(results))
     console.print(subject_table(results))
-    if results.points:
-        console.print(roofline_table(results))
     for name, why in results.left_out.items():
         console.print(f"left out: {name}: {' '.join(why.split())}", highlight=False, markup=False)

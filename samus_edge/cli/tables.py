@@ -1,6 +1,6 @@
 """The tables that the commands print."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +10,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from samus_edge.benchmarking.bench_results import BenchResults
-from samus_edge.benchmarking.planner import JETSON_MODULES, Estimate
 from samus_edge.benchmarking.turns import Ratio
 
 if TYPE_CHECKING:
@@ -26,11 +25,9 @@ __all__ = [
     "datasets_table",
     "latency_table",
     "normals_table",
-    "plan_table",
     "print_summary",
     "prompt_table",
     "robustness_table",
-    "roofline_table",
     "subject_table",
     "summary_table",
     "verdict_table",
@@ -272,7 +269,7 @@ def _gflop(bundle: "Bundle", name: str, record: "GraphRecord") -> float:
     """Of one frame, or one box."""
     import onnx
 
-    from samus_edge.benchmarking.planner import GFLOP, count_flop
+    from samus_edge.export.graph_cost import GFLOP, count_flop
 
     feeds: dict[str, npt.NDArray[np.generic]] = {
         spec.name: np.zeros(
@@ -324,46 +321,6 @@ def subject_table(results: BenchResults) -> Table:
     for each in results.subjects:
         memory = (_mb(each.memory_bytes), _mb(each.gpu_memory_bytes))
         table.add_row(each.name, each.device, each.version, *memory)
-    return table
-
-
-def roofline_table(results: BenchResults) -> Table:
-    """How near the graphs come to the machine's limits."""
-    limits = ", ".join(
-        f"{name} {ceiling.gflop_per_s:.0f} GFLOP/s and {ceiling.gbyte_per_s:.0f} GB/s"
-        for name, ceiling in results.ceilings.items()
-    )
-    table = _table(
-        f"roofline; measured limits: {limits}",
-        ("graph", "subject"),
-        *("GFLOP", "FLOP/byte", "GFLOP/s", "limit", "reached", "bound"),
-    )
-    for point in results.points:
-        table.add_row(
-            point.graph,
-            point.subject,
-            f"{results.work[point.graph].flop / 1e9:.2f}",
-            f"{point.flop_per_byte:.0f}",
-            f"{point.gflop_per_s:.0f}",
-            f"{point.limit_gflop_per_s:.0f}",
-            f"{point.reached:.0%}",
-            point.bound,
-        )
-    return table
-
-
-def plan_table(estimates: Sequence[Estimate]) -> Table:
-    """What modules would need."""
-    title = "ESTIMATE, nothing here was measured"
-    table = _table(title, ("module", "graph", "precision"), "estimated ms", "bound")
-    for each in estimates:
-        table.add_row(
-            JETSON_MODULES[each.module].title,
-            each.graph,
-            each.precision,
-            f"{each.low_ms:.2f} to {each.high_ms:.2f}",
-            each.bound,
-        )
     return table
 
 

@@ -34,7 +34,7 @@ def test_the_steps_give_what_a_cpu_can_give(
     script = load_script("gpu")
     monkeypatch.setattr(script, "GPU_BACKENDS", ("onnxruntime",))
     monkeypatch.setattr(script, "PRECISIONS", ("fp32", "fp16"))  # int8 takes most of a minute
-    options = partial(BenchOptions, rivals=(), backends=("onnxruntime",), has_roofline=False)
+    options = partial(BenchOptions, rivals=(), backends=("onnxruntime",))
     monkeypatch.setattr(script, "BenchOptions", options)
     every, done = script.steps(16, quick=True), Steps()
     names = ["doctor", "check onnxruntime fp32", "calibrate", "check onnxruntime fp16", "bench"]

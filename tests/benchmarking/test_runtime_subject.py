@@ -63,7 +63,7 @@ def test_what_cannot_run_is_left_out_with_its_reason(
     workload: Workload, openvino_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SAMUS_EDGE_CACHE", str(openvino_cache))
-    options = BenchOptions(rivals=(), rounds=1, runs=1, threads=2, has_roofline=False)
+    options = BenchOptions(rivals=(), rounds=1, runs=1, threads=2)
     results = run_bench(Bundle.open(), workload, options)
     works = {"onnxruntime fp32"} | ({"openvino fp32"} if find_spec("openvino") else set())
     assert {row.subject for row in results.rows} == works
@@ -75,8 +75,7 @@ def test_missing_torch_is_said(workload: Workload, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(bench_run, "find_spec", lambda name: None)
     options = BenchOptions(backends=("onnxruntime",), rounds=1, runs=1, threads=1)
     results = run_bench(Bundle.open(), workload, options)
-    assert set(results.left_out) == {"torch", "torch-compile", "roofline"}
-    assert not results.points
+    assert set(results.left_out) == {"torch", "torch-compile"}
 
 
 def test_a_backend_that_was_named_must_run(workload: Workload) -> None:

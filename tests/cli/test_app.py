@@ -178,7 +178,6 @@ EXTRAS = {
     ("info", "--arch", "tiny"): "train",
     ("info", "--weights", "{split}"): "train",
     ("serve",): "server",
-    ("bench", "--plan", "orin-nano-8gb"): "export",
     ("infer", "--image", "{data}/images/one.png", "--box", "80,80,170,170"): None,
     ("verify", "--frames", "{data}/images", "--limit", "1"): None,
     ("info",): None,

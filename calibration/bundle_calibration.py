@@ -4,21 +4,13 @@ import hashlib
 import shutil
 import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import onnx
 from onnx import ModelProto
 
-from samus_edge.calibration.activation_statistics import (
-    Feeds,
-    RangeMethod,
-    TensorStatistics,
-    measure_activations,
-    read_statistics,
-    select_range,
-    write_statistics,
-)
+from samus_edge.calibration.activation_ranges import Feeds, Ranges, measure_ranges
 from samus_edge.calibration.half_precision import (
     HEADROOM,
     KeptNode,
@@ -78,13 +70,11 @@ class CalibrationSettings:
 
     Attributes:
         precisions: one or more of `CALIBRATED_PRECISIONS`.
-        method: the way ranges of activations are chosen.
         max_dice_drop: budget of an int8 encoder on the calibration frames, Dice points.
         seed: seed that the frames were drawn with, for the record.
     """
 
     precisions: tuple[str, ...]
-    method: RangeMethod = field(default_factory=RangeMethod)
     max_dice_drop: float = DEFAULT_BUDGET
     seed: int = 0
 
@@ -110,14 +100,12 @@ class CalibrationResult:
         bundle: the written bundle.
         kept_in_fp32: nodes that half precision leaves in float32, by graph.
         int8: the blocks of the image encoder on 8 bits, by precision.
-        is_cache_used: whether the statistics came from the cache.
         notes: sentences that a user should read.
     """
 
     bundle: Bundle
     kept_in_fp32: Mapping[str, tuple[KeptNode, ...]]
     int8: Mapping[str, BudgetedChoice]
-    is_cache_used: bool
     notes: tuple[str, ...] = ()
 
 
@@ -128,7 +116,6 @@ def calibrate_bundle(
     settings: CalibrationSettings,
     *,
     data: str,
-    cache: Path | None = None,
     overwrite: bool = False,
     check: Callable[[Path], None] = lambda draft: None,
     report: Callable[[str], None] = lambda stage: None,
@@ -139,9 +126,8 @@ def calibrate_bundle(
         bundle: a bundle in a folder, with the float32 graphs to start from.
         folder: folder of the copy; may be that of the bundle itself.
         frames: calibration frames, not those that results are reported on.
-        settings: precisions, method and budget.
+        settings: precisions and budget.
         data: the frames' origin in words, for the record.
-        cache: file of activation statistics, read if it fits and written if not.
         overwrite: whether an existing bundle at ``folder`` is replaced.
         check: called with the finished draft before it is put in place; may raise to refuse it,
             and may add to its manifest.
@@ -159,19 +145,15 @@ def calibrate_bundle(
         raise SamusEdgeError(
             f"{folder} is within the bundle {source}. Give a folder outside of it."
         )
-    if cache is not None and not cache.absolute().parent.is_dir():
-        raise SamusEdgeError(f"the folder of the cache {cache} does not exist. Create it first.")
     with draft_folder(folder, kind="a bundle", marker=MANIFEST_FILE, overwrite=overwrite) as draft:
-        run = _Calibration(bundle, frames, settings, data, cache, report)
+        run = _Calibration(bundle, frames, settings, data, report)
         # A signature is of the bundle as it was.
         unsigned = shutil.ignore_patterns(SIGNATURE_FILE)
         shutil.copytree(source, draft, dirs_exist_ok=True, ignore=unsigned)
         draft.chmod(draft.stat().st_mode | stat.S_IRWXU)  # the bundle's own may be read-only
         run.write(draft)
         check(draft)
-    return CalibrationResult(
-        Bundle.open(folder), run.kept, run.int8, run.is_cache_used, run.notes()
-    )
+    return CalibrationResult(Bundle.open(folder), run.kept, run.int8, run.notes())
 
 
 class _Calibration:
@@ -183,15 +165,13 @@ class _Calibration:
         frames: Sequence[PromptedFrame],
         settings: CalibrationSettings,
         data: str,
-        cache: Path | None,
         report: Callable[[str], None],
     ) -> None:
         self.bundle, self.frames, self.settings = bundle, frames, settings
-        self.data, self.cache, self.report = data, cache, report
+        self.data, self.report = data, report
         self.kept: dict[str, tuple[KeptNode, ...]] = {}
         self.int8: dict[str, BudgetedChoice] = {}
-        self.is_cache_used = False
-        self.statistics: dict[str, TensorStatistics] | None = None
+        self.ranges: Ranges | None = None
         self.graphs = {name: self._float_graph(name) for name in (IMAGE_ENCODER, MASK_DECODER)}
         self._check_opset()
         self._check_frame_sizes()
@@ -311,19 +291,16 @@ class _Calibration:
                 else self.comparison.decoder_feeds()
             )
             tensors = sorted(float_tensors(graph) - constants)
-            statistics = measure_activations(graph, tensors, samples, histograms=False)
-            max_abs = {tensor: each.max_abs for tensor, each in statistics.items()}
+            ranges = measure_ranges(graph, tensors, samples)
+            max_abs = {tensor: max(-low, high) for tensor, (low, high) in ranges.items()}
             self.kept[source] = tuple(nodes_to_keep(graph, max_abs))
         return self.kept[source]
 
     def _write_int8(self, recipe: QuantisationRecipe, name: str, draft: Path) -> GraphRecord:
         graph = self.graphs[IMAGE_ENCODER]
-        if self.statistics is None:
-            self.statistics = self._read_or_measure()
-        ranges = {
-            tensor: select_range(each, self.settings.method)
-            for tensor, each in self.statistics.items()
-        }
+        if self.ranges is None:
+            self.ranges = self._measure()
+        ranges = self.ranges
 
         def compare(nodes: Collection[str]) -> MaskAgreement:
             return self.comparison.compare(quantise(graph, nodes, ranges, recipe))
@@ -347,13 +324,11 @@ class _Calibration:
             quantised = to_half_precision(quantised, [node.name for node in kept])
         else:
             store_compactly(quantised)
-        method = self.settings.method
         about: dict[str, JsonValue] = {
             "method": "static quantisation, int8 weights per output channel, activations "
             + ("int8 symmetric" if recipe.symmetric else "uint8 with zero point"),
             "rest": HALF if recipe.half_precision else "fp32",
-            "ranges": method.name,
-            **({"percentile": method.percentile} if method.name == "percentile" else {}),
+            "ranges": "minmax",
             **self._provenance(),
             **({"kept_in_fp32": _kept_json(kept)} if recipe.half_precision else {}),
             "max_dice_drop": self.settings.max_dice_drop,
@@ -373,24 +348,14 @@ class _Calibration:
             "seed": self.settings.seed,
         }
 
-    def _read_or_measure(self) -> dict[str, TensorStatistics]:
+    def _measure(self) -> Ranges:
         """Of every activation that some recipe quantises."""
         graph = self.graphs[IMAGE_ENCODER]
         tensors: dict[str, None] = {}
         for recipe in RECIPES.values():
             tensors |= dict.fromkeys(quantisable_nodes(graph, recipe).values())
-        record = self.bundle.graph_record(IMAGE_ENCODER)
-        key = hashlib.sha256(f"{record.sha256} {frames_digest(self.frames)}".encode()).hexdigest()
-        if self.cache is not None:
-            found = read_statistics(self.cache, key, list(tensors))
-            if found is not None:
-                self.is_cache_used = True
-                return found
-        self.report(f"ranges and histograms of {len(tensors)} activations")
-        statistics = measure_activations(graph, list(tensors), self._encoder_samples())
-        if self.cache is not None:
-            write_statistics(self.cache, key, statistics)
-        return statistics
+        self.report(f"ranges of {len(tensors)} activations")
+        return measure_ranges(graph, list(tensors), self._encoder_samples())
 
     def _encoder_samples(self) -> list[Feeds]:
         return [{"image": frame.image[None]} for frame in self.frames]

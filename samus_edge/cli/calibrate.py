@@ -84,17 +84,6 @@ def command(
             help="How many frames to draw, by --seed; with --quality, images of each dataset.",
         ),
     ] = 32,
-    method: Annotated[
-        str,
-        typer.Option(metavar="TEXT", help="Ranges of activations: minmax, entropy or percentile."),
-    ] = "minmax",
-    percentile: Annotated[
-        float,
-        typer.Option(
-            metavar="NUMBER",
-            help="Where --method percentile cuts: 99.99 leaves out 0.01 % at either end.",
-        ),
-    ] = 99.99,
     budget: Annotated[
         float,
         typer.Option(
@@ -102,12 +91,6 @@ def command(
             help="Dice points that an int8 encoder may lose on the calibration frames.",
         ),
     ] = 0.5,
-    cache: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="File (.npz) of the ranges: read where it fits, else written."
-        ),
-    ] = None,
     chart: Annotated[
         Path | None,
         typer.Option(
@@ -150,21 +133,16 @@ def command(
         raise typer.BadParameter("give either --data or --frames.")
     if split is not None and data is None:
         raise typer.BadParameter("goes with --data.", param_hint="--split")
-    if cache is not None and not cache.absolute().parent.is_dir():
-        raise typer.BadParameter(
-            f"the folder of {cache} does not exist; create it first.", param_hint="--cache"
-        )
 
     from rich.console import Console
 
-    from samus_edge.calibration.activation_statistics import RangeMethod
     from samus_edge.calibration.bundle_calibration import CalibrationSettings, calibrate_bundle
     from samus_edge.runtime.bundle.bundle import Bundle, reference_precision
     from samus_edge.verification.verify_bundle import prove
 
     try:
         settings = CalibrationSettings(
-            tuple(dict.fromkeys(precision)), RangeMethod(method, percentile), budget, seed
+            tuple(dict.fromkeys(precision)), max_dice_drop=budget, seed=seed
         )
     except ValueError as err:
         raise typer.BadParameter(str(err)) from err
@@ -189,7 +167,6 @@ def command(
             drawn,
             settings,
             data=where,
-            cache=cache,
             overwrite=overwrite,
             check=check,
             report=status.update,
@@ -316,5 +293,3 @@ def _print(result: "CalibrationResult") -> None:
             console.print(f"  kept in higher precision: {blocks}", highlight=False, markup=False)
     for note in result.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
-    if result.is_cache_used:
-        console.print("ranges are from the cache")

@@ -21,7 +21,7 @@ from samus_edge.calibration.bundle_calibration import (
     calibrate_bundle,
 )
 from samus_edge.data.prompt_protocol import Prompt
-from samus_edge.errors import BundleError, DataError, SamusEdgeError
+from samus_edge.errors import BundleError, SamusEdgeError
 from samus_edge.evaluation.metrics import dice
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.bundle.bundle import Bundle, available_precisions, default_bundle_path
@@ -70,21 +70,15 @@ def bundle() -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache") / "ranges.npz"
-
-
-@pytest.fixture(scope="module")
 def calibrated(
     bundle: Bundle,
     frames: list[PromptedFrame],
-    cache: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> CalibrationResult:
     """All three precisions; do not change its folder."""
     folder = tmp_path_factory.mktemp("calibrated") / "bundle"
     settings = CalibrationSettings(PRECISIONS, seed=7)
-    return calibrate_bundle(bundle, folder, frames, settings, data="two examples", cache=cache)
+    return calibrate_bundle(bundle, folder, frames, settings, data="two examples")
 
 
 @pytest.fixture
@@ -156,7 +150,7 @@ def test_the_manifest_says_how_int8_came_about(
         assert about["frames"] == 2
         assert about["frames_sha256"] == frames_digest(frames)
         assert about["seed"] == 7
-        assert about["ranges"] == "minmax" and "percentile" not in about
+        assert about["ranges"] == "minmax"
         choice = calibrated.int8[precision]
         assert about["quantised_blocks"] == [block.block for block in choice.quantised]
         assert about["kept_blocks"] == [block.block for block in choice.kept]
@@ -193,18 +187,15 @@ def test_the_manifest_names_what_half_precision_keeps(
         assert len(halves) > len(floats)
 
 
-def test_the_same_seed_gives_the_same_bytes_and_the_cache_is_used(
+def test_the_same_seed_gives_the_same_bytes(
     bundle: Bundle,
     frames: list[PromptedFrame],
     calibrated: CalibrationResult,
-    cache: Path,
     tmp_path: Path,
 ) -> None:
     settings = CalibrationSettings(("int8-cpu",), seed=7)
     folder = tmp_path / "again"
-    again = calibrate_bundle(bundle, folder, frames, settings, data="two examples", cache=cache)
-    assert not calibrated.is_cache_used
-    assert again.is_cache_used
+    again = calibrate_bundle(bundle, folder, frames, settings, data="two examples")
     graph = "image_encoder.int8-cpu"
     assert again.bundle.read_graph(graph) == calibrated.bundle.read_graph(graph)
     assert json_of(again, graph) == json_of(calibrated, graph)
@@ -303,26 +294,6 @@ def test_bundles_that_cannot_be_calibrated_are_refused(
     with pytest.raises(ValueError, match="at least one frame"):
         calibrate_bundle(bundle, tmp_path / "a", [], settings, data="tiny")
     assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]
-
-
-def test_a_broken_cache_is_named(
-    bundle: Bundle, tiny_frames: list[PromptedFrame], tmp_path: Path
-) -> None:
-    settings = CalibrationSettings(("int8-cpu",))
-    with pytest.raises(SamusEdgeError, match=r"cache .*nowhere.ranges\.npz does not exist"):
-        calibrate_bundle(
-            bundle,
-            tmp_path / "a",
-            tiny_frames,
-            settings,
-            data="tiny",
-            cache=tmp_path / "nowhere" / "ranges.npz",
-        )
-    cache = tmp_path / "ranges.npz"
-    cache.write_bytes(b"garbage")
-    with pytest.raises(DataError, match=r"ranges\.npz is no calibration cache"):
-        calibrate_bundle(bundle, tmp_path / "a", tiny_frames, settings, data="tiny", cache=cache)
-    assert [path.name for path in tmp_path.iterdir()] == ["ranges.npz"]
 
 
 def test_nodes_without_modules_are_said(calibrated: CalibrationResult, bundle: Bundle) -> None:

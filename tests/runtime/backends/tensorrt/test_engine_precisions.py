@@ -9,11 +9,7 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from samus_edge.calibration.activation_statistics import (
-    RangeMethod,
-    measure_activations,
-    select_range,
-)
+from samus_edge.calibration.activation_ranges import measure_ranges
 from samus_edge.calibration.half_precision import float_tensors, nodes_to_keep, to_half_precision
 from samus_edge.calibration.quantisation import TENSORRT_INT8, quantisable_nodes, quantise
 from samus_edge.export.weight_storage import expand_weights
@@ -49,8 +45,8 @@ def kept(encoder: ModelProto, asset_frames: list[AssetFrame]) -> list[str]:
     given = {item.name for item in (*encoder.graph.input, *encoder.graph.initializer)}
     tensors = sorted(float_tensors(encoder) - given)
     samples = [{"image": asset_frames[-1].image[None]}]
-    statistics = measure_activations(encoder, tensors, samples, histograms=False)
-    max_abs = {name: each.max_abs for name, each in statistics.items()}
+    ranges = measure_ranges(encoder, tensors, samples)
+    max_abs = {name: max(-low, high) for name, (low, high) in ranges.items()}
     return [node.name for node in nodes_to_keep(encoder, max_abs)]
 
 
@@ -102,8 +98,7 @@ def test_an_8_bit_image_encoder_multiplies_8_bits(
 ) -> None:
     candidates = quantisable_nodes(encoder, TENSORRT_INT8)
     tensors = list(dict.fromkeys(candidates.values()))
-    statistics = measure_activations(encoder, tensors, [{"image": asset_frames[-1].image[None]}])
-    ranges = {name: select_range(each, RangeMethod()) for name, each in statistics.items()}
+    ranges = measure_ranges(encoder, tensors, [{"image": asset_frames[-1].image[None]}])
     nodes = list(candidates)
     graph = to_half_precision(quantise(encoder, nodes, ranges, TENSORRT_INT8), kept)
     with caplog.at_level(logging.DEBUG, LOGGER):
@@ -135,8 +130,8 @@ def test_a_half_precision_mask_decoder_builds_for_turing(rtx: TensorRTLibrary) -
     }
     given = {item.name for item in (*graph.graph.input, *graph.graph.initializer)}
     tensors = sorted(float_tensors(graph) - given)
-    statistics = measure_activations(graph, tensors, [feeds], histograms=False)
-    kept = nodes_to_keep(graph, {name: each.max_abs for name, each in statistics.items()})
+    ranges = measure_ranges(graph, tensors, [feeds])
+    kept = nodes_to_keep(graph, {name: max(-low, high) for name, (low, high) in ranges.items()})
     engine = build_engine(
         to_half_precision(graph, [node.name for node in kept]).SerializeToString(),
         library=rtx,

@@ -20,20 +20,14 @@ import typer
 from samus_edge.benchmarking import recipe
 from samus_edge.benchmarking.bench_results import BenchResults, rows_of
 from samus_edge.benchmarking.runtime_subject import RuntimeSubject
-from samus_edge.benchmarking.subject import (
-    IMAGE_ENCODER,
-    MASK_DECODER,
-    Stage,
-    Subject,
-    Workload,
-    cpu_session,
-)
+from samus_edge.benchmarking.subject import Stage, Subject, Workload, cpu_session
 from samus_edge.benchmarking.turns import time_in_turns
 from samus_edge.cli.console import output_console, progress_bar
 from samus_edge.cli.options import BundlePath
 from samus_edge.cli.tables import latency_table
 from samus_edge.runtime import Bundle, read_image
 from samus_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
+from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER, MASK_DECODER
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -39,7 +39,7 @@ from samus_edge.benchmarking.bench_results import BenchResults, rows_of
 from samus_edge.benchmarking.bench_run import BenchOptions, open_runtime, run_bench
 from samus_edge.benchmarking.device_checks import CHECKS
 from samus_edge.benchmarking.runtime_subject import RuntimeSubject
-from samus_edge.benchmarking.subject import IMAGE_ENCODER, MASK_DECODER, Workload
+from samus_edge.benchmarking.subject import Workload
 from samus_edge.benchmarking.turns import soak, time_in_turns
 from samus_edge.errors import SamusEdgeError
 from samus_edge.jobs.doctor import diagnose
@@ -53,6 +53,7 @@ from samus_edge.runtime.backends.tensorrt.engine_check import compare_predictors
 from samus_edge.runtime.backends.tensorrt.tensorrt_backend import TensorRTBackend, TensorRTOptions
 from samus_edge.runtime.bundle.check_frame import FOLDER as CHECK_FRAMES
 from samus_edge.runtime.bundle.check_frame import load_check_frames
+from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER, MASK_DECODER
 
 FRAME_HW = (512, 640)
 PRECISIONS = ("fp32", "fp16", "int8")

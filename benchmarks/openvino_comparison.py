@@ -20,7 +20,7 @@ from cpu_latency import EXAMPLES, IMAGE, open_rivals
 from samus_edge.benchmarking import recipe
 from samus_edge.benchmarking.bench_results import rows_of
 from samus_edge.benchmarking.runtime_subject import RuntimeSubject
-from samus_edge.benchmarking.subject import IMAGE_ENCODER, Stage, Subject, Workload
+from samus_edge.benchmarking.subject import Stage, Subject, Workload
 from samus_edge.benchmarking.turns import time_in_turns
 from samus_edge.cli.console import progress_bar
 from samus_edge.cli.options import BundlePath, PrecisionName
@@ -31,6 +31,7 @@ from samus_edge.runtime import Bundle, Segmenter, read_image
 from samus_edge.runtime.backends.backend import Backend
 from samus_edge.runtime.backends.onnxruntime_backend import OnnxRuntimeBackend
 from samus_edge.runtime.backends.openvino_backend import OpenVinoBackend, load_openvino
+from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER
 
 
 def encoder_of_shape(

@@ -22,7 +22,7 @@ from samus_edge.data.collection import load_collection
 from samus_edge.data.dataset import list_cases
 from samus_edge.evaluation import quality
 from samus_edge.runtime import Segmenter
-from samus_edge.runtime.quality import read_calibration
+from samus_edge.runtime.quality import GOOD_DICE, read_calibration
 from samus_edge.training.config import find_config, read_config
 
 SAID, LEFT_OUT, IOU = "calibrated", "dataset left out of the fit", "predicted IoU"
@@ -82,7 +82,7 @@ def command(
         IOU: np.clip([each.predicted_iou for each in pooled], 0.0, 1.0),
     }
     dices = np.array([each.dice for each in pooled])
-    is_good = dices >= quality.GOOD_DICE
+    is_good = dices >= GOOD_DICE
     errors = {n: quality.expected_calibration_error(s, is_good) for n, s in scores.items()}
     path = output or Path(__file__).parent / "results" / "quality_calibration.json"
     path.with_suffix(".png").write_bytes(quality.draw_quality(scores, dices, auroc))

@@ -49,15 +49,6 @@ from samus_edge.runtime.images.output_files import draft_folder, write_files_ato
 from samus_edge.weights.bundle_file import map_tensors, put_tensors
 from samus_edge.weights.model_file import settings_of
 
-__all__ = [
-    "NEWEST_OPSET",
-    "BundleText",
-    "check_opset",
-    "graph_tensors",
-    "shipped_model",
-    "write_bundle",
-]
-
 NEWEST_OPSET = 23
 """What ONNX Runtime and TensorRT 10 both take."""
 

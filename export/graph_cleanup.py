@@ -13,19 +13,6 @@ from samus_edge.runtime.backends.onnxruntime_backend import ort
 from samus_edge.runtime.bundle.manifest import TensorSpec
 from samus_edge.verification.comparison import open_onnx
 
-__all__ = [
-    "GELU_OPSET",
-    "OLDEST_OPSET",
-    "downgrade",
-    "graph_file",
-    "open_graph",
-    "remove_unused",
-    "rendered",
-    "slice_constants",
-    "tensor_specs",
-    "tensor_values",
-]
-
 
 def slice_constants(model: ModelProto) -> None:
     """Let slices take the place of every Gather of a constant, in place.

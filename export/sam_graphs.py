@@ -25,8 +25,6 @@ from samus_edge.export.torch_graph import (
 )
 from samus_edge.modeling.samus_hf import SamusHF
 
-__all__ = ["LOW_RES_SIDE", "OUTSIDE_LOGIT", "PROMPT_SIDE", "sam_decoder_graph", "sam_encoder_graph"]
-
 PROMPT_SIDE = 1024
 """Long side of the frame that prompts are in, pixels."""
 

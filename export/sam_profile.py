@@ -31,14 +31,6 @@ from samus_edge.runtime.images.output_files import draft_folder, write_files_ato
 from samus_edge.runtime.prediction import upsample_logits
 from samus_edge.verification.comparison import open_onnx
 
-__all__ = [
-    "CONFIG_FILE",
-    "SamProfile",
-    "check_sam_profile",
-    "write_sam_profile",
-]
-
-
 FRAME_SIZES = ((300, 400), (401, 301))
 """(H, W), pixels; one of even sides and one of odd ones, lying and standing."""
 

@@ -25,9 +25,6 @@ from samus_edge.runtime.bundle.records import to_json
 from samus_edge.runtime.images.output_files import draft_folder, write_files_atomically
 from samus_edge.verification.comparison import check_served_graph
 
-__all__ = ["ServedModel", "TritonRepository", "TritonSettings", "write_triton_repository"]
-
-
 VARIANTS = ("onnx", "tensorrt")
 """`onnx` runs on the CPU or CUDA, wherever the server is; `tensorrt` needs an NVIDIA GPU."""
 

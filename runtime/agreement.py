@@ -5,8 +5,6 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["cosine_similarity", "largest_difference", "mask_iou"]
-
 
 def largest_difference(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> float:
     """Largest absolute difference of two arrays of one shape; infinite where one is not a number.

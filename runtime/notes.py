@@ -9,17 +9,6 @@ import numpy.typing as npt
 from samus_edge.runtime.prompts import PADDING_LABEL, Prompts
 from samus_edge.runtime.quality import Quality
 
-__all__ = [
-    "PROPOSED",
-    "QUALITY_UNKNOWN",
-    "GreyRange",
-    "Note",
-    "NoteLevel",
-    "grey_range",
-    "prediction_notes",
-]
-
-
 NoteLevel: TypeAlias = Literal["info", "warning"]
 
 

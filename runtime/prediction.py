@@ -49,19 +49,6 @@ if TYPE_CHECKING:
 
     from samus_edge.runtime.backends.gpu.device import DeviceTensor
 
-__all__ = [
-    "MULTIMASK",
-    "SINGLE_MASK",
-    "Embedding",
-    "Prediction",
-    "Proposals",
-    "decode_prompts",
-    "mask_decoder_feeds",
-    "masks_from_logits",
-    "predict_masks",
-    "upsample_logits",
-]
-
 Logits: TypeAlias = npt.NDArray[np.float32]
 Decode: TypeAlias = Callable[[Prompts, slice], tuple[Logits, Logits]]
 """From N prompts, and which M of a prompt's four masks to keep, to (N, M, h, w) logits and (N, M)

@@ -14,16 +14,6 @@ import numpy.typing as npt
 
 from samus_edge.errors import BadArgumentError
 
-__all__ = [
-    "DecoderPrompts",
-    "Prompts",
-    "assign_points_to_boxes",
-    "check_prompts",
-    "decoder_prompts",
-    "to_model_frame",
-]
-
-
 PADDING_LABEL = -1
 FOREGROUND_LABEL = 1
 BOX_CORNER_LABELS = (2, 3)

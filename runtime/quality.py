@@ -29,19 +29,6 @@ from samus_edge.runtime.prompts import Prompts
 if TYPE_CHECKING:
     from samus_edge.runtime.measurement.lesion_measurements import LesionMeasurements
 
-__all__ = [
-    "COVERAGE",
-    "FEATURES",
-    "GOOD_DICE",
-    "Quality",
-    "QualityCalibration",
-    "QualityState",
-    "SizeFactors",
-    "judge_masks",
-    "mask_features",
-    "read_calibration",
-]
-
 GOOD_DICE: Final = 0.8
 """A mask is good from this Dice with the truth on: about as well as two people agree."""
 

@@ -59,8 +59,6 @@ if TYPE_CHECKING:
 
     from samus_edge.runtime.backends.gpu.device import DeviceArray, DeviceTensor
 
-__all__ = ["Segmenter"]
-
 # Two proposals whose masks overlap by more than this IoU are one lesion.
 _SAME_LESION = 0.5
 # Of the first: the bundle's head is trained to give the probability that there is a lesion.

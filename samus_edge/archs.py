@@ -4,8 +4,6 @@ from typing import Final
 
 from samus_edge.errors import BadArgumentError
 
-__all__ = ["ARCHS", "check_arch"]
-
 ARCHS: Final = ("tiny", "vit_b")
 
 

@@ -12,8 +12,6 @@ import numpy.typing as npt
 
 from samus_edge.errors import BadArgumentError, missing_extra
 
-__all__ = ["FULL_SCALE", "MIN_BAND_RANGE", "MIN_SUM_RANGE", "high_frequency_image"]
-
 MIN_BAND_RANGE: Final = 0.25
 """A detail band is divided by its range (max - min, grey levels), but never by less than this.
 

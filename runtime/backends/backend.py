@@ -19,23 +19,6 @@ from samus_edge.runtime.bundle.manifest import GraphRecord, TensorSpec
 if TYPE_CHECKING:
     from samus_edge.runtime.backends.gpu.device import Device, DeviceTensor
 
-__all__ = [
-    "CACHE_VARIABLE",
-    "Backend",
-    "Feed",
-    "FloatTensor",
-    "GraphSession",
-    "Tensor",
-    "check_feeds",
-    "cpu_features",
-    "cpu_model",
-    "default_cache_folder",
-    "default_threads",
-    "is_large",
-    "open_bundle_graph",
-    "usable_cores",
-]
-
 # A graph takes arrays of several dtypes, and their ranks are checked at run time.
 Tensor: TypeAlias = npt.NDArray[Any]
 FloatTensor: TypeAlias = npt.NDArray[np.float32]

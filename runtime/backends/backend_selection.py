@@ -8,19 +8,6 @@ from samus_edge.errors import BackendError, BadArgumentError
 from samus_edge.runtime.backends.backend import Backend
 from samus_edge.runtime.backends.gpu.device import has_nvidia_driver
 
-__all__ = [
-    "AUTO_ORDER",
-    "BACKENDS",
-    "MAX_THREADS",
-    "backend_order",
-    "check_backend",
-    "check_threads",
-    "gpu_index",
-    "say_choice",
-    "select_backend",
-]
-
-
 _logger = logging.getLogger(__name__)
 _said: set[str] = set()
 

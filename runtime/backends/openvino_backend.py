@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from samus_edge.runtime.backends.gpu.device import Device, DeviceTensor
     from samus_edge.runtime.backends.tensorrt.engine_check import EngineCheck
 
-__all__ = ["OpenVinoBackend", "Verdict", "load_openvino"]
-
 _logger = logging.getLogger(__name__)
 
 

@@ -26,18 +26,6 @@ from samus_edge.runtime.bundle.manifest import (
 )
 from samus_edge.runtime.bundle.records import show_value
 
-__all__ = [
-    "PRECISIONS",
-    "Bundle",
-    "available_precisions",
-    "check_precision",
-    "default_bundle_path",
-    "graphs_to_run",
-    "precision_name",
-    "reference_precision",
-    "select_graphs",
-]
-
 
 def default_bundle_path() -> Path:
     """Folder of the bundle that is installed with samus-edge.

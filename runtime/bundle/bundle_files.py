@@ -11,16 +11,6 @@ from typing import IO, Protocol
 from samus_edge.errors import BundleError
 from samus_edge.runtime.bundle.manifest import MANIFEST_FILE, FileRecord, read_manifest_file
 
-__all__ = [
-    "MAX_PATH_CHARACTERS",
-    "BundleFiles",
-    "FolderFiles",
-    "check_file",
-    "is_safe_path",
-    "read_file",
-    "sha256_of",
-]
-
 
 @dataclass(frozen=True)
 class FolderFiles:

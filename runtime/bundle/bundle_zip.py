@@ -15,8 +15,6 @@ from samus_edge.errors import BundleError
 from samus_edge.runtime.bundle.bundle_files import is_safe_path
 from samus_edge.runtime.bundle.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES
 
-__all__ = ["ZipFiles", "is_zip_file"]
-
 _ZIP_AGAIN = "Zip the bundle's folder again: zip -r bundle.zip FOLDER"
 # The others need far more memory or time to unpack, and not every Python has them.
 _COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}

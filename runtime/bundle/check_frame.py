@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CheckFrame", "load_check_frames"]
-
 FOLDER = Path(__file__).with_name("check_frames")
 
 

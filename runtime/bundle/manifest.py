@@ -28,27 +28,6 @@ from samus_edge.runtime.bundle.records import (
 )
 from samus_edge.runtime.images.output_files import write_files_atomically
 
-__all__ = [
-    "FORMAT",
-    "FORMAT_VERSION",
-    "IMAGE_ENCODER",
-    "LESION_PROPOSER",
-    "MANIFEST_FILE",
-    "MASK_DECODER",
-    "MAX_MANIFEST_BYTES",
-    "FileRecord",
-    "GraphRecord",
-    "GraphSelection",
-    "Manifest",
-    "Preprocessing",
-    "PromptFrame",
-    "TensorSpec",
-    "check_graph",
-    "mask_input_hw",
-    "read_manifest_file",
-]
-
-
 Sha256 = Annotated[str, Bound("64 lower-case hex digits", re.compile(r"[0-9a-f]{64}").fullmatch)]
 
 

@@ -29,27 +29,6 @@ from typing import (
 
 from samus_edge.errors import BadArgumentError
 
-__all__ = [
-    "LEFT_OUT_IF_EMPTY",
-    "BelowOne",
-    "Bound",
-    "Count",
-    "CountOrZero",
-    "Fraction",
-    "JsonValue",
-    "NotNegative",
-    "Positive",
-    "RecordError",
-    "Size",
-    "Text",
-    "check_record",
-    "from_json",
-    "one_of",
-    "parse_json",
-    "show_value",
-    "to_json",
-]
-
 if TYPE_CHECKING:
     JsonValue: TypeAlias = (
         bool | int | float | str | Sequence["JsonValue"] | Mapping[str, "JsonValue"] | None

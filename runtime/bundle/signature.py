@@ -18,8 +18,6 @@ from samus_edge.errors import BadArgumentError, BundleError, SamusEdgeError, exp
 from samus_edge.runtime.bundle.bundle_files import BundleFiles, sha256_of
 from samus_edge.runtime.images.output_files import write_files_atomically
 
-__all__ = ["SIGNATURE_FILE", "check_signature", "sign_folder"]
-
 SIGNATURE_FILE = "model.sig"
 """In the bundle's folder, where Model Signing's own command looks for it."""
 

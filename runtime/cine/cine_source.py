@@ -39,18 +39,6 @@ from samus_edge.runtime.notes import Note
 if TYPE_CHECKING:
     from samus_edge.runtime.dicom.dicom_frames import DicomFrames
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "MAX_VIDEO_BYTES",
-    "CineFrame",
-    "CineSource",
-    "FileFrames",
-    "FileKind",
-    "head_of",
-    "open_cine",
-    "open_frames",
-]
-
 _CAMERA = re.compile(r"camera(?::(\d{1,2}))?")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _MAX_FRAMES_PER_SECOND = 1000.0

@@ -15,20 +15,6 @@ from samus_edge.runtime.prediction import Embedding
 from samus_edge.runtime.quality import Quality
 from samus_edge.runtime.segmenter import Segmenter
 
-__all__ = [
-    "Appearance",
-    "Box",
-    "Found",
-    "LesionTracker",
-    "State",
-    "TrackedFrame",
-    "TrackerOptions",
-    "box_in_frame",
-    "lesion_contrast",
-    "moved_box",
-]
-
-
 # XYXY, pixels.
 Box = tuple[float, float, float, float]
 

@@ -19,16 +19,6 @@ from samus_edge.runtime.images.image_io import GreyFrame, grey_frame
 from samus_edge.runtime.prediction import Embedding, Prediction
 from samus_edge.runtime.segmenter import Segmenter
 
-__all__ = [
-    "BoundedQueue",
-    "QueueClosedError",
-    "Stream",
-    "StreamCounters",
-    "StreamResult",
-    "StreamStatistics",
-]
-
-
 _KEPT = 1000
 
 

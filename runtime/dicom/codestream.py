@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-__all__ = ["Codestream", "ColourSpace", "read_codestream", "with_colour_space"]
-
-
 ColourSpace: TypeAlias = Literal["RGB", "YBR"]
 
 _SOI, _SOC = b"\xff\xd8", b"\xff\x4f\xff\x51"  # starts of JPEG and JPEG-LS, and of JPEG 2000

@@ -33,17 +33,6 @@ from samus_edge.runtime.notes import Note
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = [
-    "HEAD_BYTES",
-    "DicomFrames",
-    "is_dicom",
-    "is_dicom_file",
-    "require_highdicom",
-    "require_pydicom",
-    "text_of",
-]
-
-
 _PREAMBLE_BYTES = 128
 _PREFIX = b"DICM"
 HEAD_BYTES = _PREAMBLE_BYTES + len(_PREFIX)

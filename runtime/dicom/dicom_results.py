@@ -23,16 +23,6 @@ if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
     from pydicom.sr.coding import Code
 
-__all__ = [
-    "MADE_BY",
-    "LesionFrame",
-    "ModelIdentity",
-    "dicom_bytes",
-    "report_of",
-    "segmentation_of",
-]
-
-
 MADE_BY = "samus-edge"
 _SERIES_NUMBER = 900
 _SYNTAX = "1.2.840.10008.1.2.1"  # Explicit VR Little Endian

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from pydicom import Dataset
     from pydicom.sr.coding import Code
 
-__all__ = ["ResultSource", "describe_source"]
-
 
 @dataclass(frozen=True, eq=False)
 class ResultSource:

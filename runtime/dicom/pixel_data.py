@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     import cv2
     from pydicom import Dataset
 
-__all__ = ["PixelData", "Space", "StoredFrame"]
-
-
 Space: TypeAlias = Literal["grey", "palette", "RGB", "YBR", "YBR_PARTIAL"]
 
 _SPACES: dict[str, Space] = {

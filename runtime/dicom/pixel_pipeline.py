@@ -22,20 +22,6 @@ from samus_edge.runtime.notes import Note
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = [
-    "GreyLevels",
-    "StoredRange",
-    "functional_group",
-    "grey_pipeline",
-    "is_no_number",
-    "number_of",
-    "numbers_of",
-    "palette_pipeline",
-    "pixel_elements",
-    "to_8_bits",
-]
-
-
 Values: TypeAlias = npt.NDArray[np.float64]
 _TABLE_BITS = 16  # values of more bits go through the stages themselves, rows at a time
 _ROWS_PIXELS = 1 << 20

@@ -12,16 +12,6 @@ from samus_edge.runtime.notes import Note
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = [
-    "SHAPE_TOLERANCE",
-    "Scale",
-    "UltrasoundRegion",
-    "plausibility_notes",
-    "read_regions",
-    "shape_note",
-]
-
-
 Box: TypeAlias = tuple[float, float, float, float]
 
 _SPATIAL_2D = 1  # of Region Spatial Format

@@ -7,8 +7,6 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Canvas", "Colour", "draw_legend", "draw_tag", "text_height_px"]
-
 # (H, W, 3), uint8, RGB.
 Canvas: TypeAlias = npt.NDArray[np.uint8]
 Colour: TypeAlias = tuple[int, int, int]

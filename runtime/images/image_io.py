@@ -25,28 +25,6 @@ from samus_edge.errors import BadArgumentError, ImageFileError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = [
-    "MAX_FILE_BYTES",
-    "MAX_FILE_PIXELS",
-    "MAX_IMAGE_PIXELS",
-    "GreyFrame",
-    "decode_colour",
-    "decode_image",
-    "depth_of_series",
-    "grey_frame",
-    "is_image",
-    "is_picture",
-    "is_video",
-    "may_have_colour",
-    "page_count",
-    "page_seconds",
-    "picture_frame",
-    "read_image",
-    "read_image_file",
-    "scale_to_8_bits",
-]
-
-
 GreyFrame: TypeAlias = npt.NDArray[np.uint8]
 
 # 67 million, 8192 x 8192: thirty times a large ultrasound frame, and little enough for memory.

@@ -14,18 +14,6 @@ import numpy.typing as npt
 from samus_edge.errors import BadArgumentError, missing_extra
 from samus_edge.runtime.measurement.lesion_measurements import box_around
 
-__all__ = [
-    "CORNER",
-    "coco_shape",
-    "fill_polygons",
-    "has_hole",
-    "joined",
-    "mask_from_rle",
-    "outlines",
-    "rle",
-    "run_lengths",
-]
-
 CORNER: Final = 0.5
 """From the centre of a pixel to its lower right corner, in x and in y."""
 

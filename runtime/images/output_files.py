@@ -11,18 +11,6 @@ from pathlib import Path
 
 from samus_edge.errors import BadArgumentError, OutputFileError, SamusEdgeError
 
-__all__ = [
-    "DICOM_SUFFIXES",
-    "MASK_SUFFIXES",
-    "OVERLAY_SUFFIXES",
-    "check_output",
-    "check_output_paths",
-    "draft_folder",
-    "put_in_place",
-    "write_files_atomically",
-]
-
-
 _CHUNK_BYTES = 1 << 20
 
 

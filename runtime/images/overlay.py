@@ -18,16 +18,6 @@ from samus_edge.errors import BadArgumentError, OutputFileError
 from samus_edge.runtime.images.canvas import Canvas, Colour, draw_legend, draw_tag, text_height_px
 from samus_edge.runtime.measurement.lesion_measurements import Diameter, LesionMeasurements
 
-__all__ = [
-    "MAX_LABELS",
-    "OverlayItem",
-    "calliper_text",
-    "draw_callipers",
-    "draw_overlay",
-    "encode_image",
-    "mask_image",
-]
-
 
 def encode_image(path: Path, image: npt.NDArray[np.uint8]) -> bytes:
     """Encode an image in the format that a file name asks for; nothing is written.

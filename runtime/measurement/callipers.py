@@ -19,8 +19,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Callipers", "Points", "callipers_of"]
-
 Points = npt.NDArray[np.float64]
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.intp]

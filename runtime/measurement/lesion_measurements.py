@@ -10,17 +10,6 @@ import numpy.typing as npt
 from samus_edge.errors import BadArgumentError
 from samus_edge.runtime.measurement.callipers import Points, callipers_of
 
-__all__ = [
-    "BreastLocation",
-    "Diameter",
-    "LesionMeasurements",
-    "Orientation",
-    "PixelSpacing",
-    "box_around",
-    "measure_lesion",
-    "outline_length",
-]
-
 
 def box_around(mask: npt.NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
     """The smallest box around a mask.

@@ -13,13 +13,6 @@ from samus_edge.reporting.figure import new_figure, png_bytes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = [
-    "BenchResults",
-    "BenchRow",
-    "draw_chart",
-    "rows_of",
-]
-
 _SUBJECT_FIELDS = ("name", "device", "version", "precision", "memory_bytes", "gpu_memory_bytes")
 
 

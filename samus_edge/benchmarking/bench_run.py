@@ -27,8 +27,6 @@ from samus_edge.runtime.backends.gpu.find_device import list_gpus
 from samus_edge.runtime.backends.tensorrt.engine_build import EngineOptions, ShapeRange
 from samus_edge.runtime.bundle.bundle import Bundle
 
-__all__ = ["RIVALS", "BenchOptions", "describe_hardware", "open_runtime", "run_bench"]
-
 
 def describe_hardware() -> dict[str, object]:
     """Processor, GPUs, operating system and versions, ready for JSON; nothing that names the

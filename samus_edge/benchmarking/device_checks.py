@@ -19,8 +19,6 @@ from samus_edge.runtime.backends.gpu.device import Device, DeviceTensor
 from samus_edge.runtime.backends.gpu.device_frame import device_frame
 from samus_edge.runtime.backends.tensorrt.tensorrt_context import DeviceBufferPool
 
-__all__ = ["CHECKS", "DeviceCheckError", "lost_device"]
-
 _MIB = 1 << 20
 _COPY_BYTES = 64 * _MIB
 _CYCLES = 200_000_000  # of a GPU's clock: about a tenth of a second

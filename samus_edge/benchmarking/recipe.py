@@ -16,26 +16,6 @@ from samus_edge.benchmarking.bench_run import describe_hardware
 from samus_edge.data.case import UltrasoundCase, select_lesions
 from samus_edge.data.dataset import load_subsets
 
-__all__ = [
-    "BUSI_OPTION",
-    "COMMAND",
-    "SPLIT_OPTION",
-    "BusiFolder",
-    "BusiSplit",
-    "DatasetsFolder",
-    "Further",
-    "Limit",
-    "Output",
-    "Splits",
-    "Steps",
-    "Subset",
-    "Threads",
-    "evenly",
-    "lesion_cases",
-    "print_rows",
-    "write_results",
-]
-
 _MAX_CELL_VALUES = 4
 
 COMMAND = (sys.executable, "-m", "samus_edge")

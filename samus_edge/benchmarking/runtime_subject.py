@@ -7,8 +7,6 @@ from typing import Any
 
 from samus_edge.benchmarking.subject import (
     END_TO_END,
-    IMAGE_ENCODER,
-    MASK_DECODER,
     WARM_UP_RUNS,
     MemoryMeter,
     Stage,
@@ -19,9 +17,8 @@ from samus_edge.runtime.backends.backend import Backend, GraphSession, open_bund
 from samus_edge.runtime.backends.onnxruntime_backend import CPU_PROVIDER
 from samus_edge.runtime.backends.tensorrt.tensorrt_session import TensorRTSession
 from samus_edge.runtime.bundle.bundle import Bundle, precision_name, select_graphs
+from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER, MASK_DECODER
 from samus_edge.runtime.segmenter import Segmenter
-
-__all__ = ["RuntimeSubject"]
 
 
 class RuntimeSubject(Subject):

@@ -18,20 +18,6 @@ from samus_edge.runtime.prompts import check_prompts, decoder_prompts
 if TYPE_CHECKING:
     from samus_edge.runtime.backends.gpu.device import Device
 
-__all__ = [
-    "END_TO_END",
-    "IMAGE_ENCODER",
-    "MASK_DECODER",
-    "STAGES",
-    "WARM_UP_RUNS",
-    "MemoryMeter",
-    "Stage",
-    "Subject",
-    "Workload",
-    "cpu_session",
-    "resident_bytes",
-]
-
 
 def resident_bytes(process: int | str = "self") -> int | None:
     """Memory of a process that is in RAM; None where the operating system does not say."""

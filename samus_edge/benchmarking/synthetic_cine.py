@@ -8,8 +8,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CineMotion", "TrueFrame", "synthetic_cine"]
-
 
 @dataclass(frozen=True)
 class CineMotion:

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from samus_edge.benchmarking.subject import (
     END_TO_END,
-    IMAGE_ENCODER,
-    MASK_DECODER,
     WARM_UP_RUNS,
     MemoryMeter,
     Stage,
@@ -21,10 +19,9 @@ from samus_edge.benchmarking.subject import (
 from samus_edge.errors import BackendError
 from samus_edge.modeling.samus_hf import SamusHF
 from samus_edge.runtime.bundle.bundle import Bundle
+from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER, MASK_DECODER
 from samus_edge.runtime.prediction import masks_from_logits
 from samus_edge.weights.bundle_file import load_bundle_model
-
-__all__ = ["TORCH_DTYPES", "TorchSubject"]
 
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

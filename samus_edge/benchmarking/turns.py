@@ -12,18 +12,6 @@ from samus_edge.errors import BadArgumentError
 from samus_edge.runtime.bundle.check_frame import CheckFrame
 from samus_edge.runtime.segmenter import Segmenter
 
-__all__ = [
-    "Latency",
-    "Ratio",
-    "SoakResult",
-    "Timed",
-    "ratio_of_medians",
-    "soak",
-    "time_in_turns",
-    "time_turn",
-]
-
-
 _RESAMPLES = 2000
 _LEVEL = 0.95
 

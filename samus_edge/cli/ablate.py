@@ -26,8 +26,6 @@ if TYPE_CHECKING:
         SeedSpread,
     )
 
-__all__ = ["command"]
-
 
 def command(
     data: DataFolder,

@@ -35,8 +35,6 @@ from samus_edge.errors import (
     explain_import_error,
 )
 
-__all__ = ["app", "main"]
-
 _ISSUES = "https://github.com/samus-edge/samus-edge/issues"
 _logger = logging.getLogger("samus_edge")
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from samus_edge.benchmarking.bench_run import BenchOptions
     from samus_edge.benchmarking.subject import Workload
 
-__all__ = ["command"]
-
 _NONE = "none"
 
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from samus_edge.runtime.backends.tensorrt.tensorrt_backend import EngineTarget, ProvidedEngine
     from samus_edge.runtime.bundle.bundle import Bundle
 
-__all__ = ["command"]
-
 
 def command(
     bundle: BundlePath = None,

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from samus_edge.calibration.bundle_calibration import CalibrationResult
     from samus_edge.verification.frames import FrameSource, PromptedFrame
 
-__all__ = ["command"]
-
 
 def command(
     context: typer.Context,

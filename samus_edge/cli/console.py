@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-__all__ = ["ProgressBar", "output_console", "progress_bar"]
-
 PIPE_WIDTH = 140
 """Columns of printed tables where there is no terminal whose width could be asked."""
 LINE_SECONDS = 10.0

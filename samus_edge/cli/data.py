@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 
     from samus_edge.data.dataset_check import DatasetReport
 
-__all__ = ["app"]
-
-
 MAX_FRAMES = 6
 PICTURES = (".png", ".jpg", ".jpeg")
 

@@ -4,8 +4,6 @@ import typer
 
 from samus_edge.cli.options import AsJson, print_json
 
-__all__ = ["command"]
-
 _MARKS = {"ok": "ok  ", "note": "note", "problem": "FAIL"}
 _EXIT_FAILED = 1
 

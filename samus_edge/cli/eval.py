@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from samus_edge.evaluation.predictor import Predictor
     from samus_edge.runtime.bundle.bundle import Bundle
 
-__all__ = ["Subset", "command"]
-
-
 HTML_NAME = "report.html"
 
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from samus_edge.modeling.samus_hf import SamusHF
     from samus_edge.runtime.bundle.bundle import Bundle
 
-__all__ = ["Profile", "command"]
-
 
 class Profile(str, Enum):
     """Signatures of the exported graphs."""

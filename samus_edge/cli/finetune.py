@@ -19,8 +19,6 @@ from samus_edge.cli.train import (
 if TYPE_CHECKING:
     from samus_edge.training.finetuning import Comparison
 
-__all__ = ["command"]
-
 MIN_MINUTES = 0.01
 FRACTIONS, TEST_NAMED = (0.6, 0.2, 0.2), (0.8, 0.2, 0.0)
 

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from samus_edge.jobs.batch_input import BatchItem
     from samus_edge.jobs.segment_file import FileSegmentation
 
-__all__ = ["command"]
-
 _LINE_SECONDS = 30.0
 _SHOWN_ERRORS = 5
 

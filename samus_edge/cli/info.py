@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from samus_edge.runtime.bundle.bundle import Bundle
     from samus_edge.runtime.bundle.manifest import GraphRecord
 
-__all__ = ["command"]
-
 _WIDTH = 100
 
 

@@ -18,43 +18,6 @@ if TYPE_CHECKING:
     from samus_edge.runtime.bundle.bundle import Bundle
     from samus_edge.runtime.measurement.lesion_measurements import BreastLocation, PixelSpacing
 
-__all__ = [
-    "AllowFailing",
-    "AsJson",
-    "BackendName",
-    "BundlePath",
-    "ClockHour",
-    "DataFolder",
-    "Depth",
-    "DeviceName",
-    "DicomSeg",
-    "DicomSr",
-    "FromNipple",
-    "PrecisionName",
-    "RequireSignature",
-    "Side",
-    "Spacing",
-    "SplitFile",
-    "Strict",
-    "Threads",
-    "check_outputs",
-    "command_line",
-    "open_signed",
-    "parse_box",
-    "parse_fractions",
-    "parse_frame_range",
-    "parse_frame_size",
-    "parse_location",
-    "parse_point",
-    "parse_seeds",
-    "parse_sizes",
-    "parse_spacing",
-    "print_json",
-    "refuse_record",
-    "silence_opencv",
-    "versions_line",
-]
-
 
 def command_line(context: typer.Context, *, places: bool = True) -> str:
     """The command with the options that were given, quoted for a shell; it runs again as it stands.

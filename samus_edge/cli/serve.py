@@ -14,8 +14,6 @@ from samus_edge.cli.options import (
     silence_opencv,
 )
 
-__all__ = ["command"]
-
 
 def command(
     host: Annotated[

@@ -21,19 +21,6 @@ if TYPE_CHECKING:
     from samus_edge.runtime.bundle.manifest import GraphRecord
     from samus_edge.verification.verify_bundle import VerificationResult
 
-__all__ = [
-    "datasets_table",
-    "latency_table",
-    "normals_table",
-    "print_summary",
-    "prompt_table",
-    "robustness_table",
-    "subject_table",
-    "summary_table",
-    "verdict_table",
-    "worst_table",
-]
-
 
 def verdict_table(result: "VerificationResult") -> Table:
     """One row for each precision: verdict, speed, image embeddings."""

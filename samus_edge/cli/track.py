@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from samus_edge.jobs.record import FrameRecord
     from samus_edge.jobs.track_cine import CineTracking, TrackReport
 
-__all__ = ["command"]
-
 _EXIT_LOST = 1
 
 

@@ -17,21 +17,6 @@ if TYPE_CHECKING:
     from samus_edge.training.history import EpochRecord
     from samus_edge.training.trainer import StepRecord, Trainer
 
-__all__ = [
-    "SPLITS_FOLDER",
-    "BatchSize",
-    "ConfigFile",
-    "Epochs",
-    "Settings",
-    "StartCheckpoint",
-    "TrainingDevice",
-    "TrainingDisplay",
-    "command",
-    "load_several",
-    "read_settings",
-    "read_subsets",
-]
-
 
 class TrainingDisplay:
     """One line for each epoch on stderr, and how the steps go on.

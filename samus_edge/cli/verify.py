@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from samus_edge.verification.gates import VerificationGates
     from samus_edge.verification.verify_bundle import VerificationResult
 
-__all__ = ["command"]
-
 HTML_NAME = "verification.html"
 PICTURES = 4
 """How many of the masks that agree least an HTML report shows for each precision."""

@@ -39,17 +39,6 @@ from samus_edge.runtime.images.image_io import decode_image, read_image
 from samus_edge.runtime.images.mask_shapes import CORNER, fill_polygons, mask_from_rle
 from samus_edge.runtime.measurement.lesion_measurements import box_around
 
-__all__ = [
-    "FORMATS",
-    "SUFFIXES",
-    "Annotation",
-    "Annotations",
-    "files_below",
-    "nifti_frames",
-    "read_annotations",
-    "stem_of",
-]
-
 FORMATS: Final = ("coco", "yolo", "labelme", "masks", "nifti", "npz")
 
 Box: TypeAlias = tuple[float, float, float, float]

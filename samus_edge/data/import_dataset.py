@@ -29,8 +29,6 @@ from samus_edge.runtime.images.image_io import GreyFrame
 from samus_edge.runtime.images.output_files import draft_folder
 from samus_edge.runtime.images.overlay import encode_image, mask_image
 
-__all__ = ["ImportReport", "import_dataset"]
-
 _RECORD = "import.json"
 _NIFTI: Final = SUFFIXES["nifti"]
 _MASK: Final = re.compile(r"_(mask|gt)(_\d+)?$")

@@ -54,15 +54,6 @@ from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER, MANIFEST_FILE, MAS
 from samus_edge.runtime.bundle.records import JsonValue
 from samus_edge.runtime.images.output_files import write_files_atomically
 
-__all__ = [
-    "NSD_TOLERANCE_PX",
-    "EvaluationReport",
-    "about_segmenter",
-    "evaluate",
-    "record_accuracy",
-    "run_evaluation",
-]
-
 DISTANCE_HW: Final = (256, 256)
 """Size at which distances are measured, pixels, as SAMUS and the report do: both masks are resized
 to it without keeping the aspect, so distances compare between images of different sizes."""

@@ -21,14 +21,6 @@ from samus_edge.reporting.html import render_page
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = [
-    "plot_dice_distribution",
-    "plot_dice_over_size",
-    "plot_groups",
-    "plot_robustness",
-    "render_evaluation",
-]
-
 Scored = TypeVar("Scored", InstanceScore, Summary)
 PANELS_PER_ROW: Final = 4
 DICE_BINS: Final = 20

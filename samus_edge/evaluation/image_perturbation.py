@@ -24,18 +24,6 @@ import numpy.typing as npt
 
 from samus_edge.errors import BadArgumentError
 
-__all__ = [
-    "Image",
-    "ImagePerturbation",
-    "frame_size",
-    "gain",
-    "gamma",
-    "gaussian_noise",
-    "resize_image",
-    "speckle",
-    "stored_smaller",
-]
-
 Image = npt.NDArray[np.uint8]
 
 SPECKLE_GRAINS: Final = 256

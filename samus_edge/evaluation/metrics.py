@@ -22,17 +22,6 @@ import numpy.typing as npt
 from samus_edge.errors import BadArgumentError
 from samus_edge.runtime.agreement import mask_iou
 
-__all__ = [
-    "Mask",
-    "dice",
-    "hausdorff_distance",
-    "hausdorff_distance_95",
-    "iou",
-    "normalised_surface_dice",
-    "resize_mask",
-    "row_hausdorff_distance",
-]
-
 Mask = npt.NDArray[np.bool_]
 
 _PERCENTILE: Final = 95.0

@@ -18,15 +18,6 @@ from samus_edge.errors import DataError
 from samus_edge.evaluation.predictor import Embedding, Predictor, predict_prompts
 from samus_edge.evaluation.summary import AS_IS, InstanceScore
 
-__all__ = [
-    "NormalsSummary",
-    "SeparatedCases",
-    "area_under_curve",
-    "evaluate_normals",
-    "normal_prompts",
-    "separate_normals",
-]
-
 LESION_PROMPTS: Final = {"typical_box": JITTERED_BOX.name, "image_centre": CENTRE_POINT.name}
 """Prompts on normal images, with the protocol on lesions that each is compared with."""
 

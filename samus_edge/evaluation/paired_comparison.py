@@ -14,14 +14,6 @@ import numpy.typing as npt
 
 from samus_edge.errors import BadArgumentError
 
-__all__ = [
-    "PairedComparison",
-    "bootstrap_interval",
-    "compare_paired",
-    "sign_flip_p_value",
-]
-
-
 BOOTSTRAP_RESAMPLES: Final = 2000
 """Enough for the ends of a 95 % interval to be stable to about 0.001 Dice."""
 

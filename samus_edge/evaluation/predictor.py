@@ -8,8 +8,6 @@ import numpy.typing as npt
 
 from samus_edge.data.prompt_protocol import Prompt, prompt_arrays
 
-__all__ = ["Embedding", "PredictedMasks", "Predictor", "predict_prompts"]
-
 Embedding = TypeVar("Embedding")
 
 

@@ -39,21 +39,6 @@ from samus_edge.runtime.quality import (
     read_calibration,
 )
 
-__all__ = [
-    "GOOD_DICE",
-    "KINDS",
-    "JudgedMask",
-    "calibrate_quality",
-    "draw_quality",
-    "expected_calibration_error",
-    "failure_auroc",
-    "fit_quality",
-    "judge_cases",
-    "probabilities",
-    "quality_figures",
-    "risk_at_coverage",
-]
-
 Floats = npt.NDArray[np.float64]
 
 KINDS: Final = ("box 5 %", "box 20 %", "point", "point and 2 corrections", "box and correction")

@@ -46,19 +46,6 @@ from samus_edge.evaluation.summary import (
     spread,
 )
 
-__all__ = [
-    "LOW_DICE",
-    "BoxAndPointProtocol",
-    "MarginBoxProtocol",
-    "OffsetPointProtocol",
-    "RobustnessRow",
-    "loose_box_sweep",
-    "robustness_checks",
-    "robustness_table",
-    "robustness_variants",
-]
-
-
 Mask = npt.NDArray[np.bool_]
 
 BOX_MARGINS: Final = (0.05, 0.10, 0.15, 0.20)

@@ -24,23 +24,6 @@ from samus_edge.data.prompt_protocol import PromptProtocol
 from samus_edge.evaluation.image_perturbation import ImagePerturbation
 from samus_edge.evaluation.paired_comparison import bootstrap_interval
 
-__all__ = [
-    "ALL_CLASSES",
-    "ALL_SIZES",
-    "AS_IS",
-    "LESION_SIZES",
-    "InstanceScore",
-    "Spread",
-    "Summary",
-    "Variant",
-    "equivalent_diameter_px",
-    "lesion_size",
-    "merge_variants",
-    "spread",
-    "summarise",
-]
-
-
 AS_IS: Final = "as_is"
 """Name of the image that is not perturbed."""
 

@@ -23,8 +23,6 @@ from samus_edge.runtime.prediction import (
 from samus_edge.runtime.prompts import Prompts, check_prompts
 from samus_edge.weights.model_file import load_model
 
-__all__ = ["TorchEmbedding", "TorchPredictor"]
-
 MASK_THRESHOLD = 0.0
 
 

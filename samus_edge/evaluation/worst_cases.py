@@ -13,8 +13,6 @@ from samus_edge.evaluation.summary import AS_IS, InstanceScore
 from samus_edge.runtime.images.canvas import Canvas
 from samus_edge.runtime.images.overlay import OverlayItem, draw_overlay
 
-__all__ = ["CaseView", "draw_case_views", "prompted_item", "rank_cases", "worst_scores"]
-
 
 @dataclass(frozen=True, eq=False)
 class CaseView:

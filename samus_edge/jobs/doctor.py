@@ -30,18 +30,6 @@ from samus_edge.runtime.bundle.bundle import Bundle
 from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER
 from samus_edge.runtime.segmenter import Segmenter
 
-__all__ = [
-    "PACKAGES",
-    "Diagnosis",
-    "Finding",
-    "Jetson",
-    "diagnose",
-    "find_jetson",
-    "how_to_get",
-    "package_versions",
-]
-
-
 PACKAGES = (
     *("numpy", "onnxruntime", "onnxruntime-gpu", "opencv-python-headless", "opencv-python"),
     *("openvino", "tensorrt", "tensorrt-rtx-cu13", "cuda-python", "pycuda", "torch", "onnx"),

@@ -28,24 +28,6 @@ from samus_edge.runtime.prompts import PADDING_LABEL, Prompts, assign_points_to_
 from samus_edge.runtime.quality import Quality
 from samus_edge.runtime.segmenter import Segmenter
 
-__all__ = [
-    "Box",
-    "Clock",
-    "FrameRecord",
-    "MaskRecord",
-    "Point",
-    "PromptRecord",
-    "all_notes",
-    "computed_by",
-    "frame_record",
-    "legend_note",
-    "mask_records",
-    "predict_prompted",
-    "prompts_for",
-    "proposed_prompts",
-    "refuse_warnings",
-]
-
 Box: TypeAlias = tuple[float, float, float, float]
 Point: TypeAlias = tuple[float, float, int]
 

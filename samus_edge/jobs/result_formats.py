@@ -44,15 +44,6 @@ from samus_edge.runtime.images.output_files import write_files_atomically
 from samus_edge.runtime.images.overlay import encode_image, mask_image
 from samus_edge.runtime.measurement.lesion_measurements import box_around
 
-__all__ = [
-    "DOCUMENT_FORMATS",
-    "FILE_FORMATS",
-    "ImageResult",
-    "ResultWriter",
-    "open_results",
-    "result_bytes",
-]
-
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 

@@ -62,23 +62,6 @@ if TYPE_CHECKING:
     from samus_edge.runtime.dicom.dicom_frames import DicomFrames
     from samus_edge.runtime.dicom.dicom_results import LesionFrame
 
-__all__ = [
-    "MAX_SEGMENTATION_BYTES",
-    "FileSegmentation",
-    "OpenedImage",
-    "SegmentationReport",
-    "check_dicom_files",
-    "check_dicom_source",
-    "dicom_files",
-    "dicom_notes",
-    "lesion_frames",
-    "load_segmenter",
-    "open_image",
-    "overlay_picture",
-    "segment_file",
-    "segment_opened",
-]
-
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 ALTERNATIVES = 3

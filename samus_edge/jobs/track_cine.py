@@ -54,17 +54,6 @@ from samus_edge.runtime.segmenter import Segmenter
 if TYPE_CHECKING:
     from samus_edge.runtime.dicom.dicom_results import LesionFrame
 
-__all__ = [
-    "VIDEO_SUFFIXES",
-    "CineTracking",
-    "OverlayVideo",
-    "TrackReport",
-    "follow_lesion",
-    "followed_writers",
-    "track_cine",
-]
-
-
 _CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 VIDEO_SUFFIXES = tuple(_CODECS)
 """MPEG-4 and Motion JPEG: what OpenCV writes everywhere."""

@@ -10,8 +10,6 @@ import numpy.typing as npt
 
 from samus_edge.errors import BadArgumentError
 
-__all__ = ["SheetCell", "SheetRow", "draw_contact_sheet"]
-
 CELL_PX: Final = 160
 GAP_PX: Final = 4
 TITLE_PX: Final = 250

@@ -8,15 +8,6 @@ from samus_edge.errors import missing_extra
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = [
-    "COLOURS",
-    "MARKERS",
-    "new_figure",
-    "png_bytes",
-    "require_matplotlib",
-    "svg_text",
-]
-
 DPI: Final = 110
 
 # Told apart also with a colour vision deficiency and in grey (Okabe and Ito, 2008).

@@ -11,8 +11,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from samus_edge.runtime.images.canvas import Canvas
 
-__all__ = ["render_page"]
-
 PICTURE_WIDTH_PX: Final = 560
 JPEG_QUALITY: Final = 78
 

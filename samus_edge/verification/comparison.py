@@ -29,20 +29,6 @@ from samus_edge.verification.frames import PromptedFrame
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-__all__ = [
-    "DICE_POINTS",
-    "DecodedPrompts",
-    "FrameComparison",
-    "MaskAgreement",
-    "MaskComparison",
-    "PrecisionGraphs",
-    "PromptComparison",
-    "check_served_graph",
-    "compare_frame",
-    "compare_prompts",
-    "open_onnx",
-]
-
 DICE_POINTS: Final = 100.0
 """Dice points in a Dice of 1."""
 

@@ -28,20 +28,6 @@ from samus_edge.errors import BadArgumentError, DataError
 from samus_edge.runtime.bundle.records import JsonValue
 from samus_edge.runtime.images import image_io
 
-__all__ = [
-    "DRAWN_BOX",
-    "DRAWN_BOX_AND_POINT",
-    "DRAWN_POINT",
-    "FrameSource",
-    "PromptedFrame",
-    "frames_digest",
-    "frames_of_cases",
-    "frames_of_folder",
-    "frames_of_images",
-    "lesions_of_cases",
-    "prompted_frame",
-]
-
 Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 

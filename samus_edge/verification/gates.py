@@ -13,22 +13,6 @@ from samus_edge.evaluation.paired_comparison import compare_paired
 from samus_edge.runtime.bundle.records import JsonValue
 from samus_edge.verification.comparison import DICE_POINTS, FrameComparison, PromptComparison
 
-__all__ = [
-    "FASTER_BELOW",
-    "GATES",
-    "Gate",
-    "GateOutcome",
-    "LatencyFigures",
-    "PrecisionFigures",
-    "PrecisionTimes",
-    "ProtocolFigures",
-    "VerificationGates",
-    "judge",
-    "latency_figures",
-    "summarise_precision",
-]
-
-
 FASTER_BELOW: Final = 0.95
 """A precision is called faster below this ratio to the reference: a few percent are noise."""
 

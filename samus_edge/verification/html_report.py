@@ -14,8 +14,6 @@ from samus_edge.verification.gates import FASTER_BELOW
 from samus_edge.verification.session import Disagreement
 from samus_edge.verification.verify_bundle import VerificationResult
 
-__all__ = ["render_verification"]
-
 MARGIN = 0.3
 """What is shown around the masks, as a fraction of their box."""
 MIN_MARGIN_PX = 12

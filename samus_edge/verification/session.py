@@ -37,8 +37,6 @@ from samus_edge.verification.gates import (
     summarise_precision,
 )
 
-__all__ = ["Disagreement", "VerificationSession"]
-
 REPEATED_FRAMES: Final = 2
 """Frames that are run again in other sessions: what is not deterministic differs at once."""
 

@@ -36,14 +36,6 @@ from samus_edge.verification.gates import (
 )
 from samus_edge.verification.session import Disagreement, VerificationSession
 
-__all__ = [
-    "PrecisionVerification",
-    "VerificationResult",
-    "prove",
-    "record_verification",
-    "verify_bundle",
-]
-
 
 @dataclass(frozen=True)
 class PrecisionVerification:

@@ -20,8 +20,6 @@ from samus_edge.runtime.backends.gpu.device import (
     cuda_error,
 )
 
-__all__ = ["CudaPythonDevice", "gpu_infos"]
-
 _COPIES = {
     Way.TO_DEVICE: driver.cuMemcpyHtoDAsync,
     Way.TO_HOST: driver.cuMemcpyDtoHAsync,

@@ -20,26 +20,6 @@ import numpy.typing as npt
 
 from samus_edge.errors import BackendError, BadArgumentError
 
-__all__ = [
-    "CapturedGraph",
-    "Device",
-    "DeviceArray",
-    "DeviceBuffer",
-    "DeviceEvent",
-    "DeviceMemory",
-    "DeviceStream",
-    "DeviceTensor",
-    "GpuInfo",
-    "PinnedBuffer",
-    "StreamHandle",
-    "Way",
-    "cuda_error",
-    "driver_cuda_version",
-    "has_nvidia_driver",
-    "outside_capture",
-]
-
-
 _ADVICE = {
     "CUDA_ERROR_OUT_OF_MEMORY": (
         "The GPU has too little free memory: close what else uses it, or build the engines for "

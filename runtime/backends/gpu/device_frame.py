@@ -16,12 +16,6 @@ from samus_edge.errors import BadArgumentError
 from samus_edge.runtime.backends.gpu.device import Device, DeviceTensor
 from samus_edge.runtime.images.image_io import MAX_IMAGE_PIXELS
 
-__all__ = [
-    "device_frame",
-    "read_dlpack",
-]
-
-
 _NAME = b"dltensor"
 # DLDataTypeCode: signed, unsigned, float.
 _KINDS = {0: "i", 1: "u", 2: "f"}

@@ -8,8 +8,6 @@ from typing import Any
 from samus_edge.errors import BackendError, BadArgumentError
 from samus_edge.runtime.backends.gpu.device import Device, GpuInfo
 
-__all__ = ["BINDINGS", "find_device", "list_gpus"]
-
 BINDINGS = ("cuda-python", "pycuda")
 
 _MODULES = {"cuda-python": "cuda.bindings.driver", "pycuda": "pycuda.driver"}

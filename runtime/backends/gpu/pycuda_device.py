@@ -23,8 +23,6 @@ from samus_edge.runtime.backends.gpu.device import (
     cuda_error,
 )
 
-__all__ = ["PyCudaDevice", "gpu_infos"]
-
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, which PyCUDA has no name for
 
 

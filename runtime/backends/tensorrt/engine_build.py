@@ -15,19 +15,6 @@ from samus_edge.runtime.backends.tensorrt.tensorrt_library import TensorRTLibrar
 from samus_edge.runtime.bundle.manifest import GraphRecord, mask_input_hw
 from samus_edge.runtime.images.output_files import write_files_atomically
 
-__all__ = [
-    "ANY_FRAME",
-    "BuildProgress",
-    "EngineOptions",
-    "EngineProfile",
-    "ShapeRange",
-    "build_engine",
-    "image_encoder_profile",
-    "make_progress_monitor",
-    "mask_decoder_profile",
-]
-
-
 Shape: TypeAlias = tuple[int, ...]
 
 

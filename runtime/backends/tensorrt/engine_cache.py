@@ -16,17 +16,6 @@ from samus_edge.runtime.backends.tensorrt.engine_check import EngineCheck
 from samus_edge.runtime.bundle.records import from_json, parse_json, to_json
 from samus_edge.runtime.images.output_files import write_files_atomically
 
-__all__ = [
-    "ENGINE_FORMAT",
-    "CachedEngine",
-    "EngineCache",
-    "EngineKey",
-    "image_sizes",
-    "process_lock",
-    "profiles_to_json",
-]
-
-
 # Goes up when `build_engine` changes what it makes of the same graph.
 ENGINE_FORMAT = 1
 

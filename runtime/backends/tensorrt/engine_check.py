@@ -15,8 +15,6 @@ from samus_edge.runtime.agreement import cosine_similarity, largest_difference, 
 from samus_edge.runtime.backends.backend import Predictor
 from samus_edge.runtime.bundle.check_frame import CheckFrame
 
-__all__ = ["MIN_MEAN_MASK_IOU", "MIN_WORST_MASK_IOU", "EngineCheck", "compare_predictors"]
-
 MIN_MEAN_MASK_IOU = 0.995
 MIN_WORST_MASK_IOU = 0.96
 

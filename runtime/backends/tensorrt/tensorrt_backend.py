@@ -38,16 +38,6 @@ from samus_edge.runtime.backends.tensorrt.tensorrt_session import EngineChoice, 
 from samus_edge.runtime.bundle.check_frame import load_check_frames
 from samus_edge.runtime.bundle.manifest import IMAGE_ENCODER, MASK_DECODER, GraphRecord
 
-__all__ = [
-    "EngineTarget",
-    "ProvidedEngine",
-    "TensorRTBackend",
-    "TensorRTOptions",
-    "engine_key",
-    "provide_engine",
-]
-
-
 _LOCK_TIMEOUT_SECONDS = 3600.0  # a first build on a small Jetson takes many minutes
 
 _logger = logging.getLogger(__name__)

@@ -22,8 +22,6 @@ from samus_edge.runtime.backends.gpu.device import (
 )
 from samus_edge.runtime.backends.tensorrt.tensorrt_engine import EngineTensor, TensorRTEngine
 
-__all__ = ["DeviceBufferPool", "TensorRTContext"]
-
 Shape = tuple[int, ...]
 
 _logger = logging.getLogger(__name__)

@@ -15,8 +15,6 @@ from samus_edge.runtime.backends.tensorrt.engine_build import ShapeRange
 from samus_edge.runtime.backends.tensorrt.tensorrt_library import TensorRTLibrary, TensorRTLog
 from samus_edge.runtime.images.output_files import write_files_atomically
 
-__all__ = ["EngineTensor", "TensorRTEngine"]
-
 _logger = logging.getLogger(__name__)
 
 

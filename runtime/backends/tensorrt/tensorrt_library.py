@@ -9,17 +9,6 @@ from typing import Any, Final
 
 from samus_edge.errors import BackendError, BadArgumentError
 
-__all__ = [
-    "TENSORRT_FLAVOURS",
-    "TensorRTLibrary",
-    "TensorRTLog",
-    "find_tensorrt",
-    "installed_flavour",
-    "known_problem",
-    "refuse_known_problem",
-]
-
-
 _logger = logging.getLogger(__name__)
 
 

@@ -16,8 +16,6 @@ from samus_edge.runtime.backends.tensorrt.tensorrt_context import DeviceBufferPo
 from samus_edge.runtime.backends.tensorrt.tensorrt_engine import TensorRTEngine
 from samus_edge.runtime.bundle.manifest import GraphRecord
 
-__all__ = ["EngineChoice", "TensorRTSession"]
-
 _logger = logging.getLogger(__name__)
 
 

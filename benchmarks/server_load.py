@@ -13,6 +13,7 @@ waits for the image encoder, further ones do not.
 """
 
 import http.client
+import importlib.util
 import json
 import shutil
 import socket
@@ -108,6 +109,13 @@ def load(port: int, clients: int, seconds: float, kind: str) -> dict[str, Any]:
     }
 
 
+def missing_browser() -> str:
+    """How to get what `--page` needs and is not there; "" if all is."""
+    if importlib.util.find_spec("playwright") is None:
+        return "--page needs playwright: pip install playwright"
+    return "" if shutil.which("chromium") else "--page needs chromium: apt-get install chromium"
+
+
 def click(port: int, size: tuple[int, int], clicks: int = 12) -> dict[str, Any]:
     """Milliseconds of clicks on the page, on an image of a size (width, height)."""
     import cv2
@@ -166,6 +174,9 @@ def command(
     output: recipe.Output = None,
 ) -> None:
     """Load the service."""
+    if page and (missing := missing_browser()):
+        print(missing)
+        raise typer.Exit(1)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -568,14 +568,15 @@ async def _mask_file(
 @_images.websocket("/live")
 async def _live(state: StateOf, websocket: WebSocket) -> None:
     """Frames in, masks out; see `serve_live`."""
+    # A browser that offers subprotocols gives up unless one of them is taken.
+    offered = websocket.scope.get("subprotocols") or [None]
+    await websocket.accept(subprotocol=offered[0])
     if state.live >= state.settings.max_live:
+        # Said when it is open: before, neither code nor reason gets through.
         await websocket.close(1013, "too many live connections; try again later.")
         return
     state.live += 1
     try:
-        # A browser that offers subprotocols gives up unless one of them is taken.
-        offered = websocket.scope.get("subprotocols") or [None]
-        await websocket.accept(subprotocol=offered[0])
         segmenter, limit = state.service.segmenter, state.settings.max_request_bytes
         client = websocket.client.host if websocket.client else "unknown"
         wait_seconds = partial(state.rates.wait_seconds, client)

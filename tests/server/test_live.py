@@ -92,7 +92,13 @@ def test_pages_of_other_sites_and_strangers_are_refused(client_of: ClientOf) -> 
 
 def test_there_is_a_limit(client_of: ClientOf) -> None:
     with client_of(max_live=1) as client, client.websocket_connect(f"{WS}/v1/live"):
-        assert refused(client) == 1013
+        with (
+            client.websocket_connect(f"{WS}/v1/live") as live,
+            pytest.raises(WebSocketDisconnect) as caught,
+        ):
+            live.receive_text()
+        assert caught.value.code == 1013
+        assert "too many" in caught.value.reason
 
 
 def scans(side: int, count: int) -> bytes:

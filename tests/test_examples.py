@@ -2,14 +2,18 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from samus_edge.runtime import Segmenter
@@ -86,6 +90,95 @@ def test_the_cart_follows_asks_and_keeps_a_trail(tmp_path: Path) -> None:
     entries = [json.loads(line) for line in trail.read_text().splitlines()]
     assert len(entries) == summary["done"]
     assert all(entry["graphs"]["image_encoder"] and entry["latency_ms"] > 0 for entry in entries)
+
+
+def _grey(path: Path) -> npt.NDArray[np.uint8]:
+    pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    assert pixels is not None
+    return pixels.astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def make_notebook() -> types.ModuleType:
+    """`examples/make_notebook.py`."""
+    file = EXAMPLES_DIR / "make_notebook.py"
+    spec = importlib.util.spec_from_file_location("make_notebook", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_notebook_is_that_of_its_script(make_notebook: types.ModuleType) -> None:
+    text = make_notebook.NOTEBOOK.read_text(encoding="utf-8")
+    assert len(text.encode()) < 300_000
+    notebook, expected = (
+        json.loads(text),
+        make_notebook.notebook_of(make_notebook.SCRIPT.read_text(encoding="utf-8")),
+    )
+    for document in (notebook, expected):
+        for cell in document["cells"]:
+            cell.pop("outputs", None)
+            cell.pop("execution_count", None)
+    assert notebook == expected, "make it anew: python examples/make_notebook.py --keep-outputs"
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_an_image_to_a_bundle(
+    make_notebook: types.ModuleType, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch", reason="torch is not installed: pip install '.[export]'")
+    masks = pytest.importorskip("pycocotools.mask", reason="needs pip install '.[formats]'")
+    # Six of its twenty images, and a step or two.
+    shutil.copy(EXAMPLES_DIR / "malignant_29.png", tmp_path)
+    nerves = json.loads((EXAMPLES_DIR / "nerves" / "nerves.json").read_text(encoding="utf-8"))
+    nerves["images"] = nerves["images"][:6]
+    kept = {image["id"] for image in nerves["images"]}
+    nerves["annotations"] = [each for each in nerves["annotations"] if each["image_id"] in kept]
+    (tmp_path / "nerves" / "images").mkdir(parents=True)
+    (tmp_path / "nerves" / "nerves.json").write_text(json.dumps(nerves), encoding="utf-8")
+    for image in nerves["images"]:
+        name = f"nerves/images/{image['file_name']}"
+        shutil.copy(EXAMPLES_DIR / name, tmp_path / name)
+    cells = json.loads(make_notebook.NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    shorter = code.replace("MINUTES = 4", "MINUTES = 0.02")
+    assert shorter != code
+
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", shorter],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # threads that wait take the time of others
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    out = tmp_path / "runs" / "from_image_to_bundle"
+    found = _grey(out / "mask.png") > 0
+    annotated = _grey(EXAMPLES_DIR / "malignant_29_mask.png") > 0
+    dice = 2 * np.count_nonzero(found & annotated) / (found.sum() + annotated.sum())
+    assert dice > LEAST_PLAUSIBLE_DICE
+    coco = json.loads((out / "nerve_coco.json").read_text(encoding="utf-8"))
+    file_name = coco["images"][0]["file_name"]
+    (number,) = (each["id"] for each in nerves["images"] if each["file_name"] == file_name)
+    (nerve,) = (each for each in nerves["annotations"] if each["image_id"] == number)
+
+    def pixels(annotation: dict[str, Any]) -> npt.NDArray[np.bool_]:
+        return np.asarray(masks.decode(annotation["segmentation"]), np.bool_)
+
+    rows, columns = np.nonzero(pixels(nerve))
+    with Segmenter.load(out / "tuned" / "bundle") as segmenter:
+        assert segmenter.bundle.manifest.name == "nerves"
+        prediction = segmenter.segment(
+            EXAMPLES_DIR / "nerves" / "images" / file_name,
+            point_coords=[[[columns.mean(), rows.mean()]]],
+            point_labels=[[1]],
+        )
+    assert np.array_equal(pixels(*coco["annotations"]), prediction.masks[0, 0])
+    assert {path.name for path in out.glob("*.png")} == {
+        *("before_and_after.png", "box.png", "callipers.png", "clicks.png", "mask.png")
+    }
 
 
 def _update(store: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:

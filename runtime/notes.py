@@ -39,6 +39,7 @@ class Note:
     | `cine_truncated` | warning | the file has fewer whole frames than it states |
     | `frames_left_out` | info | frames without a mask, which DICOM results leave out |
     | `several_pages` | info | an image file with pages, which are its frames |
+    | `first_frame` | info | a file with several frames, of which none was named |
     | `tag_ignored` | warning | a DICOM element is missing, wrong or contradicts others |
     | `window_ignored` | info | a grey value window without an extent was passed over |
     | `header_missing` | info | a DICOM file without a preamble or file meta information |

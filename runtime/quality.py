@@ -7,7 +7,7 @@ probability the factors by which sizes were off. See docs/quality.md.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
@@ -77,6 +77,11 @@ class Quality:
         if self.probability >= _OK_FROM:
             return "ok"
         return "check" if self.probability >= _CHECK_FROM else "ask for a click"
+
+    def doubted(self, score: float) -> "Quality":
+        """Of a mask that a proposal of this score led to: the calibration knows prompts of people,
+        who saw a lesion there."""
+        return replace(self, probability=self.probability * score)
 
     def area_interval(self, measurements: "LesionMeasurements") -> tuple[float, float]:
         """The 90 % interval of the true area, in the unit squared."""

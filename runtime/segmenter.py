@@ -52,7 +52,7 @@ from samus_edge.runtime.prediction import (
     predict_masks,
 )
 from samus_edge.runtime.prompts import Prompts, check_prompts
-from samus_edge.runtime.quality import Quality, judge_masks, read_calibration
+from samus_edge.runtime.quality import judge_masks, read_calibration
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -413,7 +413,7 @@ class Segmenter:
             low_res_logits=prediction.low_res_logits[kept],
             iou_predictions=prediction.iou_predictions[kept],
             quality=prediction.quality
-            and tuple(_doubted(prediction.quality[each], float(scores[each])) for each in kept),
+            and tuple(prediction.quality[each].doubted(float(scores[each])) for each in kept),
             proposals=Proposals(
                 boxes=boxes.reshape(-1, 4)[kept],
                 points=points[kept, 0],
@@ -648,11 +648,6 @@ def _proposal_notes(found: Prediction, embedding: Embedding) -> tuple[Note, ...]
     prompts = check_prompts(found.original_hw, point_coords=found.proposals.points[:, None])
     judged = prediction_notes(embedding.grey, prompts, found.masks, found.quality)
     return (PROPOSED, *judged)
-
-
-def _doubted(quality: Quality, score: float) -> Quality:
-    """A proposal's quality: the calibration knows clicks of people, who saw a lesion there."""
-    return replace(quality, probability=quality.probability * score)
 
 
 def _agreement(logits: Logits, lesion_map: Logits) -> float:

@@ -248,7 +248,8 @@ class TrackedFrame:
         reason: why it is uncertain or lost; "" while it is tracked.
         was_found: whether it was lost in the frame before.
         quality: what is to be expected of the mask; None without one, and where the bundle has no
-            calibration.
+            calibration. Where the model proposed what is followed, the probability is times the
+            proposal's score.
     """
 
     index: int
@@ -310,6 +311,7 @@ class LesionTracker:
         self._scale = (1.0, 1.0)
         self._lost_for = 0
         self._proposes = False
+        self._score = 1.0  # of the proposal that is followed
 
     @property
     def state(self) -> State:
@@ -333,7 +335,7 @@ class LesionTracker:
             BackendError: if the backend fails, or the bundle has no lesion proposer.
         """
         self._index, self._mark = 0, None
-        self._proposes = box is None
+        self._proposes, self._score = box is None, 1.0
         if box is None:
             return self._look(frame, embedding)
         return self._begin(frame, box, embedding)
@@ -341,13 +343,14 @@ class LesionTracker:
     def _look(self, frame: GreyFrame, embedding: Embedding | None) -> TrackedFrame:
         """Begin with what the model proposes, if it does."""
         embedding = self._segmenter.encode(frame) if embedding is None else embedding
-        proposed = self._segmenter.propose(embedding).masks
-        box = box_around(_largest_part(proposed[0, 0])) if len(proposed) else None
+        found = self._segmenter.propose(embedding)
+        box = box_around(_largest_part(found.masks[0, 0])) if len(found.masks) else None
         if box is None or box[0] == box[2] or box[1] == box[3]:
             self._state = "lost"
             reason = "no lesion is proposed"
             return TrackedFrame(self._index, "lost", None, None, None, 0.0, None, reason)
-        was_lost = self._mark is not None
+        assert found.proposals is not None
+        was_lost, self._score = self._mark is not None, float(found.proposals.scores[0])
         begun = self._begin(frame, box, embedding)
         if begun.mask is None:
             self._mark, self._state = None, "lost"
@@ -509,7 +512,9 @@ class LesionTracker:
         around = box_around(mask)
         # A line is nothing to follow, nor to compare sizes with.
         is_line = around is not None and (around[0] == around[2] or around[1] == around[3])
-        contrast, quality = lesion_contrast(frame, mask), (prediction.quality or (None,))[0]
+        contrast, (quality,) = lesion_contrast(frame, mask), prediction.quality or (None,)
+        if quality is not None:
+            quality = quality.doubted(self._score)
         return _Mask(mask, None if is_line else around, iou, contrast, quality)
 
 

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from samus_edge.cli.console import output_console
-from samus_edge.cli.options import DataFolder, SplitFile, parse_seeds
+from samus_edge.cli.options import (
+    DataFolder,
+    RequireSignature,
+    SplitFile,
+    check_signed_start,
+    parse_seeds,
+)
 from samus_edge.cli.train import (
     SPLITS_FOLDER,
     ConfigFile,
@@ -40,6 +46,7 @@ def command(
     split: SplitFile = None,
     config: ConfigFile = None,
     start: StartCheckpoint = None,
+    require_signature: RequireSignature = None,
     epochs: Epochs = None,
     set_: Settings = None,
     leave_out: Annotated[
@@ -88,6 +95,7 @@ def command(
 
     settings = read_settings(config, set_, epochs=epochs)
     require_matplotlib()
+    check_signed_start(require_signature, start or settings.start)
     if leave_out:
         found = load_several(data, split, settings, out / SPLITS_FOLDER)
         names = list(found) if leave_out == ["all"] else leave_out

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from samus_edge.archs import check_arch
+from samus_edge.cli.options import RequireSignature, check_signed_start
 
 __all__ = ["command"]
 
@@ -14,7 +15,7 @@ def command(
     checkpoint: Annotated[
         Path,
         typer.Option(
-            metavar="FILE",
+            metavar="FILE|BUNDLE",
             help="sam_vit_b_01ec64.pth or a SAMUS checkpoint (vit_b), lite_medsam.pth (tiny), "
             "weights of samus-edge, or a bundle.",
         ),
@@ -32,7 +33,7 @@ def command(
     average: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE",
+            metavar="FILE|BUNDLE",
             help="Average the weights with these: as a rule those that a training started from, "
             "which keeps more of what they knew.",
         ),
@@ -40,6 +41,7 @@ def command(
     share: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="What those of --average count.")
     ] = 0.5,
+    require_signature: RequireSignature = None,
 ) -> None:
     """Turn a checkpoint into weights that train, export and eval take.
 
@@ -52,6 +54,7 @@ def command(
     # Here, so that --help answers at once.
     from samus_edge.weights.checkpoint_loading import convert_checkpoint
 
+    check_signed_start(require_signature, checkpoint, average)
     account = convert_checkpoint(
         checkpoint, out, arch=check_arch(arch), hf=hf, gate=gate, average=average, share=share
     )

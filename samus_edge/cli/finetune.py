@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from samus_edge.cli.console import output_console, progress_bar
-from samus_edge.cli.options import DataFolder, SplitFile, command_line
+from samus_edge.cli.options import (
+    DataFolder,
+    RequireSignature,
+    SplitFile,
+    check_signed_start,
+    command_line,
+)
 from samus_edge.cli.train import (
     BatchSize,
     Settings,
@@ -40,6 +46,7 @@ def command(
         typer.Option(metavar="N", help="Time for all of it, on this machine.", min=MIN_MINUTES),
     ] = 10.0,
     start: StartCheckpoint = None,
+    require_signature: RequireSignature = None,
     split: SplitFile = None,
     test: Annotated[
         str,
@@ -92,6 +99,7 @@ def command(
 
     require_matplotlib()
     settings = read_settings(Path("finetune"), set_, batch_size=batch_size, device=device)
+    check_signed_start(require_signature, start or settings.start)
     folder = data.resolve()
     if split is not None:
         rule = DatasetConfig(folder.name, split=str(split.resolve()))

@@ -327,6 +327,9 @@ def _segment_many(
         rate = f" ({report.done / report.seconds:.1f} images/s)" if report.done else ""
         typer.echo(f"{report.done} of {report.total} images segmented{rate}{kept}")
         typer.echo(f"  results: {report.results_file}")
+        if report.notes:
+            counts = ", ".join(f"{code} {count}" for code, count in report.notes.most_common())
+            typer.echo(f"  images by the notes on their lines: {counts}")
         typer.echo("  Not a medical device; `samus-edge info` says what it is for.")
     for path, message in list(report.errors.items())[:_SHOWN_ERRORS]:
         typer.echo(f"error: {path}: {message}", err=True)

@@ -243,6 +243,33 @@ def open_signed(bundle: Path | None, require_signature: Path | None) -> "Path | 
     return Bundle.open(bundle, require_signature=require_signature)
 
 
+def check_signed_start(require_signature: Path | None, *starts: Path | str | None) -> None:
+    """Refuse to take weights from a bundle that is not signed as required, or from none.
+
+    Args:
+        require_signature: As `Bundle.open` takes it; None checks nothing.
+        starts: What weights are taken from: bundles, "default" for the default one, other files.
+
+    Raises:
+        BadArgumentError: if none of them is a bundle.
+        BundleError: if one is not signed as required.
+    """
+    if require_signature is None:
+        return
+    from samus_edge.runtime.bundle.bundle import Bundle
+
+    paths = [Path(start) for start in starts if start]
+    defaults = [path for path in paths if path == Path("default") and not path.exists()]
+    bundles = [path for path in paths if path.is_dir() or path.suffix == ".zip"]
+    if not (defaults or bundles):
+        raise BadArgumentError(
+            "--require-signature is for bundles, and the weights are those of "
+            f"{paths[0] if paths else 'LiteMedSAM'}. Take a signed bundle."
+        )
+    for bundle in (*bundles, *(None for _ in defaults)):
+        Bundle.open(bundle, require_signature=require_signature)
+
+
 def refuse_record(record: bool, require_signature: Path | None) -> None:
     """Refuse to write into a manifest that was just held against its signature."""
     if record and require_signature is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from samus_edge.cli.options import DataFolder, SplitFile
+from samus_edge.cli.options import DataFolder, RequireSignature, SplitFile, check_signed_start
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -184,6 +184,7 @@ def command(
     split: SplitFile = None,
     config: ConfigFile = None,
     start: StartCheckpoint = None,
+    require_signature: RequireSignature = None,
     epochs: Epochs = None,
     minutes: Annotated[
         float,
@@ -255,6 +256,7 @@ def command(
         batch_size=batch_size,
         device=device,
     )
+    check_signed_start(require_signature, start or settings.start)
     subsets = read_subsets(data, split, settings, out / SPLITS_FOLDER)
     with training_processes(settings.device) as processes, stop_on_signal() as stop:
         display = TrainingDisplay(visible=processes.is_first)

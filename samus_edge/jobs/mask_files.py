@@ -81,13 +81,14 @@ class MaskFiles:
 
     Args:
         path: A folder, or a file ending in .npz.
+        drafts: Of the NPZ file; see `write_files_atomically`.
 
     Raises:
         SamusEdgeError: if the folder exists and is something else.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, drafts: Path | None = None) -> None:
+        self._path, self._drafts = path, drafts
         self._frames: list[dict[str, Any]] = []
         self._spacings: list[tuple[float, float]] = []
         self._deflated: list[bytes] = []
@@ -152,7 +153,7 @@ class MaskFiles:
             document = json.dumps({"frames": self._frames}, indent=1)
             write_files_atomically({self._folder / _LIST: document.encode()})
         elif exc is None:
-            write_files_atomically({self._path: self._npz()})
+            write_files_atomically({self._path: self._npz()}, self._drafts)
         self._closing.__exit__(exc_type, exc, traceback)
 
     def _npz(self) -> bytes:

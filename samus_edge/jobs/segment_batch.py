@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -93,6 +93,7 @@ class BatchReport:
         done: Number of images that were segmented.
         kept: Number of images whose result was there already.
         errors: Message of each image that failed, by its path.
+        notes: Number of images that were segmented with a note, by its code.
         seconds: Wall time without that of loading the model.
     """
 
@@ -103,6 +104,7 @@ class BatchReport:
     done: int = 0
     kept: int = 0
     errors: dict[str, str] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -117,6 +119,7 @@ class BatchReport:
                 "kept": self.kept,
                 "failed": len(self.errors),
             },
+            "notes": dict(self.notes),
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self.done / self.seconds, 3) if self.seconds else None,
         }
@@ -180,6 +183,7 @@ def segment_batch(
                     report.kept += 1
                 else:
                     results.add(str(item.image), outcome)
+                    report.notes.update({note["code"] for note in outcome["notes"]})
                     report.done += 1
                 report.seconds = time.perf_counter() - begun
                 on_image(report)
@@ -267,7 +271,13 @@ def _check_settings(job: BatchSegmentation, segmenter: Segmenter, drafts: Path) 
     if not path.exists():
         write_files_atomically({path: (json.dumps(settings, indent=2) + "\n").encode()}, drafts)
         return
-    earlier = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as err:
+        raise SamusEdgeError(
+            f"{path} is damaged. It says what the results beside it were computed by, so give a "
+            "new folder."
+        ) from err
     here = [_comparable(each) for each in (settings, earlier)]
     different = [key for key in here[0] if here[0][key] != here[1].get(key)]
     if different:
@@ -291,6 +301,9 @@ class _Results:
     Args:
         folder: Of the results; those of all parts of a batch are read.
         suffix: Of the file that is appended to.
+
+    Raises:
+        SamusEdgeError: if a line of them is damaged.
     """
 
     def __init__(self, folder: Path, suffix: str) -> None:
@@ -299,10 +312,10 @@ class _Results:
         for path in sorted(folder.glob(_RESULTS.format("*")), key=lambda file: file != self.path):
             at = 0
             with path.open("rb") as file:
-                for line in file:
+                for number, line in enumerate(file, 1):
                     if not line.endswith(b"\n"):  # cut off when the process was killed
                         break
-                    self._places.setdefault(json.loads(line)["image"]["path"], (path, at))
+                    self._places.setdefault(_image_of(line, path, number), (path, at))
                     at += len(line)
             if path == self.path:
                 with path.open("r+b") as own:
@@ -350,6 +363,20 @@ class _Results:
     def close(self) -> None:
         """Let the file go."""
         self._file.close()
+
+
+def _image_of(line: bytes, path: Path, number: int) -> str:
+    """The image that a line is the result of."""
+    try:
+        image = json.loads(line)["image"]["path"]
+    except (ValueError, LookupError, TypeError):
+        image = None
+    if isinstance(image, str):
+        return image
+    raise SamusEdgeError(
+        f"{path}, line {number}, is damaged: it is not the result of an image. Delete that line "
+        "alone; the same command segments its image again."
+    )
 
 
 def _line_at(path: Path, at: int) -> bytes:

@@ -376,7 +376,7 @@ def segment_opened(
     with ExitStack() as closing:
         files: MaskFiles | None = None
         if job.mask_file is not None and len(job.frames) > 1:
-            files = closing.enter_context(MaskFiles(job.mask_file))
+            files = closing.enter_context(MaskFiles(job.mask_file, drafts))
         for frame, image, prediction, every in _segmented(job, opened, segmenter, clock, turn):
             records += every
             on_masks(prediction.masks.reshape(-1, *source.original_hw))
@@ -394,7 +394,7 @@ def segment_opened(
                 outputs[job.probability_file] = _probabilities(prediction)
             if job.dicom_seg_file is not None:
                 lesions += lesion_frames(frame, masks, found)
-        notes = all_notes(source, records)
+        notes = (*_frame_notes(job, source), *all_notes(source, records))
         proposals = prediction.proposals
         if proposals is not None and not records:  # whose notes are those of its masks
             notes = (*prediction.notes, *notes)
@@ -421,6 +421,14 @@ def segment_opened(
             notes=notes,
             presence=None if proposals is None else round(proposals.presence, 4),
         )
+
+
+def _frame_notes(job: FileSegmentation, source: FileFrames) -> tuple[Note, ...]:
+    """That the first of several frames was taken, where that may not be what was meant."""
+    if tuple(job.frames) != (0,) or len(source) == 1:
+        return ()
+    text = f"Frame 0 of {len(source)} was segmented. --frame takes others, track follows a lesion."
+    return (Note("first_frame", "info", text),)
 
 
 def _segmented(

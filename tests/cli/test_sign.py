@@ -27,6 +27,10 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
 """What each command needs besides, to come to its bundle."""
 
 
+STARTS = ("train", "finetune", "ablate", "convert")
+"""Commands that take weights from a bundle."""
+
+
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A private key and its public one, by OpenSSL's command."""
@@ -53,15 +57,36 @@ def test_a_bundle_is_signed_and_then_taken(
     assert "Record first, then sign" in recorded.stderr
 
 
+@pytest.mark.parametrize("command", STARTS)
+def test_a_start_has_to_be_signed(
+    run: Run, keys: Path, disc_bundle: Path, command: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
+    out = tmp_path / "out.safetensors"
+    place = {
+        "convert": ("--arch", "tiny", "--checkpoint"),
+        "ablate": ("--data", FRAMES_DIR, "--split", FRAMES_DIR / "frames.json", "--start"),
+    }.get(command, ("--data", FRAMES_DIR, "--start"))
+    trusted = ("--out", out, "--require-signature", keys / "key.pub")
+    unsigned = run(command, *place, disc_bundle, *trusted)
+    assert (unsigned.exit_code, unsigned.stdout) == (1, "")
+    assert f"bundle {disc_bundle} is not signed" in unsigned.stderr
+    weights = run(command, *place, keys / "key.pem", *trusted)
+    assert weights.exit_code == 2
+    assert "key.pem. Take a signed bundle" in weights.stderr
+    assert not any(tmp_path.iterdir())
+
+
 def test_every_command_that_takes_a_bundle_is_known_here() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # it is a group
     options = {
         name: {option for parameter in command.params for option in parameter.opts}
         for name, command in commands.items()
     }
-    takes = {name for name, own in options.items() if "--bundle" in own} - {"sign"}
+    opens = {"--bundle", "--start", "--checkpoint"}
+    takes = {name for name, own in options.items() if own & opens} - {"sign"}
     assert takes == {name for name, own in options.items() if "--require-signature" in own}
-    assert takes == set(ARGUMENTS)
+    assert takes == {*ARGUMENTS, *STARTS}
 
 
 @pytest.mark.parametrize("command", ARGUMENTS)

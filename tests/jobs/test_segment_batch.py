@@ -14,11 +14,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from samus_edge.cli.app import main
 from samus_edge.errors import BadArgumentError, ImageFileError
 from samus_edge.jobs.batch_input import ImagePrompts, find_images, make_batch, read_prompts
 from samus_edge.jobs.segment_file import FileSegmentation, segment_file
+from tests.studies import write_study
 
 BOX = (100.0, 50.0, 300.0, 250.0)
 Infer = Callable[..., tuple[int, str]]
@@ -162,6 +164,75 @@ def test_a_stopped_batch_goes_on_to_the_same_files(
     assert infer(*prompted, "--out-dir", out)[0] == 0
     assert infer(*prompted, "--out-dir", tmp_path / "whole", "--jobs", 4)[0] == 0
     assert tree_of(out) == tree_of(tmp_path / "whole")
+
+
+def test_a_cine_of_which_no_frame_is_named_says_which_was_taken(
+    infer: Infer, disc_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pydicom", reason="pydicom is not installed")
+    cine = tmp_path / "cine.dcm"
+    write_study(cine, [np.full((320, 400), grey, np.uint8) for grey in (60, 90, 120)])
+    job = FileSegmentation(image=cine, boxes=[BOX], bundle=disc_bundle, threads=1)
+    alone = segment_file(job).to_json()["notes"]
+    assert "Frame 0 of 3" in next(note["text"] for note in alone if note["code"] == "first_frame")
+    prompted = ("--image", cine, "--box", "100,50,300,250")
+    words = ["infer", "--bundle", disc_bundle, *prompted, "--out-dir", tmp_path / "first"]
+    assert main([str(word) for word in words]) == 0
+    assert "first_frame 1" in capsys.readouterr().out
+    assert infer(*prompted, "--out-dir", tmp_path / "named", "--frame", 1)[0] == 0
+    (first,), (named,) = (
+        lines_of(tmp_path / name / "results.jsonl") for name in ("first", "named")
+    )
+    assert first["notes"] == alone
+    assert "first_frame" not in {note["code"] for note in named["notes"]}
+
+
+def test_a_damaged_folder_says_where_and_how_it_is_mended(
+    infer: Infer, images: Path, tmp_path: Path
+) -> None:
+    out, common = tmp_path / "out", ("--image", images, "--box", "100,50,300,250")
+    assert infer(*common, "--out-dir", out)[0] == 0
+    before = tree_of(out)
+    whole = before["results.jsonl"].splitlines(keepends=True)
+    for damaged in (b'{"image": \n', b"\xff\x00\n", b"[1]\n", b'{"image": null}\n'):
+        (out / "results.jsonl").write_bytes(b"".join([*whole[:2], damaged, *whole[3:]]))
+        exit_code, said = infer(*common, "--out-dir", out)
+        assert exit_code == 1 and f"{out / 'results.jsonl'}, line 3, is damaged" in said
+        assert "this is a bug" not in said
+    (out / "results.jsonl").write_bytes(b"".join([*whole[:2], *whole[3:]]))  # as it says
+    assert infer(*common, "--out-dir", out)[0] == 0
+    assert tree_of(out) == before
+    (out / "job.json").write_bytes(b"{")
+    exit_code, said = infer(*common, "--out-dir", out)
+    assert exit_code == 1 and f"{out / 'job.json'} is damaged" in said
+
+
+def test_masks_of_frames_leave_nothing_after_kill(
+    infer: Infer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    first, second = (Image.fromarray(rng.integers(0, 256, (320, 400), np.uint8)) for _ in "ab")
+    first.save(tmp_path / "pages.tif", save_all=True, append_images=[second])
+    common = ("--image", tmp_path / "pages.tif", "--box", "100,50,300,250")
+    common = (*common, "--frame", 0, "--frame", 1, "--out-dir", tmp_path / "out")
+
+    class Killed(BaseException):
+        """Ends all at once."""
+
+    replace = os.replace
+
+    def kill(source: Path, target: Path) -> None:
+        if Path(target).suffix == ".npz":
+            raise Killed
+        replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "replace", kill)
+        patch.setattr(Path, "unlink", lambda path, missing_ok=False: None)
+        infer(*common)
+    assert list((tmp_path / "out").rglob("*.tmp"))
+    assert infer(*common)[0] == 0
+    assert sorted(tree_of(tmp_path / "out")) == ["job.json", "masks/pages.npz", "results.jsonl"]
 
 
 def test_parts_are_the_whole(infer: Infer, images: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from samus_edge.jobs.segment_file import FileSegmentation, segment_file
 from samus_edge.jobs.track_cine import CineTracking, OverlayVideo, TrackReport, track_cine
 from samus_edge.runtime import BreastLocation, LesionTracker, PixelSpacing, Segmenter, open_cine
 from samus_edge.runtime.cine.cine_source import CineFrame, CineSource
+from tests.studies import write_study
 
 STEP_PX = 3
 BOX = (60.0, 40.0, 120.0, 100.0)
@@ -61,26 +62,6 @@ def write_video(path: Path, frames: list[npt.NDArray[np.uint8]]) -> Path:
     with OverlayVideo(path, 10) as video:
         for frame in frames:
             video.write(np.repeat(frame[..., None], 3, axis=2))
-    return path
-
-
-def write_study(path: Path, frames: list[npt.NDArray[np.uint8]], **elements: Any) -> Path:
-    """A multi-frame ultrasound file without compression."""
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, UltrasoundMultiFrameImageStorage, generate_uid
-
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SOPClassUID, dataset.SOPInstanceUID = UltrasoundMultiFrameImageStorage, generate_uid()
-    dataset.NumberOfFrames, (dataset.Rows, dataset.Columns) = len(frames), frames[0].shape
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated = dataset.BitsStored = 8
-    dataset.HighBit, dataset.PixelRepresentation = 7, 0
-    for keyword, value in elements.items():
-        setattr(dataset, keyword, value)
-    dataset.PixelData = np.stack(frames).tobytes()
-    dataset.save_as(path, enforce_file_format=True)
     return path
 
 

@@ -9,6 +9,7 @@ from samus_edge.errors import BackendError, BadArgumentError
 from samus_edge.runtime import Segmenter
 from samus_edge.runtime.bundle.check_frame import load_check_frames
 from samus_edge.runtime.cine.lesion_tracker import LesionTracker
+from samus_edge.runtime.measurement.lesion_measurements import box_around
 from tests.discs import corner_proposer, disc_decoder, mean_grey_encoder, save_bundle
 
 IMAGE = np.full((128, 512), 51, np.uint8)  # discs of the radius 40 + 10 * 51 / 255 = 42
@@ -85,15 +86,27 @@ def test_a_tracker_begins_with_what_is_proposed(tmp_path: Path, presence: float)
     assert (first.mask != marked.mask).sum() < 60  # of 5540 pixels: a disc of 42 around (64, 64)
 
 
-def test_the_quality_of_a_proposal_is_that_of_its_click_times_its_score() -> None:
+def test_the_quality_of_what_was_proposed_is_that_of_its_prompt_times_its_score(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     image = load_check_frames()[1].image
     with Segmenter.load(threads=1, backend="onnxruntime") as segmenter:
         found = segmenter.propose(image, min_score=0.01)
         assert found.proposals is not None
         clicked = segmenter.segment(image, point_coords=found.proposals.points)
+        tracker = LesionTracker(segmenter)
+        monkeypatch.setattr(segmenter, "propose", lambda embedding: found)
+        proposed = tracker.start(image, None), tracker.update(image)
+        box = box_around(found.masks[0, 0])
+        marked = tracker.start(image, box), tracker.update(image)
     assert (found.masks == clicked.masks).all()
     assert found.quality is not None and clicked.quality is not None
     score = float(found.proposals.scores[0])
     assert score <= found.proposals.presence < 1
     expected = clicked.quality[0].probability * score
     assert found.quality[0].probability == pytest.approx(expected, rel=1e-6)
+    for mine, theirs in zip(proposed, marked, strict=True):
+        assert mine.quality is not None and theirs.quality is not None
+        assert (mine.mask == theirs.mask).all()
+        expected = theirs.quality.probability * score
+        assert mine.quality.probability == pytest.approx(expected, rel=1e-6)

@@ -76,8 +76,8 @@ picture("box", draw_overlay(image, [OverlayItem(mask, "by its box", box=box)]))
 # %% [markdown]
 # ## A click, and a second one
 #
-# A click on the lesion (label 1) is enough. Say that the tip at the top is none of it: a click
-# there (label 0) takes it away. Masks obey their clicks.
+# A click on the lesion (label 1) is enough. Say that the tip at the top is drawn too wide: a click
+# beside the lesion (label 0), and the mask gives way there. Masks obey their clicks.
 
 # %%
 clicks, labels = [[170, 230], [148, 100]], [1, 0]

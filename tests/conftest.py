@@ -42,8 +42,8 @@ EXAMPLE_BOXES: dict[str, list[int]] = json.loads((EXAMPLES_DIR / "prompts.json")
 
 SLOW_FILES = (
     *("test_ablate.py", "test_bench.py", "test_bundle_calibration.py", "test_convert.py"),
-    *("test_cpp_example.py", "test_engine_build.py"),
-    *("test_engine_precisions.py", "test_export.py", "test_file_memory.py", "test_finetune.py"),
+    *("test_cpp_example.py", "test_engine_build.py", "test_engine_precisions.py"),
+    *("test_examples.py", "test_export.py", "test_file_memory.py", "test_finetune.py"),
     *("test_foreign_checkpoints.py", "test_gpu_script.py", "test_killed_export.py"),
     *("test_objective.py", "test_openvino_backend.py", "test_packaging.py", "test_page.py"),
     *("test_resume.py", "test_runtime_subject.py", "test_sam_profile.py", "test_simulated_gpu.py"),

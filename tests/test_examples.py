@@ -124,6 +124,7 @@ def test_the_notebook_is_that_of_its_script(make_notebook: types.ModuleType) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 def test_the_notebook_runs_from_an_image_to_a_bundle(
     make_notebook: types.ModuleType, tmp_path: Path
 ) -> None:

@@ -213,8 +213,8 @@ def test_masks_of_frames_leave_nothing_after_kill(
     rng = np.random.default_rng(0)
     first, second = (Image.fromarray(rng.integers(0, 256, (320, 400), np.uint8)) for _ in "ab")
     first.save(tmp_path / "pages.tif", save_all=True, append_images=[second])
-    common = ("--image", tmp_path / "pages.tif", "--box", "100,50,300,250")
-    common = (*common, "--frame", 0, "--frame", 1, "--out-dir", tmp_path / "out")
+    frames = ("--image", tmp_path / "pages.tif", "--frame", 0, "--frame", 1)
+    common = (*frames, "--box", "100,50,300,250", "--out-dir", tmp_path / "out")
 
     class Killed(BaseException):
         """Ends all at once."""

@@ -107,6 +107,7 @@ def test_the_quality_of_what_was_proposed_is_that_of_its_prompt_times_its_score(
     assert found.quality[0].probability == pytest.approx(expected, rel=1e-6)
     for mine, theirs in zip(proposed, marked, strict=True):
         assert mine.quality is not None and theirs.quality is not None
-        assert (mine.mask == theirs.mask).all()
+        assert mine.mask is not None and theirs.mask is not None
+        assert np.array_equal(mine.mask, theirs.mask)
         expected = theirs.quality.probability * score
         assert mine.quality.probability == pytest.approx(expected, rel=1e-6)

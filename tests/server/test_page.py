@@ -155,6 +155,7 @@ def test_boxes_are_dragged_and_clicks_correct_them(page: Page, screenshots: Path
     choose_example(page, 2)
     page.keyboard.press("Escape")
     page.wait_for_selector("#sizes dt", state="detached")
+    assert "IoU" not in page.inner_text("#status")
     frame = load_check_frames()[1]
     x1, y1, x2, y2 = (float(value) for value in frame.box)
     page.mouse.move(*at(page, x1, y1))

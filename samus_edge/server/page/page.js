@@ -278,7 +278,10 @@ async function restore(owner, { frame, prompts, lines, lesions, active, pixel })
   else if (prompts !== entry.prompts) ++entry.revision;
   Object.assign(owner, { lesions, active, pixel, isSaved: false });
   Object.assign(entry, { prompts, lines, hasFailed: false });
-  if (!hasPrompt(entry)) entry.answer = null;
+  if (!hasPrompt(entry)) {
+    entry.answer = null;
+    say("");  // no longer what came of a prompt that is gone
+  }
   fillFields();
   if (frame !== owner.frame) await showFrame(frame);
   show();

@@ -142,11 +142,6 @@ class BoxAndPointProtocol:
         return Prompt(box=box, points=centre_point(mask)[None])
 
 
-def loose_box_sweep() -> tuple[MarginBoxProtocol, ...]:
-    """A protocol of boxes too loose by each of ``BOX_MARGINS``."""
-    return tuple(MarginBoxProtocol(margin) for margin in BOX_MARGINS)
-
-
 LOW_DICE: Final = 0.6
 """Lesions below this Dice are counted: segmentations that a user would have to redraw."""
 

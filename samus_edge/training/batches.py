@@ -33,11 +33,6 @@ class TrainingData:
     source: CaseSource | None = None
     datasets: Sequence[DatasetConfig] = ()
 
-    @property
-    def train_count(self) -> int:
-        """Cases to learn from, with lesions or without."""
-        return len(self.train_cases) + len(self.normal_cases)
-
     def fingerprint(self) -> str:
         """Tells the cases and their order from others: 16 hexadecimal digits."""
         names = [

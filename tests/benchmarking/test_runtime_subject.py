@@ -48,7 +48,7 @@ def test_runtime_and_torch_do_the_same(workload: Workload) -> None:
 
 
 def test_half_precision_computes_nearly_the_same(workload: Workload) -> None:
-    bundle = Bundle.open()
+    bundle, workload = Bundle.open(), Workload.of(workload.frame)
     runs = {}
     for precision in ("fp32", "bf16"):
         subject = TorchSubject(bundle, workload, precision=precision, threads=1)

@@ -109,13 +109,11 @@ class TrainingDisplay:
         kinds = {"box": record.val_dice_box, "point": record.val_dice_point}
         dices = [f"{kind} {dice:.4f}" for kind, dice in kinds.items() if dice is not None]
         losses = f"epoch {record.epoch}: train loss {record.train_loss:.4f}"
-        self.note(
-            f"{losses if record.epoch else 'start'}, val loss {record.val_loss:.4f}, "
-            f"val Dice {', '.join(dices)}"
-        )
+        found = [f"val loss {record.val_loss:.4f}"]
+        found += [f"val Dice {', '.join(dices)}"] if dices else []
+        self.note(", ".join((losses if record.epoch else "start", *found)))
         for name, scores in record.datasets.items():
-            found = [f"{kind} {scores[kind]:.4f}" for kind in kinds if kind in scores]
-            self.note(f"  {name}: val loss {scores['loss']:.4f}, val Dice {', '.join(found)}")
+            self.note(f"  {name}: val {', '.join(f'{k} {v:.4f}' for k, v in scores.items())}")
 
     def _show(self, stage: str, done: int, total: int, now: str = "") -> None:
         if stage not in self._tasks:

@@ -312,7 +312,7 @@ def test_several_datasets_are_trained_on_and_validated_one_by_one(
     assert "train: 5 images with lesions, 0 without; val: 2\n" in outcome.stdout
     assert "1 epochs x 3 steps = 3 steps of 2 images" in outcome.stdout
     assert re.search(
-        r"^  busi: val loss .* val Dice box 0\.\d+, point", outcome.stderr, re.MULTILINE
+        r"^  busi: val loss 0\.\d+, box 0\.\d+, point 0\.\d+$", outcome.stderr, re.MULTILINE
     )
     (row,) = csv.DictReader((out / "history.csv").read_text().splitlines())
     boxes = [float(row[f"{name}/box"]) for name in ("busi", "discs")]
@@ -322,3 +322,18 @@ def test_several_datasets_are_trained_on_and_validated_one_by_one(
     assert again.exit_code == 0 and "resumed after step 3" in again.stdout, again.stderr
     refused = run(*arguments, "--split", fake_split)
     assert refused.exit_code == 2 and "--split" in refused.stderr
+
+
+def test_the_proposer_alone_is_trained_on_several_datasets(
+    run: Run, two_datasets: tuple[Path, Path], tmp_path: Path
+) -> None:
+    root, config = two_datasets
+    document = yaml.safe_load(config.read_text())
+    document |= {"proposer_only": True, "loss": {"proposals": 1.0}}
+    document["datasets"][0]["proposals"] = True
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump(document))
+    outcome = run("train", "--data", root, "--out", tmp_path / "run", "--config", own)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert re.search(r"^epoch 1: train loss \d.\d+, val loss \d.\d+$", outcome.stderr, re.MULTILINE)
+    assert re.search(r"^  busi: val proposals \d\.\d+$", outcome.stderr, re.MULTILINE)

@@ -43,7 +43,7 @@ NOT_RUN = (
     ),
     (r"samus-edge ablate|samus_report|sam_vit_b", "trains for hours"),
     (r"samus-edge finetune", "takes minutes, see tests/cli/test_finetune.py"),
-    (r"tiny_many|tiny_proposing|runs/proposing|runs/averaged", "trains for hours on eight datasets"),
+    (r"tiny_many|tiny_proposing|runs/proposing|runs/averaged", "takes hours on eight datasets"),
     (r"samus-edge bench$|samus-edge bench  ", "takes minutes; `bench --compare none` is run"),
     (
         r"--profile sam --weights|samexporter",

@@ -39,8 +39,14 @@ def command(
         ),
     ] = None,
     share: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="What those of --average count.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="What those of --average count; the lesion proposer is not averaged.",
+            show_default="0.5",
+        ),
+    ] = None,
     require_signature: RequireSignature = None,
 ) -> None:
     """Turn a checkpoint into weights that train, export and eval take.
@@ -54,9 +60,17 @@ def command(
     # Here, so that --help answers at once.
     from samus_edge.weights.checkpoint_loading import convert_checkpoint
 
+    if share is not None and average is None:
+        raise typer.BadParameter("goes with --average.", param_hint="--share")
     check_signed_start(require_signature, checkpoint, average)
     account = convert_checkpoint(
-        checkpoint, out, arch=check_arch(arch), hf=hf, gate=gate, average=average, share=share
+        checkpoint,
+        out,
+        arch=check_arch(arch),
+        hf=hf,
+        gate=gate,
+        average=average,
+        share=0.5 if share is None else share,
     )
     typer.echo(account.summary())
     typer.echo(f"weights: {out}")

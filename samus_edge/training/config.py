@@ -120,9 +120,11 @@ class TrainConfig:
         Raises:
             BadArgumentError: naming every bad one.
         """
-        further: tuple[str, ...] = ()
+        further = []
         if self.proposer_only and not self.loss.proposals:
-            further = ("proposer_only needs loss.proposals above 0, got 0.0",)
+            further.append("proposer_only needs loss.proposals above 0, got 0.0")
+        if self.loss.proposals and self.datasets and not any(d.proposals for d in self.datasets):
+            further.append("loss.proposals needs a dataset with proposals: true, got none")
         check_record(self, further)
 
 

@@ -193,3 +193,10 @@ def test_weights_of_other_shapes_are_not_averaged(
     arguments = ("--checkpoint", default_bundle_path(), "--arch", "tiny", "--out", out)
     outcome = run("convert", *arguments, "--average", lite_medsam_checkpoint)
     expect_failure(outcome, 1, "cannot be averaged: they differ in ", out)
+
+
+def test_a_share_goes_with_an_average(run: Run, out: Path, own_weights: Path) -> None:
+    arguments = ("--checkpoint", own_weights, "--arch", "tiny", "--out", out)
+    outcome = run("convert", *arguments, "--share", 0.3)
+    assert outcome.exit_code == 2 and "--share" in outcome.stderr
+    assert not out.exists()

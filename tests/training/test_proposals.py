@@ -8,6 +8,7 @@ import torch
 
 from samus_edge.data.augmentation import AugmentationConfig
 from samus_edge.data.case import UltrasoundCase
+from samus_edge.data.collection import DatasetConfig
 from samus_edge.modeling.lesion_proposer import BOX_UNIT, LesionProposer
 from samus_edge.training.batches import TrainingData
 from samus_edge.training.config import TrainConfig
@@ -155,6 +156,11 @@ def test_the_proposer_alone_is_trained(
 def test_the_proposer_alone_needs_its_loss() -> None:
     with pytest.raises(ValueError, match=r"proposer_only needs loss\.proposals above 0"):
         TrainConfig(proposer_only=True)
+
+
+def test_the_proposers_loss_needs_a_dataset_that_teaches_it() -> None:
+    with pytest.raises(ValueError, match=r"needs a dataset with proposals: true, got none"):
+        TrainConfig(loss=LossWeights(proposals=1.0), datasets=(DatasetConfig(folder="thyroid"),))
 
 
 @pytest.mark.parametrize(
